@@ -1,0 +1,182 @@
+//! The record of one run: what was asked, what was measured, and where.
+//!
+//! One type serves `loadgen --json`, the stored files and the comparison. A key that does not
+//! apply is absent, never zero. Units stand last in the names. A change that a reader of old
+//! files would trip over raises [`SCHEMA`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::Environment;
+
+/// The version of the record's layout.
+pub const SCHEMA: u32 = 1;
+
+/// One measured run.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Record {
+    /// The version of this layout: [`SCHEMA`].
+    pub schema: u32,
+    /// The program that wrote it: `loadgen`.
+    pub tool: String,
+    /// The program's version.
+    pub version: String,
+    /// When the measured window began, RFC 3339, UTC.
+    pub started: String,
+    /// The command line, program name first.
+    pub argv: Vec<String>,
+    /// Seeds every random choice of the run.
+    pub seed: u64,
+    /// Whether the numbers may be quoted as the subject's.
+    pub valid: bool,
+    /// Why not, in words; empty when valid.
+    pub invalid_reasons: Vec<String>,
+    /// Whether a signal cut the run short.
+    pub interrupted: bool,
+    /// The server under test.
+    pub subject: Subject,
+    /// How requests are timed: `closed`, as fast as the replies come.
+    pub load: String,
+    /// Connections asked for.
+    pub conns: u32,
+    /// Bytes in a request.
+    pub size: u32,
+    /// Load-generating threads.
+    pub threads: u32,
+    /// Seconds between the last connection's opening and the measured window.
+    pub warmup_s: f64,
+    /// Seconds actually measured; the divisor of every rate.
+    pub duration_s: f64,
+    /// Exchanges begun and completed, verified byte for byte, in the measured window.
+    pub exchanges: u64,
+    /// `exchanges / duration_s`.
+    pub throughput_per_s: f64,
+    /// The sum of `errors[].count`, over the whole run.
+    pub errors_total: u64,
+    /// Failures by kind and errno.
+    pub errors: Vec<ErrorCount>,
+    /// Connections that never got a whole reply.
+    pub unserved: u64,
+    /// Latency by what was timed.
+    pub latency: Latencies,
+    /// What the generator itself cost in the measured window.
+    pub client: Cost,
+    /// What the server cost in the measured window, where it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<Cost>,
+    /// Whose processors were full: `server`, `client`, `both`, `neither` or `unknown`.
+    pub limit: String,
+    /// How evenly the connections were served in the measured window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fairness: Option<Fairness>,
+    /// An embedded server's own statistics, as it printed them when it stopped; whole run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_statistics: Option<serde_json::Value>,
+    /// Where it ran.
+    pub environment: Environment,
+}
+
+/// The server under test.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Subject {
+    /// The backend's name for an embedded server, else the target address.
+    pub name: String,
+    /// The backend that ran, never the one that was wished for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// What was asked of it: `echo` or `hi`.
+    pub service: String,
+    /// The address connected to.
+    pub addr: String,
+    /// Threads with a listener each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shards: Option<u32>,
+    /// The listen queue asked for, per shard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u32>,
+}
+
+/// Failures of one kind.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ErrorCount {
+    /// `connect`, `send`, `receive`, `eof`, `timeout`, `mismatch` or `surplus`.
+    pub kind: String,
+    /// The errno's name, such as `ECONNRESET`, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errno: Option<String>,
+    /// How many.
+    pub count: u64,
+    /// The first one in words.
+    pub first: String,
+}
+
+/// Latency by what was timed; a key is absent when nothing was.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Latencies {
+    /// From connect(2) to an established connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Latency>,
+    /// From the first send on a new connection to its whole reply.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_exchange: Option<Latency>,
+    /// From a send to the whole reply, in the measured window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<Latency>,
+}
+
+/// One latency distribution, nanoseconds.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Latency {
+    pub count: u64,
+    pub min_ns: u64,
+    pub p50_ns: u64,
+    pub p90_ns: u64,
+    pub p99_ns: u64,
+    pub p999_ns: u64,
+    pub p9999_ns: u64,
+    pub max_ns: u64,
+    /// The whole distribution: an HdrHistogram in the V2 format with DEFLATE, in base64, as the
+    /// standard tools read it.
+    pub hdr_v2: String,
+}
+
+/// What one side of the exchange cost in the measured window.
+///
+/// Times are of the processors, from the kernel's accounting of the whole process
+/// (`/proc/PID/stat`, proc(5)).
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Cost {
+    /// User and system time.
+    pub cpu_us_per_exchange: f64,
+    /// Time in the program.
+    pub user_us_per_exchange: f64,
+    /// Time in the kernel on its behalf.
+    pub system_us_per_exchange: f64,
+    /// Voluntary and involuntary switches of its threads.
+    pub context_switches_per_exchange: f64,
+    /// Processor time over the window's length times the processors it may use: 1 is full.
+    pub busy: f64,
+    /// The processors it may use, as a kernel CPU list such as `0,2-3`.
+    pub cpus: String,
+    /// System calls an exchange, where the side counts them (over its whole life).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syscalls_per_exchange: Option<f64>,
+}
+
+/// How evenly the connections were served: exchanges per connection.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Fairness {
+    /// The fewest a connection completed.
+    pub min: u64,
+    /// The most.
+    pub max: u64,
+    /// Jain's index (Jain, Chiu, Hawe 1984): 1 when all are equal, 1/n when one has everything.
+    pub jain: f64,
+}

@@ -1,0 +1,41 @@
+//! What a run leaves behind: the record, where it ran, its files, and tables that compare them.
+//!
+//! `loadgen` fills a [`Record`], prints it with `--json` and stores it with `-o`; whoever reads it
+//! back, a year later or from another program, finds in it everything needed to judge the numbers:
+//!
+//! ```
+//! use hdrhistogram::Histogram;
+//! use lockstep_results::{Latency, format};
+//!
+//! let mut exchange = Histogram::<u64>::new(3).unwrap();
+//! for microseconds in 1..=1000 {
+//!     exchange.record(microseconds * 1000).unwrap();
+//! }
+//! let latency = Latency::from_histogram(&exchange).expect("it holds samples");
+//! assert_eq!(format::duration(latency.p50_ns), "500us");
+//!
+//! // The whole distribution travels with the percentiles, so that runs can be merged exactly.
+//! assert_eq!(latency.histogram().unwrap().len(), 1000);
+//! ```
+//!
+//! * [`Record`] and its parts: the layout of the JSON, versioned by [`SCHEMA`].
+//! * [`Environment`]: the machine, its settings and the build.
+//! * [`store`]: files, written whole or not at all, never overwritten by accident.
+//! * [`table`]: one, two or more records side by side.
+//! * [`format`](mod@format): durations and counts for people.
+
+#![forbid(unsafe_code)]
+
+mod base64;
+mod environment;
+pub mod format;
+mod histogram;
+mod record;
+pub mod store;
+mod table;
+mod text;
+
+pub use environment::{Build, Environment, Load};
+pub use histogram::HistogramError;
+pub use record::{Cost, ErrorCount, Fairness, Latencies, Latency, Record, SCHEMA, Subject};
+pub use table::table;

@@ -1,0 +1,87 @@
+//! Notes how the crate is built, for the records: profile, target, compiler and git revision.
+//!
+//! Nothing here fails the build: what cannot be found out is left out.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What goes into `loadgen`, relative to the workspace: a change here makes the build dirty.
+const SOURCES: [&str; 11] = [
+    "Cargo.lock",
+    "Cargo.toml",
+    "core/Cargo.toml",
+    "core/src",
+    "backends/Cargo.toml",
+    "backends/src",
+    "loadgen/Cargo.toml",
+    "loadgen/src",
+    "results/Cargo.toml",
+    "results/build.rs",
+    "results/src",
+];
+
+fn main() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for source in SOURCES {
+        watch(&workspace.join(source));
+    }
+    note("PROFILE", env::var("PROFILE").ok());
+    note("TARGET", env::var("TARGET").ok());
+    note("RUSTFLAGS", env::var("CARGO_ENCODED_RUSTFLAGS").ok().map(|f| f.replace('\x1f', " ")));
+    note("RUSTC", env::var_os("RUSTC").and_then(|rustc| output(Command::new(rustc).arg("-V"))));
+    if is_repository(&workspace) {
+        watch_head(&workspace);
+        note("GIT_REVISION", git(&workspace, &["rev-parse", "HEAD"]));
+        let status = ["status", "--porcelain", "--untracked-files=normal", "--"];
+        let changes = git(&workspace, &[&status[..], &SOURCES[..]].concat());
+        note("GIT_DIRTY", changes.map(|changes| (!changes.is_empty()).to_string()));
+    }
+}
+
+/// Passes a fact to the crate as `env!("LOCKSTEP_BUILD_<name>")`.
+fn note(name: &str, value: Option<String>) {
+    if let Some(value) = value.filter(|value| !value.is_empty() && !value.contains('\n')) {
+        println!("cargo::rustc-env=LOCKSTEP_BUILD_{name}={value}");
+    }
+}
+
+/// Reruns this script when `path` changes. One that does not exist would rerun it every time.
+fn watch(path: &Path) {
+    if path.exists() {
+        println!("cargo::rerun-if-changed={}", path.display());
+    }
+}
+
+/// Whether git knows `workspace` as a repository of its own, not as a folder in somebody else's.
+fn is_repository(workspace: &Path) -> bool {
+    let top = git(workspace, &["rev-parse", "--show-toplevel"]);
+    top.and_then(|top| Path::new(&top).canonicalize().ok())
+        .is_some_and(|top| workspace.canonicalize().is_ok_and(|workspace| workspace == top))
+}
+
+/// Watches the files a commit, a checkout or a reset touches.
+fn watch_head(workspace: &Path) {
+    let branch = git(workspace, &["symbolic-ref", "-q", "HEAD"]);
+    for name in ["HEAD", "logs/HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
+        if let Some(path) = git(workspace, &["rev-parse", "--git-path", name]) {
+            watch(&workspace.join(PathBuf::from(path)));
+        }
+    }
+}
+
+/// What a git command prints, without the final newline; `None` when it fails.
+fn git(workspace: &Path, arguments: &[&str]) -> Option<String> {
+    let mut git = Command::new("git");
+    // Set by hooks, these would point it at another repository.
+    for variable in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+        git.env_remove(variable);
+    }
+    git.arg("--no-optional-locks").arg("-C").arg(workspace).args(arguments);
+    output(&mut git)
+}
+
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim_end().to_owned())
+}

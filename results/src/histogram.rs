@@ -1,0 +1,186 @@
+//! From an HdrHistogram to a [`Latency`] and back.
+
+use std::fmt;
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{
+    DeserializeError, Deserializer, Serializer, V2DeflateSerializer,
+};
+
+use crate::{Fairness, Latency, base64};
+
+impl Latency {
+    /// Sums up a histogram of nanoseconds; `None` when it is empty.
+    ///
+    /// The values have the histogram's resolution: three digits mean up to 0.1 % above the
+    /// sample. The minimum is rounded down and everything else up, so no latency is flattered.
+    pub fn from_histogram(histogram: &Histogram<u64>) -> Option<Latency> {
+        if histogram.is_empty() {
+            return None;
+        }
+        let mut payload = Vec::new();
+        V2DeflateSerializer::new()
+            .serialize(histogram, &mut payload)
+            .expect("writing to memory succeeds, and no count exceeds the format's 63 bits");
+        Some(Latency {
+            count: histogram.len(),
+            min_ns: histogram.min(),
+            p50_ns: histogram.value_at_quantile(0.5),
+            p90_ns: histogram.value_at_quantile(0.9),
+            p99_ns: histogram.value_at_quantile(0.99),
+            p999_ns: histogram.value_at_quantile(0.999),
+            p9999_ns: histogram.value_at_quantile(0.9999),
+            max_ns: histogram.max(),
+            hdr_v2: base64::encode(&payload),
+        })
+    }
+
+    /// Decodes the whole distribution, nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// When `hdr_v2` is not base64, or not a histogram, or not one of `count` samples.
+    pub fn histogram(&self) -> Result<Histogram<u64>, HistogramError> {
+        let payload = base64::decode(&self.hdr_v2).ok_or(HistogramError::Base64)?;
+        let histogram: Histogram<u64> = Deserializer::new()
+            .deserialize(&mut payload.as_slice())
+            .map_err(HistogramError::Payload)?;
+        if histogram.len() != self.count {
+            return Err(HistogramError::Count { stated: self.count, held: histogram.len() });
+        }
+        Ok(histogram)
+    }
+}
+
+/// Why a record's histogram cannot be decoded.
+#[derive(Debug)]
+pub enum HistogramError {
+    /// The text is not base64.
+    Base64,
+    /// The bytes are not a histogram.
+    Payload(DeserializeError),
+    /// The histogram is not the one the percentiles were taken from.
+    Count {
+        /// The samples the record states.
+        stated: u64,
+        /// The samples the histogram holds.
+        held: u64,
+    },
+}
+
+impl fmt::Display for HistogramError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Base64 => f.write_str("hdr_v2 is not base64"),
+            Self::Payload(cause) => write!(f, "hdr_v2 is not a histogram: {cause}"),
+            Self::Count { stated, held } => {
+                write!(f, "hdr_v2 holds {held} samples where the record states {stated}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for HistogramError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Payload(cause) => Some(cause),
+            Self::Base64 | Self::Count { .. } => None,
+        }
+    }
+}
+
+impl Fairness {
+    /// Sums up the exchanges each connection completed; `None` when there were none at all.
+    pub fn from_counts(exchanges: impl IntoIterator<Item = u64>) -> Option<Fairness> {
+        let (mut connections, mut sum, mut squares) = (0u64, 0f64, 0f64);
+        let (mut min, mut max) = (u64::MAX, 0);
+        for count in exchanges {
+            connections += 1;
+            sum += count as f64;
+            squares += (count as f64).powi(2);
+            min = min.min(count);
+            max = max.max(count);
+        }
+        (max > 0).then(|| Fairness { min, max, jain: sum * sum / (connections as f64 * squares) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uniform() -> Histogram<u64> {
+        let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap();
+        for microseconds in 1..=10_000 {
+            histogram.record(microseconds * 1000).unwrap();
+        }
+        histogram
+    }
+
+    #[test]
+    fn an_empty_histogram_is_no_latency() {
+        assert_eq!(Latency::from_histogram(&Histogram::new(3).unwrap()), None);
+    }
+
+    #[test]
+    fn percentiles_are_the_samples_within_a_thousandth() {
+        let latency = Latency::from_histogram(&uniform()).unwrap();
+        assert_eq!(latency.count, 10_000);
+        for (found, sample) in [
+            (latency.p50_ns, 5_000_000),
+            (latency.p90_ns, 9_000_000),
+            (latency.p99_ns, 9_900_000),
+            (latency.p999_ns, 9_990_000),
+            (latency.p9999_ns, 9_999_000),
+            (latency.max_ns, 10_000_000),
+        ] {
+            assert!((sample..=sample + sample / 1000).contains(&found), "{found} for {sample}");
+        }
+        assert!((999..=1000).contains(&latency.min_ns), "{}", latency.min_ns);
+    }
+
+    #[test]
+    fn the_payload_is_the_whole_histogram() {
+        let latency = Latency::from_histogram(&uniform()).unwrap();
+        let decoded = latency.histogram().unwrap();
+        assert_eq!(decoded, uniform());
+        assert_eq!(Latency::from_histogram(&decoded).unwrap(), latency);
+    }
+
+    #[test]
+    fn one_sample_is_every_percentile() {
+        let mut histogram = Histogram::new(3).unwrap();
+        histogram.record(7).unwrap();
+        let latency = Latency::from_histogram(&histogram).unwrap();
+        assert_eq!([latency.min_ns, latency.p50_ns, latency.p9999_ns, latency.max_ns], [7; 4]);
+        assert_eq!(latency.histogram().unwrap(), histogram);
+    }
+
+    #[test]
+    fn a_damaged_payload_is_named() {
+        let good = Latency::from_histogram(&uniform()).unwrap();
+        let error = |hdr_v2: &str, count| {
+            let damaged = Latency { hdr_v2: hdr_v2.into(), count, ..good.clone() };
+            damaged.histogram().unwrap_err().to_string()
+        };
+        assert_eq!(error("not base64!", 1), "hdr_v2 is not base64");
+        assert!(error("Zm9vYmFy", 1).starts_with("hdr_v2 is not a histogram: "));
+        assert!(error("", 1).starts_with("hdr_v2 is not a histogram: "));
+        let half = &good.hdr_v2[..good.hdr_v2.len() / 8 * 4];
+        assert!(error(half, 10_000).starts_with("hdr_v2 is not a histogram: "));
+        assert_eq!(
+            error(&good.hdr_v2, 9_999),
+            "hdr_v2 holds 10000 samples where the record states 9999"
+        );
+    }
+
+    #[test]
+    fn fairness_spans_from_equal_to_one_taking_all() {
+        let fairness = Fairness::from_counts([5, 5, 5, 5]).unwrap();
+        assert_eq!(fairness, Fairness { min: 5, max: 5, jain: 1.0 });
+        let fairness = Fairness::from_counts([0, 8, 0, 0]).unwrap();
+        assert_eq!(fairness, Fairness { min: 0, max: 8, jain: 0.25 });
+        assert_eq!(Fairness::from_counts([]), None);
+        assert_eq!(Fairness::from_counts([0, 0]), None);
+    }
+}

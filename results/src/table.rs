@@ -1,0 +1,215 @@
+//! Records side by side, in plain text that is also a Markdown table.
+
+mod notes;
+
+use comfy_table::presets::ASCII_MARKDOWN;
+use comfy_table::{CellAlignment, Table};
+
+use crate::{Cost, Latency, Record, format, text};
+
+/// The most columns of a terminal a table takes.
+const WIDTH: usize = 100;
+
+/// The widest cell: `1234567/s  1.23x`.
+const CELL: usize = 16;
+
+/// With more records than this, a record takes a row.
+const COLUMNS_MAX: usize = 4;
+
+/// Compares records, each under its name, in at most 100 columns.
+///
+/// Every metric is a row and every record a column; from the second record on, a value is followed
+/// by its ratio to the first's. More than four records take a row each, with the main metrics
+/// only. What is absent is `-`. Below the table: what differs between the places and settings of
+/// the runs, and what stands against believing one of them.
+pub fn table(records: &[(&str, &Record)]) -> String {
+    let labels = labels(records);
+    let labelled: Vec<(&str, &Record)> =
+        labels.iter().map(String::as_str).zip(records.iter().map(|&(_, record)| record)).collect();
+    let grid = if records.len() <= COLUMNS_MAX { by_column(&labelled) } else { by_row(&labelled) };
+    let mut lines: Vec<String> =
+        grid.trim_fmt().lines().map(|line| line.trim_end().to_owned()).collect();
+    for (label, (name, _)) in labels.iter().zip(records) {
+        if label != name {
+            lines.push(format!("{label} = {}", text::shorten(&text::printable(name), WIDTH - 8)));
+        }
+    }
+    lines.extend(notes::differences(&labelled));
+    lines.extend(labelled.iter().flat_map(|(label, record)| notes::doubts(label, record)));
+    lines.join("\n") + "\n"
+}
+
+/// The names, or numbers in their place if one does not fit a cell.
+fn labels(records: &[(&str, &Record)]) -> Vec<String> {
+    let names: Vec<String> = records.iter().map(|(name, _)| text::printable(name)).collect();
+    if names.iter().all(|name| name.chars().count() <= CELL) {
+        return names;
+    }
+    (1..=names.len()).map(|number| format!("#{number}")).collect()
+}
+
+/// One line of a comparison.
+struct Metric {
+    label: &'static str,
+    value: fn(&Record) -> Option<f64>,
+    show: fn(f64) -> String,
+    /// Whether a ratio to the first record says anything.
+    compared: bool,
+}
+
+impl Metric {
+    const fn new(
+        label: &'static str,
+        value: fn(&Record) -> Option<f64>,
+        show: fn(f64) -> String,
+    ) -> Metric {
+        Metric { label, value, show, compared: true }
+    }
+
+    const fn uncompared(self) -> Metric {
+        Metric { compared: false, ..self }
+    }
+
+    fn shown(&self, record: &Record) -> String {
+        (self.value)(record).map_or("-".into(), self.show)
+    }
+
+    fn ratio(&self, record: &Record, first: &Record) -> Option<String> {
+        format::ratio((self.value)(record)?, (self.value)(first)?)
+    }
+}
+
+const THROUGHPUT: Metric = Metric::new("throughput", |r| Some(r.throughput_per_s), per_second);
+const P50: Metric = Metric::new("exchange p50", |r| exchange(r, |l| l.p50_ns), nanoseconds);
+const P99: Metric = Metric::new("exchange p99", |r| exchange(r, |l| l.p99_ns), nanoseconds);
+const P999: Metric = Metric::new("exchange p99.9", |r| exchange(r, |l| l.p999_ns), nanoseconds);
+const MAX: Metric = Metric::new("exchange max", |r| exchange(r, |l| l.max_ns), nanoseconds);
+const SERVER_CPU: Metric = Metric::new("server CPU/exchange", server_cpu, microseconds);
+const ERRORS: Metric =
+    Metric::new("errors", |r| Some(r.errors_total as f64), format::count).uncompared();
+
+const METRICS: [Metric; 16] = [
+    THROUGHPUT,
+    P50,
+    Metric::new("exchange p90", |r| exchange(r, |l| l.p90_ns), nanoseconds),
+    P99,
+    P999,
+    MAX,
+    Metric::new("connect p99", |r| p99(r.latency.connect.as_ref()), nanoseconds),
+    Metric::new("first exchange p99", |r| p99(r.latency.first_exchange.as_ref()), nanoseconds),
+    SERVER_CPU,
+    Metric::new("client CPU/exchange", |r| Some(r.client.cpu_us_per_exchange), microseconds),
+    Metric::new("server switches/exch", |r| server(r, |c| c.context_switches_per_exchange), few),
+    Metric::new("server syscalls/exch", |r| r.server.as_ref()?.syscalls_per_exchange, few),
+    Metric::new("client switches/exch", |r| Some(r.client.context_switches_per_exchange), few),
+    ERRORS,
+    Metric::new("unserved", |r| Some(r.unserved as f64), format::count).uncompared(),
+    Metric::new("fairness (Jain)", |r| Some(r.fairness.as_ref()?.jain), index).uncompared(),
+];
+
+fn exchange(record: &Record, value: fn(&Latency) -> u64) -> Option<f64> {
+    record.latency.exchange.as_ref().map(|latency| value(latency) as f64)
+}
+
+fn p99(latency: Option<&Latency>) -> Option<f64> {
+    latency.map(|latency| latency.p99_ns as f64)
+}
+
+fn server(record: &Record, value: fn(&Cost) -> f64) -> Option<f64> {
+    record.server.as_ref().map(value)
+}
+
+fn server_cpu(record: &Record) -> Option<f64> {
+    server(record, |cost| cost.cpu_us_per_exchange)
+}
+
+fn per_second(value: f64) -> String {
+    format::count(value) + "/s"
+}
+
+fn nanoseconds(value: f64) -> String {
+    format::duration(value as u64)
+}
+
+fn microseconds(value: f64) -> String {
+    format::duration((value * 1e3).round() as u64)
+}
+
+fn few(value: f64) -> String {
+    if value < 9.995 { format!("{value:.2}") } else { format::count(value) }
+}
+
+fn index(value: f64) -> String {
+    format!("{value:.4}")
+}
+
+fn valid(record: &Record) -> String {
+    if record.valid { "yes" } else { "NO" }.into()
+}
+
+/// A metric a row, a record a column.
+fn by_column(records: &[(&str, &Record)]) -> Table {
+    let mut table = plain(std::iter::once("").chain(records.iter().map(|&(label, _)| label)));
+    let facts = |label: &str, fact: fn(&Record) -> String| {
+        let cells = records.iter().map(|(_, record)| text::shorten(&fact(record), CELL));
+        std::iter::once(label.to_owned()).chain(cells).collect::<Vec<_>>()
+    };
+    table.add_row(facts("subject", |record| text::printable(&record.subject.name)));
+    table.add_row(facts("connections x bytes", |record| {
+        format!("{}x{}", record.conns, record.size)
+    }));
+    for metric in &METRICS {
+        let cells = records.iter().enumerate().map(|(column, (_, record))| {
+            let shown = metric.shown(record);
+            match column {
+                0 => shown,
+                _ => {
+                    let first = records[0].1;
+                    let ratio = metric.ratio(record, first).filter(|_| metric.compared);
+                    format!("{shown} {:>6}", ratio.unwrap_or_default())
+                }
+            }
+        });
+        table.add_row(std::iter::once(metric.label.to_owned()).chain(cells));
+    }
+    table.add_row(facts("valid", valid));
+    table
+}
+
+/// A record a row, with the main metrics.
+fn by_row(records: &[(&str, &Record)]) -> Table {
+    let heads = [
+        "",
+        "subject",
+        "throughput",
+        "",
+        "p50",
+        "p99",
+        "p99.9",
+        "max",
+        "srv CPU",
+        "errors",
+        "valid",
+    ];
+    let mut table = plain(heads);
+    for &(label, record) in records {
+        let mut row = vec![label.to_owned()];
+        row.push(text::shorten(&text::printable(&record.subject.name), CELL));
+        row.push(THROUGHPUT.shown(record));
+        row.push(THROUGHPUT.ratio(record, records[0].1).unwrap_or_default());
+        row.extend([P50, P99, P999, MAX, SERVER_CPU, ERRORS].map(|metric| metric.shown(record)));
+        row.push(valid(record));
+        table.add_row(row);
+    }
+    table
+}
+
+/// An empty table, all but the first column aligned to the right.
+fn plain<'a>(heads: impl IntoIterator<Item = &'a str>) -> Table {
+    let mut table = Table::new();
+    table.load_style(ASCII_MARKDOWN).set_header(heads);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}

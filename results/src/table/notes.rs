@@ -1,0 +1,148 @@
+//! What stands below a table: why two records may not be comparable, or one not believable.
+
+use std::collections::BTreeSet;
+
+use super::WIDTH;
+use crate::{Environment, Record, text};
+
+/// Where the lines' text starts.
+const INDENT: usize = 4;
+
+/// A line for each setting or circumstance that is not the same in all records.
+pub(super) fn differences(records: &[(&str, &Record)]) -> Vec<String> {
+    let circumstances: Vec<_> = records.iter().map(|(_, record)| circumstances(record)).collect();
+    // In the order of the first record that has them, so that related ones stay together.
+    let mut seen = BTreeSet::new();
+    let names = circumstances.iter().flatten().map(|(name, _)| name);
+    let names: Vec<&String> = names.filter(|&name| seen.insert(name)).collect();
+    let mut lines = Vec::new();
+    for name in names {
+        let values: Vec<&str> = circumstances.iter().map(|all| value(all, name)).collect();
+        if values.iter().any(|&value| value != values[0]) {
+            let labels = records.iter().map(|&(label, _)| label);
+            lines.push(difference(name, &labels.zip(values).collect::<Vec<_>>()));
+        }
+    }
+    if !lines.is_empty() {
+        lines.insert(0, "not the same in all:".into());
+    }
+    lines
+}
+
+fn value<'a>(circumstances: &'a [(String, String)], name: &str) -> &'a str {
+    let found = circumstances.iter().find(|(found, _)| found == name);
+    found.map_or("-", |(_, value)| value)
+}
+
+/// `kernel: 6.1.0 (mio, blocking), 6.18.44 (io-uring)`.
+fn difference(name: &str, values: &[(&str, &str)]) -> String {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for &(label, value) in values {
+        match groups.iter_mut().find(|(found, _)| *found == value) {
+            Some((_, labels)) => labels.push(label),
+            None => groups.push((value, vec![label])),
+        }
+    }
+    let groups: Vec<String> =
+        groups.iter().map(|(value, labels)| format!("{value} ({})", labels.join(", "))).collect();
+    let line = format!("  {name}: {}", groups.join(", "));
+    text::wrap(&text::printable(&line), WIDTH, INDENT)
+}
+
+/// What a run's numbers depend on besides its subject, by name.
+fn circumstances(record: &Record) -> Vec<(String, String)> {
+    let subject = &record.subject;
+    let server = record.server.as_ref();
+    let mut all = Vec::new();
+    let mut note = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            all.push((name.to_owned(), value));
+        }
+    };
+    note("service", Some(subject.service.clone()));
+    note("load", Some(record.load.clone()));
+    note("connections", Some(record.conns.to_string()));
+    note("bytes", Some(record.size.to_string()));
+    note("measured", Some(format!("{:.0}s", record.duration_s)));
+    note("warm-up", Some(format!("{:.1}s", record.warmup_s)));
+    note("shards", subject.shards.map(|shards| shards.to_string()));
+    note("backlog", subject.backlog.map(|backlog| backlog.to_string()));
+    note("client threads", Some(record.threads.to_string()));
+    note("client CPUs", Some(record.client.cpus.clone()));
+    note("server CPUs", server.map(|cost| cost.cpus.clone()));
+    note("program", Some(format!("{} {}", record.tool, record.version)));
+    all.extend(places(&record.environment));
+    all
+}
+
+/// The circumstances that lie in the environment.
+fn places(environment: &Environment) -> Vec<(String, String)> {
+    let Environment { build, .. } = environment;
+    let dirty = if build.git_dirty == Some(true) { ", changed" } else { "" };
+    let revision = build.git_revision.as_ref();
+    let git = revision.map(|all| format!("{}{dirty}", all.get(..10).unwrap_or(all)));
+    let yes = |flag: Option<bool>| flag.map(|flag| if flag { "yes" } else { "no" }.to_owned());
+    let named = [
+        ("git", git),
+        ("profile", build.profile.clone()),
+        ("target", build.target.clone()),
+        ("rustc", build.rustc.clone()),
+        ("rustflags", build.rustflags.clone()),
+        ("host", environment.host.clone()),
+        ("product", environment.product.clone()),
+        ("hypervisor", environment.hypervisor.clone()),
+        ("kernel", environment.kernel.clone()),
+        ("kernel build", environment.kernel_build.clone()),
+        ("architecture", environment.arch.clone()),
+        ("CPU", environment.cpu_model.clone()),
+        ("CPUs online", environment.cpus_online.clone()),
+        ("CPUs allowed", environment.cpus_allowed.clone()),
+        ("SMT", yes(environment.smt)),
+        ("turbo", yes(environment.turbo)),
+        ("governor", environment.governor.clone()),
+        ("clock source", environment.clocksource.clone()),
+        ("cgroup CPUs", environment.cgroup_cpus.map(|cpus| cpus.to_string())),
+    ];
+    let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let mitigations = environment.mitigations.iter();
+    let sysctl = environment.sysctl.iter();
+    named
+        .chain(mitigations.map(|(name, text)| (format!("mitigation {name}"), text.clone())))
+        .chain(sysctl.map(|(name, text)| (name.clone(), text.clone())))
+        .collect()
+}
+
+/// What stands against believing a record.
+pub(super) fn doubts(label: &str, record: &Record) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if !record.valid {
+        let reasons = record.invalid_reasons.join("; ");
+        doubts.push(format!("not valid: {}", if reasons.is_empty() { "-" } else { &reasons }));
+    }
+    if record.interrupted {
+        doubts.push("interrupted: the window was cut short".into());
+    }
+    if record.errors_total > 0 {
+        let kinds: Vec<String> = record
+            .errors
+            .iter()
+            .map(|error| {
+                let errno = error.errno.as_ref().map(|errno| format!(" {errno}"));
+                format!("{} {}{}", error.count, error.kind, errno.unwrap_or_default())
+            })
+            .collect();
+        doubts.push(format!("errors: {}", kinds.join(", ")));
+    }
+    if let Some(stolen) = stolen_s(&record.environment).filter(|s| *s > 0.01 * record.duration_s) {
+        doubts.push(format!("the hypervisor withheld {stolen:.2}s of processor time"));
+    }
+    let line = |doubt| text::wrap(&text::printable(&format!("{label}: {doubt}")), WIDTH, INDENT);
+    doubts.iter().map(line).collect()
+}
+
+/// Processor time the hypervisor gave to others during the run.
+fn stolen_s(environment: &Environment) -> Option<f64> {
+    let before = environment.load_before.as_ref()?.steal_s?;
+    let after = environment.load_after.as_ref()?.steal_s?;
+    Some(after - before)
+}

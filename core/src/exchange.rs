@@ -193,6 +193,12 @@ impl Exchange {
         }
     }
 
+    /// Whether the reply being sent is the last: nothing will be received after it.
+    #[inline]
+    pub const fn reply_is_last(&self) -> bool {
+        matches!(self.phase, Phase::Sending { .. }) && !matches!(self.ending, Ending::Open)
+    }
+
     /// The phase after a reply of `end` bytes was written.
     fn reply(&self, end: u16) -> Phase {
         assert!(usize::from(end) <= RECV_MAX, "a reply longer than the buffer");

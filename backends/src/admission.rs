@@ -1,0 +1,113 @@
+//! How many connections are open, over all shards: the one number they share. It is touched when
+//! a connection opens or closes, never for an exchange.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// The bound on open connections.
+#[derive(Debug)]
+pub struct Admission {
+    open: AtomicUsize,
+    peak: AtomicUsize,
+    limit: usize,
+}
+
+impl Admission {
+    /// Admits `limit` connections at once, at least one.
+    pub fn new(limit: usize) -> Self {
+        Self { open: AtomicUsize::new(0), peak: AtomicUsize::new(0), limit: limit.max(1) }
+    }
+
+    /// Takes a place, if one is free.
+    pub fn try_enter(&self) -> bool {
+        let entered = self
+            .open
+            .fetch_update(Relaxed, Relaxed, |open| (open < self.limit).then_some(open + 1))
+            .is_ok();
+        if entered {
+            self.peak.fetch_max(self.open.load(Relaxed), Relaxed);
+        }
+        entered
+    }
+
+    /// Takes a place beyond the limit: for those found waiting when the server stops.
+    pub fn enter(&self) {
+        let open = self.open.fetch_add(1, Relaxed) + 1;
+        self.peak.fetch_max(open, Relaxed);
+    }
+
+    /// Gives a place back.
+    pub fn leave(&self) {
+        let open = self.open.fetch_sub(1, Relaxed);
+        debug_assert!(open > 0, "left without having entered");
+    }
+
+    /// The most that were open at once.
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Relaxed) as u64
+    }
+}
+
+/// How long to leave the listener alone after an accept that failed for want of descriptors,
+/// memory or a free place: 10 ms, doubling to 200 ms while it goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Pause {
+    until: Option<Instant>,
+    length: Duration,
+}
+
+impl Pause {
+    const FIRST: Duration = Duration::from_millis(10);
+    const LONGEST: Duration = Duration::from_millis(200);
+
+    /// Begins a pause, or a longer one; returns its length.
+    pub(crate) fn begin(&mut self, now: Instant) -> Duration {
+        self.length = (self.length * 2).clamp(Self::FIRST, Self::LONGEST);
+        self.until = Some(now + self.length);
+        self.length
+    }
+
+    /// Ends it: something that was wanted came back. The next is as long as this one was.
+    pub(crate) fn end(&mut self) {
+        self.until = None;
+    }
+
+    /// An accept succeeded: the next pause is short again.
+    pub(crate) fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// When accepting may be tried again; none when it is not paused.
+    pub(crate) fn until(&self) -> Option<Instant> {
+        self.until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_exact_and_the_peak_is_remembered() {
+        let admission = Admission::new(2);
+        assert!(admission.try_enter() && admission.try_enter() && !admission.try_enter());
+        admission.enter();
+        assert_eq!(admission.peak(), 3);
+        admission.leave();
+        assert!(!admission.try_enter());
+        admission.leave();
+        assert!(admission.try_enter());
+        assert_eq!(admission.peak(), 3);
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_start_over() {
+        let now = Instant::now();
+        let mut pause = Pause::default();
+        let lengths: Vec<_> = (0..6).map(|_| pause.begin(now).as_millis()).collect();
+        assert_eq!(lengths, [10, 20, 40, 80, 160, 200]);
+        pause.reset();
+        assert_eq!(pause.until(), None);
+        assert_eq!(pause.begin(now), Pause::FIRST);
+    }
+}

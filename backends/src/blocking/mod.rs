@@ -1,0 +1,202 @@
+//! The `blocking` backend: a thread for each conversation, and the kernel does the waiting.
+//!
+//! The tutorial's own model. By default one thread accepts and starts a thread per connection;
+//! with `--threads N` there are N threads that each accept, serve one conversation to its end and
+//! accept again, so that one more than N waits in the listen queue. `--threads 1` is the
+//! tutorial's server.
+//!
+//! The shard's own thread only waits for the stop signal. Then it keeps interrupting the others
+//! ([`registry`]): a thread that comes back from a system call sees that it has to stop.
+
+mod conversation;
+mod registry;
+
+use std::io::{self, ErrorKind};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Scope};
+use std::time::{Duration, Instant};
+
+use lockstep_core::{Cause, Service};
+use rustix::net::{SocketFlags, accept_with};
+
+use crate::admission::Pause;
+use crate::errno::is_exhaustion;
+use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
+use registry::{Registry, Ticket};
+
+/// The backend's value; it has no tuning.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocking;
+
+/// A conversation needs one buffer and a few frames; a debug build's frames are larger.
+const STACK_SIZE: usize = 128 * 1024;
+
+/// How often a thread looks whether a place has become free, or has seen the stop signal.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+impl Backend for Blocking {
+    fn name(&self) -> &'static str {
+        "blocking"
+    }
+
+    fn probe(&self) -> Result<String, Unsupported> {
+        Ok("a thread for each connection".to_owned())
+    }
+
+    fn default_shards(&self, _cpus: usize) -> usize {
+        1 // the threads spread over the processors by themselves
+    }
+
+    fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
+        registry::prepare_interrupts()?;
+        let Shard { listener, options, stop, admission, service } = shard;
+        let (registry, stats) = (Registry::new(), Mutex::new(Stats::new()));
+        let server = Server { options, stop, admission, service, registry, stats };
+        thread::scope(|scope| {
+            let started = server.start_acceptors(scope, listener);
+            match started {
+                Ok(()) => while !stop.wait(Duration::from_secs(3600)) {},
+                Err(_) => stop.drain(), // those that did start have to end
+            }
+            server.interrupt_until_all_have_ended();
+            started
+        })?;
+        Ok(server.stats.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the threads of one shard share.
+struct Server<'a> {
+    options: &'a Options,
+    stop: &'a Stop,
+    admission: &'a Admission,
+    service: &'a (dyn Fn() -> Box<dyn Service> + Sync),
+    registry: Registry,
+    stats: Mutex<Stats>,
+}
+
+impl Server<'_> {
+    fn stats(&self) -> MutexGuard<'_, Stats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start_acceptors<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        listener: TcpListener,
+    ) -> io::Result<()> {
+        let pool = self.options.threads;
+        let listener = Arc::new(listener); // closed when the last acceptor has ended
+        for _ in 0..pool.unwrap_or(1) {
+            let (listener, mut ticket) = (Arc::clone(&listener), self.registry.announce());
+            spawn(scope, "acceptor", move || {
+                ticket.enter(None);
+                match pool {
+                    Some(_) => self.accept(&listener, |stream| {
+                        self.converse(stream, self.registry.announce());
+                    }),
+                    None => self.accept(&listener, |stream| self.start(scope, stream)),
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Accepts until the stop signal, and then what is left in the listen queue.
+    fn accept(&self, listener: &TcpListener, serve: impl Fn(TcpStream)) {
+        let mut pause = Pause::default();
+        while !self.stop.is_draining() {
+            if !self.admission.try_enter() {
+                self.stop.wait(LOOK_AGAIN);
+                continue;
+            }
+            match self.accept_one(listener) {
+                Ok(stream) => {
+                    pause.reset();
+                    serve(stream);
+                }
+                Err(error) => {
+                    self.admission.leave();
+                    if is_exhaustion(&error) {
+                        self.stop.wait(pause.begin(Instant::now()));
+                    }
+                }
+            }
+        }
+        // The acceptors share the descriptor: from here on none of them waits.
+        if listener.set_nonblocking(true).is_err() {
+            return;
+        }
+        for _ in 0..=self.options.backlog {
+            match self.accept_one(listener) {
+                Ok(stream) => {
+                    self.admission.enter();
+                    serve(stream);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if is_exhaustion(&error) => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Accepts one connection. Unlike std's, it comes back when a signal interrupts it.
+    fn accept_one(&self, listener: &TcpListener) -> io::Result<TcpStream> {
+        let accepted = accept_with(listener, SocketFlags::CLOEXEC).map_err(io::Error::from);
+        let mut stats = self.stats();
+        stats.syscalls += 1;
+        match &accepted {
+            Ok(_) => stats.accepted += 1,
+            Err(error) => match error.kind() {
+                ErrorKind::Interrupted | ErrorKind::WouldBlock => {}
+                _ => stats.on_accept_error(error),
+            },
+        }
+        Ok(accepted?.into())
+    }
+
+    /// Starts a thread for the conversation.
+    fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, stream: TcpStream) {
+        let ticket = self.registry.announce();
+        if let Err(error) = spawn(scope, "conversation", move || self.converse(stream, ticket)) {
+            // The stream went with the closure: the peer sees its connection closed.
+            let mut stats = self.stats();
+            stats.on_accept_error(&error);
+            stats.on_closed(Cause::Error);
+            drop(stats);
+            self.admission.leave();
+            self.stop.wait(Pause::default().begin(Instant::now()));
+        }
+    }
+
+    /// Serves one conversation to its end, and counts it.
+    fn converse(&self, mut stream: TcpStream, ticket: Ticket<'_>) {
+        let mut stats = Stats::new();
+        conversation::converse(self, &mut stream, ticket, &mut stats);
+        drop(stream);
+        stats.syscalls += 1;
+        self.stats().merge(&stats);
+        self.admission.leave();
+    }
+
+    /// The shard's own thread, after the stop signal: interrupts the others until none is left,
+    /// and cuts those that outlast the drain timeout.
+    fn interrupt_until_all_have_ended(&self) {
+        while self.registry.interrupt() > 0 {
+            if self.stop.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+                self.registry.cut();
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+}
+
+fn spawn<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    run: impl FnOnce() + Send + 'scope,
+) -> io::Result<()> {
+    let builder = thread::Builder::new().name(name.to_owned()).stack_size(STACK_SIZE);
+    builder.spawn_scoped(scope, run).map(drop)
+}

@@ -1,0 +1,78 @@
+//! The `lockstep` command. A library, so that a load generator can start the very same server.
+
+mod serve;
+mod statistics;
+mod table;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use serve::{ServeArgs, serve};
+
+/// How the commands end; `128 + n` stands for signal n.
+pub mod exit {
+    /// Something failed at run time.
+    pub const FAILURE: u8 = 1;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 2;
+    /// The backend is not available here.
+    pub const UNSUPPORTED: u8 = 3;
+    /// The address cannot be bound or connected to.
+    pub const ADDRESS: u8 = 4;
+    /// The drain timeout cut conversations off.
+    pub const INCOMPLETE: u8 = 5;
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  lockstep serve                            echo on 127.0.0.1:8898, with the best backend there is
+  lockstep serve --backend mio --shards 2   with a backend of your choice
+  lockstep serve --service chat             answer by hand, as in the tutorial; `bye` hangs up
+  lockstep talk 127.0.0.1:8898              the other side of that conversation
+  lockstep backends                         what this kernel can run, and why not the rest
+
+Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here,
+4 cannot bind or connect, 5 the drain timeout cut conversations, 128+n signal n.";
+
+/// Every receive is matched by one send: a TCP server whose I/O model is a flag.
+#[derive(Debug, Parser)]
+#[command(name = "lockstep", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT (Ctrl-C), then end every conversation in order.
+    Serve(ServeArgs),
+    /// Talk to a server: every line you type is a request, and its answer is printed.
+    Talk {
+        /// The server's address, such as 127.0.0.1:8898 or localhost:8898.
+        #[arg(value_name = "ADDR")]
+        addr: String,
+    },
+    /// Show which backends this machine can run, and why not the rest.
+    Backends,
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(&self) -> ExitCode {
+        match &self.command {
+            Command::Serve(args) => serve(args),
+            Command::Talk { addr } => crate::talk::talk(addr),
+            Command::Backends => table::backends(),
+        }
+    }
+}
+
+/// Prints an error and what could be done about it.
+pub(crate) fn complain(error: &str, hint: Option<&str>) {
+    eprintln!("error: {error}");
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
+}

@@ -1,0 +1,249 @@
+//! `lockstep serve`.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::{self, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::statistics::Statistics;
+use super::units::{count, cpu_list, duration};
+use super::{complain, exit};
+use crate::errno::name_of;
+use crate::{BACKENDS, Backend, Config, Options, Server, ServiceKind, StartError, by_name};
+
+/// What a server needs beside its connections: listeners, rings, events, the standard streams.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// The options of `lockstep serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// How bytes are moved: blocking, mio, io-uring; auto takes the best there is and says why
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = backend_name)]
+    pub backend: String,
+
+    /// Where to listen; port 0 lets the kernel choose
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8898")]
+    pub listen: String,
+
+    /// What to say: echo (the same bytes), hi (the tutorial's one-shot), chat (you answer)
+    #[arg(long, value_name = "NAME", default_value = "echo")]
+    pub service: ServiceKind,
+
+    /// The listen queue asked of listen(2), for each shard
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub backlog: u32,
+
+    /// Threads with a listener each [default: one a processor; blocking and chat: 1]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub shards: Option<usize>,
+
+    /// blocking: N threads that each serve one conversation at a time; the rest wait in the
+    /// listen queue. 1 is the tutorial's server [default: a thread for each connection]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+
+    /// Processors to run on, such as 0 or 0,2-3, shared out over the shards
+    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    pub pin: Option<CpuList>,
+
+    /// Connections open at once; more wait in the listen queue [default: what descriptors allow]
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub max_conns: Option<usize>,
+
+    /// Close a connection on which nothing has moved for so long; 0 never does
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
+    pub idle_timeout: Duration,
+
+    /// How long conversations may take to end after SIGTERM, before they are cut
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub drain_timeout: Duration,
+
+    /// Print the statistics as one JSON object, on standard error
+    #[arg(long)]
+    pub json: bool,
+}
+
+type CpuList = Vec<usize>;
+
+/// Runs a server until it is told to stop; prints when it is ready, and what it counted.
+pub fn serve(args: &ServeArgs) -> ExitCode {
+    match run(args) {
+        Ok(code) | Err(code) => ExitCode::from(code),
+    }
+}
+
+fn run(args: &ServeArgs) -> Result<u8, u8> {
+    let listen = resolve(&args.listen)?;
+    let backend = choose(&args.backend);
+    if args.threads.is_some() && backend.name() != "blocking" {
+        complain("--threads is for --backend blocking", Some("the others take --shards"));
+        return Err(exit::USAGE);
+    }
+    let config = Config { backend, listen, service: args.service, options: options(args) };
+    // Caught from before the first connection, so that none is lost to a signal.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| failed(&error))?;
+    let server = Server::start(&config).map_err(|error| not_started(&config, &error))?;
+    let shards = server.shards();
+    announce(&server, &config);
+    drain_on_signal(&server, signals).map_err(|error| failed(&error))?;
+
+    let outcome = server.join();
+    let stats = outcome.map_err(|error| failed(&error))?;
+    let statistics = Statistics {
+        schema: 1,
+        backend: backend.name(),
+        service: args.service.name(),
+        shards,
+        syscalls_per_exchange: stats.syscalls_per_exchange(),
+        stats: &stats,
+    };
+    let text = if args.json { statistics.json() + "\n" } else { statistics.text() };
+    let _nobody_reads = io::stderr().write_all(text.as_bytes());
+    Ok(if stats.drain_cut > 0 { exit::INCOMPLETE } else { 0 })
+}
+
+fn options(args: &ServeArgs) -> Options {
+    let descriptors = raise_descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED).max(1);
+    let possible = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    Options {
+        backlog: args.backlog,
+        shards: args.shards,
+        threads: args.threads,
+        pin: args.pin.clone().unwrap_or_default(),
+        conns_max: args.max_conns.unwrap_or(possible),
+        idle_timeout: (!args.idle_timeout.is_zero()).then_some(args.idle_timeout),
+        drain_timeout: args.drain_timeout,
+    }
+}
+
+/// Raises the limit of open descriptors as far as it goes, and says how far that is.
+fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let limit = setrlimit(Resource::Nofile, raised).map_or(limit, |()| raised);
+    limit.current.unwrap_or(u64::MAX)
+}
+
+fn resolve(listen: &str) -> Result<SocketAddr, u8> {
+    let found = listen.to_socket_addrs().map(|mut addrs| addrs.next());
+    match found {
+        Ok(Some(addr)) => Ok(addr),
+        Ok(None) | Err(_) => {
+            let error = format!("cannot listen on {listen}: not an address with a port");
+            complain(&error, Some("write it as 127.0.0.1:8898 or [::1]:8898"));
+            Err(exit::ADDRESS)
+        }
+    }
+}
+
+/// The backend of the name, or for `auto` the first that runs here.
+fn choose(name: &str) -> &'static dyn Backend {
+    if let Some(backend) = by_name(name) {
+        return backend;
+    }
+    let mut passed_over = String::new();
+    for backend in BACKENDS {
+        match backend.probe() {
+            Ok(how) => {
+                eprintln!("backend auto: {} ({how}{passed_over})", backend.name());
+                return *backend;
+            }
+            Err(refused) => {
+                passed_over += &format!("; not {}: {refused}", backend.name());
+            }
+        }
+    }
+    unreachable!("the blocking backend runs everywhere")
+}
+
+fn announce(server: &Server, config: &Config) {
+    let line = format!(
+        "listening addr={} backend={} shards={} backlog={} pid={}\n",
+        server.addr(),
+        config.backend.name(),
+        server.shards(),
+        config.options.backlog,
+        process::id(),
+    );
+    let mut stdout = io::stdout();
+    let _nobody_reads = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// The first signal lets the conversations end; the second does not wait for them.
+fn drain_on_signal(server: &Server, mut signals: Signals) -> io::Result<()> {
+    let stop = server.stop();
+    let wait = move || {
+        for (number, signal) in signals.forever().enumerate() {
+            match number {
+                0 => stop.drain(),
+                _ => process::exit(128 + signal),
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
+}
+
+fn not_started(config: &Config, error: &StartError) -> u8 {
+    let name = config.backend.name();
+    match error {
+        StartError::Unsupported(refused) => {
+            complain(&format!("backend {name} is not available: {refused}"), Some(&refused.hint));
+            exit::UNSUPPORTED
+        }
+        StartError::Listen(error) => {
+            let cause = strip_number(error);
+            let text = format!("cannot listen on {}: {cause} ({})", config.listen, name_of(error));
+            complain(&text, Some(listen_hint(error)));
+            exit::ADDRESS
+        }
+        StartError::Other(error) => failed(error),
+    }
+}
+
+fn listen_hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => "something listens there already; take another port, or 0",
+        Some(libc::EACCES) => "ports below 1024 are root's; take another port",
+        Some(libc::EADDRNOTAVAIL) => "this machine does not have that address",
+        _ => "see --listen",
+    }
+}
+
+fn failed(error: &io::Error) -> u8 {
+    complain(&format!("the server failed: {} ({})", strip_number(error), name_of(error)), None);
+    exit::FAILURE
+}
+
+/// The error's text without std's `(os error N)`: the name says it better.
+fn strip_number(error: &io::Error) -> String {
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_lowercase()
+}
+
+fn backend_name(text: &str) -> Result<String, String> {
+    let name = match text {
+        "io_uring" | "uring" => "io-uring",
+        "epoll" => "mio",
+        name => name,
+    };
+    if name == "auto" || by_name(name).is_some() {
+        return Ok(name.to_owned());
+    }
+    let names: Vec<_> = BACKENDS.iter().map(|backend| backend.name()).collect();
+    Err(format!("there are {} and auto", names.join(", ")))
+}
+
+/// Threads to start: a bound that keeps a slip of the keyboard from taking the machine down.
+fn threads(text: &str) -> Result<usize, String> {
+    match count(text)? {
+        number @ ..=4096 => Ok(number),
+        _ => Err("at most 4096".to_owned()),
+    }
+}

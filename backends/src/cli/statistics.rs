@@ -1,0 +1,64 @@
+//! What a server prints when it has stopped.
+
+use serde::Serialize;
+
+use crate::Stats;
+
+/// A stopped server's counts, with what they are of.
+#[derive(Debug, Serialize)]
+pub(super) struct Statistics<'a> {
+    pub(super) schema: u32,
+    pub(super) backend: &'a str,
+    pub(super) service: &'a str,
+    pub(super) shards: usize,
+    #[serde(flatten)]
+    pub(super) stats: &'a Stats,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) syscalls_per_exchange: Option<f64>,
+}
+
+impl Statistics<'_> {
+    /// One line, one object.
+    pub(super) fn json(&self) -> String {
+        serde_json::to_string(self).expect("counts and names are JSON")
+    }
+
+    /// Some lines for people.
+    pub(super) fn text(&self) -> String {
+        let stats = self.stats;
+        let listed = |title: &str, counts: &mut dyn Iterator<Item = (String, u64)>| {
+            let counts: Vec<String> = counts
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| format!("{name} {count}"))
+                .collect();
+            match counts.is_empty() {
+                true => String::new(),
+                false => format!("{title}{}\n", counts.join(", ")),
+            }
+        };
+        let owned = |(name, count): (&String, &u64)| (name.clone(), *count);
+        let per_exchange = self
+            .syscalls_per_exchange
+            .map_or_else(String::new, |syscalls| format!(", {syscalls:.3} an exchange"));
+        let mut closed = lockstep_core::Cause::ALL
+            .into_iter()
+            .map(|cause| (cause.name().to_owned(), stats.closed.count(cause)));
+        [
+            format!("{} served {}, shards {}\n", self.backend, self.service, self.shards),
+            format!(
+                "connections   {} accepted, {} at once\n",
+                stats.accepted, stats.connections_peak
+            ),
+            listed("closed        ", &mut closed),
+            format!(
+                "exchanges     {} ({} bytes received, {} sent, {} short sends)\n",
+                stats.exchanges, stats.bytes_received, stats.bytes_sent, stats.sends_short
+            ),
+            format!("system calls  {}{per_exchange}\n", stats.syscalls),
+            listed("accept errors ", &mut stats.accept_errors.iter().map(owned)),
+            listed("i/o errors    ", &mut stats.io_errors.iter().map(owned)),
+            listed("drain         ", &mut [("cut".to_owned(), stats.drain_cut)].into_iter()),
+        ]
+        .concat()
+    }
+}

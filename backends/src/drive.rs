@@ -1,0 +1,136 @@
+//! The inner loop of the backends that call recv(2) and send(2) themselves.
+
+use std::io::{self, ErrorKind, Read, Write};
+
+use lockstep_core::{Cause, Exchange, Op, RECV_MAX, Service};
+
+use crate::Stats;
+
+/// Why [`drive`] came back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Driven {
+    /// The socket would block, or its timeout passed.
+    Blocked,
+    /// As [`Blocked`](Self::Blocked), known without asking: the last receive took all there was.
+    Drained,
+    /// A signal came.
+    Interrupted,
+    /// The budget is used up.
+    Yielded,
+    /// The conversation is over.
+    Closed(Cause),
+}
+
+/// Runs `exchange` over `socket` until it would block or is over, for at most `budget` system
+/// calls.
+///
+/// The reply not yet sent is in `buffer` at the place that [`Exchange::op`] names; whoever takes
+/// the buffer away in between has to put it back there. With `drained_when_short`, a receive that
+/// returned less than was asked for is taken as proof that the socket is empty: true for Linux
+/// TCP, where what comes later raises a new edge (epoll(7)).
+#[inline]
+pub(crate) fn drive(
+    exchange: &mut Exchange,
+    service: &mut dyn Service,
+    socket: &mut (impl Read + Write),
+    buffer: &mut [u8; RECV_MAX],
+    stats: &mut Stats,
+    budget: u32,
+    drained_when_short: bool,
+) -> Driven {
+    let mut op = exchange.op();
+    let mut drained = false;
+    for _ in 0..budget {
+        let result = match op {
+            Op::Recv if drained => return Driven::Drained,
+            Op::Recv => socket.read(buffer),
+            Op::Send { start, end } => socket.write(&buffer[usize::from(start)..usize::from(end)]),
+            Op::Close(cause) => return Driven::Closed(cause),
+        };
+        stats.syscalls += 1;
+        op = match (op, result) {
+            (Op::Send { start, end }, Ok(count)) => {
+                stats.on_sent(count, usize::from(end - start));
+                exchange.sent(count)
+            }
+            (_, Ok(count)) => {
+                stats.on_received(count);
+                drained = drained_when_short && count < RECV_MAX;
+                exchange.received(service, buffer, count)
+            }
+            (_, Err(error)) => match error.kind() {
+                ErrorKind::Interrupted => return Driven::Interrupted,
+                ErrorKind::WouldBlock => {
+                    count_short(op, stats);
+                    return Driven::Blocked;
+                }
+                _ => {
+                    count_error(&error, stats);
+                    exchange.failed()
+                }
+            },
+        };
+    }
+    match op {
+        Op::Close(cause) => Driven::Closed(cause),
+        Op::Recv | Op::Send { .. } => Driven::Yielded,
+    }
+}
+
+#[cold]
+fn count_short(op: Op, stats: &mut Stats) {
+    if matches!(op, Op::Send { .. }) {
+        stats.sends_short += 1;
+    }
+}
+
+#[cold]
+fn count_error(error: &io::Error, stats: &mut Stats) {
+    stats.on_io_error(error);
+}
+
+/// What [`discard`] found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Discarded {
+    /// Nothing is there now, but the peer may still send.
+    Blocked,
+    /// More than the bound was there.
+    More,
+    /// The peer has closed, or the connection is broken: there is nothing left to wait for.
+    Ended,
+}
+
+/// Reads and throws away what the peer still sends after its last reply.
+///
+/// A socket closed with unread bytes answers with a reset, and a reset can destroy the reply on
+/// its way (RFC 2525, 2.17). So the last reply is followed by shutdown(2) of the sending side,
+/// and the socket is closed when the peer has closed, or after [`LINGER`].
+pub(crate) fn discard(
+    socket: &mut impl Read,
+    buffer: &mut [u8; RECV_MAX],
+    stats: &mut Stats,
+) -> Discarded {
+    const BOUND: usize = 16;
+    for _ in 0..BOUND {
+        stats.syscalls += 1;
+        match socket.read(buffer) {
+            Ok(0) => return Discarded::Ended,
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock => return Discarded::Blocked,
+                ErrorKind::Interrupted => {}
+                _ => return Discarded::Ended,
+            },
+        }
+    }
+    Discarded::More
+}
+
+/// How long a peer has to close after its last reply.
+pub(crate) const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Whether the peer may still be sending when the conversation ends for `cause`, so that the
+/// socket must linger before it is closed.
+pub(crate) const fn lingers(cause: Cause) -> bool {
+    matches!(cause, Cause::Bye | Cause::Done | Cause::Drain)
+}

@@ -1,0 +1,194 @@
+//! What happens when an operation of a connection completes.
+
+use std::io;
+
+use io_uring::cqueue;
+use lockstep_core::{Op, RECV_MAX};
+
+use super::{Flight, Loop};
+use crate::slots::Key;
+
+impl Loop<'_> {
+    /// A receive has completed; in lockstep, that is all there is to an exchange.
+    #[inline]
+    pub(super) fn on_received(&mut self, key: Key, completion: &cqueue::Entry) -> io::Result<()> {
+        let result = completion.result();
+        let buffer = cqueue::buffer_select(completion.flags());
+        let Some(connection) = self.connections.get_mut(key) else {
+            debug_assert!(false, "a slot outlives its operations");
+            return Ok(());
+        };
+        if connection.lingering {
+            return self.on_discarded(key, result, buffer);
+        }
+        match connection.flight {
+            Flight::SendThenReceive(_) => self.on_reply_sent(key),
+            Flight::Unlinking => return self.go_on_after_short_send(key),
+            _ => {}
+        }
+        match buffer {
+            Some(index) if result > 0 => self.on_request(key, index, result as usize),
+            Some(index) => {
+                self.buffers.give_back(index);
+                self.on_no_request(key, result)
+            }
+            None => self.on_no_request(key, result),
+        }
+    }
+
+    /// The linked send that came before a receive has gone out whole, unreported.
+    #[inline]
+    fn on_reply_sent(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Op::Send { start, end } = connection.exchange.op() else { unreachable!("it sent") };
+        let count = usize::from(end - start);
+        self.stats.on_sent(count, count);
+        let _receive_or_close = connection.exchange.sent(count);
+    }
+
+    #[inline]
+    fn on_request(&mut self, key: Key, index: u16, count: usize) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        let op = match connection.exchange.op() {
+            Op::Recv => {
+                self.stats.on_received(count);
+                let buffer = self.buffers.buffer(index);
+                connection.exchange.received(&mut *self.service, buffer, count)
+            }
+            ended => ended, // a wish came between the reply and this request
+        };
+        self.idle.start(key.index);
+        match op {
+            Op::Send { start: 0, end } => self.send_reply(key, index, end),
+            Op::Send { .. } => unreachable!("a reply begins at its start"),
+            Op::Recv | Op::Close(_) => {
+                self.buffers.give_back(index);
+                self.perform(key, op)
+            }
+        }
+    }
+
+    #[inline]
+    fn send_reply(&mut self, key: Key, index: u16, length: u16) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        let (fd, bytes) = (connection.fd, self.buffers.pointer(index));
+        self.sending.push(index);
+        if connection.exchange.reply_is_last() {
+            connection.flight = Flight::SendLast(index);
+            // SAFETY: the buffer is ours until a turn after the next wait (`give_back_sent`).
+            unsafe { self.ring.send(key, fd, bytes, length, true) }
+        } else {
+            connection.flight = Flight::SendThenReceive(index);
+            // SAFETY: as above.
+            unsafe { self.ring.send_then_receive(key, fd, bytes, length) }
+        }
+    }
+
+    /// A receive has brought no request.
+    fn on_no_request(&mut self, key: Key, result: i32) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        let op = match connection.exchange.op() {
+            Op::Recv => match -result {
+                libc::ENOBUFS => return self.starve(key),
+                libc::EINTR => Op::Recv,
+                // The peer's end; or ours, by shutdown or by taking the receive back.
+                0 => connection.exchange.received(&mut *self.service, &mut [0; RECV_MAX], 0),
+                libc::ECANCELED if connection.cancelled => {
+                    connection.exchange.received(&mut *self.service, &mut [0; RECV_MAX], 0)
+                }
+                errno => {
+                    self.stats.on_io_error(&io::Error::from_raw_os_error(errno));
+                    connection.exchange.failed()
+                }
+            },
+            ended => ended,
+        };
+        self.perform(key, op)
+    }
+
+    /// The kernel had no buffer for a request that is there: it gets more, if there are any, and
+    /// the connection tries again when others have come back.
+    pub(super) fn starve(&mut self, key: Key) -> io::Result<()> {
+        self.stats.buffers_starved += 1;
+        self.buffers.grow();
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        connection.flight = Flight::Starved;
+        self.starved.push_back(key);
+        Ok(())
+    }
+
+    /// A send has been reported: one that no receive follows, or one that did not go out whole.
+    pub(super) fn on_sent(&mut self, key: Key, result: i32) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else {
+            debug_assert!(false, "a slot outlives its operations");
+            return Ok(());
+        };
+        let Op::Send { start, end } = connection.exchange.op() else { unreachable!("it sent") };
+        let offered = usize::from(end - start);
+        let op = match usize::try_from(result) {
+            Ok(0) | Err(_) if result != -libc::EAGAIN && result != -libc::EINTR => {
+                if result < 0 {
+                    self.stats.on_io_error(&io::Error::from_raw_os_error(-result));
+                }
+                connection.exchange.failed()
+            }
+            Ok(count) => {
+                self.stats.on_sent(count, offered);
+                self.idle.start(key.index);
+                connection.exchange.sent(count)
+            }
+            Err(_would_block) => {
+                self.stats.sends_short += 1;
+                connection.exchange.op()
+            }
+        };
+        if let Op::Send { start, end } = op {
+            let bytes = match connection.flight {
+                Flight::SendThenReceive(index) | Flight::SendLast(index) => {
+                    &self.buffers.buffer(index)[usize::from(start)..usize::from(end)]
+                }
+                _ => {
+                    let unsent = connection.unsent.as_deref().unwrap_or_default();
+                    &unsent[unsent.len() - usize::from(end - start)..]
+                }
+            };
+            connection.unsent = Some(bytes.into());
+        } else {
+            connection.unsent = None;
+        }
+        if matches!(connection.flight, Flight::SendThenReceive(_)) {
+            connection.flight = Flight::Unlinking;
+            return Ok(());
+        }
+        self.perform(key, op)
+    }
+
+    fn go_on_after_short_send(&mut self, key: Key) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        let op = connection.exchange.op();
+        self.perform(key, op)
+    }
+
+    /// Does what comes next, with nothing in flight: receives, sends what is unsent, or ends.
+    pub(super) fn perform(&mut self, key: Key, op: Op) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        match op {
+            Op::Recv => {
+                connection.flight = Flight::Receive;
+                self.ring.receive(key, connection.fd)?;
+                if self.stop.is_draining() {
+                    self.drain_connection(key)?;
+                }
+                Ok(())
+            }
+            Op::Send { .. } => {
+                let bytes = connection.unsent.as_deref().expect("a reply not sent is kept");
+                let (bytes, length) = (bytes.as_ptr(), bytes.len() as u16);
+                connection.flight = Flight::SendUnsent;
+                // SAFETY: the bytes are the connection's, and change only when the send completes.
+                unsafe { self.ring.send(key, connection.fd, bytes, length, false) }
+            }
+            Op::Close(cause) => self.end(key, cause),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! How connections come and go: accepting, ending, lingering, deadlines and the stop signal.
+
+use std::io::{self, ErrorKind};
+
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::time::Instant;
+
+use io_uring::cqueue;
+use lockstep_core::{Cause, Exchange, RECV_MAX};
+
+use super::{Connection, Flight, Loop};
+use crate::drive::lingers;
+use crate::errno::is_exhaustion;
+use crate::slots::Key;
+
+impl Loop<'_> {
+    /// Asks for connections, if that is not done already and nothing forbids it.
+    pub(super) fn arm_accept(&mut self) -> io::Result<()> {
+        if self.pause.until().is_some_and(|until| Instant::now() >= until) {
+            self.pause.end();
+        }
+        let wanted = self.parked.is_empty() && self.pause.until().is_none();
+        match &self.listener {
+            Some(listener) if wanted && !self.accepting && !self.stop.is_draining() => {
+                self.accepting = true;
+                self.ring.accept(listener.as_raw_fd())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A connection was accepted, or the accepting has ended.
+    pub(super) fn on_accepted(&mut self, completion: &cqueue::Entry) -> io::Result<()> {
+        if !cqueue::more(completion.flags()) {
+            self.accepting = false;
+        }
+        match completion.result() {
+            fd @ 0.. => {
+                self.stats.accepted += 1;
+                self.pause.reset();
+                self.admit(fd)?;
+            }
+            error => {
+                let error = io::Error::from_raw_os_error(-error);
+                if !matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::EINTR)) {
+                    self.stats.on_accept_error(&error);
+                    if is_exhaustion(&error) {
+                        self.pause.begin(Instant::now());
+                    }
+                }
+            }
+        }
+        if self.stop.is_draining() && !self.accepting {
+            self.close_listener()?;
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, fd: RawFd) -> io::Result<()> {
+        if self.stop.is_draining() {
+            self.admission.enter();
+        } else if !self.parked.is_empty() || !self.admission.try_enter() {
+            self.parked.push_back(fd);
+            self.pause.begin(Instant::now()); // another shard may free the place
+            return if self.accepting { self.ring.cancel_accept() } else { Ok(()) };
+        }
+        self.open(fd)
+    }
+
+    /// Lets in those that waited for a place.
+    pub(super) fn admit_parked(&mut self) -> io::Result<()> {
+        while !self.parked.is_empty() {
+            if self.stop.is_draining() {
+                self.admission.enter();
+            } else if !self.admission.try_enter() {
+                break;
+            }
+            if let Some(fd) = self.parked.pop_front() {
+                self.open(fd)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, fd: RawFd) -> io::Result<()> {
+        let key = self.connections.insert(Connection {
+            fd,
+            exchange: Exchange::new(),
+            flight: Flight::Receive,
+            lingering: false,
+            cancelled: false,
+            unsent: None,
+        });
+        self.idle.start(key.index);
+        // The first request is often there already: the receive takes it at once.
+        self.ring.receive(key, fd)?;
+        if self.stop.is_draining() {
+            self.drain_connection(key)?;
+        }
+        Ok(())
+    }
+
+    /// Counts the end of a conversation, and closes its connection now or when the peer has.
+    pub(super) fn end(&mut self, key: Key, cause: Cause) -> io::Result<()> {
+        self.stats.on_closed(cause);
+        self.idle.stop(key.index);
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        connection.unsent = None;
+        if !lingers(cause) || self.cut {
+            return self.close(key);
+        }
+        connection.lingering = true;
+        connection.flight = Flight::Receive;
+        self.lingering.start(key.index);
+        self.ring.shut_down(connection.fd, libc::SHUT_WR)?;
+        self.ring.receive(key, connection.fd)
+    }
+
+    /// A lingering connection's peer has sent something, or closed.
+    pub(super) fn on_discarded(
+        &mut self,
+        key: Key,
+        result: i32,
+        buffer: Option<u16>,
+    ) -> io::Result<()> {
+        if let Some(index) = buffer {
+            self.buffers.give_back(index);
+        }
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        match result {
+            1.. => {
+                connection.flight = Flight::Receive;
+                self.ring.receive(key, connection.fd)
+            }
+            error if error == -libc::ENOBUFS => self.starve(key),
+            _ => self.close(key),
+        }
+    }
+
+    /// Closes the connection; nothing of it is in flight.
+    fn close(&mut self, key: Key) -> io::Result<()> {
+        self.lingering.stop(key.index);
+        let Some(connection) = self.connections.remove(key) else { return Ok(()) };
+        self.admission.leave();
+        self.pause.end(); // there is a descriptor and a place again
+        self.ring.close(connection.fd)
+    }
+
+    /// Ends what has gone on for too long.
+    pub(super) fn expire(&mut self) -> io::Result<()> {
+        if self.time_left().is_none() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        while let Some(index) = self.idle.expired(now) {
+            if let Some(key) = self.connections.key_at(index) {
+                self.terminate(key, Cause::Idle)?;
+            }
+        }
+        while let Some(index) = self.lingering.expired(now) {
+            if let Some(key) = self.connections.key_at(index) {
+                self.terminate(key, Cause::Idle)?;
+            }
+        }
+        if !self.cut && self.stop.deadline().is_some_and(|deadline| now >= deadline) {
+            self.cut = true;
+            for key in self.connections.keys() {
+                let Some(connection) = self.connections.get_mut(key) else { continue };
+                self.stats.drain_cut += u64::from(!connection.lingering);
+                self.terminate(key, Cause::Drain)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes whatever is in flight complete; the connection then ends for `cause`, unless it has
+    /// ended already and only lingers.
+    fn terminate(&mut self, key: Key, cause: Cause) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        connection.exchange.terminate(cause);
+        if connection.flight != Flight::Starved {
+            return self.ring.shut_down(connection.fd, libc::SHUT_RDWR);
+        }
+        if connection.lingering {
+            return self.close(key);
+        }
+        let op = connection.exchange.failed();
+        self.perform(key, op)
+    }
+
+    /// The stop signal: accepts what waits, then lets every conversation end.
+    pub(super) fn drain(&mut self) -> io::Result<()> {
+        self.admit_parked()?;
+        for key in self.connections.keys() {
+            self.drain_connection(key)?;
+        }
+        if self.accepting { self.ring.cancel_accept() } else { self.close_listener() }
+    }
+
+    /// A request that is there already is answered; none is waited for.
+    pub(super) fn drain_connection(&mut self, key: Key) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        if connection.lingering {
+            return Ok(());
+        }
+        connection.exchange.drain();
+        match connection.flight {
+            Flight::Receive | Flight::SendThenReceive(_) if !connection.cancelled => {
+                connection.cancelled = true;
+                self.ring.cancel_receive(key)
+            }
+            Flight::Starved => {
+                let op = connection.exchange.received(&mut *self.service, &mut [0; RECV_MAX], 0);
+                self.perform(key, op)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Accepts what is left in the listen queue, and closes the listener. The accept in flight has
+    /// ended: a listener closed before would go on accepting.
+    fn close_listener(&mut self) -> io::Result<()> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
+        listener.set_nonblocking(true)?;
+        for _ in 0..=self.options.backlog {
+            self.stats.syscalls += 1;
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false)?;
+                    self.stats.accepted += 1;
+                    self.admit(stream.into_raw_fd())?;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    self.stats.on_accept_error(&error);
+                    if is_exhaustion(&error) {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

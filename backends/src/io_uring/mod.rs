@@ -1,0 +1,217 @@
+//! The `io-uring` backend: one ring per shard; the kernel does the work and reports it.
+//!
+//! A turn is one io_uring_enter(2): it submits what the turn before has queued and waits for
+//! completions. In lockstep an exchange is one completion, of a receive: its reply's send and the
+//! next receive are queued as a linked pair, and the send is not reported unless it fails. The
+//! kernel is never asked for the next request before the reply has been sent, which is why the
+//! receive is not multishot.
+//!
+//! A waiting connection has no buffer: receives take one from a ring of buffers when there is
+//! something to receive ([`buffers`]). It goes back one turn after its reply was submitted; by
+//! then the send is over, because it takes only what the socket takes at once. What a full socket
+//! did not take is copied out, and kept with its connection.
+
+mod buffers;
+mod completion;
+mod lifecycle;
+mod probe;
+mod ring;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use lockstep_core::{Exchange, Service};
+
+use crate::admission::Pause;
+use crate::deadlines::Deadlines;
+use crate::drive::LINGER;
+use crate::slots::{Key, Slots};
+use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
+use buffers::Buffers;
+use ring::{Kind, Ring};
+
+/// The backend's value.
+#[derive(Clone, Copy, Debug)]
+pub struct IoUring {
+    /// Receive buffers of a shard, at most; a power of two.
+    pub buffers: u16,
+    /// Whether to try for a ring with DEFER_TASKRUN (Linux 6.1) first.
+    pub defer_taskrun: bool,
+}
+
+impl IoUring {
+    /// The tuning that `--backend io-uring` means: buffers for as many requests in one turn as
+    /// the submission queue has room for pairs, and twice that.
+    pub const DEFAULT: Self = Self { buffers: 4096, defer_taskrun: true };
+}
+
+impl Backend for IoUring {
+    fn name(&self) -> &'static str {
+        "io-uring"
+    }
+
+    fn probe(&self) -> Result<String, Unsupported> {
+        probe::probe(self)
+    }
+
+    fn default_shards(&self, cpus: usize) -> usize {
+        cpus
+    }
+
+    fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
+        Loop::new(self, shard)?.run()
+    }
+}
+
+struct Connection {
+    fd: RawFd,
+    exchange: Exchange,
+    flight: Flight,
+    /// Whether the conversation has ended and is counted, and only the peer has not closed yet.
+    lingering: bool,
+    /// Whether the receive was taken back, because the server stops.
+    cancelled: bool,
+    /// What the socket has not taken of the reply; it ends where the reply ends.
+    unsent: Option<Box<[u8]>>,
+}
+
+/// What the kernel works on for a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Flight {
+    /// Nothing: it is in the list of those that found no buffer.
+    Starved,
+    /// A receive.
+    Receive,
+    /// A send of the buffer, and a receive linked to it.
+    SendThenReceive(u16),
+    /// The send of a linked pair was short or failed; its receive is about to report that it was
+    /// cancelled.
+    Unlinking,
+    /// A send of the buffer that no receive follows.
+    SendLast(u16),
+    /// A send of what the socket did not take at first.
+    SendUnsent,
+}
+
+struct Loop<'a> {
+    // The ring is dropped first: nothing it may still read or write is gone before it.
+    ring: Ring,
+    buffers: Buffers,
+    listener: Option<TcpListener>,
+    options: &'a Options,
+    stop: &'a Stop,
+    admission: &'a Admission,
+    service: Box<dyn Service>,
+    connections: Slots<Connection>,
+    /// Buffers whose sends are submitted with the next wait, and those whose sends were with the
+    /// last one.
+    sending: Vec<u16>,
+    sent: Vec<u16>,
+    /// Whose receive found no buffer.
+    starved: VecDeque<Key>,
+    /// Whether the accept is in flight.
+    accepting: bool,
+    /// Accepted beyond the limit of open connections; they wait here as they would have in the
+    /// listen queue.
+    parked: VecDeque<RawFd>,
+    pause: Pause,
+    idle: Deadlines,
+    lingering: Deadlines,
+    cut: bool,
+    stats: Stats,
+}
+
+impl<'a> Loop<'a> {
+    fn new(backend: &IoUring, shard: Shard<'a>) -> io::Result<Self> {
+        let Shard { listener, options, stop, admission, service } = shard;
+        let (ring, _flags) = ring::set_up(backend.defer_taskrun)?;
+        let buffers = Buffers::register(&ring, backend.buffers)?;
+        let mut ring = Ring::new(ring);
+        ring.poll_stop(stop.as_fd().as_raw_fd())?;
+        Ok(Self {
+            ring,
+            buffers,
+            listener: Some(listener),
+            options,
+            stop,
+            admission,
+            service: service(),
+            connections: Slots::new(),
+            sending: Vec::new(),
+            sent: Vec::new(),
+            starved: VecDeque::new(),
+            accepting: false,
+            parked: VecDeque::new(),
+            pause: Pause::default(),
+            idle: Deadlines::new(options.idle_timeout),
+            lingering: Deadlines::new(Some(LINGER)),
+            cut: false,
+            stats: Stats::new(),
+        })
+    }
+
+    fn run(mut self) -> io::Result<Stats> {
+        let mut completions = Vec::new();
+        let mut held_back = false;
+        self.arm_accept()?;
+        while self.listener.is_some() || self.connections.len() > 0 {
+            // A starved connection waits for buffers that come back in this turn.
+            let at_once = held_back || !self.starved.is_empty();
+            let timeout = if at_once { None } else { self.time_left() };
+            held_back = self.ring.wait(usize::from(!at_once), timeout, &mut completions)?;
+            for completion in completions.drain(..) {
+                let (kind, key) = ring::of(&completion);
+                match kind {
+                    Kind::Receive => self.on_received(key, &completion)?,
+                    Kind::Send => self.on_sent(key, completion.result())?,
+                    Kind::Accept => self.on_accepted(&completion)?,
+                    Kind::Stop => self.drain()?,
+                    Kind::Ignored => {}
+                }
+            }
+            if !held_back {
+                self.give_back_sent();
+            }
+            self.feed_starved()?;
+            self.expire()?;
+            self.admit_parked()?;
+            self.arm_accept()?;
+        }
+        self.stats.syscalls += self.ring.enters;
+        Ok(self.stats)
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        let cut = self.stop.deadline().filter(|_| !self.cut);
+        let paused = self.pause.until().filter(|_| !self.stop.is_draining());
+        let next = [paused, self.idle.next(), self.lingering.next(), cut];
+        let next = next.into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Returns the buffers whose sends were submitted with the last wait. All its completions have
+    /// been seen, so what a short send left over has been copied out.
+    fn give_back_sent(&mut self) {
+        for index in self.sent.drain(..) {
+            self.buffers.give_back(index);
+        }
+        self.buffers.commit();
+        std::mem::swap(&mut self.sent, &mut self.sending);
+    }
+
+    /// Lets those that found no buffer try again.
+    fn feed_starved(&mut self) -> io::Result<()> {
+        for _ in 0..self.starved.len() {
+            let Some(key) = self.starved.pop_front() else { break };
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            if connection.flight == Flight::Starved {
+                connection.flight = Flight::Receive;
+                self.ring.receive(key, connection.fd)?;
+            }
+        }
+        Ok(())
+    }
+}

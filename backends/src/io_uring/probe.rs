@@ -1,0 +1,103 @@
+//! Whether io_uring can be had here, and if not, whose decision that is.
+
+use std::fs;
+use std::io;
+
+use io_uring::{IoUring as Uring, Probe, opcode};
+
+use super::buffers::Buffers;
+use super::{IoUring, ring};
+use crate::Unsupported;
+use crate::errno::name_of;
+
+/// Makes a ring and a buffer ring as a shard would, and asks for the operations.
+pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
+    let (ring, flags) =
+        ring::set_up(backend.defer_taskrun).map_err(|error| refused(&error, &disabled_sysctl()))?;
+    let buffers = Buffers::register(&ring, backend.buffers).map_err(|error| Unsupported {
+        cause: format!("io_uring here has no buffer rings ({})", name_of(&error)),
+        hint: "they need Linux 5.19; use --backend mio".to_owned(),
+    })?;
+    let missing = missing_operations(&ring);
+    drop(ring);
+    drop(buffers);
+    match missing.as_deref() {
+        Ok([]) => Ok(format!("a ring per shard, {flags}")),
+        Ok(missing) => Err(Unsupported {
+            cause: format!("io_uring here lacks {}", missing.join(", ")),
+            hint: "use --backend mio".to_owned(),
+        }),
+        Err(error) => Err(refused(error, &disabled_sysctl())),
+    }
+}
+
+fn missing_operations(ring: &Uring) -> io::Result<Vec<&'static str>> {
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    let needed = [
+        ("ACCEPT", opcode::AcceptMulti::CODE),
+        ("RECV", opcode::Recv::CODE),
+        ("SEND", opcode::Send::CODE),
+        ("SHUTDOWN", opcode::Shutdown::CODE),
+        ("CLOSE", opcode::Close::CODE),
+        ("POLL_ADD", opcode::PollAdd::CODE),
+        ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
+    ];
+    let missing = needed.into_iter().filter(|(_, code)| !probe.is_supported(*code));
+    Ok(missing.map(|(name, _)| name).collect())
+}
+
+/// `kernel.io_uring_disabled`: 1 refuses the unprivileged, 2 everybody (io_uring_setup(2), since
+/// Linux 6.6); empty where there is no such setting.
+fn disabled_sysctl() -> String {
+    fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default().trim().to_owned()
+}
+
+/// What a refused io_uring_setup(2) means.
+fn refused(error: &io::Error, disabled: &str) -> Unsupported {
+    let name = name_of(error);
+    let (cause, hint) = match error.raw_os_error() {
+        Some(libc::ENOSYS) => (
+            format!("this kernel or sandbox has no io_uring ({name})"),
+            "use --backend mio, or run outside the sandbox".to_owned(),
+        ),
+        Some(libc::EPERM | libc::EACCES) if matches!(disabled, "1" | "2") => (
+            format!("io_uring is switched off: kernel.io_uring_disabled={disabled} ({name})"),
+            "use --backend mio, or let root run: sysctl kernel.io_uring_disabled=0".to_owned(),
+        ),
+        Some(libc::EPERM | libc::EACCES) => (
+            format!("io_uring is blocked, most likely by a container's seccomp filter ({name})"),
+            "use --backend mio, or a seccomp profile that allows io_uring_*".to_owned(),
+        ),
+        Some(libc::ENOMEM) => (
+            format!("no memory that may be locked is left for io_uring ({name})"),
+            "raise the limit of locked memory (ulimit -l), or run fewer shards".to_owned(),
+        ),
+        Some(libc::EMFILE | libc::ENFILE) => (
+            format!("no descriptor is left for io_uring ({name})"),
+            "raise the limit of open descriptors (ulimit -n)".to_owned(),
+        ),
+        Some(libc::EINVAL) => (
+            format!("io_uring here is too old ({name})"),
+            "it needs Linux 5.19; use --backend mio".to_owned(),
+        ),
+        _ => (format!("io_uring cannot be set up: {error}"), "use --backend mio".to_owned()),
+    };
+    Unsupported { cause, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_names_its_cause() {
+        let cause = |errno, sysctl| refused(&io::Error::from_raw_os_error(errno), sysctl).cause;
+        assert!(cause(libc::ENOSYS, "").contains("no io_uring (ENOSYS)"));
+        assert!(cause(libc::EPERM, "2").contains("kernel.io_uring_disabled=2 (EPERM)"));
+        assert!(cause(libc::EPERM, "0").contains("seccomp filter (EPERM)"));
+        assert!(cause(libc::ENOMEM, "").contains("locked"));
+        assert!(cause(libc::EINVAL, "").contains("too old"));
+        assert!(cause(libc::EIO, "").contains("cannot be set up"));
+    }
+}

@@ -1,0 +1,261 @@
+//! Setting up a ring, and putting operations into it.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use lockstep_core::RECV_MAX;
+
+use super::buffers::GROUP;
+use crate::slots::Key;
+
+/// Slots of the submission queue; when it is full, what is in it is submitted.
+const SUBMISSIONS: u32 = 4096;
+
+/// Slots of the completion queue. What does not fit is kept by the kernel and comes later.
+const COMPLETIONS: u32 = 4 * SUBMISSIONS;
+
+type Builder = io_uring::Builder;
+type SetFlags = fn(&mut Builder) -> &mut Builder;
+
+/// How to ask for a ring, the best first. What a kernel can do is found by trying, since
+/// distributions carry features to older versions (`io_uring_setup(2)`).
+const LADDER: [(&str, SetFlags); 2] = [
+    // Linux 6.1: completions are worked on only when the shard asks for them.
+    ("DEFER_TASKRUN", |builder| builder.setup_single_issuer().setup_defer_taskrun()),
+    // Linux 5.19, which is also the first with buffer rings: they do not interrupt it, at least.
+    ("COOP_TASKRUN", Builder::setup_coop_taskrun),
+];
+
+/// Makes a ring with the best flags the kernel takes, and says which. It must be used on the
+/// thread that made it (SINGLE_ISSUER).
+///
+/// # Errors
+///
+/// What io_uring_setup(2) says when even the plainest ring is refused.
+pub(super) fn set_up(defer_taskrun: bool) -> io::Result<(IoUring, &'static str)> {
+    let mut refused = None;
+    for (name, flags) in LADDER.into_iter().skip(usize::from(!defer_taskrun)) {
+        let mut builder = IoUring::builder();
+        builder.setup_taskrun_flag().setup_submit_all().setup_clamp().setup_cqsize(COMPLETIONS);
+        match flags(&mut builder).build(SUBMISSIONS) {
+            Ok(ring) => return Ok((ring, name)),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused.expect("the ladder has rungs"))
+}
+
+/// What a completion is of; with the connection's key it makes up the `user_data`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Accept,
+    Receive,
+    Send,
+    /// The stop signal's descriptor is readable.
+    Stop,
+    /// Operations of which only the effect matters.
+    Ignored,
+}
+
+/// Packs what a completion will be of.
+const fn user_data(kind: Kind, key: Key) -> u64 {
+    ((kind as u64) << 56) | key.pack()
+}
+
+/// Unpacks what a completion is of.
+pub(super) fn of(completion: &cqueue::Entry) -> (Kind, Key) {
+    let data = completion.user_data();
+    let kind = match data >> 56 {
+        0 => Kind::Accept,
+        1 => Kind::Receive,
+        2 => Kind::Send,
+        3 => Kind::Stop,
+        _ => Kind::Ignored,
+    };
+    (kind, Key::unpack(data))
+}
+
+const NOBODY: Key = Key { index: 0, generation: 0 };
+
+/// A ring and the operations a shard uses. They are queued, and submitted by [`wait`](Self::wait)
+/// or when the queue is full.
+pub(super) struct Ring {
+    ring: IoUring,
+    /// Calls of io_uring_enter(2).
+    pub(super) enters: u64,
+}
+
+impl Ring {
+    pub(super) fn new(ring: IoUring) -> Self {
+        Self { ring, enters: 0 }
+    }
+
+    /// Queues an operation.
+    ///
+    /// # Safety
+    ///
+    /// What the operation points to must stay valid, and unwritten, until its completion is seen.
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: as for the caller.
+        while unsafe { self.ring.submission().push(entry) }.is_err() {
+            self.submit()?;
+        }
+        Ok(())
+    }
+
+    /// Makes room in the queue.
+    fn submit(&mut self) -> io::Result<()> {
+        self.enters += 1;
+        match self.ring.submit() {
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    fn push_plain(&mut self, entry: squeue::Entry, kind: Kind, key: Key) -> io::Result<()> {
+        // SAFETY: the entry points to nothing.
+        unsafe { self.push(&entry.user_data(user_data(kind, key))) }
+    }
+
+    /// Accepts connections until it is cancelled or fails.
+    pub(super) fn accept(&mut self, listener: RawFd) -> io::Result<()> {
+        let entry = opcode::AcceptMulti::new(Fd(listener)).flags(libc::SOCK_CLOEXEC).build();
+        self.push_plain(entry, Kind::Accept, NOBODY)
+    }
+
+    pub(super) fn cancel_accept(&mut self) -> io::Result<()> {
+        let entry = opcode::AsyncCancel::new(user_data(Kind::Accept, NOBODY)).build();
+        self.push_plain(entry, Kind::Ignored, NOBODY)
+    }
+
+    /// Receives into a buffer of the kernel's choice.
+    pub(super) fn receive(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
+        self.push_plain(receive(fd, 0), Kind::Receive, key)
+    }
+
+    pub(super) fn cancel_receive(&mut self, key: Key) -> io::Result<()> {
+        let entry = opcode::AsyncCancel::new(user_data(Kind::Receive, key)).build();
+        self.push_plain(entry, Kind::Ignored, NOBODY)
+    }
+
+    /// Sends what the socket takes at once; then, if that was all, receives the next request.
+    ///
+    /// There is a completion of the send only if it took less than all, before one of the receive
+    /// that says `ECANCELED` (`io_uring_enter(2)`, IOSQE_IO_LINK; MSG_WAITALL is what makes a
+    /// short send break the link). Either way the send is over when the submission is.
+    ///
+    /// # Safety
+    ///
+    /// The bytes must stay valid and unwritten until the next [`wait`](Self::wait) has returned.
+    pub(super) unsafe fn send_then_receive(
+        &mut self,
+        key: Key,
+        fd: RawFd,
+        bytes: *const u8,
+        length: u16,
+    ) -> io::Result<()> {
+        let linked = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
+        let send = send(fd, bytes, length, libc::MSG_WAITALL | libc::MSG_DONTWAIT)
+            .flags(linked)
+            .user_data(user_data(Kind::Send, key));
+        let receive = receive(fd, POLL_FIRST).user_data(user_data(Kind::Receive, key));
+        // Both or none: a link must not be torn by a submission in between.
+        // SAFETY: as for the caller; the receive points to nothing.
+        while unsafe { self.ring.submission().push_multiple(&[send.clone(), receive.clone()]) }
+            .is_err()
+        {
+            self.submit()?;
+        }
+        Ok(())
+    }
+
+    /// Sends the bytes: with `now`, what the socket takes at once, else all of them, whenever.
+    ///
+    /// # Safety
+    ///
+    /// The bytes must stay valid and unwritten, with `now` until the next [`wait`](Self::wait)
+    /// has returned, else until the completion is seen.
+    pub(super) unsafe fn send(
+        &mut self,
+        key: Key,
+        fd: RawFd,
+        bytes: *const u8,
+        length: u16,
+        now: bool,
+    ) -> io::Result<()> {
+        let flags = libc::MSG_WAITALL | if now { libc::MSG_DONTWAIT } else { 0 };
+        let entry = send(fd, bytes, length, flags).user_data(user_data(Kind::Send, key));
+        // SAFETY: as for the caller.
+        unsafe { self.push(&entry) }
+    }
+
+    /// shutdown(2): what waits on the socket completes.
+    pub(super) fn shut_down(&mut self, fd: RawFd, how: libc::c_int) -> io::Result<()> {
+        let entry = opcode::Shutdown::new(Fd(fd), how).build().flags(squeue::Flags::SKIP_SUCCESS);
+        self.push_plain(entry, Kind::Ignored, NOBODY)
+    }
+
+    /// close(2); nothing of the socket may be in flight.
+    pub(super) fn close(&mut self, fd: RawFd) -> io::Result<()> {
+        let entry = opcode::Close::new(Fd(fd)).build().flags(squeue::Flags::SKIP_SUCCESS);
+        self.push_plain(entry, Kind::Ignored, NOBODY)
+    }
+
+    /// Completes when the descriptor becomes readable.
+    pub(super) fn poll_stop(&mut self, fd: RawFd) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).build();
+        self.push_plain(entry, Kind::Stop, NOBODY)
+    }
+
+    /// Submits what is queued and waits for `count` completions, at most for `timeout`; moves all
+    /// there are to `completions`. Says whether the kernel holds more back.
+    pub(super) fn wait(
+        &mut self,
+        count: usize,
+        timeout: Option<Duration>,
+        completions: &mut Vec<cqueue::Entry>,
+    ) -> io::Result<bool> {
+        self.enters += 1;
+        let submitter = self.ring.submitter();
+        match timeout {
+            None => submitter.submit_and_wait(count),
+            Some(timeout) => {
+                let timeout = Timespec::from(timeout);
+                submitter.submit_with_args(count, &SubmitArgs::new().timespec(&timeout))
+            }
+        }
+        .or_else(passing)?;
+        completions.extend(self.ring.completion());
+        Ok(self.ring.submission().cq_overflow())
+    }
+}
+
+/// The errors of io_uring_enter(2) after which one just goes on: the time is over, a signal came,
+/// or completions have to be taken first.
+fn passing(error: io::Error) -> io::Result<usize> {
+    match error.raw_os_error() {
+        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(0),
+        _ => Err(error),
+    }
+}
+
+/// Do not try before the socket is readable: the peer has not even seen the reply yet. And unlike
+/// a try, waiting needs no buffer, so it cannot fail for want of one.
+const POLL_FIRST: u16 = 1; // IORING_RECVSEND_POLL_FIRST, Linux 5.19
+
+fn receive(fd: RawFd, priority: u16) -> squeue::Entry {
+    opcode::Recv::new(Fd(fd), std::ptr::null_mut(), RECV_MAX as u32)
+        .buf_group(GROUP)
+        .ioprio(priority)
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT)
+}
+
+fn send(fd: RawFd, bytes: *const u8, length: u16, flags: libc::c_int) -> squeue::Entry {
+    opcode::Send::new(Fd(fd), bytes, length.into()).flags(flags | libc::MSG_NOSIGNAL).build()
+}

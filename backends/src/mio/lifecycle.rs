@@ -1,0 +1,210 @@
+//! How connections come and go: accepting, ending, lingering, deadlines and the stop signal.
+
+use std::io::ErrorKind;
+use std::net::Shutdown;
+use std::time::Instant;
+
+use lockstep_core::{Cause, Exchange, Op};
+use mio::Interest;
+use mio::Token;
+use mio::net::TcpStream;
+
+use super::{Connection, Loop, State};
+use crate::drive::{Discarded, discard, lingers};
+use crate::errno::is_exhaustion;
+use crate::slots::Key;
+
+impl Loop<'_> {
+    /// Whether there is somebody to accept, and nothing forbids it.
+    pub(super) fn may_accept(&self) -> bool {
+        self.acceptable && self.listener.is_some() && self.pause.until().is_none()
+    }
+
+    /// Accepts at most `bound` connections; what is left is accepted in the next turn.
+    pub(super) fn accept(&mut self, bound: usize) {
+        if self.pause.until().is_some_and(|until| Instant::now() >= until) {
+            self.pause.end();
+        }
+        for _ in 0..bound {
+            if !self.may_accept() {
+                return;
+            }
+            if self.stop.is_draining() {
+                self.admission.enter();
+            } else if !self.admission.try_enter() {
+                // Another shard may free the place: only looking again shows it.
+                self.pause.begin(Instant::now());
+                return;
+            }
+            if !self.accept_one() {
+                self.admission.leave();
+            }
+        }
+    }
+
+    /// Says whether there is one connection more.
+    fn accept_one(&mut self) -> bool {
+        let Some(listener) = &self.listener else { return false };
+        self.stats.syscalls += 1;
+        match listener.accept() {
+            Ok((stream, _)) => {
+                self.pause.reset();
+                self.stats.accepted += 1;
+                self.open(stream)
+            }
+            Err(error) => {
+                match error.kind() {
+                    ErrorKind::WouldBlock => self.acceptable = false,
+                    ErrorKind::Interrupted => {}
+                    _ => {
+                        self.stats.on_accept_error(&error);
+                        if is_exhaustion(&error) {
+                            self.pause.begin(Instant::now());
+                        }
+                    }
+                }
+                false
+            }
+        }
+    }
+
+    fn open(&mut self, stream: TcpStream) -> bool {
+        let key = self.connections.insert(Connection {
+            stream,
+            exchange: Exchange::new(),
+            state: State::Conversing,
+            hung_up: false,
+            queued: false,
+            unsent: None,
+        });
+        let Some(connection) = self.connections.get_mut(key) else { unreachable!("inserted") };
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let token = Token(key.pack() as usize);
+        self.stats.syscalls += 1;
+        if let Err(error) = self.poll.registry().register(&mut connection.stream, token, interest) {
+            self.connections.remove(key);
+            self.stats.on_io_error(&error);
+            self.stats.on_closed(Cause::Error);
+            return false;
+        }
+        self.idle.start(key.index);
+        if self.stop.is_draining() {
+            self.drain_connection(key);
+        } else {
+            self.run_connection(key); // the first request is often there already
+        }
+        true
+    }
+
+    /// Counts the end of a conversation, and closes its connection now or when the peer has.
+    pub(super) fn end(&mut self, key: Key, cause: Cause) {
+        self.stats.on_closed(cause);
+        self.idle.stop(key.index);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if !lingers(cause) {
+            return self.close(key);
+        }
+        self.stats.syscalls += 1;
+        if connection.stream.shutdown(Shutdown::Write).is_err() {
+            return self.close(key); // the connection is gone
+        }
+        connection.state = State::Lingering;
+        self.lingering.start(key.index);
+        self.linger(key);
+    }
+
+    /// Throws away what the peer still sends, until it closes.
+    pub(super) fn linger(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match discard(&mut connection.stream, &mut self.buffer, &mut self.stats) {
+            Discarded::Blocked => {}
+            Discarded::More => {
+                connection.queued = true;
+                self.ready.push_back(key);
+            }
+            Discarded::Ended => self.close(key),
+        }
+    }
+
+    fn close(&mut self, key: Key) {
+        self.lingering.stop(key.index);
+        // Dropping the stream closes it, which takes it out of the epoll instance as well.
+        self.connections.remove(key);
+        self.stats.syscalls += 1;
+        self.admission.leave();
+        self.pause.end(); // there is a descriptor and a place again
+    }
+
+    /// Ends what has gone on for too long.
+    pub(super) fn expire(&mut self) {
+        if self.deadline().is_none() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(index) = self.idle.expired(now) {
+            self.fail(index, Cause::Idle);
+        }
+        while let Some(index) = self.lingering.expired(now) {
+            if let Some(key) = self.connections.key_at(index) {
+                self.close(key);
+            }
+        }
+        if self.stop.deadline().is_some_and(|deadline| now >= deadline) {
+            self.cut();
+        }
+    }
+
+    fn fail(&mut self, index: u32, cause: Cause) {
+        let Some(key) = self.connections.key_at(index) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.exchange.terminate(cause);
+        let _close = connection.exchange.failed();
+        self.stats.on_closed(cause);
+        self.idle.stop(index);
+        self.close(key);
+    }
+
+    /// The stop signal: accepts what waits, then lets every conversation end.
+    pub(super) fn drain(&mut self) {
+        for key in self.connections.keys() {
+            self.drain_connection(key);
+        }
+        self.acceptable = true;
+        self.pause.end();
+        self.accept(self.options.backlog as usize + 1);
+        self.listener = None;
+    }
+
+    fn drain_connection(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.state == State::Lingering {
+            return;
+        }
+        connection.exchange.drain();
+        if connection.exchange.op() != Op::Recv {
+            return;
+        }
+        // A request that is there already is answered; none is waited for.
+        self.run_connection(key);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.state == State::Conversing && connection.exchange.op() == Op::Recv {
+            let nothing = connection.exchange.received(&mut *self.service, &mut self.buffer, 0);
+            let Op::Close(cause) = nothing else { unreachable!("it drains") };
+            self.end(key, cause);
+        }
+    }
+
+    /// The drain timeout is over: closes what still goes on.
+    fn cut(&mut self) {
+        for key in self.connections.keys() {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            match connection.state {
+                State::Lingering => self.close(key),
+                State::Conversing => {
+                    self.stats.drain_cut += 1;
+                    self.fail(key.index, Cause::Drain);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The `mio` backend: one epoll instance per shard, edge-triggered, each socket registered once.
+//!
+//! A turn waits for events and runs each ready connection for a bounded number of system calls;
+//! connections that used up theirs are run again in the next turn, which then does not wait. In
+//! lockstep an event costs one receive and one send: a receive that returned less than it asked
+//! for has emptied the socket, so nothing asks again, and the send is tried at once, without
+//! waiting for the socket to be writable.
+//!
+//! All connections of a shard share one buffer. Only a reply that the socket did not take whole
+//! is kept with its connection.
+
+mod lifecycle;
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use lockstep_core::{Exchange, Op, RECV_MAX, Service};
+use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::admission::Pause;
+use crate::deadlines::Deadlines;
+use crate::drive::{Driven, LINGER, drive};
+use crate::slots::{Key, Slots};
+use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
+
+/// The backend's value; it has no tuning.
+#[derive(Clone, Copy, Debug)]
+pub struct Mio;
+
+/// Events taken from the kernel in one turn.
+const EVENTS: usize = 512;
+
+/// System calls of one connection in one turn: four exchanges.
+const BUDGET: u32 = 8;
+
+/// Connections accepted in one turn.
+const ACCEPTS: usize = 64;
+
+const LISTENER: Token = Token(usize::MAX);
+const STOP: Token = Token(usize::MAX - 1);
+
+impl Backend for Mio {
+    fn name(&self) -> &'static str {
+        "mio"
+    }
+
+    fn probe(&self) -> Result<String, Unsupported> {
+        match Poll::new() {
+            Ok(_) => Ok("epoll, edge-triggered".to_owned()),
+            Err(error) => Err(Unsupported {
+                cause: format!("no epoll instance can be had: {error}"),
+                hint: "raise the limit of open descriptors (ulimit -n)".to_owned(),
+            }),
+        }
+    }
+
+    fn default_shards(&self, cpus: usize) -> usize {
+        cpus
+    }
+
+    fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
+        Loop::new(shard)?.run()
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    exchange: Exchange,
+    state: State,
+    /// Whether the peer's FIN or an error was announced: only reading on shows which.
+    hung_up: bool,
+    /// Whether it is in the list of those to run in the next turn.
+    queued: bool,
+    /// What the socket has not taken of the reply; it ends where the reply ends.
+    unsent: Option<Box<[u8]>>,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum State {
+    Conversing,
+    /// The conversation has ended and is counted; the peer has not closed yet.
+    Lingering,
+}
+
+struct Loop<'a> {
+    poll: Poll,
+    listener: Option<TcpListener>,
+    options: &'a Options,
+    stop: &'a Stop,
+    admission: &'a Admission,
+    service: Box<dyn Service>,
+    connections: Slots<Connection>,
+    buffer: [u8; RECV_MAX],
+    /// To be run in the next turn, without waiting for an event.
+    ready: VecDeque<Key>,
+    /// Whether connections may be waiting in the listen queue.
+    acceptable: bool,
+    pause: Pause,
+    idle: Deadlines,
+    lingering: Deadlines,
+    stats: Stats,
+}
+
+impl<'a> Loop<'a> {
+    fn new(shard: Shard<'a>) -> io::Result<Self> {
+        let Shard { listener, options, stop, admission, service } = shard;
+        let poll = Poll::new()?;
+        listener.set_nonblocking(true)?;
+        let mut listener = TcpListener::from_std(listener);
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let stop_fd = stop.as_fd().as_raw_fd();
+        poll.registry().register(&mut SourceFd(&stop_fd), STOP, Interest::READABLE)?;
+        Ok(Self {
+            poll,
+            listener: Some(listener),
+            options,
+            stop,
+            admission,
+            service: service(),
+            connections: Slots::new(),
+            buffer: [0; RECV_MAX],
+            ready: VecDeque::new(),
+            acceptable: false,
+            pause: Pause::default(),
+            idle: Deadlines::new(options.idle_timeout),
+            lingering: Deadlines::new(Some(LINGER)),
+            stats: Stats::new(),
+        })
+    }
+
+    fn run(mut self) -> io::Result<Stats> {
+        let mut events = Events::with_capacity(EVENTS);
+        while self.listener.is_some() || self.connections.len() > 0 {
+            self.wait(&mut events)?;
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.acceptable = true,
+                    STOP => self.drain(),
+                    Token(packed) => {
+                        let hung_up = event.is_read_closed() || event.is_error();
+                        self.on_event(Key::unpack(packed as u64), hung_up);
+                    }
+                }
+            }
+            self.run_ready();
+            self.expire();
+            self.accept(ACCEPTS);
+        }
+        Ok(self.stats)
+    }
+
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = if !self.ready.is_empty() || self.may_accept() {
+            Some(Duration::ZERO)
+        } else {
+            // mio rounds up to whole milliseconds: never early, so never a turn for nothing.
+            self.deadline().map(|at| at.saturating_duration_since(Instant::now()))
+        };
+        self.stats.syscalls += 1;
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            result => result,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let pause = self.pause.until().filter(|_| self.acceptable && self.listener.is_some());
+        [pause, self.idle.next(), self.lingering.next(), self.stop.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn on_event(&mut self, key: Key, hung_up: bool) {
+        // An event of this batch can be for a connection closed earlier in it.
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.hung_up |= hung_up;
+        if !connection.queued {
+            self.run_connection(key);
+        }
+    }
+
+    /// Runs those that were left over by the turn before; whoever is left over again waits for
+    /// the next turn.
+    fn run_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(key) = self.ready.pop_front() else { return };
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            connection.queued = false;
+            self.run_connection(key);
+        }
+    }
+
+    #[inline]
+    fn run_connection(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.state == State::Lingering {
+            return self.linger(key);
+        }
+        let Connection { stream, exchange, hung_up, unsent, .. } = connection;
+        let (service, buffer, stats) = (&mut *self.service, &mut self.buffer, &mut self.stats);
+        if let Some(bytes) = unsent.take() {
+            put_back(exchange, buffer, &bytes);
+        }
+        let moved = stats.bytes_moved();
+        let driven = drive(exchange, service, stream, buffer, stats, BUDGET, !*hung_up);
+        match driven {
+            Driven::Drained => {}
+            Driven::Blocked => *unsent = take_out(exchange, buffer),
+            Driven::Yielded | Driven::Interrupted => {
+                *unsent = take_out(exchange, buffer);
+                connection.queued = true;
+                self.ready.push_back(key);
+            }
+            Driven::Closed(cause) => return self.end(key, cause),
+        }
+        if self.stats.bytes_moved() != moved {
+            self.idle.start(key.index);
+        }
+    }
+}
+
+/// What is not sent yet of the reply in `buffer`, if anything.
+fn take_out(exchange: &Exchange, buffer: &[u8; RECV_MAX]) -> Option<Box<[u8]>> {
+    match exchange.op() {
+        Op::Send { start, end } => Some(buffer[usize::from(start)..usize::from(end)].into()),
+        Op::Recv | Op::Close(_) => None,
+    }
+}
+
+fn put_back(exchange: &Exchange, buffer: &mut [u8; RECV_MAX], unsent: &[u8]) {
+    if let Op::Send { start, end } = exchange.op() {
+        buffer[usize::from(start)..usize::from(end)].copy_from_slice(unsent);
+    }
+}

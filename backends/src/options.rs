@@ -1,0 +1,82 @@
+//! What a server can be told.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How a server listens and what it limits. The defaults are the command line's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Options {
+    /// The listen queue asked of listen(2), per shard; the kernel caps it at
+    /// `net.core.somaxconn`.
+    pub backlog: u32,
+    /// Threads with a listener each; `None` lets the backend choose.
+    pub shards: Option<usize>,
+    /// Blocking backend: so many threads that each accept and serve one conversation at a time,
+    /// in place of a thread per connection.
+    pub threads: Option<usize>,
+    /// Processors for the shards, one each in turn; empty pins nothing.
+    pub pin: Vec<usize>,
+    /// Connections open at once, at most; more wait in the listen queue.
+    pub conns_max: usize,
+    /// How long a connection may go without a byte moving.
+    pub idle_timeout: Option<Duration>,
+    /// How long conversations may take to end after the stop signal, before they are cut.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            backlog: 1024,
+            shards: None,
+            threads: None,
+            pin: Vec::new(),
+            conns_max: usize::MAX,
+            idle_timeout: None,
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a server says: see the services of the same names.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ServiceKind {
+    /// [`lockstep_core::Echo`]
+    Echo,
+    /// [`lockstep_core::Hi`]
+    Hi,
+    /// [`crate::chat::Chat`]
+    Chat,
+}
+
+impl ServiceKind {
+    /// Every service.
+    pub const ALL: [Self; 3] = [Self::Echo, Self::Hi, Self::Chat];
+
+    /// The name used in flags and records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Hi => "hi",
+            Self::Chat => "chat",
+        }
+    }
+}
+
+impl fmt::Display for ServiceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ServiceKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == text)
+            .ok_or_else(|| format!("no service is called {text:?}; there are echo, hi and chat"))
+    }
+}

@@ -1,0 +1,225 @@
+//! Starting a server: its listeners, its shards and their end.
+//!
+//! A server stops in five steps, the same on every backend: (1) accept what already waits in the
+//! listen queue, then close the listener (closing it first would reset those); (2) wish every
+//! exchange to drain, and take the receive back from those that wait for a request; (3) send the
+//! replies still owed, each followed by a FIN, and linger for the peer's; (4) at the drain
+//! timeout, cut those that still go on; (5) return the counts when nothing is in flight.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use lockstep_core::{Echo, Hi, Service};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::chat::{Chat, Console};
+use crate::listener::listen;
+use crate::{Admission, Backend, Options, ServiceKind, Shard, Stats, Stop, Unsupported};
+
+/// What to start.
+#[derive(Clone)]
+pub struct Config {
+    /// How bytes are moved.
+    pub backend: &'static dyn Backend,
+    /// Where to listen; port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// What is said.
+    pub service: ServiceKind,
+    /// The rest.
+    pub options: Options,
+}
+
+/// Why a server did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The backend cannot run here.
+    Unsupported(Unsupported),
+    /// The address cannot be listened on.
+    Listen(io::Error),
+    /// Something else that the kernel refused.
+    Other(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsupported(unsupported) => unsupported.fmt(f),
+            Self::Listen(error) | Self::Other(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A running server: a thread per shard. It is told to stop by [`drain`](Self::drain), and
+/// [`join`](Self::join) waits until it has.
+#[derive(Debug)]
+pub struct Server {
+    addr: SocketAddr,
+    stop: Arc<Stop>,
+    admission: Arc<Admission>,
+    shards: Vec<JoinHandle<io::Result<Stats>>>,
+}
+
+impl Server {
+    /// Starts every shard. When it returns, the address can be connected to.
+    ///
+    /// # Errors
+    ///
+    /// If the backend cannot run here, the address cannot be had, or a thread cannot be started.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        config.backend.probe().map_err(StartError::Unsupported)?;
+        let count = shards(config);
+        let listeners =
+            listen(config.listen, count, config.options.backlog).map_err(StartError::Listen)?;
+        let addr = listeners[0].local_addr().map_err(StartError::Listen)?;
+        let stop = Arc::new(Stop::new(config.options.drain_timeout).map_err(StartError::Other)?);
+        let admission = Arc::new(Admission::new(config.options.conns_max));
+        let console = Console::new(Arc::clone(&stop));
+        let mut server = Self { addr, stop, admission, shards: Vec::with_capacity(count) };
+        for (index, listener) in listeners.into_iter().enumerate() {
+            let pinned = share(&config.options.pin, index, count);
+            match server.spawn(config.clone(), index, listener, pinned, Arc::clone(&console)) {
+                Ok(shard) => server.shards.push(shard),
+                Err(error) => {
+                    server.drain();
+                    let _stats = server.join();
+                    return Err(StartError::Other(error));
+                }
+            }
+        }
+        Ok(server)
+    }
+
+    fn spawn(
+        &self,
+        config: Config,
+        index: usize,
+        listener: TcpListener,
+        pinned: Vec<usize>,
+        console: Arc<Console>,
+    ) -> io::Result<JoinHandle<io::Result<Stats>>> {
+        let (stop, admission) = (Arc::clone(&self.stop), Arc::clone(&self.admission));
+        thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+            // A shard that ends, for whatever reason, ends the others: a server that serves a
+            // part of its connections is worse than none.
+            let _ender = DrainOnDrop(&stop);
+            pin(&pinned)?;
+            let service = || -> Box<dyn Service> {
+                match config.service {
+                    ServiceKind::Echo => Box::new(Echo),
+                    ServiceKind::Hi => Box::new(Hi),
+                    ServiceKind::Chat => Box::new(Chat::new(Arc::clone(&console))),
+                }
+            };
+            config.backend.serve(Shard {
+                listener,
+                options: &config.options,
+                stop: &stop,
+                admission: &admission,
+                service: &service,
+            })
+        })
+    }
+
+    /// Where it listens; the real port, also for port 0.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// How many shards it has.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Its stop signal, for whoever has to stop it from another thread.
+    pub fn stop(&self) -> Arc<Stop> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Stops accepting and lets the conversations end in order.
+    pub fn drain(&self) {
+        self.stop.drain();
+    }
+
+    /// Waits for every shard to end and adds up what they counted.
+    ///
+    /// # Errors
+    ///
+    /// The first shard's trouble that kept it from going on; the others were drained.
+    pub fn join(self) -> io::Result<Stats> {
+        let mut stats = Stats::new();
+        let mut trouble = None;
+        for shard in self.shards {
+            match shard.join() {
+                Ok(Ok(counted)) => stats.merge(&counted),
+                Ok(Err(error)) => trouble = trouble.or(Some(error)),
+                Err(_panic) => trouble = Some(io::Error::other("a shard panicked")),
+            }
+        }
+        stats.connections_peak = self.admission.peak();
+        debug_assert!(trouble.is_some() || stats.accepted == stats.closed.total());
+        trouble.map_or(Ok(stats), Err)
+    }
+}
+
+struct DrainOnDrop<'a>(&'a Stop);
+
+impl Drop for DrainOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.drain();
+    }
+}
+
+fn shards(config: &Config) -> usize {
+    let one_person = config.service == ServiceKind::Chat;
+    let default = if one_person { 1 } else { config.backend.default_shards(cpus(&config.options)) };
+    config.options.shards.unwrap_or(default).max(1)
+}
+
+/// The processors that shards may use: those to pin to, else those the process is allowed.
+fn cpus(options: &Options) -> usize {
+    match options.pin.len() {
+        0 => sched_getaffinity(None).map_or(1, |set| set.count() as usize),
+        pinned => pinned,
+    }
+}
+
+/// A shard's share of the processors: every so many-th, or one of them in turn where there are
+/// more shards than processors.
+fn share(cpus: &[usize], shard: usize, shards: usize) -> Vec<usize> {
+    match cpus.len() {
+        0 => Vec::new(),
+        len if shards >= len => vec![cpus[shard % len]],
+        _ => cpus.iter().copied().skip(shard).step_by(shards).collect(),
+    }
+}
+
+/// Pins the calling thread, and the threads it will start.
+fn pin(cpus: &[usize]) -> io::Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        set.set(cpu);
+    }
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn processors_are_shared_out_and_each_shard_has_one() {
+        assert_eq!(share(&[], 0, 2), Vec::<usize>::new());
+        assert_eq!(share(&[0, 1, 2], 0, 1), [0, 1, 2]);
+        assert_eq!(share(&[4, 5, 6], 0, 2), [4, 6]);
+        assert_eq!(share(&[4, 5, 6], 1, 2), [5]);
+        assert_eq!(share(&[4, 5], 2, 3), [4]);
+    }
+}

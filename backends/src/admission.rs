@@ -4,45 +4,53 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// The bound on open connections.
+/// The bound on open connections. A place is taken before accept(2) is called, so that those who
+/// find none wait in the listen queue.
 #[derive(Debug)]
 pub struct Admission {
+    taken: AtomicUsize,
     open: AtomicUsize,
     peak: AtomicUsize,
     limit: usize,
 }
 
 impl Admission {
-    /// Admits `limit` connections at once, at least one.
+    /// Has `limit` places, at least one.
     pub fn new(limit: usize) -> Self {
-        Self { open: AtomicUsize::new(0), peak: AtomicUsize::new(0), limit: limit.max(1) }
+        let [taken, open, peak] = [const { AtomicUsize::new(0) }; 3];
+        Self { taken, open, peak, limit: limit.max(1) }
     }
 
     /// Takes a place, if one is free.
     pub fn try_enter(&self) -> bool {
-        let entered = self
-            .open
-            .fetch_update(Relaxed, Relaxed, |open| (open < self.limit).then_some(open + 1))
-            .is_ok();
-        if entered {
-            self.peak.fetch_max(self.open.load(Relaxed), Relaxed);
-        }
-        entered
+        let more = |taken| (taken < self.limit).then_some(taken + 1);
+        self.taken.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
     /// Takes a place beyond the limit: for those found waiting when the server stops.
     pub fn enter(&self) {
+        self.taken.fetch_add(1, Relaxed);
+    }
+
+    /// Gives back a place for which nobody came.
+    pub fn leave(&self) {
+        let taken = self.taken.fetch_sub(1, Relaxed);
+        debug_assert!(taken > 0, "left without having entered");
+    }
+
+    /// A connection was accepted for a place taken.
+    pub fn open(&self) {
         let open = self.open.fetch_add(1, Relaxed) + 1;
         self.peak.fetch_max(open, Relaxed);
     }
 
-    /// Gives a place back.
-    pub fn leave(&self) {
-        let open = self.open.fetch_sub(1, Relaxed);
-        debug_assert!(open > 0, "left without having entered");
+    /// The connection is closed, and its place free.
+    pub fn close(&self) {
+        self.open.fetch_sub(1, Relaxed);
+        self.leave();
     }
 
-    /// The most that were open at once.
+    /// The most connections that were open at once.
     pub fn peak(&self) -> u64 {
         self.peak.load(Relaxed) as u64
     }
@@ -91,12 +99,14 @@ mod tests {
     fn the_limit_is_exact_and_the_peak_is_remembered() {
         let admission = Admission::new(2);
         assert!(admission.try_enter() && admission.try_enter() && !admission.try_enter());
+        assert_eq!(admission.peak(), 0, "nobody has come yet");
         admission.enter();
-        assert_eq!(admission.peak(), 3);
-        admission.leave();
+        (0..3).for_each(|_| admission.open());
+        admission.close();
         assert!(!admission.try_enter());
-        admission.leave();
+        admission.close();
         assert!(admission.try_enter());
+        admission.leave();
         assert_eq!(admission.peak(), 3);
     }
 

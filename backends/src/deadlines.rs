@@ -70,6 +70,11 @@ impl Deadlines {
         self.links[index as usize].listed = false;
     }
 
+    /// Whether the slot's time runs.
+    pub(crate) fn runs(&self, index: u32) -> bool {
+        self.links.get(index as usize).is_some_and(|link| link.listed)
+    }
+
     /// Takes out a slot whose time is over at `now`, the longest over first.
     pub(crate) fn expired(&mut self, now: Instant) -> Option<u32> {
         if self.next()? > now {

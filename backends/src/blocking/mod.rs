@@ -114,6 +114,7 @@ impl Server<'_> {
             match self.accept_one(listener) {
                 Ok(stream) => {
                     pause.reset();
+                    self.admission.open();
                     serve(stream);
                 }
                 Err(error) => {
@@ -132,6 +133,7 @@ impl Server<'_> {
             match self.accept_one(listener) {
                 Ok(stream) => {
                     self.admission.enter();
+                    self.admission.open();
                     serve(stream);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -165,7 +167,7 @@ impl Server<'_> {
             stats.on_accept_error(&error);
             stats.on_closed(Cause::Error);
             drop(stats);
-            self.admission.leave();
+            self.admission.close();
             self.stop.wait(Pause::default().begin(Instant::now()));
         }
     }
@@ -177,7 +179,7 @@ impl Server<'_> {
         drop(stream);
         stats.syscalls += 1;
         self.stats().merge(&stats);
-        self.admission.leave();
+        self.admission.close();
     }
 
     /// The shard's own thread, after the stop signal: interrupts the others until none is left,

@@ -83,6 +83,7 @@ impl Loop<'_> {
     }
 
     fn open(&mut self, fd: RawFd) -> io::Result<()> {
+        self.admission.open();
         let key = self.connections.insert(Connection {
             fd,
             exchange: Exchange::new(),
@@ -141,7 +142,7 @@ impl Loop<'_> {
     fn close(&mut self, key: Key) -> io::Result<()> {
         self.lingering.stop(key.index);
         let Some(connection) = self.connections.remove(key) else { return Ok(()) };
-        self.admission.leave();
+        self.admission.close();
         self.pause.end(); // there is a descriptor and a place again
         self.ring.close(connection.fd)
     }

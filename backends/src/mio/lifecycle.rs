@@ -42,7 +42,7 @@ impl Loop<'_> {
         }
     }
 
-    /// Says whether there is one connection more.
+    /// Says whether there was somebody for the place.
     fn accept_one(&mut self) -> bool {
         let Some(listener) = &self.listener else { return false };
         self.stats.syscalls += 1;
@@ -50,7 +50,9 @@ impl Loop<'_> {
             Ok((stream, _)) => {
                 self.pause.reset();
                 self.stats.accepted += 1;
-                self.open(stream)
+                self.admission.open();
+                self.open(stream);
+                true
             }
             Err(error) => {
                 match error.kind() {
@@ -68,7 +70,7 @@ impl Loop<'_> {
         }
     }
 
-    fn open(&mut self, stream: TcpStream) -> bool {
+    fn open(&mut self, stream: TcpStream) {
         let key = self.connections.insert(Connection {
             stream,
             exchange: Exchange::new(),
@@ -82,10 +84,9 @@ impl Loop<'_> {
         let token = Token(key.pack() as usize);
         self.stats.syscalls += 1;
         if let Err(error) = self.poll.registry().register(&mut connection.stream, token, interest) {
-            self.connections.remove(key);
             self.stats.on_io_error(&error);
             self.stats.on_closed(Cause::Error);
-            return false;
+            return self.close(key);
         }
         self.idle.start(key.index);
         if self.stop.is_draining() {
@@ -93,7 +94,6 @@ impl Loop<'_> {
         } else {
             self.run_connection(key); // the first request is often there already
         }
-        true
     }
 
     /// Counts the end of a conversation, and closes its connection now or when the peer has.
@@ -131,7 +131,7 @@ impl Loop<'_> {
         // Dropping the stream closes it, which takes it out of the epoll instance as well.
         self.connections.remove(key);
         self.stats.syscalls += 1;
-        self.admission.leave();
+        self.admission.close();
         self.pause.end(); // there is a descriptor and a place again
     }
 
@@ -142,7 +142,12 @@ impl Loop<'_> {
         }
         let now = Instant::now();
         while let Some(index) = self.idle.expired(now) {
-            self.fail(index, Cause::Idle);
+            let Some(key) = self.connections.key_at(index) else { continue };
+            // After a long turn its event may still wait in the kernel.
+            self.run_connection(key);
+            if !self.idle.runs(index) {
+                self.fail(key, Cause::Idle);
+            }
         }
         while let Some(index) = self.lingering.expired(now) {
             if let Some(key) = self.connections.key_at(index) {
@@ -154,13 +159,12 @@ impl Loop<'_> {
         }
     }
 
-    fn fail(&mut self, index: u32, cause: Cause) {
-        let Some(key) = self.connections.key_at(index) else { return };
+    fn fail(&mut self, key: Key, cause: Cause) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.exchange.terminate(cause);
         let _close = connection.exchange.failed();
         self.stats.on_closed(cause);
-        self.idle.stop(index);
+        self.idle.stop(key.index);
         self.close(key);
     }
 
@@ -202,7 +206,7 @@ impl Loop<'_> {
                 State::Lingering => self.close(key),
                 State::Conversing => {
                     self.stats.drain_cut += 1;
-                    self.fail(key.index, Cause::Drain);
+                    self.fail(key, Cause::Drain);
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::Environment;
 pub const SCHEMA: u32 = 1;
 
 /// One measured run.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Record {
     /// The version of this layout: [`SCHEMA`].

@@ -17,7 +17,7 @@ use crate::{Record, SCHEMA};
 /// More than any record takes; stops a mistaken path such as `/dev/zero` from filling memory.
 const FILE_MAX: u64 = 64 << 20;
 
-/// Says beforehand whether [`write`] would refuse `path`, so that no measured run is lost to it.
+/// Says beforehand whether [`write()`] would refuse `path`, so that no measured run is lost to it.
 ///
 /// # Errors
 ///

@@ -3,14 +3,14 @@
 mod notes;
 
 use comfy_table::presets::ASCII_MARKDOWN;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 use crate::{Cost, Latency, Record, format, text};
 
 /// The most columns of a terminal a table takes.
 const WIDTH: usize = 100;
 
-/// The widest cell: `1234567/s  1.23x`.
+/// The most characters of a name in a cell; a value with its ratio takes as many.
 const CELL: usize = 16;
 
 /// With more records than this, a record takes a row.
@@ -83,7 +83,6 @@ const THROUGHPUT: Metric = Metric::new("throughput", |r| Some(r.throughput_per_s
 const P50: Metric = Metric::new("exchange p50", |r| exchange(r, |l| l.p50_ns), nanoseconds);
 const P99: Metric = Metric::new("exchange p99", |r| exchange(r, |l| l.p99_ns), nanoseconds);
 const P999: Metric = Metric::new("exchange p99.9", |r| exchange(r, |l| l.p999_ns), nanoseconds);
-const MAX: Metric = Metric::new("exchange max", |r| exchange(r, |l| l.max_ns), nanoseconds);
 const SERVER_CPU: Metric = Metric::new("server CPU/exchange", server_cpu, microseconds);
 const ERRORS: Metric =
     Metric::new("errors", |r| Some(r.errors_total as f64), format::count).uncompared();
@@ -94,7 +93,7 @@ const METRICS: [Metric; 16] = [
     Metric::new("exchange p90", |r| exchange(r, |l| l.p90_ns), nanoseconds),
     P99,
     P999,
-    MAX,
+    Metric::new("exchange max", |r| exchange(r, |l| l.max_ns), nanoseconds),
     Metric::new("connect p99", |r| p99(r.latency.connect.as_ref()), nanoseconds),
     Metric::new("first exchange p99", |r| p99(r.latency.first_exchange.as_ref()), nanoseconds),
     SERVER_CPU,
@@ -136,7 +135,7 @@ fn microseconds(value: f64) -> String {
 }
 
 fn few(value: f64) -> String {
-    if value < 9.995 { format!("{value:.2}") } else { format::count(value) }
+    if value < 9.9995 { format!("{value:.3}") } else { format::count(value) }
 }
 
 fn index(value: f64) -> String {
@@ -149,7 +148,9 @@ fn valid(record: &Record) -> String {
 
 /// A metric a row, a record a column.
 fn by_column(records: &[(&str, &Record)]) -> Table {
-    let mut table = plain(std::iter::once("").chain(records.iter().map(|&(label, _)| label)));
+    let mut table = plain(
+        std::iter::once(String::new()).chain(records.iter().map(|&(label, _)| label.to_owned())),
+    );
     let facts = |label: &str, fact: fn(&Record) -> String| {
         let cells = records.iter().map(|(_, record)| text::shorten(&fact(record), CELL));
         std::iter::once(label.to_owned()).chain(cells).collect::<Vec<_>>()
@@ -178,26 +179,23 @@ fn by_column(records: &[(&str, &Record)]) -> Table {
 
 /// A record a row, with the main metrics.
 fn by_row(records: &[(&str, &Record)]) -> Table {
-    let heads = [
-        "",
-        "subject",
-        "throughput",
-        "",
-        "p50",
-        "p99",
-        "p99.9",
-        "max",
-        "srv CPU",
-        "errors",
-        "valid",
-    ];
-    let mut table = plain(heads);
+    // A name says enough; a number needs the subject beside it.
+    let numbered = records.iter().all(|(label, _)| label.starts_with('#'));
+    let subject = |text: &str| numbered.then(|| text::shorten(text, 12));
+    let heads = ["throughput", "", "p50", "p99", "p99.9", "srv CPU", "errors", "valid"];
+    let mut table = plain(
+        std::iter::once(String::new())
+            .chain(subject("subject"))
+            .chain(std::iter::once("conns x B".to_owned()))
+            .chain(heads.map(str::to_owned)),
+    );
     for &(label, record) in records {
         let mut row = vec![label.to_owned()];
-        row.push(text::shorten(&text::printable(&record.subject.name), CELL));
+        row.extend(subject(&text::printable(&record.subject.name)));
+        row.push(format!("{}x{}", record.conns, record.size));
         row.push(THROUGHPUT.shown(record));
         row.push(THROUGHPUT.ratio(record, records[0].1).unwrap_or_default());
-        row.extend([P50, P99, P999, MAX, SERVER_CPU, ERRORS].map(|metric| metric.shown(record)));
+        row.extend([P50, P99, P999, SERVER_CPU, ERRORS].map(|metric| metric.shown(record)));
         row.push(valid(record));
         table.add_row(row);
     }
@@ -205,9 +203,11 @@ fn by_row(records: &[(&str, &Record)]) -> Table {
 }
 
 /// An empty table, all but the first column aligned to the right.
-fn plain<'a>(heads: impl IntoIterator<Item = &'a str>) -> Table {
+fn plain(heads: impl IntoIterator<Item = String>) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_header(heads);
+    // Only absurd values are too wide; they are broken, not the table.
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH as u16);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -11,7 +11,6 @@ const INDENT: usize = 4;
 /// A line for each setting or circumstance that is not the same in all records.
 pub(super) fn differences(records: &[(&str, &Record)]) -> Vec<String> {
     let circumstances: Vec<_> = records.iter().map(|(_, record)| circumstances(record)).collect();
-    // In the order of the first record that has them, so that related ones stay together.
     let mut seen = BTreeSet::new();
     let names = circumstances.iter().flatten().map(|(name, _)| name);
     let names: Vec<&String> = names.filter(|&name| seen.insert(name)).collect();
@@ -29,12 +28,15 @@ pub(super) fn differences(records: &[(&str, &Record)]) -> Vec<String> {
     lines
 }
 
-fn value<'a>(circumstances: &'a [(String, String)], name: &str) -> &'a str {
+/// What a run's numbers depend on besides its subject: a name, and the value if it has one.
+type Circumstance = (String, Option<String>);
+
+fn value<'a>(circumstances: &'a [Circumstance], name: &str) -> &'a str {
     let found = circumstances.iter().find(|(found, _)| found == name);
-    found.map_or("-", |(_, value)| value)
+    found.and_then(|(_, value)| value.as_deref()).unwrap_or("-")
 }
 
-/// `kernel: 6.1.0 (mio, blocking), 6.18.44 (io-uring)`.
+/// `kernel: 6.1.0 (mio, blocking) | 6.18.44 (io-uring)`.
 fn difference(name: &str, values: &[(&str, &str)]) -> String {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     for &(label, value) in values {
@@ -45,40 +47,35 @@ fn difference(name: &str, values: &[(&str, &str)]) -> String {
     }
     let groups: Vec<String> =
         groups.iter().map(|(value, labels)| format!("{value} ({})", labels.join(", "))).collect();
-    let line = format!("  {name}: {}", groups.join(", "));
+    let line = format!("  {name}: {}", groups.join(" | "));
     text::wrap(&text::printable(&line), WIDTH, INDENT)
 }
 
-/// What a run's numbers depend on besides its subject, by name.
-fn circumstances(record: &Record) -> Vec<(String, String)> {
+fn circumstances(record: &Record) -> Vec<Circumstance> {
     let subject = &record.subject;
-    let server = record.server.as_ref();
-    let mut all = Vec::new();
-    let mut note = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            all.push((name.to_owned(), value));
-        }
-    };
-    note("service", Some(subject.service.clone()));
-    note("load", Some(record.load.clone()));
-    note("connections", Some(record.conns.to_string()));
-    note("bytes", Some(record.size.to_string()));
-    note("measured", Some(format!("{:.0}s", record.duration_s)));
-    note("warm-up", Some(format!("{:.1}s", record.warmup_s)));
-    note("shards", subject.shards.map(|shards| shards.to_string()));
-    note("backlog", subject.backlog.map(|backlog| backlog.to_string()));
-    note("client threads", Some(record.threads.to_string()));
-    note("client CPUs", Some(record.client.cpus.clone()));
-    note("server CPUs", server.map(|cost| cost.cpus.clone()));
-    note("program", Some(format!("{} {}", record.tool, record.version)));
-    all.extend(places(&record.environment));
-    all
+    let number = |value: Option<u32>| value.map(|value| value.to_string());
+    let named = [
+        ("service", Some(subject.service.clone())),
+        ("load", Some(record.load.clone())),
+        ("connections", number(Some(record.conns))),
+        ("bytes", number(Some(record.size))),
+        ("measured", Some(format!("{:.0}s", record.duration_s))),
+        ("warm-up", Some(format!("{:.1}s", record.warmup_s))),
+        ("shards", number(subject.shards)),
+        ("backlog", number(subject.backlog)),
+        ("client threads", number(Some(record.threads))),
+        ("client CPUs", Some(record.client.cpus.clone())),
+        ("server CPUs", record.server.as_ref().map(|cost| cost.cpus.clone())),
+        ("program", Some(format!("{} {}", record.tool, record.version))),
+    ];
+    let named = named.map(|(name, value)| (name.to_owned(), value));
+    named.into_iter().chain(places(&record.environment)).collect()
 }
 
 /// The circumstances that lie in the environment.
-fn places(environment: &Environment) -> Vec<(String, String)> {
+fn places(environment: &Environment) -> Vec<Circumstance> {
     let Environment { build, .. } = environment;
-    let dirty = if build.git_dirty == Some(true) { ", changed" } else { "" };
+    let dirty = if build.git_dirty == Some(true) { " changed" } else { "" };
     let revision = build.git_revision.as_ref();
     let git = revision.map(|all| format!("{}{dirty}", all.get(..10).unwrap_or(all)));
     let yes = |flag: Option<bool>| flag.map(|flag| if flag { "yes" } else { "no" }.to_owned());
@@ -103,12 +100,13 @@ fn places(environment: &Environment) -> Vec<(String, String)> {
         ("clock source", environment.clocksource.clone()),
         ("cgroup CPUs", environment.cgroup_cpus.map(|cpus| cpus.to_string())),
     ];
-    let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let named = named.map(|(name, value)| (name.to_owned(), value));
     let mitigations = environment.mitigations.iter();
     let sysctl = environment.sysctl.iter();
     named
-        .chain(mitigations.map(|(name, text)| (format!("mitigation {name}"), text.clone())))
-        .chain(sysctl.map(|(name, text)| (name.clone(), text.clone())))
+        .into_iter()
+        .chain(mitigations.map(|(name, text)| (format!("mitigation {name}"), Some(text.clone()))))
+        .chain(sysctl.map(|(name, text)| (name.clone(), Some(text.clone()))))
         .collect()
 }
 
@@ -117,7 +115,10 @@ pub(super) fn doubts(label: &str, record: &Record) -> Vec<String> {
     let mut doubts = Vec::new();
     if !record.valid {
         let reasons = record.invalid_reasons.join("; ");
-        doubts.push(format!("not valid: {}", if reasons.is_empty() { "-" } else { &reasons }));
+        doubts.push(format!(
+            "not valid: {}",
+            if reasons.is_empty() { "no reason given" } else { &reasons }
+        ));
     }
     if record.interrupted {
         doubts.push("interrupted: the window was cut short".into());
@@ -131,7 +132,8 @@ pub(super) fn doubts(label: &str, record: &Record) -> Vec<String> {
                 format!("{} {}{}", error.count, error.kind, errno.unwrap_or_default())
             })
             .collect();
-        doubts.push(format!("errors: {}", kinds.join(", ")));
+        let kinds = if kinds.is_empty() { "of no stated kind".into() } else { kinds.join(", ") };
+        doubts.push(format!("errors: {kinds}"));
     }
     if let Some(stolen) = stolen_s(&record.environment).filter(|s| *s > 0.01 * record.duration_s) {
         doubts.push(format!("the hypervisor withheld {stolen:.2}s of processor time"));

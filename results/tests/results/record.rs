@@ -1,0 +1,92 @@
+//! The layout that scripts rely on.
+
+use lockstep_results::{Latency, Record, SCHEMA};
+use serde_json::Value;
+
+use crate::{SAMPLE, sample};
+
+#[test]
+fn the_sample_round_trips() {
+    let written = serde_json::to_value(sample()).unwrap();
+    assert_eq!(written, serde_json::from_str::<Value>(SAMPLE).unwrap());
+}
+
+/// The keys of `loadgen --json` that are promised to scripts. Renaming one of them is a change of
+/// [`SCHEMA`].
+#[test]
+fn the_promised_keys_have_their_names() {
+    let record = serde_json::to_value(sample()).unwrap();
+    let mut promised: Vec<String> = [
+        "/schema",
+        "/valid",
+        "/invalid_reasons",
+        "/subject",
+        "/conns",
+        "/size",
+        "/duration_s",
+        "/exchanges",
+        "/throughput_per_s",
+        "/errors_total",
+        "/errors/0/kind",
+        "/errors/0/errno",
+        "/errors/0/count",
+        "/errors/0/first",
+        "/client/cpu_us_per_exchange",
+        "/server/cpu_us_per_exchange",
+        "/fairness/min",
+        "/fairness/max",
+        "/fairness/jain",
+        "/unserved",
+        "/environment",
+        "/argv",
+        "/seed",
+    ]
+    .map(str::to_owned)
+    .into();
+    for timed in ["connect", "first_exchange", "exchange"] {
+        for value in
+            ["count", "min_ns", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "p9999_ns", "max_ns"]
+        {
+            promised.push(format!("/latency/{timed}/{value}"));
+        }
+    }
+    for key in promised {
+        assert!(record.pointer(&key).is_some(), "{key} is missing");
+    }
+    assert_eq!(record["schema"], SCHEMA);
+}
+
+#[test]
+fn what_does_not_apply_is_absent() {
+    let mut record = sample();
+    record.server = None;
+    record.server_statistics = None;
+    record.fairness = None;
+    record.latency = Default::default();
+    record.environment = Default::default();
+    record.subject.backend = None;
+    record.subject.shards = None;
+    record.subject.backlog = None;
+    let text = serde_json::to_string(&record).unwrap();
+    assert!(!text.contains("null"), "{text}");
+    assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+}
+
+/// So that a reader of this version takes a record of a later one with the same schema number.
+#[test]
+fn unknown_keys_are_ignored() {
+    let mut value: Value = serde_json::from_str(SAMPLE).unwrap();
+    value["rate"] = serde_json::json!({ "planned_per_s": 1000.0 });
+    value["environment"]["new"] = true.into();
+    assert_eq!(serde_json::from_value::<Record>(value).unwrap(), sample());
+}
+
+#[test]
+fn the_percentiles_are_those_of_the_other_implementation() {
+    let latency = sample().latency;
+    for stated in [latency.connect, latency.first_exchange, latency.exchange] {
+        let stated = stated.unwrap();
+        let found = Latency::from_histogram(&stated.histogram().unwrap()).unwrap();
+        assert_eq!(Latency { hdr_v2: stated.hdr_v2.clone(), ..found }, stated);
+    }
+}

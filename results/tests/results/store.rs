@@ -1,0 +1,207 @@
+//! Files: whole or not at all, never overwritten by accident, and errors of one line.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use lockstep_results::store::{self, Cause};
+use lockstep_results::{Record, SCHEMA};
+use tempfile::tempdir;
+
+use crate::{SAMPLE, sample};
+
+fn names(directory: &Path) -> Vec<OsString> {
+    let mut names: Vec<OsString> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
+/// Asserts that an error is one line that names the file, and returns it without the name.
+fn one_line(error: &impl ToString, path: &Path) -> String {
+    let line = error.to_string();
+    assert!(!line.contains('\n'), "{line}");
+    let rest = line.strip_prefix(&format!("{}: ", path.display()));
+    rest.unwrap_or_else(|| panic!("no path in: {line}")).to_owned()
+}
+
+fn write_error(record: &Record, path: &Path, force: bool) -> (ErrorKind, String) {
+    let error: io::Error = store::write(record, path, force).unwrap_err();
+    (error.kind(), one_line(&error, path))
+}
+
+#[test]
+fn a_record_reads_back_as_written() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    assert_eq!(store::write(&sample(), &path, false).unwrap(), path);
+    assert_eq!(store::read(&path).unwrap(), sample());
+    assert_eq!(names(directory.path()), ["run.json"], "no temporary file stays");
+}
+
+#[test]
+fn a_directory_gets_a_named_file_and_never_loses_one() {
+    let directory = tempdir().unwrap();
+    let write = |force| store::write(&sample(), directory.path(), force).unwrap();
+    let stem = "20261123T122405Z-9f86d081-mio-1000x64";
+    assert_eq!(write(false), directory.path().join(format!("{stem}.json")));
+    assert_eq!(write(false), directory.path().join(format!("{stem}-2.json")));
+    assert_eq!(write(true), directory.path().join(format!("{stem}-3.json")));
+    assert_eq!(names(directory.path()).len(), 3);
+}
+
+#[test]
+fn a_generated_name_has_no_strange_character_and_no_host_name() {
+    let directory = tempdir().unwrap();
+    let mut record = sample();
+    record.subject.name = "[::1]:80/../x".into();
+    record.environment.host = None;
+    record.started = "2026-11-23T12:24:05.678Z".into();
+    let path = store::write(&record, directory.path(), false).unwrap();
+    let name = "20261123T122405Z-unknown-___1__80_.._x-1000x64.json";
+    assert_eq!(path, directory.path().join(name));
+}
+
+#[test]
+fn a_file_is_not_overwritten_without_force() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    fs::write(&path, "precious").unwrap();
+    let (kind, line) = write_error(&sample(), &path, false);
+    assert_eq!((kind, &*line), (ErrorKind::AlreadyExists, "exists (--force overwrites it)"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    assert_eq!(names(directory.path()), ["run.json"]);
+
+    store::write(&sample(), &path, true).unwrap();
+    assert_eq!(store::read(&path).unwrap(), sample());
+}
+
+/// Such as /dev/null: a rename would take its place.
+#[test]
+fn what_is_neither_file_nor_directory_is_left_alone() {
+    let path = Path::new("/dev/null");
+    let (kind, line) = write_error(&sample(), path, true);
+    assert_eq!((kind, &*line), (ErrorKind::InvalidInput, "is neither a file nor a directory"));
+    assert!(fs::metadata(path).is_ok_and(|found| !found.is_file()));
+}
+
+#[test]
+fn a_missing_directory_is_named_and_not_made() {
+    let directory = tempdir().unwrap();
+    for path in ["none/run.json", "none/"] {
+        let (kind, line) = write_error(&sample(), &directory.path().join(path), false);
+        assert_eq!((kind, &*line), (ErrorKind::NotFound, "no such directory"));
+    }
+    assert_eq!(names(directory.path()).len(), 0);
+}
+
+/// The look before the run and the writing after it agree.
+#[test]
+fn the_check_refuses_what_the_writing_would() {
+    let directory = tempdir().unwrap();
+    let file = directory.path().join("run.json");
+    assert!(store::check(&file, false).is_ok());
+    assert!(store::check(directory.path(), false).is_ok());
+    assert!(store::check(Path::new("in_the_working_directory.json"), false).is_ok());
+    fs::write(&file, "").unwrap();
+    for path in [&*file, Path::new("/dev/null"), Path::new("/none/run.json"), &file.join("below")] {
+        let checked = store::check(path, false).unwrap_err().to_string();
+        assert_eq!(checked, store::write(&sample(), path, false).unwrap_err().to_string());
+    }
+}
+
+#[test]
+fn a_failed_write_leaves_nothing() {
+    let directory = tempdir().unwrap();
+    // A link to nowhere passes the look for an existing file and fails at the rename.
+    let path = directory.path().join("run.json");
+    symlink("/none/nowhere", &path).unwrap();
+    let (kind, _) = write_error(&sample(), &path, false);
+    assert_eq!(kind, ErrorKind::AlreadyExists);
+    assert_eq!(names(directory.path()), ["run.json"], "the temporary file is removed");
+
+    // A name longer than the file system takes fails there, too.
+    let (_, line) = write_error(&sample(), &directory.path().join("x".repeat(300)), false);
+    assert!(line.contains("too long"), "{line}");
+    assert_eq!(names(directory.path()), ["run.json"]);
+}
+
+#[test]
+fn a_record_that_would_not_read_back_is_refused() {
+    let directory = tempdir().unwrap();
+    let record = Record { throughput_per_s: f64::NAN, ..sample() };
+    let (kind, line) = write_error(&record, &directory.path().join("run.json"), false);
+    assert_eq!(kind, ErrorKind::InvalidData);
+    assert!(line.starts_with("the record is not a record: "), "{line}");
+    assert_eq!(names(directory.path()).len(), 0);
+}
+
+#[test]
+fn threads_writing_at_once_all_get_a_file() {
+    let directory = tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| store::write(&sample(), directory.path(), false).unwrap());
+        }
+    });
+    let names = names(directory.path());
+    assert_eq!(names.len(), 8, "{names:?}");
+    for name in names {
+        assert_eq!(store::read(&directory.path().join(name)).unwrap(), sample());
+    }
+}
+
+#[test]
+fn what_is_not_a_record_is_named() {
+    let directory = tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    let error = |text: &str| {
+        fs::write(&path, text).unwrap();
+        let error = store::read(&path).unwrap_err();
+        (one_line(&error, &path), error.cause)
+    };
+
+    for text in ["", "throughput: 241.9k/s\n", &SAMPLE[..SAMPLE.len() / 2], "\u{0}\u{1}"] {
+        let (line, cause) = error(text);
+        assert!(matches!(cause, Cause::NotJson(_)), "{cause:?}");
+        assert!(line.starts_with("not JSON: "), "{line}");
+    }
+    for (text, reason) in [
+        ("{}", "no schema number"),
+        ("[1]", "no schema number"),
+        ("7", "no schema number"),
+        (r#"{"schema": "one"}"#, "a strange schema number"),
+        (r#"{"schema": 0}"#, "a strange schema number"),
+        (r#"{"schema": 1}"#, "missing field `tool`"),
+        (
+            &*SAMPLE.replace("\"conns\": 1000", "\"conns\": -1"),
+            "invalid value: integer `-1`, expected u32",
+        ),
+    ] {
+        let (line, cause) = error(text);
+        assert!(matches!(cause, Cause::NotARecord(_)), "{cause:?}");
+        assert_eq!(line, format!("not a record: {reason}"));
+    }
+    let newer = SAMPLE.replace("\"schema\": 1,\n  \"tool\"", "\"schema\": 2,\n  \"tool\"");
+    let (line, cause) = error(&newer);
+    assert!(matches!(cause, Cause::NewerSchema(2)), "{cause:?}");
+    assert_eq!(line, format!("written by a newer version: schema 2, {SCHEMA} is known here"));
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let directory = tempdir().unwrap();
+    let missing = directory.path().join("none.json");
+    let error = store::read(&missing).unwrap_err();
+    assert!(matches!(error.cause, Cause::Io(_)));
+    assert_eq!(one_line(&error, &missing), "No such file or directory (os error 2)");
+
+    let error = store::read(directory.path()).unwrap_err();
+    assert_eq!(one_line(&error, directory.path()), "Is a directory (os error 21)");
+
+    // Endless: it is not read into memory whole.
+    let error = store::read(Path::new("/dev/zero")).unwrap_err();
+    assert_eq!(one_line(&error, Path::new("/dev/zero")), "not a record: larger than 64 MiB");
+}

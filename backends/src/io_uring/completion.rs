@@ -21,10 +21,8 @@ impl Loop<'_> {
         if connection.lingering {
             return self.on_discarded(key, result, buffer);
         }
-        match connection.flight {
-            Flight::SendThenReceive(_) => self.on_reply_sent(key),
-            Flight::Unlinking => return self.go_on_after_short_send(key),
-            _ => {}
+        if let Flight::SendThenReceive(_) = connection.flight {
+            self.on_reply_sent(key);
         }
         match buffer {
             Some(index) if result > 0 => self.on_request(key, index, result as usize),
@@ -117,7 +115,8 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// A send has been reported: one that no receive follows, or one that did not go out whole.
+    /// A send has been reported: one that no receive follows, or one that did not go out whole; then
+    /// the receive linked to it is cancelled and never reported.
     pub(super) fn on_sent(&mut self, key: Key, result: i32) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(key) else {
             debug_assert!(false, "a slot outlives its operations");
@@ -156,16 +155,6 @@ impl Loop<'_> {
         } else {
             connection.unsent = None;
         }
-        if matches!(connection.flight, Flight::SendThenReceive(_)) {
-            connection.flight = Flight::Unlinking;
-            return Ok(());
-        }
-        self.perform(key, op)
-    }
-
-    fn go_on_after_short_send(&mut self, key: Key) -> io::Result<()> {
-        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        let op = connection.exchange.op();
         self.perform(key, op)
     }
 

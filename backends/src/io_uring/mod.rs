@@ -87,9 +87,6 @@ enum Flight {
     Receive,
     /// A send of the buffer, and a receive linked to it.
     SendThenReceive(u16),
-    /// The send of a linked pair was short or failed; its receive is about to report that it was
-    /// cancelled.
-    Unlinking,
     /// A send of the buffer that no receive follows.
     SendLast(u16),
     /// A send of what the socket did not take at first.

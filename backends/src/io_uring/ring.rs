@@ -145,9 +145,11 @@ impl Ring {
 
     /// Sends what the socket takes at once; then, if that was all, receives the next request.
     ///
-    /// There is a completion of the send only if it took less than all, before one of the receive
-    /// that says `ECANCELED` (`io_uring_enter(2)`, IOSQE_IO_LINK; MSG_WAITALL is what makes a
-    /// short send break the link). Either way the send is over when the submission is.
+    /// There is one completion: of the receive; or, if the send took less than all, of the send.
+    /// MSG_WAITALL is what makes a short send break the link (`io_uring_prep_send(3)`), and
+    /// because a success of the send is not reported, neither is the receive that its failure
+    /// cancels (`req_set_fail` and `io_fail_links`, io_uring/io_uring.h and timeout.c). Either way
+    /// the send is over when the submission is.
     ///
     /// # Safety
     ///

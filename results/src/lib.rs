@@ -21,13 +21,14 @@
 //! * [`Record`] and its parts: the layout of the JSON, versioned by [`SCHEMA`].
 //! * [`Environment`]: the machine, its settings and the build.
 //! * [`store`]: files, written whole or not at all, never overwritten by accident.
-//! * [`table`]: one, two or more records side by side.
+//! * [`table()`]: one, two or more records side by side.
 //! * [`format`](mod@format): durations and counts for people.
 
 #![forbid(unsafe_code)]
 
 mod base64;
 mod environment;
+mod fairness;
 pub mod format;
 mod histogram;
 mod record;

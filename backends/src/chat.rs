@@ -13,6 +13,7 @@ use lockstep_core::{RECV_MAX, Reply, Service};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::Stop;
+use crate::cli::say;
 use crate::text::{prefix, printable, trim_line_ending};
 
 /// What ends a conversation.
@@ -79,7 +80,9 @@ impl Console {
                 Ok(Some(line)) if line.is_empty() => {}
                 Ok(Some(line)) => {
                     if line.len() > RECV_MAX {
-                        eprintln!("note: a reply has at most {RECV_MAX} bytes; the rest is lost");
+                        say(&format!(
+                            "note: a reply has at most {RECV_MAX} bytes; the rest is lost"
+                        ));
                     }
                     return Some(line);
                 }

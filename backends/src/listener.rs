@@ -17,6 +17,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 ///
 /// Whatever socket(2), bind(2) or listen(2) says.
 pub(crate) fn listen(addr: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+    if count > 1 && addr.port() != 0 {
+        bind(addr, false)?; // a port that another server shares out is taken nevertheless
+    }
     let mut addr = addr;
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count {
@@ -28,6 +31,12 @@ pub(crate) fn listen(addr: SocketAddr, count: usize, backlog: u32) -> io::Result
 }
 
 fn listen_one(addr: SocketAddr, shared: bool, backlog: u32) -> io::Result<TcpListener> {
+    let socket = bind(addr, shared)?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+fn bind(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if shared {
@@ -35,6 +44,5 @@ fn listen_one(addr: SocketAddr, shared: bool, backlog: u32) -> io::Result<TcpLis
     }
     socket.set_tcp_nodelay(true)?;
     socket.bind(&addr.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    Ok(socket.into())
+    Ok(socket)
 }

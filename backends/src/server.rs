@@ -37,6 +37,8 @@ pub struct Config {
 pub enum StartError {
     /// The backend cannot run here.
     Unsupported(Unsupported),
+    /// The processors cannot be pinned to.
+    Pin(io::Error),
     /// The address cannot be listened on.
     Listen(io::Error),
     /// Something else that the kernel refused.
@@ -47,7 +49,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unsupported(unsupported) => unsupported.fmt(f),
-            Self::Listen(error) | Self::Other(error) => error.fmt(f),
+            Self::Pin(error) | Self::Listen(error) | Self::Other(error) => error.fmt(f),
         }
     }
 }
@@ -72,6 +74,7 @@ impl Server {
     /// If the backend cannot run here, the address cannot be had, or a thread cannot be started.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         config.backend.probe().map_err(StartError::Unsupported)?;
+        try_to_pin(&config.options.pin).map_err(StartError::Pin)?;
         let count = shards(config);
         let listeners =
             listen(config.listen, count, config.options.backlog).map_err(StartError::Listen)?;
@@ -196,6 +199,13 @@ fn share(cpus: &[usize], shard: usize, shards: usize) -> Vec<usize> {
         len if shards >= len => vec![cpus[shard % len]],
         _ => cpus.iter().copied().skip(shard).step_by(shards).collect(),
     }
+}
+
+/// Whether the processors can be pinned to, found out before anything is started.
+fn try_to_pin(cpus: &[usize]) -> io::Result<()> {
+    let alone = |cpu: &usize| pin(std::slice::from_ref(cpu));
+    thread::scope(|scope| scope.spawn(|| cpus.iter().try_for_each(alone)).join())
+        .unwrap_or_else(|_panic| Err(io::ErrorKind::InvalidInput.into()))
 }
 
 /// Pins the calling thread, and the threads it will start.

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use lockstep_core::RECV_MAX;
 
 use crate::chat::BYE;
-use crate::cli::{complain, exit};
+use crate::cli::{complain, exit, say};
 use crate::errno::name_of;
 use crate::text::{prefix, printable};
 
@@ -42,7 +42,7 @@ pub fn talk(addr: &str) -> ExitCode {
         Ok(Ended::Us) => ExitCode::SUCCESS,
         Ok(Ended::Bye) => ExitCode::SUCCESS,
         Ok(Ended::Closed) => {
-            eprintln!("the server has closed the connection");
+            say("the server has closed the connection");
             ExitCode::SUCCESS
         }
         Err(error) => {

@@ -5,6 +5,7 @@ mod statistics;
 mod table;
 mod units;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -71,8 +72,13 @@ impl Cli {
 
 /// Prints an error and what could be done about it.
 pub(crate) fn complain(error: &str, hint: Option<&str>) {
-    eprintln!("error: {error}");
+    say(&format!("error: {error}"));
     if let Some(hint) = hint {
-        eprintln!("hint: {hint}");
+        say(&format!("hint: {hint}"));
     }
+}
+
+/// Prints a line on standard error. Unlike `eprintln!`, it does not panic when nobody reads.
+pub(crate) fn say(line: &str) {
+    let _nobody_reads = writeln!(io::stderr(), "{line}");
 }

@@ -13,12 +13,12 @@ use signal_hook::iterator::Signals;
 
 use super::statistics::Statistics;
 use super::units::{count, cpu_list, duration};
-use super::{complain, exit};
+use super::{complain, exit, say};
 use crate::errno::name_of;
 use crate::{BACKENDS, Backend, Config, Options, Server, ServiceKind, StartError, by_name};
 
 /// What a server needs beside its connections: listeners, rings, events, the standard streams.
-const DESCRIPTORS_RESERVED: u64 = 64;
+const DESCRIPTORS_RESERVED: u64 = 32;
 
 /// The options of `lockstep serve`.
 #[derive(Args, Clone, Debug)]
@@ -109,14 +109,14 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
 }
 
 fn options(args: &ServeArgs) -> Options {
-    let descriptors = raise_descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED).max(1);
-    let possible = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    let limit = raise_descriptor_limit();
+    let possible = usize::try_from(limit - DESCRIPTORS_RESERVED.min(limit / 2));
     Options {
         backlog: args.backlog,
         shards: args.shards,
         threads: args.threads,
         pin: args.pin.clone().unwrap_or_default(),
-        conns_max: args.max_conns.unwrap_or(possible),
+        conns_max: args.max_conns.unwrap_or(possible.unwrap_or(usize::MAX)),
         idle_timeout: (!args.idle_timeout.is_zero()).then_some(args.idle_timeout),
         drain_timeout: args.drain_timeout,
     }
@@ -151,7 +151,7 @@ fn choose(name: &str) -> &'static dyn Backend {
     for backend in BACKENDS {
         match backend.probe() {
             Ok(how) => {
-                eprintln!("backend auto: {} ({how}{passed_over})", backend.name());
+                say(&format!("backend auto: {} ({how}{passed_over})", backend.name()));
                 return *backend;
             }
             Err(refused) => {
@@ -195,6 +195,12 @@ fn not_started(config: &Config, error: &StartError) -> u8 {
         StartError::Unsupported(refused) => {
             complain(&format!("backend {name} is not available: {refused}"), Some(&refused.hint));
             exit::UNSUPPORTED
+        }
+        StartError::Pin(error) => {
+            let cpus = &config.options.pin;
+            let text = format!("cannot pin to processors {cpus:?}: {}", strip_number(error));
+            complain(&text, Some("lscpu shows which there are"));
+            exit::USAGE
         }
         StartError::Listen(error) => {
             let cause = strip_number(error);

@@ -1,1 +1,117 @@
-fn main(){}
+//! The `loadgen` command: arguments in, text or JSON out, exit code.
+
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind as ClapErrorKind;
+use lockstep_results::{Record, store, table};
+
+use loadgen::args::{Cli, Command, ReportArgs, RunArgs};
+use loadgen::exit::{self, Failure};
+use loadgen::failures::with_name;
+use loadgen::{report, run, subject};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(complain(&error)),
+    };
+    let result = match cli.command {
+        None => run_and_print(cli.run),
+        Some(Command::Report(args)) => print_report(&args),
+        Some(Command::Serve(args)) => return subject::serve(&args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run_and_print(args: RunArgs) -> Result<u8, Failure> {
+    let args = args
+        .finish()
+        .map_err(|error| Failure::new(exit::USAGE, error).hint("see loadgen --help"))?;
+    let finished = run::run(&args, std::env::args().collect())?;
+    let text = if args.json { json(&finished.record)? } else { report::text(&finished.record) };
+    print(&text)?;
+    if finished.code == exit::ADDRESS {
+        not_connected(&finished.record).print();
+    }
+    if let Some(path) = &args.output {
+        let path = store::write(&finished.record, path, args.force)
+            .map_err(|error| Failure::new(exit::FAILURE, error.to_string()))?;
+        let _nobody_reads = writeln!(io::stderr(), "wrote {}", path.display());
+    }
+    Ok(finished.code)
+}
+
+fn json(record: &Record) -> Result<String, Failure> {
+    let text = serde_json::to_string(record)
+        .map_err(|error| Failure::new(exit::FAILURE, format!("the record: {error}")))?;
+    Ok(text + "\n")
+}
+
+fn not_connected(record: &Record) -> Failure {
+    let cause = record.errors.first().map_or_else(String::new, |error| {
+        let cause = error.first.split_once(": ").map_or(error.first.as_str(), |(_, cause)| cause);
+        match &error.errno {
+            Some(errno) => format!(": {cause} ({errno})"),
+            None => format!(": {cause}"),
+        }
+    });
+    Failure::new(exit::ADDRESS, format!("cannot connect to {}{cause}", record.subject.addr))
+        .hint("start a server there, or leave --target out to have one started")
+}
+
+fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
+    let mut records = Vec::new();
+    for path in &args.records {
+        let record =
+            store::read(path).map_err(|error| Failure::new(exit::FAILURE, error.to_string()))?;
+        records.push((path.display().to_string(), record));
+    }
+    match records.as_slice() {
+        [(_, record)] => print(&report::text(record))?,
+        records => {
+            let named: Vec<_> =
+                records.iter().map(|(name, record)| (name.as_str(), record)).collect();
+            print(&table(&named))?;
+        }
+    }
+    Ok(0)
+}
+
+/// Prints on standard output. That nobody reads on is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(
+            exit::FAILURE,
+            format!("cannot write to standard output: {}", with_name(&error)),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Prints help, or what is wrong with the command line in one line and a hint.
+fn complain(error: &clap::Error) -> u8 {
+    if !error.use_stderr()
+        || error.kind() == ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    {
+        let _nobody_reads = error.print();
+        return 0;
+    }
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    // Some messages go on in the next lines, up to the first empty one.
+    let sentence: Vec<&str> = lines.iter().copied().take_while(|line| !line.is_empty()).collect();
+    let sentence = sentence.join(" ");
+    let error = sentence.strip_prefix("error: ").unwrap_or(&sentence);
+    let tip = lines.iter().find_map(|line| line.strip_prefix("tip: "));
+    Failure::new(exit::USAGE, error).hint(tip.unwrap_or("see loadgen --help")).print();
+    exit::USAGE
+}

@@ -1,0 +1,278 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::connection::Service;
+use crate::pattern::{SIZE_MAX, SIZE_MAX_ONE_SHOT};
+use crate::subject::{self, EmbeddedArgs};
+use crate::units;
+
+const EXAMPLES: &str = "\
+Examples:
+  loadgen --conns 1000                            the best backend of this machine, 1,000 clients
+  loadgen --conns 1000 --backend blocking         another backend, the same load
+  loadgen --conns 64 --size 1KiB -d 30s -o runs/  longer messages and a longer run, kept as a file
+  loadgen --target 127.0.0.1:8898 -n 1M           a million exchanges with a server of your own
+  loadgen --service hi --conns 100                a connection for each exchange
+  loadgen --conns 64 --json | jq .throughput_per_s
+  loadgen report runs/A.json runs/B.json          two runs side by side
+
+Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here, 4 cannot bind or
+connect, 5 some connections failed, 6 a reply differed from its request, 128+n signal n.";
+
+/// Opens connections to a lockstep server, sends a request on each as soon as the reply to the
+/// last is here, checks every byte, and says how long it took, what it cost, and who was the limit.
+///
+/// Without --target it starts a server of its own, as a child process on processors of its own
+/// where there are two or more.
+#[derive(Debug, Parser)]
+#[command(
+    name = "loadgen",
+    version,
+    max_term_width = 100,
+    after_long_help = EXAMPLES,
+    after_help = "--help shows more, and examples.",
+    args_conflicts_with_subcommands = true
+)]
+pub struct Cli {
+    /// Absent for a run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The options of a run.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What else there is to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print stored records; of two or more, the others in relation to the first
+    Report(ReportArgs),
+    /// The embedded server: `lockstep serve`.
+    #[command(hide = true)]
+    Serve(EmbeddedArgs),
+}
+
+/// The options of `loadgen report`.
+#[derive(Args, Debug)]
+pub struct ReportArgs {
+    /// Files that `-o` wrote
+    #[arg(value_name = "RECORD", required = true)]
+    pub records: Vec<PathBuf>,
+}
+
+/// The options of a run.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// Connections, all open during the whole run
+    #[arg(short, long, value_name = "N", default_value = "64", value_parser = positive_u32)]
+    pub conns: u32,
+
+    /// Length of the measured window; with --requests, whichever ends first [default: 10s]
+    #[arg(short, long, value_name = "TIME", value_parser = units::duration_positive)]
+    pub duration: Option<Duration>,
+
+    /// Exactly so many measured exchanges, over all connections
+    #[arg(short = 'n', long, value_name = "N", value_parser = positive)]
+    pub requests: Option<u64>,
+
+    /// Bytes in a request, at most 1MiB
+    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = size)]
+    pub size: u32,
+
+    /// Load-generating threads [default: one for each processor of the generator]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+
+    /// Closed loop before the measured window
+    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = units::duration)]
+    pub warmup: Duration,
+
+    /// The longest that a connect or an exchange may take
+    #[arg(
+        long, value_name = "TIME", default_value = "5s", value_parser = units::duration_positive
+    )]
+    pub timeout: Duration,
+
+    /// New connections a second while connections are opened [default: as fast as they come]
+    #[arg(long, value_name = "RATE", value_parser = positive)]
+    pub connect_rate: Option<u64>,
+
+    /// What the server says: echo (the same bytes), hi (`hi`, then it closes)
+    #[arg(long, value_name = "NAME", default_value = "echo", value_parser = service)]
+    pub service: Service,
+
+    /// A server that runs already; a name is resolved
+    #[arg(long, value_name = "HOST:PORT")]
+    pub target: Option<String>,
+
+    /// The embedded server's backend: blocking, mio, io-uring; auto takes the best there is
+    #[arg(
+        short, long, value_name = "NAME", default_value = "auto",
+        value_parser = subject::backend_name, conflicts_with = "target"
+    )]
+    pub backend: String,
+
+    /// The embedded server's listen queue, for each shard
+    #[arg(long, value_name = "N", value_parser = backlog, conflicts_with = "target")]
+    pub backlog: Option<u32>,
+
+    /// The embedded server's shards [default: one for each of its processors; blocking: 1]
+    #[arg(long, value_name = "N", value_parser = threads, conflicts_with = "target")]
+    pub shards: Option<usize>,
+
+    /// Processors of the generator, such as 1 or 0,2-3, one for each thread in turn
+    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    pub pin: Option<CpuList>,
+
+    /// Processors of the embedded server
+    #[arg(long, value_name = "CPULIST", value_parser = cpu_list, conflicts_with = "target")]
+    pub server_pin: Option<CpuList>,
+
+    /// Determines the bytes that are sent [default: another one each time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Print the record as one JSON object and nothing else
+    #[arg(long)]
+    pub json: bool,
+
+    /// Also write the record to a file, or under a name of its own into a directory
+    #[arg(short, long, value_name = "FILE|DIR")]
+    pub output: Option<PathBuf>,
+
+    /// Let --output overwrite a file
+    #[arg(long, requires = "output")]
+    pub force: bool,
+}
+
+/// Processors. A name of its own keeps clap from reading it as a repeated option.
+pub type CpuList = Vec<usize>;
+
+impl RunArgs {
+    /// Checks what no option can check alone, and fills in the duration.
+    ///
+    /// # Errors
+    ///
+    /// One line.
+    pub fn finish(mut self) -> Result<Self, String> {
+        if self.duration.is_none() && self.requests.is_none() {
+            self.duration = Some(Duration::from_secs(10));
+        }
+        if self.service == Service::Hi && self.size > SIZE_MAX_ONE_SHOT {
+            return Err(format!(
+                "--service hi answers what one receive takes, so --size is at most {}",
+                SIZE_MAX_ONE_SHOT
+            ));
+        }
+        if let Some(threads) = self.threads
+            && threads > self.conns as usize
+        {
+            return Err(format!(
+                "--threads {threads} is more than --conns {}: some would have nothing to do",
+                self.conns
+            ));
+        }
+        Ok(self)
+    }
+}
+
+fn positive(text: &str) -> Result<u64, String> {
+    match units::count(text)? {
+        0 => Err("must be at least 1".to_owned()),
+        count => Ok(count),
+    }
+}
+
+fn positive_u32(text: &str) -> Result<u32, String> {
+    positive(text)?.try_into().map_err(|_| "too many".to_owned())
+}
+
+fn backlog(text: &str) -> Result<u32, String> {
+    // listen(2) takes an int.
+    match units::count(text)? {
+        count @ 0..=0x7fff_ffff => Ok(count as u32),
+        _ => Err("too many".to_owned()),
+    }
+}
+
+/// Threads to start: a bound that keeps a slip of the keyboard from taking the machine down.
+fn threads(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        count @ ..=4096 => Ok(count as usize),
+        _ => Err("at most 4096".to_owned()),
+    }
+}
+
+fn size(text: &str) -> Result<u32, String> {
+    match units::size(text)? {
+        0 => Err("must be at least 1".to_owned()),
+        size if size > SIZE_MAX.into() => Err("at most 1MiB".to_owned()),
+        size => Ok(size as u32),
+    }
+}
+
+fn service(text: &str) -> Result<Service, String> {
+    match text {
+        "echo" => Ok(Service::Echo),
+        "hi" => Ok(Service::Hi),
+        "chat" => Err("it is answered by a person, and people are not measured".to_owned()),
+        _ => Err("there are echo and hi".to_owned()),
+    }
+}
+
+fn cpu_list(text: &str) -> Result<CpuList, String> {
+    units::cpu_list(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<RunArgs, String> {
+        let cli = Cli::try_parse_from(line.split_ascii_whitespace());
+        cli.map_err(|error| error.to_string())?.run.finish()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_run_needs_no_options() {
+        let args = parse("loadgen").unwrap();
+        assert_eq!((args.conns, args.size), (64, 64));
+        assert_eq!(args.duration, Some(Duration::from_secs(10)));
+        assert_eq!(parse("loadgen -n 5").unwrap().duration, None);
+        let both = parse("loadgen -n 5k -d 2s --size 1KiB --pin 0,2-3").unwrap();
+        assert_eq!((both.requests, both.duration), (Some(5000), Some(Duration::from_secs(2))));
+        assert_eq!((both.size, both.pin), (1024, Some(vec![0, 2, 3])));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_in_words() {
+        for (line, words) in [
+            ("loadgen --conns 0", "must be at least 1"),
+            ("loadgen --size 0", "must be at least 1"),
+            ("loadgen --size 2MiB", "at most 1MiB"),
+            ("loadgen -d 10", "write 10s"),
+            ("loadgen -d 0s", "must be longer than zero"),
+            ("loadgen --requests 0", "must be at least 1"),
+            ("loadgen --service chat", "people are not measured"),
+            ("loadgen --service hi --size 1025", "at most 1024"),
+            ("loadgen --threads 3 --conns 2", "nothing to do"),
+            ("loadgen --target a:1 --backend mio", "cannot be used with"),
+            ("loadgen --force", "--output"),
+            ("loadgen --backend nonsense", "mio"),
+            ("loadgen --connect-rate 0", "must be at least 1"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(words), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What the main thread tells the load-generating threads, and how far they are.
+//!
+//! A run goes through four phases. *Opening*: connections are made and each does its first
+//! exchange. *Warm-up* and *measured window*: the closed loop. *Finish*: nothing new is sent and
+//! outstanding replies are awaited. Between the loop's phases there is no barrier: the window is a
+//! pair of instants on one clock, and every exchange is judged by its own two instants.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Release;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+/// An instant that does not come.
+pub const NEVER: u64 = u64::MAX;
+
+/// Nanoseconds since the run was set up, on the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// Starts at zero.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time now.
+    #[inline]
+    pub fn now(self) -> u64 {
+        // 584 years fit.
+        self.0.elapsed().as_nanos() as u64
+    }
+
+    /// How long until `instant`; zero when it has passed.
+    pub fn until(self, instant: u64) -> Duration {
+        Duration::from_nanos(instant.saturating_sub(self.now()))
+    }
+}
+
+/// Shared by the main thread, which writes, and the load-generating threads, which read.
+#[derive(Debug)]
+pub struct Control {
+    /// The one clock of the run.
+    pub clock: Clock,
+    looping: AtomicBool,
+    start_ns: AtomicU64,
+    end_ns: AtomicU64,
+    abandon_ns: AtomicU64,
+    threads: Vec<Thread>,
+}
+
+/// What belongs to one load-generating thread. On cache lines of its own: one thread writes them
+/// once a turn.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Thread {
+    wake: OwnedFd,
+    opened: AtomicU64,
+    exchanges: AtomicU64,
+}
+
+impl Control {
+    /// For `threads` threads, none of which has been told anything.
+    ///
+    /// # Errors
+    ///
+    /// When the descriptors that wake the threads cannot be had (eventfd(2)).
+    pub fn new(clock: Clock, threads: usize) -> io::Result<Self> {
+        let thread = || {
+            let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            Ok(Thread { wake, opened: AtomicU64::new(0), exchanges: AtomicU64::new(0) })
+        };
+        Ok(Self {
+            clock,
+            looping: AtomicBool::new(false),
+            start_ns: AtomicU64::new(NEVER),
+            end_ns: AtomicU64::new(NEVER),
+            abandon_ns: AtomicU64::new(NEVER),
+            threads: (0..threads).map(|_| thread()).collect::<io::Result<_>>()?,
+        })
+    }
+
+    /// Begins the closed loop, measured between the two instants.
+    pub fn begin_loop(&self, start_ns: u64, end_ns: u64) {
+        self.start_ns.store(start_ns, Relaxed);
+        self.end_ns.store(end_ns, Relaxed);
+        self.looping.store(true, Release);
+        self.wake_all();
+    }
+
+    /// Ends the run early: nothing is sent after `end_ns`, nothing awaited after `abandon_ns`.
+    pub fn cut(&self, end_ns: u64, abandon_ns: u64) {
+        self.abandon_ns.store(abandon_ns, Relaxed);
+        self.end_ns.fetch_min(end_ns, Relaxed);
+        self.wake_all();
+    }
+
+    /// Whether the closed loop has begun.
+    pub fn looping(&self) -> bool {
+        self.looping.load(Acquire)
+    }
+
+    /// When the measured window starts.
+    #[inline]
+    pub fn start_ns(&self) -> u64 {
+        self.start_ns.load(Relaxed)
+    }
+
+    /// When it ends, and with it all sending.
+    #[inline]
+    pub fn end_ns(&self) -> u64 {
+        self.end_ns.load(Relaxed)
+    }
+
+    /// When replies are no longer waited for, however young.
+    pub fn abandon_ns(&self) -> u64 {
+        self.abandon_ns.load(Relaxed)
+    }
+
+    /// The descriptor that becomes readable when a thread should look at what it was told.
+    pub fn wake(&self, thread: usize) -> &OwnedFd {
+        &self.threads[thread].wake
+    }
+
+    /// A thread says how far it is.
+    #[inline]
+    pub fn publish(&self, thread: usize, opened: u64, exchanges: u64) {
+        self.threads[thread].opened.store(opened, Relaxed);
+        self.threads[thread].exchanges.store(exchanges, Relaxed);
+    }
+
+    /// Connections opened or failed, and exchanges done, by all threads.
+    pub fn progress(&self) -> (u64, u64) {
+        let sum = |field: fn(&Thread) -> &AtomicU64| {
+            self.threads.iter().map(|thread| field(thread).load(Relaxed)).sum()
+        };
+        (sum(|thread| &thread.opened), sum(|thread| &thread.exchanges))
+    }
+
+    fn wake_all(&self) {
+        for thread in &self.threads {
+            // It can only fail for a full counter, which is readable anyway.
+            let _ = rustix::io::write(&thread.wake, &1u64.to_ne_bytes());
+        }
+    }
+}

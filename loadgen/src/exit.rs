@@ -1,0 +1,61 @@
+//! How the program ends: exit codes, and errors as one line and a hint.
+
+use std::io::{self, Write};
+
+/// Something failed at run time.
+pub const FAILURE: u8 = 1;
+/// The command line is wrong.
+pub const USAGE: u8 = 2;
+/// The address cannot be connected to.
+pub const ADDRESS: u8 = 4;
+/// Some connections failed.
+pub const INCOMPLETE: u8 = 5;
+/// A reply differed from its request.
+pub const WRONG_REPLY: u8 = 6;
+
+/// Why there is no result.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub code: u8,
+    /// The cause, in one line; empty when it has been told already.
+    pub error: String,
+    /// What could be done about it, in one line.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure without a hint.
+    pub fn new(code: u8, error: impl Into<String>) -> Self {
+        Self { code, error: error.into(), hint: None }
+    }
+
+    /// A signal ended it before there was a result.
+    pub fn signal(signal: i32) -> Self {
+        Self::new(of_signal(signal), String::new())
+    }
+
+    /// With a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Prints it on standard error.
+    pub fn print(&self) {
+        let mut stderr = io::stderr().lock();
+        // Nobody is left to be told that standard error is closed.
+        if !self.error.is_empty() {
+            let _ = writeln!(stderr, "error: {}", self.error);
+        }
+        if let Some(hint) = &self.hint {
+            let _ = writeln!(stderr, "hint: {hint}");
+        }
+    }
+}
+
+/// The exit code for having been ended by a signal, as shells have it.
+pub fn of_signal(signal: i32) -> u8 {
+    128u8.wrapping_add(signal as u8)
+}

@@ -1,0 +1,208 @@
+//! What went wrong with connections, by kind and errno. Each connection fails at most once.
+
+use std::io;
+
+use lockstep_results::ErrorCount;
+use rustix::io::Errno;
+
+/// What a connection was doing, or what was wrong with what it got.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// It could not be established.
+    Connect,
+    /// A send failed.
+    Send,
+    /// A receive failed.
+    Receive,
+    /// The server ended it before the whole reply, or between two exchanges.
+    Eof,
+    /// A reply did not come in time.
+    Timeout,
+    /// A reply differed from what it should have been.
+    Mismatch,
+    /// More came than was asked for.
+    Surplus,
+}
+
+impl Kind {
+    /// The name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Send => "send",
+            Self::Receive => "receive",
+            Self::Eof => "eof",
+            Self::Timeout => "timeout",
+            Self::Mismatch => "mismatch",
+            Self::Surplus => "surplus",
+        }
+    }
+
+    /// Whether the server's bytes were wrong, which is worse than none.
+    pub const fn is_wrong_reply(self) -> bool {
+        matches!(self, Self::Mismatch | Self::Surplus)
+    }
+}
+
+/// Counts of failures by kind and errno, with the first of each in words.
+#[derive(Debug, Default)]
+pub struct Failures {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    kind: Kind,
+    errno: Option<i32>,
+    count: u64,
+    first_at: u64,
+    first: String,
+}
+
+impl Failures {
+    /// Counts one failure at `now` nanoseconds; `describe` is only asked for the first of its
+    /// kind and errno.
+    pub fn count(
+        &mut self,
+        kind: Kind,
+        errno: Option<i32>,
+        now: u64,
+        describe: impl FnOnce() -> String,
+    ) {
+        match self.entries.iter_mut().find(|entry| (entry.kind, entry.errno) == (kind, errno)) {
+            Some(entry) => entry.count += 1,
+            None => {
+                let first = describe();
+                self.entries.push(Entry { kind, errno, count: 1, first_at: now, first });
+            }
+        }
+    }
+
+    /// Adds another thread's counts; the earlier first one stays.
+    pub fn merge(&mut self, other: Failures) {
+        for theirs in other.entries {
+            let same = |ours: &&mut Entry| (ours.kind, ours.errno) == (theirs.kind, theirs.errno);
+            match self.entries.iter_mut().find(same) {
+                Some(ours) => {
+                    ours.count += theirs.count;
+                    if theirs.first_at < ours.first_at {
+                        ours.first_at = theirs.first_at;
+                        ours.first = theirs.first;
+                    }
+                }
+                None => self.entries.push(theirs),
+            }
+        }
+    }
+
+    /// How many there were.
+    pub fn total(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.count).sum()
+    }
+
+    /// How many replies were wrong.
+    pub fn wrong_replies(&self) -> u64 {
+        let wrong = self.entries.iter().filter(|entry| entry.kind.is_wrong_reply());
+        wrong.map(|entry| entry.count).sum()
+    }
+
+    /// The counts as they stand in a record, most frequent first.
+    pub fn into_counts(mut self) -> Vec<ErrorCount> {
+        self.entries.sort_by_key(|entry| (std::cmp::Reverse(entry.count), entry.first_at));
+        let counts = self.entries.into_iter().map(|entry| ErrorCount {
+            kind: entry.kind.name().to_owned(),
+            errno: entry.errno.map(errno_name),
+            count: entry.count,
+            first: entry.first,
+        });
+        counts.collect()
+    }
+}
+
+/// An error in words without the number that std appends.
+pub fn in_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_lowercase(),
+        None => text,
+    }
+}
+
+/// An error in words with its errno's name: `connection refused (ECONNREFUSED)`.
+pub fn with_name(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(code) => format!("{} ({})", in_words(error), errno_name(code)),
+        None => in_words(error),
+    }
+}
+
+/// The name of an errno that sockets meet, such as `ECONNRESET`, else `errno N`.
+pub fn errno_name(code: i32) -> String {
+    let name = match Errno::from_raw_os_error(code) {
+        Errno::ACCESS => "EACCES",
+        Errno::ADDRINUSE => "EADDRINUSE",
+        Errno::ADDRNOTAVAIL => "EADDRNOTAVAIL",
+        Errno::AFNOSUPPORT => "EAFNOSUPPORT",
+        Errno::AGAIN => "EAGAIN",
+        Errno::CONNABORTED => "ECONNABORTED",
+        Errno::CONNREFUSED => "ECONNREFUSED",
+        Errno::CONNRESET => "ECONNRESET",
+        Errno::EXIST => "EEXIST",
+        Errno::HOSTUNREACH => "EHOSTUNREACH",
+        Errno::INVAL => "EINVAL",
+        Errno::IO => "EIO",
+        Errno::ISDIR => "EISDIR",
+        Errno::MFILE => "EMFILE",
+        Errno::NETDOWN => "ENETDOWN",
+        Errno::NETRESET => "ENETRESET",
+        Errno::NETUNREACH => "ENETUNREACH",
+        Errno::NFILE => "ENFILE",
+        Errno::NOBUFS => "ENOBUFS",
+        Errno::NOENT => "ENOENT",
+        Errno::NOMEM => "ENOMEM",
+        Errno::NOSPC => "ENOSPC",
+        Errno::NOTCONN => "ENOTCONN",
+        Errno::NOTDIR => "ENOTDIR",
+        Errno::PERM => "EPERM",
+        Errno::PIPE => "EPIPE",
+        Errno::PROTO => "EPROTO",
+        Errno::ROFS => "EROFS",
+        Errno::TIMEDOUT => "ETIMEDOUT",
+        _ => return format!("errno {code}"),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_by_kind_and_errno() {
+        let reset = Some(Errno::CONNRESET.raw_os_error());
+        let mut failures = Failures::default();
+        failures.count(Kind::Receive, reset, 20, || "ours".to_owned());
+        failures.count(Kind::Receive, reset, 21, || unreachable!("only the first is described"));
+        failures.count(Kind::Receive, None, 22, || "another".to_owned());
+
+        let mut theirs = Failures::default();
+        theirs.count(Kind::Receive, reset, 10, || "theirs, and earlier".to_owned());
+        theirs.count(Kind::Mismatch, None, 30, || "wrong".to_owned());
+        failures.merge(theirs);
+
+        assert_eq!(failures.total(), 5);
+        assert_eq!(failures.wrong_replies(), 1);
+        let counts = failures.into_counts();
+        assert_eq!(counts[0].kind, "receive");
+        assert_eq!(counts[0].errno.as_deref(), Some("ECONNRESET"));
+        assert_eq!((counts[0].count, counts[0].first.as_str()), (3, "theirs, and earlier"));
+        assert_eq!(counts.len(), 3);
+    }
+
+    #[test]
+    fn errors_read_as_words_and_names() {
+        let error = io::Error::from_raw_os_error(Errno::CONNREFUSED.raw_os_error());
+        assert_eq!(with_name(&error), "connection refused (ECONNREFUSED)");
+        assert_eq!(errno_name(4000), "errno 4000");
+    }
+}

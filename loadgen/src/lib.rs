@@ -1,0 +1,42 @@
+//! The load generator: the clients, the clock, and the verdict on itself.
+//!
+//! A run opens connections to a lockstep server, sends a request on each as soon as the reply to
+//! the last one is complete, and compares every byte. The layers, from the wire up:
+//!
+//! * [`pattern`]: what is sent, and whether what came back is it.
+//! * [`connection`]: one connection, without any system call.
+//! * [`socket`], `engine`, [`worker`]: system calls, event handling, and the phases of one thread.
+//! * [`control`], [`measure`]: the main thread and the threads it conducts.
+//! * [`tally`], [`failures`]: what is counted.
+//! * [`placement`], [`limits`], [`procfs`], [`subject`]: processors, descriptors, accounting, and
+//!   the embedded server.
+//! * [`verdict`]: who was the limit, and whether the numbers may be believed.
+//! * [`run`](mod@run): all of it in order, up to the record; [`report`], [`picture`]: the record
+//!   as text.
+//!
+//! The client shares no code with the servers it measures beyond the protocol's constants: a
+//! shared bug would cancel out.
+
+pub mod args;
+pub mod connection;
+pub mod control;
+mod engine;
+pub mod exit;
+pub mod failures;
+pub mod limits;
+pub mod measure;
+pub mod pattern;
+pub mod picture;
+pub mod placement;
+pub mod procfs;
+pub mod progress;
+pub mod record;
+pub mod report;
+pub mod run;
+pub mod signals;
+pub mod socket;
+pub mod subject;
+pub mod tally;
+pub mod units;
+pub mod verdict;
+pub mod worker;

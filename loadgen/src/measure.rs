@@ -1,0 +1,268 @@
+//! The phases of a run, as the main thread conducts them.
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{Pid, getpid};
+
+use crate::control::{Clock, Control, NEVER};
+use crate::exit::{self, Failure};
+use crate::placement::{Placement, pin};
+use crate::procfs::{self, Usage};
+use crate::progress::{self, Progress};
+use crate::subject::Ready;
+use crate::tally::Tally;
+use crate::worker::{Plan, Share, Worker};
+
+/// How long outstanding replies are awaited after a signal.
+const PATIENCE_NS: u64 = 500_000_000;
+
+/// What the main thread waits for.
+#[derive(Debug)]
+pub enum News {
+    /// A signal of that number came.
+    Signal(i32),
+    /// The target's name was resolved, or not.
+    Resolved(Result<std::net::SocketAddr, String>),
+    /// The embedded server is ready, or has ended.
+    Ready(Option<Ready>),
+    /// Every connection of a thread has done its first exchange or failed.
+    Opened,
+    /// A thread has nothing outstanding any more.
+    Finished,
+}
+
+/// What is to be measured, and how long.
+#[derive(Debug)]
+pub struct Run {
+    /// What the threads are to do.
+    pub plan: Plan,
+    /// Connections in all.
+    pub conns: u32,
+    /// Measured exchanges in all.
+    pub requests: Option<u64>,
+    /// The closed loop before the window.
+    pub warmup: Duration,
+    /// The window; without it, as long as `requests` take.
+    pub duration: Option<Duration>,
+    /// Which thread runs where.
+    pub placement: Placement,
+    /// The server's process, if it is on this machine.
+    pub server: Option<Pid>,
+}
+
+/// What was measured.
+#[derive(Debug)]
+pub struct Measured {
+    /// The counts of all threads.
+    pub tally: Tally,
+    /// When the window began, in the calendar.
+    pub started: SystemTime,
+    /// The window's length.
+    pub window: Duration,
+    /// What the generator used in the window.
+    pub client: Option<Usage>,
+    /// What the server used in the window.
+    pub server: Option<Usage>,
+    /// The signal that cut the run short.
+    pub signal: Option<i32>,
+}
+
+/// Carries out a run.
+///
+/// # Errors
+///
+/// When threads cannot be started or cannot wait for events.
+pub fn measure(
+    run: &Run,
+    sender: &Sender<News>,
+    news: &Receiver<News>,
+) -> Result<Measured, Failure> {
+    let cannot = |what: &str, error: &io::Error| {
+        Failure::new(exit::FAILURE, format!("{what}: {}", crate::failures::with_name(error)))
+    };
+    let control = Control::new(Clock::start(), run.plan.threads)
+        .map_err(|error| cannot("cannot wake threads", &error))?;
+    thread::scope(|scope| {
+        let mut conductor = Conductor {
+            run,
+            control: &control,
+            news,
+            progress: Progress::start(),
+            opened: 0,
+            finished: 0,
+            started: 0,
+            signal: None,
+        };
+        let mut threads = Vec::new();
+        for share in Share::divide(run.conns, run.requests, run.plan.threads) {
+            let (sender, control) = (sender.clone(), &control);
+            let work = move || work(run, control, share, &sender);
+            match thread::Builder::new()
+                .name(format!("clients-{}", share.thread))
+                .spawn_scoped(scope, work)
+            {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    control.cut(0, 0);
+                    return Err(cannot("cannot start a thread", &error));
+                }
+            }
+        }
+        conductor.started = threads.len();
+        let edges = conductor.conduct();
+        let signal = conductor.signal;
+        drop(conductor);
+
+        let mut tally = Tally::new();
+        for thread in threads {
+            match thread.join() {
+                Ok(Ok(counts)) => tally.merge(counts),
+                Ok(Err(error)) => return Err(cannot("cannot wait for events", &error)),
+                Err(_) => return Err(Failure::new(exit::FAILURE, "a client thread panicked")),
+            }
+        }
+        Ok(edges.into_measured(&control, run, tally, signal))
+    })
+}
+
+/// One thread's part. Whatever happens, the main thread hears that it is over.
+fn work(run: &Run, control: &Control, share: Share, sender: &Sender<News>) -> io::Result<Tally> {
+    struct Finish<'a>(&'a Sender<News>);
+    impl Drop for Finish<'_> {
+        fn drop(&mut self) {
+            let _nobody_waits = self.0.send(News::Finished);
+        }
+    }
+    let finish = Finish(sender);
+    pin(&[run.placement.of_thread(share.thread)]).map_err(io::Error::other)?;
+    let worker = Worker::new(&run.plan, control, share)?;
+    let opened = || drop(sender.send(News::Opened));
+    worker.run(opened, move || drop(finish))
+}
+
+/// The main thread during a run.
+struct Conductor<'a> {
+    run: &'a Run,
+    control: &'a Control,
+    news: &'a Receiver<News>,
+    progress: Progress,
+    opened: usize,
+    finished: usize,
+    started: usize,
+    signal: Option<i32>,
+}
+
+/// What was read at the edges of the measured window.
+struct Edges {
+    started: SystemTime,
+    start_ns: u64,
+    end_ns: u64,
+    before: Option<Readings>,
+    after: Option<Readings>,
+}
+
+#[derive(Clone, Copy)]
+struct Readings {
+    client: Option<Usage>,
+    server: Option<Usage>,
+}
+
+impl Conductor<'_> {
+    fn conduct(&mut self) -> Edges {
+        while self.opened < self.started && self.finished == 0 && self.signal.is_none() {
+            self.wait(NEVER);
+        }
+        let now = self.control.clock.now();
+        let mut edges = Edges {
+            started: SystemTime::now() + self.run.warmup,
+            start_ns: now + self.run.warmup.as_nanos() as u64,
+            end_ns: NEVER,
+            before: None,
+            after: None,
+        };
+        let lost = self.opened < self.started;
+        if lost || self.signal.is_some() {
+            self.control.cut(now, now);
+        } else {
+            let length = self.run.duration.map_or(NEVER, |length| length.as_nanos() as u64);
+            edges.end_ns = edges.start_ns.saturating_add(length);
+            self.control.begin_loop(edges.start_ns, edges.end_ns);
+            self.wait_until(edges.start_ns);
+            edges.before = Some(self.read());
+            self.wait_until(edges.end_ns);
+            edges.after = Some(self.read());
+        }
+        // Now at the latest, also if all threads have ended before their time.
+        edges.end_ns = edges.end_ns.min(self.control.clock.now()).min(self.control.end_ns());
+        while self.finished < self.started {
+            self.wait(NEVER);
+        }
+        edges
+    }
+
+    /// Waits until that instant, or a signal, or all threads have ended.
+    fn wait_until(&mut self, instant: u64) {
+        while self.signal.is_none()
+            && self.finished < self.started
+            && self.control.clock.now() < instant
+        {
+            self.wait(instant);
+        }
+    }
+
+    /// Waits for one piece of news, but no longer than until that instant, nor than until the
+    /// progress line is due.
+    fn wait(&mut self, instant: u64) {
+        let patience = self.control.clock.until(instant).min(progress::INTERVAL);
+        match self.news.recv_timeout(patience) {
+            Ok(News::Opened) => self.opened += 1,
+            Ok(News::Finished) => self.finished += 1,
+            Ok(News::Signal(signal)) => {
+                self.signal = Some(signal);
+                let now = self.control.clock.now();
+                self.control.cut(now, now + PATIENCE_NS);
+            }
+            Err(RecvTimeoutError::Timeout) => self.progress.show(self.control, self.run.conns),
+            Ok(News::Resolved(_) | News::Ready(_)) | Err(RecvTimeoutError::Disconnected) => {}
+        }
+    }
+
+    fn read(&self) -> Readings {
+        Readings {
+            client: procfs::usage(getpid()),
+            server: self.run.server.and_then(procfs::usage),
+        }
+    }
+}
+
+impl Edges {
+    fn into_measured(
+        self,
+        control: &Control,
+        run: &Run,
+        tally: Tally,
+        signal: Option<i32>,
+    ) -> Measured {
+        let mut end_ns = self.end_ns;
+        if run.requests.is_some_and(|requests| tally.measured == requests) {
+            end_ns = tally.last_reply_ns;
+        }
+        let used = |side: fn(Readings) -> Option<Usage>| {
+            let (before, after) = (self.before.and_then(side)?, self.after.and_then(side)?);
+            Some(after.since(before))
+        };
+        let begun = control.looping();
+        let window_ns = if begun { end_ns.saturating_sub(self.start_ns) } else { 0 };
+        Measured {
+            started: self.started,
+            window: Duration::from_nanos(window_ns),
+            client: used(|readings| readings.client),
+            server: used(|readings| readings.server),
+            signal,
+            tally,
+        }
+    }
+}

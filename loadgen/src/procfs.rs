@@ -1,0 +1,198 @@
+//! What the kernel has accounted to a process, and which process a server is (proc(5)).
+
+use std::fs;
+use std::net::SocketAddr;
+
+use rustix::process::Pid;
+
+/// Processor time and context switches of a whole process since it began.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Usage {
+    /// Time in the program, in clock ticks of [`ticks_per_second`].
+    pub user_ticks: u64,
+    /// Time in the kernel on its behalf, likewise.
+    pub system_ticks: u64,
+    /// Voluntary and involuntary switches of the threads that are there.
+    pub context_switches: u64,
+}
+
+impl Usage {
+    /// What was used from `before` to this reading.
+    pub fn since(self, before: Usage) -> Usage {
+        Usage {
+            user_ticks: self.user_ticks.saturating_sub(before.user_ticks),
+            system_ticks: self.system_ticks.saturating_sub(before.system_ticks),
+            // Threads that ended in between have taken theirs with them.
+            context_switches: self.context_switches.saturating_sub(before.context_switches),
+        }
+    }
+}
+
+/// Clock ticks a second in `/proc/PID/stat` (sysconf(3), `_SC_CLK_TCK`).
+pub fn ticks_per_second() -> u64 {
+    rustix::param::clock_ticks_per_second()
+}
+
+/// Reads what `pid` has used; `None` when it is gone or not ours to read.
+pub fn usage(pid: Pid) -> Option<Usage> {
+    let directory = format!("/proc/{}", pid.as_raw_nonzero());
+    let (user_ticks, system_ticks) =
+        parse_stat(&fs::read_to_string(format!("{directory}/stat")).ok()?)?;
+    let mut context_switches = 0;
+    for task in fs::read_dir(format!("{directory}/task")).ok()?.flatten() {
+        // A thread may end between being listed and being read.
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        context_switches += parse_switches(&status);
+    }
+    Some(Usage { user_ticks, system_ticks, context_switches })
+}
+
+/// How many threads `pid` has, and the processors they may use.
+pub fn capacity(pid: Pid) -> Option<(usize, Vec<usize>)> {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
+    let threads = field(&status, "Threads:")?.parse().ok()?;
+    let cpus = crate::units::cpu_list(field(&status, "Cpus_allowed_list:")?).ok()?;
+    Some((threads, cpus))
+}
+
+/// The process that listens at `addr` on this machine, if it can be found out.
+pub fn listener(addr: SocketAddr) -> Option<Pid> {
+    let table = match addr {
+        SocketAddr::V4(_) => "/proc/net/tcp",
+        SocketAddr::V6(_) => "/proc/net/tcp6",
+    };
+    let mut inodes = listening_inodes(&fs::read_to_string(table).ok()?, addr);
+    if addr.is_ipv4() {
+        // A socket that listens on [::] takes IPv4 connections as well.
+        let unspecified = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), addr.port());
+        let table = fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
+        inodes.extend(listening_inodes(&table, unspecified));
+    }
+    if inodes.is_empty() {
+        return None;
+    }
+    let sockets: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        let name = process.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
+        for descriptor in descriptors.flatten() {
+            let link = fs::read_link(descriptor.path()).unwrap_or_default();
+            if link.to_str().is_some_and(|link| sockets.iter().any(|socket| socket == link)) {
+                return Pid::from_raw(pid);
+            }
+        }
+    }
+    None
+}
+
+/// `utime` and `stime`, fields 14 and 15. The second field, the name, may contain anything.
+fn parse_stat(stat: &str) -> Option<(u64, u64)> {
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(11);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+fn parse_switches(status: &str) -> u64 {
+    ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"]
+        .iter()
+        .filter_map(|name| field(status, name)?.parse::<u64>().ok())
+        .sum()
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+/// The inodes of sockets in state LISTEN (0A) at `addr` or at the unspecified address.
+fn listening_inodes(table: &str, addr: SocketAddr) -> Vec<u64> {
+    let port = format!("{:04X}", addr.port());
+    let local = hexadecimal(addr);
+    let mut inodes = Vec::new();
+    for line in table.lines().skip(1) {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (Some(&address), Some(&"0A"), Some(inode)) =
+            (fields.get(1), fields.get(3), fields.get(9))
+        else {
+            continue;
+        };
+        let Some((host, its_port)) = address.split_once(':') else { continue };
+        if its_port == port && (host == local || host.bytes().all(|digit| digit == b'0')) {
+            inodes.extend(inode.parse::<u64>());
+        }
+    }
+    inodes
+}
+
+/// An address as `/proc/net/tcp` writes it: words of four bytes in the machine's byte order.
+fn hexadecimal(addr: SocketAddr) -> String {
+    let words = |bytes: &[u8]| {
+        let words = bytes.chunks_exact(4).map(|word| {
+            format!("{:08X}", u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
+        });
+        words.collect()
+    };
+    match addr {
+        SocketAddr::V4(addr) => words(&addr.ip().octets()),
+        SocketAddr::V6(addr) => words(&addr.ip().octets()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_brackets_does_not_shift_the_fields() {
+        let stat = "77 (a) b (c)) S 1 77 77 0 -1 4194304 1 2 3 4 55 66 0 0 20 0 1 0 123";
+        assert_eq!(parse_stat(stat), Some((55, 66)));
+        assert_eq!(parse_stat("77 (short) S 1"), None);
+        assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn switches_of_both_kinds_add_up() {
+        let status = "Name:\tx\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t5\n";
+        assert_eq!(parse_switches(status), 12);
+        assert_eq!(parse_switches(""), 0);
+    }
+
+    #[test]
+    fn listeners_are_told_from_connections_and_other_ports() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+            0: 0100007F:22C2 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1001 1\n\
+            1: 0100007F:22C2 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 1002 1\n\
+            2: 00000000:22C2 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1003 1\n\
+            3: 0200007F:22C2 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1004 1\n";
+        #[cfg(target_endian = "little")]
+        assert_eq!(listening_inodes(table, "127.0.0.1:8898".parse().unwrap()), vec![1001, 1003]);
+        assert!(listening_inodes(table, "127.0.0.1:8899".parse().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn this_process_is_found_by_its_listener() {
+        let own = rustix::process::getpid();
+        for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+            let Ok(socket) = TcpListener::bind(address) else {
+                println!("SKIPPED: cannot listen on {address}");
+                continue;
+            };
+            let mut addr = socket.local_addr().unwrap();
+            if addr.ip().is_unspecified() {
+                addr.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+            }
+            assert_eq!(listener(addr), Some(own), "{address}");
+        }
+    }
+
+    #[test]
+    fn this_process_has_used_something() {
+        let own = rustix::process::getpid();
+        let usage = usage(own).unwrap();
+        assert!(usage.context_switches > 0);
+        let (threads, cpus) = capacity(own).unwrap();
+        assert!(threads > 0 && !cpus.is_empty());
+        assert_eq!(usage.since(usage), Usage::default());
+    }
+}

@@ -1,0 +1,213 @@
+//! The record of a run, from what was asked and what was measured.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lockstep_results::{Cost, Environment, Fairness, Latencies, Latency, Record, SCHEMA};
+
+use crate::args::RunArgs;
+use crate::connection::Service;
+use crate::measure::{Measured, Run};
+use crate::pattern::SIZE_MAX_ONE_SHOT;
+use crate::procfs::{Usage, ticks_per_second};
+use crate::subject::{Ended, Ready};
+use crate::units::format_cpu_list;
+use crate::verdict::{Evidence, judge};
+
+/// What was asked for, and of whom.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// The options.
+    pub args: &'a RunArgs,
+    /// The command line.
+    pub argv: Vec<String>,
+    /// Determined the bytes sent.
+    pub seed: u64,
+    /// The run.
+    pub run: &'a Run,
+    /// The server under test.
+    pub subject: Subject,
+    /// The server's threads and processors, where they could be read.
+    pub server_capacity: Option<(usize, Vec<usize>)>,
+    /// Where it ran.
+    pub environment: Environment,
+}
+
+/// The server under test.
+#[derive(Debug)]
+pub struct Subject {
+    /// Its address.
+    pub addr: SocketAddr,
+    /// What an embedded server said at its start.
+    pub ready: Option<Ready>,
+    /// How an embedded server ended.
+    pub ended: Option<Ended>,
+}
+
+/// Builds the record.
+pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
+    let tally = &measured.tally;
+    let exchanges = tally.measured;
+    let cpus = &asked.run.placement.client;
+    let client = Side { usage: measured.client, threads: asked.run.plan.threads, cpus };
+    let server = asked.server_capacity.as_ref().map(|(threads, cpus)| Side {
+        usage: measured.server,
+        threads: *threads,
+        cpus,
+    });
+    let ended = asked.subject.ended.as_ref();
+    let statistics = ended.and_then(|ended| ended.statistics.as_ref());
+    let syscalls = statistics.and_then(|object| object["syscalls_per_exchange"].as_f64());
+    let cost = |side: &Side<'_>| side.cost(measured.window, exchanges);
+    let server_cost = server.as_ref().and_then(cost);
+    let server_cost = server_cost.map(|cost| Cost { syscalls_per_exchange: syscalls, ..cost });
+    let verdict = judge(&Evidence {
+        client_busy: tally.busy,
+        server_busy: server.as_ref().and_then(|side| side.busy(measured.window)),
+        shared_busy: server.as_ref().and_then(|side| shared(&client, side, measured.window)),
+        exchanges,
+        wrong_replies: tally.failures.wrong_replies(),
+        disagreement: disagreement(&asked, &measured),
+        debug_build: cfg!(debug_assertions),
+    });
+    let seconds = measured.window.as_secs_f64();
+    asked.environment.capture_after();
+    Record {
+        schema: SCHEMA,
+        tool: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: humantime::format_rfc3339_millis(measured.started).to_string(),
+        argv: asked.argv,
+        seed: asked.seed,
+        valid: verdict.invalid_reasons.is_empty(),
+        invalid_reasons: verdict.invalid_reasons,
+        interrupted: measured.signal.is_some(),
+        subject: subject(&asked.subject, asked.args.service),
+        load: "closed".to_owned(),
+        conns: asked.args.conns,
+        size: asked.args.size,
+        threads: asked.run.plan.threads as u32,
+        warmup_s: asked.args.warmup.as_secs_f64(),
+        duration_s: seconds,
+        exchanges,
+        throughput_per_s: if exchanges > 0 { exchanges as f64 / seconds } else { 0.0 },
+        errors_total: tally.failures.total(),
+        unserved: tally.unserved,
+        latency: Latencies {
+            connect: Latency::from_histogram(&tally.connect),
+            first_exchange: Latency::from_histogram(&tally.first_exchange),
+            exchange: Latency::from_histogram(&tally.exchange),
+        },
+        client: cost(&client).unwrap_or_else(|| client.idle()),
+        server: server_cost,
+        limit: verdict.limit.name().to_owned(),
+        fairness: Fairness::from_counts(tally.per_connection.iter().copied()),
+        server_statistics: statistics.cloned(),
+        environment: asked.environment,
+        errors: measured.tally.failures.into_counts(),
+    }
+}
+
+fn subject(subject: &Subject, service: Service) -> lockstep_results::Subject {
+    let addr = subject.addr.to_string();
+    let ready = subject.ready.as_ref();
+    lockstep_results::Subject {
+        name: ready.map_or_else(|| addr.clone(), |ready| ready.backend.clone()),
+        backend: ready.map(|ready| ready.backend.clone()),
+        service: service.name().to_owned(),
+        addr,
+        shards: ready.map(|ready| ready.shards),
+        backlog: ready.map(|ready| ready.backlog),
+    }
+}
+
+/// One side of the exchange.
+struct Side<'a> {
+    usage: Option<Usage>,
+    threads: usize,
+    cpus: &'a [usize],
+}
+
+impl Side<'_> {
+    /// Seconds of processor time in the window.
+    fn used_s(&self) -> Option<f64> {
+        let usage = self.usage?;
+        Some((usage.user_ticks + usage.system_ticks) as f64 / ticks_per_second() as f64)
+    }
+
+    /// The share of the processors it may use. A thread uses one at a time.
+    fn busy(&self, window: Duration) -> Option<f64> {
+        let processors = self.cpus.len().min(self.threads).max(1);
+        let available_s = window.as_secs_f64() * processors as f64;
+        let busy = self.used_s()? / available_s;
+        busy.is_finite().then_some(busy)
+    }
+
+    fn cost(&self, window: Duration, exchanges: u64) -> Option<Cost> {
+        if exchanges == 0 {
+            return None;
+        }
+        let usage = self.usage?;
+        let microseconds =
+            |ticks: u64| ticks as f64 * 1e6 / ticks_per_second() as f64 / exchanges as f64;
+        Some(Cost {
+            cpu_us_per_exchange: microseconds(usage.user_ticks + usage.system_ticks),
+            user_us_per_exchange: microseconds(usage.user_ticks),
+            system_us_per_exchange: microseconds(usage.system_ticks),
+            context_switches_per_exchange: usage.context_switches as f64 / exchanges as f64,
+            busy: self.busy(window)?,
+            cpus: format_cpu_list(self.cpus),
+            syscalls_per_exchange: None,
+        })
+    }
+
+    /// The cost where there was no exchange to bear it.
+    fn idle(&self) -> Cost {
+        Cost {
+            cpu_us_per_exchange: 0.0,
+            user_us_per_exchange: 0.0,
+            system_us_per_exchange: 0.0,
+            context_switches_per_exchange: 0.0,
+            busy: 0.0,
+            cpus: format_cpu_list(self.cpus),
+            syscalls_per_exchange: None,
+        }
+    }
+}
+
+/// How full the processors of two sides are that share some.
+fn shared(client: &Side<'_>, server: &Side<'_>, window: Duration) -> Option<f64> {
+    if !client.cpus.iter().any(|cpu| server.cpus.contains(cpu)) {
+        return None;
+    }
+    let others = server.cpus.iter().filter(|cpu| !client.cpus.contains(cpu)).count();
+    let available_s = window.as_secs_f64() * (client.cpus.len() + others) as f64;
+    let busy = (client.used_s()? + server.used_s()?) / available_s;
+    busy.is_finite().then_some(busy)
+}
+
+/// What an embedded server counted otherwise than we did, over its whole life. After failures and
+/// signals there may be exchanges that only one side saw the end of.
+fn disagreement(asked: &Asked<'_>, measured: &Measured) -> Option<String> {
+    let ended = asked.subject.ended.as_ref()?;
+    if let Some(trouble) = &ended.trouble {
+        return Some(trouble.clone());
+    }
+    if measured.tally.failures.total() > 0 || measured.signal.is_some() {
+        return None;
+    }
+    let Some(statistics) = &ended.statistics else {
+        return Some("the server did not say what it has counted".to_owned());
+    };
+    // What is more than one receive takes is several exchanges to the server.
+    let (size, total) = (asked.args.size, measured.tally.total);
+    let (what, key, ours) = match size {
+        ..=SIZE_MAX_ONE_SHOT => ("exchanges", "exchanges", total),
+        _ => ("bytes of requests", "bytes_received", total * u64::from(size)),
+    };
+    let theirs = statistics[key].as_u64();
+    (theirs != Some(ours)).then(|| {
+        let theirs = theirs.map_or("none".to_owned(), |count| count.to_string());
+        format!("the server counted {theirs} {what}, the generator {ours}")
+    })
+}

@@ -1,0 +1,208 @@
+//! A record as text, in at most 100 columns.
+
+use std::fmt::Write as _;
+
+use lockstep_results::{Cost, Latency, Record, format};
+
+use crate::picture;
+
+/// Everything that a person wants to know about one run.
+pub fn text(record: &Record) -> String {
+    let mut text = header(record);
+    text += &throughput(record);
+    text += &latencies(record);
+    text += &picture(record);
+    text += &errors(record);
+    text += &costs(record);
+    text += &fairness(record);
+    text += &verdict(record);
+    text
+}
+
+fn header(record: &Record) -> String {
+    let subject = &record.subject;
+    let place = |cpus: &str| match cpus {
+        "" => String::new(),
+        cpus => format!(" on CPU {cpus}"),
+    };
+    let threads = plural(record.threads.into(), "thread", "threads");
+    let mut text = format!(
+        "{} {}, closed loop, {} of {} bytes, {threads}{}\n",
+        subject.service,
+        plural(record.conns.into(), "connection", "connections"),
+        plural(2, "request", "requests").trim_start_matches("2 "),
+        grouped(record.size.into()),
+        place(&record.client.cpus),
+    );
+    let server_place =
+        record.server.as_ref().map_or_else(String::new, |server| place(&server.cpus));
+    text += &match (&subject.backend, subject.shards, subject.backlog) {
+        (Some(backend), Some(shards), Some(backlog)) => format!(
+            "server {backend} at {}, {}, backlog {backlog}{server_place}\n",
+            subject.addr,
+            plural(shards.into(), "shard", "shards"),
+        ),
+        _ => format!("server {}{server_place}\n", subject.addr),
+    };
+    text
+}
+
+fn throughput(record: &Record) -> String {
+    let rate = grouped(record.throughput_per_s.round() as u64);
+    let exchanges = plural(record.exchanges, "exchange", "exchanges");
+    let interrupted = if record.interrupted { ", interrupted" } else { "" };
+    format!(
+        "\n{rate} exchanges/s   ({exchanges} in {:.2} s after {:.2} s of warm-up{interrupted})\n",
+        record.duration_s, record.warmup_s,
+    )
+}
+
+fn latencies(record: &Record) -> String {
+    let latency = &record.latency;
+    let rows = [
+        ("connect", &latency.connect),
+        ("first exchange", &latency.first_exchange),
+        ("exchange", &latency.exchange),
+    ];
+    let mut text = format!(
+        "\n{:<14} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>13}\n",
+        "latency", "min", "p50", "p90", "p99", "p99.9", "p99.99", "max", "count"
+    );
+    for (name, latency) in rows {
+        let Some(latency) = latency else { continue };
+        let _ = write!(text, "{name:<14}");
+        for ns in [
+            latency.min_ns,
+            latency.p50_ns,
+            latency.p90_ns,
+            latency.p99_ns,
+            latency.p999_ns,
+            latency.p9999_ns,
+            latency.max_ns,
+        ] {
+            let _ = write!(text, " {:>8}", format::duration(ns));
+        }
+        let _ = writeln!(text, " {:>13}", grouped(latency.count));
+    }
+    text
+}
+
+fn picture(record: &Record) -> String {
+    let histogram = record.latency.exchange.as_ref().map(Latency::histogram);
+    let Some(Ok(histogram)) = histogram else { return String::new() };
+    let mut text = "\n".to_owned();
+    for line in picture::bars(&histogram) {
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+fn errors(record: &Record) -> String {
+    let unserved = match record.unserved {
+        0 => String::new(),
+        unserved => format!(
+            "unserved       {} never got a reply\n",
+            plural(unserved, "connection", "connections")
+        ),
+    };
+    if record.errors.is_empty() {
+        return format!("\nerrors         none\n{unserved}");
+    }
+    let mut text = format!("\nerrors         {}\n", grouped(record.errors_total));
+    for error in &record.errors {
+        let errno = error.errno.as_deref().unwrap_or("-");
+        let (kind, count) = (&error.kind, grouped(error.count));
+        let _ = writeln!(text, "  {kind:<12} {errno:<14} {count:>9}   {}", error.first);
+    }
+    text + &unserved
+}
+
+fn costs(record: &Record) -> String {
+    let mut text = format!(
+        "\n{:<14} {:>8} {:>8} {:>8} {:>10} {:>10} {:>6}   {}\n",
+        "per exchange", "CPU us", "user", "system", "switches", "syscalls", "busy", "CPUs"
+    );
+    text += &cost("generator", &record.client);
+    match &record.server {
+        Some(server) => text += &cost("server", server),
+        None => text += "server         cannot be read from here\n",
+    }
+    text
+}
+
+fn cost(name: &str, cost: &Cost) -> String {
+    let syscalls =
+        cost.syscalls_per_exchange.map_or("-".to_owned(), |syscalls| format!("{syscalls:.3}"));
+    format!(
+        "{name:<14} {:>8.2} {:>8.2} {:>8.2} {:>10.4} {syscalls:>10} {:>4.0} %   {}\n",
+        cost.cpu_us_per_exchange,
+        cost.user_us_per_exchange,
+        cost.system_us_per_exchange,
+        cost.context_switches_per_exchange,
+        cost.busy * 100.0,
+        cost.cpus,
+    )
+}
+
+fn fairness(record: &Record) -> String {
+    record.fairness.as_ref().map_or_else(String::new, |fairness| {
+        format!(
+            "\nfairness       {} to {} exchanges a connection, Jain's index {:.4}\n",
+            grouped(fairness.min),
+            grouped(fairness.max),
+            fairness.jain,
+        )
+    })
+}
+
+fn verdict(record: &Record) -> String {
+    let limit = match record.limit.as_str() {
+        "server" => "the server's processors were full",
+        "client" => "the generator's processors were full, the server's were not",
+        "both" => "the processors of both sides were full",
+        "neither" => "neither side's processors were full",
+        _ => "unknown: the server's processors cannot be read from here",
+    };
+    let mut text = format!("limit          {limit}\n");
+    if record.valid {
+        return text;
+    }
+    for reason in &record.invalid_reasons {
+        let _ = writeln!(text, "INVALID        {reason}");
+    }
+    text
+}
+
+/// A count with the noun that fits it.
+fn plural(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(count), if count == 1 { one } else { many })
+}
+
+/// A count with a comma after every three digits.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_grouped() {
+        for (count, text) in
+            [(0, "0"), (999, "999"), (1000, "1,000"), (12_345, "12,345"), (1 << 20, "1,048,576")]
+        {
+            assert_eq!(grouped(count), text);
+        }
+        assert_eq!(plural(1, "shard", "shards"), "1 shard");
+        assert_eq!(plural(2000, "shard", "shards"), "2,000 shards");
+    }
+}

@@ -1,0 +1,224 @@
+//! One measured run, from the options to the record.
+
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lockstep_results::{Environment, Record, store};
+
+use crate::args::RunArgs;
+use crate::exit::{self, Failure};
+use crate::failures::with_name;
+use crate::limits;
+use crate::measure::{Measured, News, Run, measure};
+use crate::pattern::Pattern;
+use crate::placement::{self, Placement, pin};
+use crate::procfs;
+use crate::record::{Asked, Subject, record};
+use crate::signals;
+use crate::socket::Target;
+use crate::subject::{READY_MAX, Ready, Server, Wish};
+use crate::units::format_cpu_list;
+use crate::worker::Plan;
+
+/// The longest that one of several addresses of a name is tried.
+const PROBE_MAX: Duration = Duration::from_secs(1);
+
+/// A run that has come to an end.
+#[derive(Debug)]
+pub struct Finished {
+    /// The record.
+    pub record: Record,
+    /// The exit code.
+    pub code: u8,
+}
+
+/// Carries out a run.
+///
+/// # Errors
+///
+/// When there is no result at all. Connections that fail are a result.
+pub fn run(args: &RunArgs, argv: Vec<String>) -> Result<Finished, Failure> {
+    let usage = |error: String| Failure::new(exit::USAGE, error);
+    if let Some(path) = &args.output {
+        store::check(path, args.force).map_err(|error| usage(error.to_string()))?;
+    }
+    // Before anything is pinned, so that it is the machine's own state.
+    let environment = Environment::capture();
+    let allowed = placement::allowed().map_err(|error| {
+        Failure::new(exit::FAILURE, format!("cannot tell the CPUs: {}", with_name(&error)))
+    })?;
+    check_cpus("--pin", args.pin.as_deref(), &allowed)?;
+    check_cpus("--server-pin", args.server_pin.as_deref(), &allowed)?;
+    limits::raise_descriptors(args.conns, args.threads.unwrap_or(allowed.len())).map_err(
+        |error| usage(error).hint("raise it with `ulimit -n`, or take fewer connections"),
+    )?;
+
+    let (sender, news) = channel();
+    signals::watch(sender.clone()).map_err(|error| {
+        Failure::new(exit::FAILURE, format!("cannot catch signals: {}", with_name(&error)))
+    })?;
+    let (subject, placement) = prepare(args, &allowed, &sender, &news)?;
+    let threads = args.threads.unwrap_or(placement.client.len().min(args.conns as usize));
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    let run = Run {
+        plan: Plan {
+            target: Target::new(subject.addr),
+            service: args.service,
+            pattern: Pattern::new(args.size, seed),
+            timeout: args.timeout,
+            connect_rate: args.connect_rate,
+            threads,
+        },
+        conns: args.conns,
+        requests: args.requests,
+        warmup: args.warmup,
+        duration: args.duration,
+        placement,
+        server: subject.pid,
+    };
+    // While it is there to be asked.
+    let server_capacity = subject.pid.and_then(procfs::capacity);
+    let measured = measure(&run, &sender, &news)?;
+    let ended = subject.server.map(Server::stop);
+    let code = exit_code(&measured, ended.as_ref().is_some_and(|ended| ended.trouble.is_some()));
+    let asked = Asked {
+        args,
+        argv,
+        seed,
+        run: &run,
+        subject: Subject { addr: subject.addr, ready: subject.ready, ended },
+        server_capacity,
+        environment,
+    };
+    Ok(Finished { record: record(asked, measured), code })
+}
+
+fn exit_code(measured: &Measured, server_in_trouble: bool) -> u8 {
+    let failures = &measured.tally.failures;
+    match measured.signal {
+        Some(signal) => exit::of_signal(signal),
+        None if failures.wrong_replies() > 0 => exit::WRONG_REPLY,
+        None if measured.tally.connected == 0 => exit::ADDRESS,
+        None if failures.total() > 0 || server_in_trouble => exit::INCOMPLETE,
+        None => 0,
+    }
+}
+
+fn check_cpus(option: &str, cpus: Option<&[usize]>, allowed: &[usize]) -> Result<(), Failure> {
+    match cpus.unwrap_or_default().iter().find(|cpu| !allowed.contains(cpu)) {
+        None => Ok(()),
+        Some(cpu) => {
+            let allowed = format_cpu_list(allowed);
+            let error = format!("{option}: there is no CPU {cpu} for this process, only {allowed}");
+            Err(Failure::new(exit::USAGE, error))
+        }
+    }
+}
+
+/// The server under test, while it runs.
+struct Prepared {
+    addr: SocketAddr,
+    pid: Option<rustix::process::Pid>,
+    server: Option<Server>,
+    ready: Option<Ready>,
+}
+
+/// Starts the embedded server or finds the target, and confines this process to its processors.
+fn prepare(
+    args: &RunArgs,
+    allowed: &[usize],
+    sender: &Sender<News>,
+    news: &Receiver<News>,
+) -> Result<(Prepared, Placement), Failure> {
+    let failed = |error: String| Failure::new(exit::FAILURE, error);
+    let (client, server) = (args.pin.as_deref(), args.server_pin.as_deref());
+    if let Some(target) = &args.target {
+        let addr = resolve(target, sender, news)?;
+        let local = addr.ip().is_loopback();
+        let placement = Placement::choose(allowed, client, None, local, false);
+        pin(&placement.client).map_err(failed)?;
+        let pid = local.then(|| procfs::listener(addr)).flatten();
+        return Ok((Prepared { addr, pid, server: None, ready: None }, placement));
+    }
+    let placement = Placement::choose(allowed, client, server, true, true);
+    let cpus = placement.server.as_deref().unwrap_or_default();
+    let wish = Wish {
+        backend: args.backend.clone(),
+        service: args.service.name(),
+        backlog: args.backlog,
+        shards: args.shards,
+        pin: format_cpu_list(cpus),
+    };
+    // The child inherits where it may run; so even what it does not pin itself stays there.
+    pin(cpus).map_err(failed)?;
+    let ready = sender.clone();
+    let server = Server::start(&wish, move |line| drop(ready.send(News::Ready(line))))
+        .map_err(|error| failed(format!("cannot start a server: {}", with_name(&error))))?;
+    let ready = match await_ready(news)? {
+        Some(ready) => ready,
+        None => return Err(Failure::new(server.abandon(), String::new())),
+    };
+    pin(&placement.client).map_err(failed)?;
+    let (addr, pid) = (ready.addr, Some(server.pid()));
+    Ok((Prepared { addr, pid, server: Some(server), ready: Some(ready) }, placement))
+}
+
+fn await_ready(news: &Receiver<News>) -> Result<Option<Ready>, Failure> {
+    let deadline = Instant::now() + READY_MAX;
+    loop {
+        match news.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(News::Ready(ready)) => return Ok(ready),
+            Ok(News::Signal(signal)) => return Err(Failure::signal(signal)),
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                let error = format!("the server was not ready within {} s", READY_MAX.as_secs());
+                return Err(Failure::new(exit::FAILURE, error));
+            }
+        }
+    }
+}
+
+/// Finds the address of a target, in a thread of its own, so that a signal is heard meanwhile.
+fn resolve(
+    target: &str,
+    sender: &Sender<News>,
+    news: &Receiver<News>,
+) -> Result<SocketAddr, Failure> {
+    let hint = "write it as 127.0.0.1:8898, [::1]:8898 or localhost:8898";
+    let failure = |error: String| Failure::new(exit::ADDRESS, error).hint(hint);
+    let (sender, name) = (sender.clone(), target.to_owned());
+    let lookup = move || drop(sender.send(News::Resolved(look_up(&name))));
+    thread::Builder::new()
+        .name("resolver".to_owned())
+        .spawn(lookup)
+        .map_err(|error| failure(format!("cannot look up {target}: {}", with_name(&error))))?;
+    loop {
+        match news.recv() {
+            Ok(News::Resolved(Ok(addr))) => return Ok(addr),
+            Ok(News::Resolved(Err(error))) => {
+                return Err(failure(format!("cannot connect to {target}: {error}")));
+            }
+            Ok(News::Signal(signal)) => return Err(Failure::signal(signal)),
+            Ok(_) => {}
+            Err(_) => return Err(failure(format!("cannot look up {target}"))),
+        }
+    }
+}
+
+/// The address of a name. Of several, the first that accepts a connection: `localhost` may stand
+/// for `::1` and `127.0.0.1`, and a server may listen on only one of them.
+fn look_up(name: &str) -> Result<SocketAddr, String> {
+    let addrs: Vec<SocketAddr> =
+        name.to_socket_addrs().map_err(|error| with_name(&error))?.collect();
+    let (Some(&first), Some(&last)) = (addrs.first(), addrs.last()) else {
+        return Err("the name has no address".to_owned());
+    };
+    if addrs.iter().all(|&addr| addr == first) {
+        return Ok(first);
+    }
+    let accepts = |addr: &&SocketAddr| TcpStream::connect_timeout(addr, PROBE_MAX).is_ok();
+    // When none accepts, connecting to the last says why.
+    Ok(*addrs.iter().find(accepts).unwrap_or(&last))
+}

@@ -1,0 +1,121 @@
+//! What one load-generating thread counts, and the sum over all threads.
+
+use hdrhistogram::Histogram;
+
+use crate::failures::Failures;
+
+/// The longest latency that is told apart from longer ones: an hour.
+const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
+
+/// The counts of one thread, or of all after [`merge`](Self::merge).
+#[derive(Debug)]
+pub struct Tally {
+    /// From connect(2) to an established connection.
+    pub connect: Histogram<u64>,
+    /// From the first send on a new connection to its whole reply.
+    pub first_exchange: Histogram<u64>,
+    /// From a send to the whole reply, in the measured window.
+    pub exchange: Histogram<u64>,
+    /// Verified exchanges in the measured window.
+    pub measured: u64,
+    /// Verified exchanges, first ones and warm-up included.
+    pub total: u64,
+    /// When the last measured reply was complete, nanoseconds.
+    pub last_reply_ns: u64,
+    /// Connections that were tried.
+    pub attempted: u64,
+    /// Connections that were established.
+    pub connected: u64,
+    /// Connections tried that never got a whole reply.
+    pub unserved: u64,
+    /// Measured exchanges of each connection that was established.
+    pub per_connection: Vec<u64>,
+    /// What went wrong.
+    pub failures: Failures,
+    /// The part of the measured window that the thread was on a processor; of several threads,
+    /// the busiest.
+    pub busy: f64,
+}
+
+impl Tally {
+    /// Counts nothing yet. All memory that counting needs is taken here.
+    pub fn new() -> Self {
+        let histogram = || {
+            Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3)
+                .expect("the bounds are valid and constant")
+        };
+        Self {
+            connect: histogram(),
+            first_exchange: histogram(),
+            exchange: histogram(),
+            measured: 0,
+            total: 0,
+            last_reply_ns: 0,
+            attempted: 0,
+            connected: 0,
+            unserved: 0,
+            per_connection: Vec::new(),
+            failures: Failures::default(),
+            busy: 0.0,
+        }
+    }
+
+    /// Adds what another thread counted.
+    pub fn merge(&mut self, other: Tally) {
+        let histograms = [
+            (&mut self.connect, &other.connect),
+            (&mut self.first_exchange, &other.first_exchange),
+            (&mut self.exchange, &other.exchange),
+        ];
+        for (ours, theirs) in histograms {
+            ours.add(theirs).expect("all have the same bounds");
+        }
+        self.measured += other.measured;
+        self.total += other.total;
+        self.last_reply_ns = self.last_reply_ns.max(other.last_reply_ns);
+        self.attempted += other.attempted;
+        self.connected += other.connected;
+        self.unserved += other.unserved;
+        self.per_connection.extend(other.per_connection);
+        self.failures.merge(other.failures);
+        self.busy = self.busy.max(other.busy);
+    }
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_add_up_and_the_busiest_counts() {
+        let mut sum = Tally::new();
+        for (value, busy) in [(1_000, 0.5), (3_000, 0.9), (2_000, 0.2)] {
+            let mut tally = Tally::new();
+            tally.exchange.saturating_record(value);
+            tally.measured = 1;
+            tally.last_reply_ns = value;
+            tally.per_connection.push(value);
+            tally.busy = busy;
+            sum.merge(tally);
+        }
+        assert_eq!((sum.measured, sum.last_reply_ns, sum.busy), (3, 3_000, 0.9));
+        assert_eq!(sum.per_connection, [1_000, 3_000, 2_000]);
+        // Three digits: values are told apart to a thousandth.
+        assert!((3_000..=3_003).contains(&sum.exchange.max()));
+        assert_eq!(sum.exchange.len(), 3);
+    }
+
+    #[test]
+    fn a_latency_beyond_the_range_still_counts() {
+        let mut tally = Tally::new();
+        tally.exchange.saturating_record(u64::MAX);
+        assert_eq!(tally.exchange.len(), 1);
+        assert!(tally.exchange.max() >= LATENCY_MAX_NS);
+    }
+}

@@ -1,0 +1,168 @@
+//! Who was the limit, and whether the numbers may be quoted as the server's.
+
+/// The share of its processors from which on a side counts as full.
+const FULL: f64 = 0.95;
+
+/// What the verdict is founded on.
+#[derive(Clone, Debug)]
+pub struct Evidence {
+    /// The busiest of the generator's threads, as a share of the measured window.
+    pub client_busy: f64,
+    /// The server, as a share of the processors it may use; `None` where that cannot be read.
+    pub server_busy: Option<f64>,
+    /// How full the processors were that both sides share; `None` when they share none.
+    pub shared_busy: Option<f64>,
+    /// Verified exchanges in the window.
+    pub exchanges: u64,
+    /// Wrong replies.
+    pub wrong_replies: u64,
+    /// What the embedded server and the generator disagree on, in words.
+    pub disagreement: Option<String>,
+    /// Whether the generator was built without optimisation.
+    pub debug_build: bool,
+}
+
+/// Whose processors were full.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Limit {
+    /// The server's.
+    Server,
+    /// The generator's: the result is about the generator.
+    Client,
+    /// Both.
+    Both,
+    /// Neither's: the load was light, or something else held it up.
+    Neither,
+    /// The server's could not be read.
+    Unknown,
+}
+
+impl Limit {
+    /// The name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+            Self::Both => "both",
+            Self::Neither => "neither",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The verdict on a closed-loop run.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Verdict {
+    /// Whose processors were full.
+    pub limit: Limit,
+    /// Why the numbers must not be quoted as the server's; empty when they may.
+    pub invalid_reasons: Vec<String>,
+}
+
+/// Judges a closed-loop run.
+pub fn judge(evidence: &Evidence) -> Verdict {
+    let limit = limit(evidence);
+    let client_full = evidence.client_busy >= FULL;
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    let mut reasons = Vec::new();
+    if evidence.exchanges == 0 {
+        reasons.push("no exchange was completed in the measured window".to_owned());
+    }
+    if evidence.wrong_replies > 0 {
+        reasons.push(format!("{} replies differed from their requests", evidence.wrong_replies));
+    }
+    reasons.extend(evidence.disagreement.clone());
+    let client = percent(evidence.client_busy);
+    match (limit, evidence.server_busy) {
+        (Limit::Client, Some(server)) => reasons.push(format!(
+            "the generator's processors were full ({client}) while the server's were not ({}): \
+             the throughput is the generator's; give it more --threads or CPUs",
+            percent(server)
+        )),
+        (Limit::Unknown, _) if client_full => reasons.push(format!(
+            "the generator's processors were full ({client}) and the server's cannot be read: \
+             the throughput may be the generator's; give it more --threads or CPUs"
+        )),
+        _ => {}
+    }
+    if evidence.debug_build {
+        reasons.push("loadgen was built without optimisation; build it with --release".to_owned());
+    }
+    Verdict { limit, invalid_reasons: reasons }
+}
+
+fn limit(evidence: &Evidence) -> Limit {
+    if evidence.shared_busy.is_some_and(|busy| busy >= FULL) {
+        return Limit::Both;
+    }
+    match (evidence.server_busy, evidence.client_busy >= FULL) {
+        (None, _) => Limit::Unknown,
+        (Some(server), true) if server >= FULL => Limit::Both,
+        (Some(_), true) => Limit::Client,
+        (Some(server), false) if server >= FULL => Limit::Server,
+        (Some(_), false) => Limit::Neither,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Evidence {
+        Evidence {
+            client_busy: 0.7,
+            server_busy: Some(0.99),
+            shared_busy: None,
+            exchanges: 1000,
+            wrong_replies: 0,
+            disagreement: None,
+            debug_build: false,
+        }
+    }
+
+    fn limit_at(server_busy: Option<f64>, client_busy: f64) -> Verdict {
+        judge(&Evidence { client_busy, server_busy, ..good() })
+    }
+
+    #[test]
+    fn the_full_side_is_the_limit() {
+        for (server, client, limit, valid) in [
+            (Some(1.0), 0.7, Limit::Server, true),
+            (Some(0.71), 0.98, Limit::Client, false),
+            (Some(0.95), 0.95, Limit::Both, true),
+            (Some(0.3), 0.3, Limit::Neither, true),
+            (None, 0.94, Limit::Unknown, true),
+            (None, 0.96, Limit::Unknown, false),
+        ] {
+            let verdict = limit_at(server, client);
+            assert_eq!(verdict.limit, limit);
+            assert_eq!(verdict.invalid_reasons.is_empty(), valid, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_shared_processor_is_full_for_both() {
+        let shared =
+            Evidence { client_busy: 0.5, server_busy: Some(0.5), shared_busy: Some(1.0), ..good() };
+        assert_eq!(judge(&shared), Verdict { limit: Limit::Both, invalid_reasons: vec![] });
+    }
+
+    #[test]
+    fn the_reason_names_both_shares() {
+        let reasons = limit_at(Some(0.71), 0.98).invalid_reasons.join("");
+        assert!(reasons.contains("98 %") && reasons.contains("71 %"), "{reasons}");
+    }
+
+    #[test]
+    fn every_flaw_is_a_reason() {
+        let flawed = Evidence {
+            exchanges: 0,
+            wrong_replies: 2,
+            disagreement: Some("the server counted 9 exchanges, the generator 10".to_owned()),
+            debug_build: true,
+            ..good()
+        };
+        assert_eq!(judge(&flawed).invalid_reasons.len(), 4);
+        assert!(judge(&good()).invalid_reasons.is_empty());
+    }
+}

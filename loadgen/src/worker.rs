@@ -1,0 +1,374 @@
+//! One load-generating thread: its connections, and the phases it goes through.
+//!
+//! The event handling is in `engine.rs`. Sharing between threads is limited to
+//! [`Control`], which is read once an exchange and written once a turn.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::event::epoll;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::connection::{Connection, Service, State};
+use crate::control::Control;
+use crate::failures::Kind;
+use crate::pattern::Pattern;
+use crate::socket::Target;
+use crate::tally::Tally;
+
+/// Events taken from the kernel at once, at most. More would let the first of them wait long for
+/// the reaction to the last.
+const EVENTS_MAX: usize = 512;
+
+/// What a receive can take at once, at most.
+const SCRATCH: usize = 64 << 10;
+
+/// Connections of a run that are being opened at once, at most: enough to keep a server busy, few
+/// enough not to flood its listen queue.
+const OPENING_MAX: usize = 256;
+
+/// How long a connection counts towards [`OPENING_MAX`]; one that waits longer hinders no other.
+const OPENING_NS: u64 = 100_000_000;
+
+/// Connections set going at once at the start of the loop before replies are looked at.
+const KICK_OFF: usize = 64;
+
+/// The marker of the event that there is news from the main thread.
+const WAKE: u64 = u64::MAX;
+
+/// What all threads of a run are to do.
+#[derive(Debug)]
+pub struct Plan {
+    /// Where to connect.
+    pub target: Target,
+    /// What to expect there.
+    pub service: Service,
+    /// What to send.
+    pub pattern: Pattern,
+    /// How long a connect or an exchange may take.
+    pub timeout: Duration,
+    /// New connections a second, over all threads; none is as fast as possible.
+    pub connect_rate: Option<u64>,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// The share of one thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// Which thread.
+    pub thread: usize,
+    /// The number of its first connection.
+    pub first: u32,
+    /// How many connections.
+    pub connections: u32,
+    /// How many measured exchanges; `u64::MAX` is no limit.
+    pub requests: u64,
+}
+
+impl Share {
+    /// Divides connections and exchanges among `threads`, as evenly as they go.
+    pub fn divide(connections: u32, requests: Option<u64>, threads: usize) -> Vec<Self> {
+        let part = |whole: u64, thread: usize| {
+            let threads = threads as u64;
+            whole / threads + u64::from((thread as u64) < whole % threads)
+        };
+        let mut first = 0;
+        let mut shares = Vec::new();
+        for thread in 0..threads {
+            let connections = part(connections.into(), thread) as u32;
+            let requests = requests.map_or(u64::MAX, |requests| part(requests, thread));
+            shares.push(Self { thread, first, connections, requests });
+            first += connections;
+        }
+        shares
+    }
+}
+
+/// One load-generating thread.
+pub struct Worker<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) control: &'a Control,
+    pub(crate) share: Share,
+    pub(crate) epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+    pub(crate) scratch: Box<[u8]>,
+    pub(crate) connections: Vec<Connection>,
+    pub(crate) tally: Tally,
+    /// The last reading of the clock.
+    pub(crate) now: u64,
+    /// Measured exchanges that may still begin.
+    pub(crate) quota: u64,
+    /// Whether some of them came back from a failure.
+    pub(crate) quota_returned: bool,
+    /// Whether the closed loop has begun.
+    pub(crate) looping: bool,
+    /// Connections with something outstanding.
+    pub(crate) busy: usize,
+    /// Connections with nothing outstanding.
+    pub(crate) resting: usize,
+    /// Connections that count towards the limit of those being opened.
+    pub(crate) opening: usize,
+    next_scan_ns: u64,
+    processor_time: ProcessorTime,
+}
+
+/// Readings of the clock and of the thread's processor time at the edges of the measured window.
+#[derive(Clone, Copy)]
+enum ProcessorTime {
+    Ahead,
+    Inside { clock_ns: u64, used_ns: u64 },
+    Over,
+}
+
+impl<'a> Worker<'a> {
+    /// Takes all descriptors and memory that do not depend on how the run goes.
+    ///
+    /// # Errors
+    ///
+    /// When the epoll instance cannot be had.
+    pub fn new(plan: &'a Plan, control: &'a Control, share: Share) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake = epoll::EventData::new_u64(WAKE);
+        epoll::add(&epoll, control.wake(share.thread), wake, epoll::EventFlags::IN)?;
+        let numbers = share.first..share.first + share.connections;
+        Ok(Self {
+            plan,
+            control,
+            share,
+            epoll,
+            events: Vec::with_capacity(EVENTS_MAX),
+            scratch: vec![0; SCRATCH].into_boxed_slice(),
+            connections: numbers.map(Connection::new).collect(),
+            tally: Tally::new(),
+            now: control.clock.now(),
+            quota: share.requests,
+            quota_returned: false,
+            looping: false,
+            busy: 0,
+            resting: 0,
+            opening: 0,
+            next_scan_ns: 0,
+            processor_time: ProcessorTime::Ahead,
+        })
+    }
+
+    /// Goes through all phases. `opened` is called once every connection has done its first
+    /// exchange or failed, `finished` once nothing is outstanding any more.
+    ///
+    /// # Errors
+    ///
+    /// When events cannot be waited for. A connection's trouble is counted, not returned.
+    pub fn run(mut self, opened: impl FnOnce(), finished: impl FnOnce()) -> io::Result<Tally> {
+        self.open()?;
+        opened();
+        while !self.control.looping() && self.now < self.control.end_ns() {
+            self.turn(self.until_scan())?;
+        }
+        if self.control.looping() {
+            self.run_loop()?;
+        }
+        self.note_window_end();
+        finished();
+        Ok(self.into_tally())
+    }
+
+    /// Opens every connection, each when its time has come, and looks at events in between, so
+    /// that no connect waits for our own loop.
+    fn open(&mut self) -> io::Result<()> {
+        let begin = self.control.clock.now();
+        let opening_max = (OPENING_MAX / self.plan.threads).max(1);
+        let interval_ns =
+            self.plan.connect_rate.map_or(0.0, |rate| 1e9 * self.plan.threads as f64 / rate as f64);
+        let mut next = 0;
+        while next < self.connections.len() || self.busy > 0 {
+            self.now = self.control.clock.now();
+            if self.now >= self.control.end_ns() {
+                break;
+            }
+            let due = begin + (next as f64 * interval_ns) as u64;
+            if next < self.connections.len() && self.opening < opening_max && self.now >= due {
+                self.open_connection(next);
+                next += 1;
+                self.turn(Duration::ZERO)?;
+            } else if next < self.connections.len() && self.opening < opening_max {
+                self.turn(self.until_scan().min(Duration::from_nanos(due - self.now)))?;
+            } else {
+                self.turn(self.until_scan())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn run_loop(&mut self) -> io::Result<()> {
+        self.looping = true;
+        for index in 0..self.connections.len() {
+            self.resume(index);
+            if index % KICK_OFF == KICK_OFF - 1 {
+                self.turn(Duration::ZERO)?;
+            }
+        }
+        while self.busy > 0 && self.now < self.control.abandon_ns() {
+            self.turn(self.until_scan())?;
+        }
+        Ok(())
+    }
+
+    /// Waits for events, at most that long, and handles them.
+    fn turn(&mut self, wait: Duration) -> io::Result<()> {
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        // Whole milliseconds, rounded up, are what every kernel's epoll understands.
+        let wait_ms = wait.as_nanos().div_ceil(1_000_000) as i64;
+        let timeout =
+            rustix::time::Timespec { tv_sec: wait_ms / 1000, tv_nsec: wait_ms % 1000 * 1_000_000 };
+        let buffer = rustix::buffer::spare_capacity(&mut events);
+        match epoll::wait(&self.epoll, buffer, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let before = self.now;
+        for event in &events {
+            match event.data.u64() {
+                WAKE => self.hear(),
+                index => self.on_event(index as usize, event.flags),
+            }
+        }
+        self.events = events;
+        if self.now == before {
+            self.now = self.control.clock.now();
+        }
+        if std::mem::take(&mut self.quota_returned) {
+            self.hand_over_quota();
+        }
+        if self.now >= self.next_scan_ns {
+            self.scan();
+        }
+        self.note_window_edges();
+        self.control.publish(
+            self.share.thread,
+            self.tally.attempted - self.opening as u64,
+            self.tally.total,
+        );
+        Ok(())
+    }
+
+    /// Clears the main thread's wake-up call; what it had to say is read where it matters.
+    fn hear(&self) {
+        let mut counter = [0; 8];
+        // It can only fail for a counter that is zero already.
+        let _ = rustix::io::read(self.control.wake(self.share.thread), &mut counter);
+    }
+
+    /// Gives measured exchanges that failed to connections that have nothing to do.
+    fn hand_over_quota(&mut self) {
+        for index in 0..self.connections.len() {
+            if self.quota == 0 || self.resting == 0 {
+                break;
+            }
+            self.resume(index);
+        }
+    }
+
+    /// How long until connections must be looked at for their age.
+    fn until_scan(&self) -> Duration {
+        Duration::from_nanos(self.next_scan_ns.saturating_sub(self.now))
+    }
+
+    /// Ends what has taken too long. A timer for each connection would cost more than looking at
+    /// all of them now and then.
+    fn scan(&mut self) {
+        let timeout_ns = self.plan.timeout.as_nanos() as u64;
+        self.next_scan_ns = self.now + (timeout_ns / 20).clamp(1_000_000, OPENING_NS);
+        for index in 0..self.connections.len() {
+            let connection = &self.connections[index];
+            let age_ns = self.now.saturating_sub(connection.since_ns);
+            if connection.opening && age_ns >= OPENING_NS {
+                self.release_opening(index);
+            }
+            let connection = &self.connections[index];
+            if age_ns < timeout_ns || !connection.state.is_busy() {
+                continue;
+            }
+            let timeout = humantime::format_duration(self.plan.timeout);
+            match connection.state {
+                State::Connecting => self.fail(index, Kind::Connect, None, |_| {
+                    format!("not established within {timeout}")
+                }),
+                State::AwaitingEnd => self.fail(index, Kind::Timeout, None, |_| {
+                    format!("the conversation was not ended within {timeout}")
+                }),
+                _ => self.fail(index, Kind::Timeout, None, |connection| {
+                    format!("{} bytes of the reply within {timeout}", connection.received())
+                }),
+            }
+        }
+    }
+
+    fn note_window_edges(&mut self) {
+        match self.processor_time {
+            ProcessorTime::Ahead if self.now >= self.control.start_ns() => {
+                self.processor_time =
+                    ProcessorTime::Inside { clock_ns: self.now, used_ns: thread_cpu_ns() };
+            }
+            ProcessorTime::Inside { .. } if self.now >= self.control.end_ns() => {
+                self.note_window_end();
+            }
+            _ => {}
+        }
+    }
+
+    fn note_window_end(&mut self) {
+        if let ProcessorTime::Inside { clock_ns, used_ns } = self.processor_time {
+            self.now = self.control.clock.now();
+            let window_ns = self.now.saturating_sub(clock_ns).max(1);
+            self.tally.busy = (thread_cpu_ns() - used_ns) as f64 / window_ns as f64;
+        }
+        self.processor_time = ProcessorTime::Over;
+    }
+
+    fn into_tally(mut self) -> Tally {
+        for connection in &self.connections {
+            let tried = connection.state != State::New;
+            self.tally.unserved += u64::from(tried && !connection.served);
+            if tried {
+                self.tally.per_connection.push(connection.exchanges);
+            }
+        }
+        self.tally
+    }
+}
+
+/// Processor time this thread has used, nanoseconds.
+fn thread_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up() {
+        for (connections, requests, threads) in
+            [(1000, Some(7), 3), (2, Some(100), 4), (5, None, 2)]
+        {
+            let shares = Share::divide(connections, requests, threads);
+            assert_eq!(shares.len(), threads);
+            let mut first = 0;
+            for share in &shares {
+                assert_eq!(share.first, first);
+                first += share.connections;
+            }
+            assert_eq!(first, connections);
+            match requests {
+                Some(requests) => {
+                    assert_eq!(shares.iter().map(|share| share.requests).sum::<u64>(), requests);
+                }
+                None => assert!(shares.iter().all(|share| share.requests == u64::MAX)),
+            }
+        }
+    }
+}

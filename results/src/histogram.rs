@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{
     DeserializeError, Deserializer, Serializer, V2DeflateSerializer,
 };
 
-use crate::{Latency, base64};
+use crate::Latency;
 
 impl Latency {
     /// Sums up a histogram of nanoseconds; `None` when it is empty.
@@ -31,7 +33,7 @@ impl Latency {
             p999_ns: histogram.value_at_quantile(0.999),
             p9999_ns: histogram.value_at_quantile(0.9999),
             max_ns: histogram.max(),
-            hdr_v2: base64::encode(&payload),
+            hdr_v2: BASE64_STANDARD.encode(&payload),
         })
     }
 
@@ -41,7 +43,7 @@ impl Latency {
     ///
     /// When `hdr_v2` is not base64, or not a histogram, or not one of `count` samples.
     pub fn histogram(&self) -> Result<Histogram<u64>, HistogramError> {
-        let payload = base64::decode(&self.hdr_v2).ok_or(HistogramError::Base64)?;
+        let payload = BASE64_STANDARD.decode(&self.hdr_v2).map_err(HistogramError::Base64)?;
         let histogram: Histogram<u64> = Deserializer::new()
             .deserialize(&mut payload.as_slice())
             .map_err(HistogramError::Payload)?;
@@ -56,7 +58,7 @@ impl Latency {
 #[derive(Debug)]
 pub enum HistogramError {
     /// The text is not base64.
-    Base64,
+    Base64(base64::DecodeError),
     /// The bytes are not a histogram.
     Payload(DeserializeError),
     /// The histogram is not the one the percentiles were taken from.
@@ -71,7 +73,7 @@ pub enum HistogramError {
 impl fmt::Display for HistogramError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Base64 => f.write_str("hdr_v2 is not base64"),
+            Self::Base64(cause) => write!(f, "hdr_v2 is not base64: {cause}"),
             Self::Payload(cause) => write!(f, "hdr_v2 is not a histogram: {cause}"),
             Self::Count { stated, held } => {
                 write!(f, "hdr_v2 holds {held} samples where the record states {stated}")
@@ -147,7 +149,7 @@ mod tests {
             let damaged = Latency { hdr_v2: hdr_v2.into(), count, ..good.clone() };
             damaged.histogram().unwrap_err().to_string()
         };
-        assert_eq!(error("not base64!", 1), "hdr_v2 is not base64");
+        assert!(error("not base64!", 1).starts_with("hdr_v2 is not base64: "));
         assert!(error("Zm9vYmFy", 1).starts_with("hdr_v2 is not a histogram: "));
         assert!(error("", 1).starts_with("hdr_v2 is not a histogram: "));
         let half = &good.hdr_v2[..good.hdr_v2.len() / 8 * 4];

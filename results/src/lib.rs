@@ -26,7 +26,6 @@
 
 #![forbid(unsafe_code)]
 
-mod base64;
 mod environment;
 mod fairness;
 pub mod format;

@@ -1,0 +1,92 @@
+//! A round trip over loopback: each client sends a request, and each waits for its reply.
+//!
+//! `round_trip/mio/64x1024` has 64 connections and requests of 1,024 bytes. One iteration is one
+//! exchange on every connection (all requests are sent, then all replies received, by one thread
+//! with blocking sockets), so the throughput in elements is exchanges per second, and the time is
+//! that of a whole batch.
+//!
+//! With two or more processors the server is pinned to the first and the clients to the last; see
+//! [`Placement`]. With one connection each side then sleeps while the other works, and what is
+//! measured is mostly two wake-ups. With many, the clients may be the limit: to compare what
+//! servers cost, use `loadgen`.
+//!
+//! Every byte of every reply is compared, and in the end the server must have counted the same
+//! connections, exchanges and bytes as its clients.
+
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, PlottingBackend, SamplingMode, Throughput};
+use lockstep_backends::{Backend, ServiceKind};
+use lockstep_bench::{Clients, Placement, Subject, backends, descriptors, drop_libtest_arguments};
+
+const CONNECTIONS: [usize; 3] = [1, 64, 1000];
+const SIZES: [usize; 2] = [64, 1024];
+
+/// What the process needs beside both ends of its connections.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+fn main() {
+    drop_libtest_arguments();
+    let placement = Placement::of_this_process();
+    placement.pin_client();
+    let mut criterion = Criterion::default()
+        .plotting_backend(PlottingBackend::Plotters)
+        .sample_size(50)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(3))
+        .configure_from_args();
+    round_trip(&mut criterion, &placement);
+    criterion.final_summary();
+}
+
+fn round_trip(criterion: &mut Criterion, placement: &Placement) {
+    let mut group = criterion.benchmark_group("round_trip");
+    group.sampling_mode(SamplingMode::Flat); // a batch of 1,000 takes milliseconds
+    let limit = descriptors();
+    for backend in backends() {
+        for connections in CONNECTIONS {
+            let needed = 2 * connections as u64 + DESCRIPTORS_RESERVED;
+            if needed > limit {
+                let name = backend.name();
+                eprintln!(
+                    "SKIPPED {name}/{connections}: {needed} descriptors, the limit is {limit}"
+                );
+                continue;
+            }
+            group.throughput(Throughput::Elements(connections as u64));
+            for size in SIZES {
+                let id = BenchmarkId::new(backend.name(), format!("{connections}x{size}"));
+                let mut pair = None;
+                group.bench_function(id, |bencher| {
+                    // Not before the bench runs: it may have been filtered out.
+                    let start = || start(backend, connections, size, placement);
+                    let (_, clients) = pair.get_or_insert_with(start);
+                    bencher.iter_custom(|batches| exchange(clients, batches));
+                });
+                if let Some((subject, clients)) = pair {
+                    subject.finish(&clients.finish());
+                }
+            }
+        }
+    }
+    group.finish();
+}
+
+fn start(
+    backend: &'static dyn Backend,
+    connections: usize,
+    size: usize,
+    placement: &Placement,
+) -> (Subject, Clients) {
+    let subject = Subject::start(backend, ServiceKind::Echo, placement);
+    let clients = Clients::connect(subject.addr(), connections, size);
+    (subject, clients)
+}
+
+fn exchange(clients: &mut Clients, batches: u64) -> Duration {
+    let start = Instant::now();
+    for _ in 0..batches {
+        clients.exchange();
+    }
+    start.elapsed()
+}

@@ -86,7 +86,8 @@ impl std::error::Error for HistogramError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Payload(cause) => Some(cause),
-            Self::Base64 | Self::Count { .. } => None,
+            Self::Base64(cause) => Some(cause),
+            Self::Count { .. } => None,
         }
     }
 }

@@ -42,6 +42,7 @@ impl Worker<'_> {
         if self.connections[index].state == State::Resting {
             self.resting -= 1;
             self.busy += 1;
+            self.now = self.control.clock.now();
             self.next(index);
         }
     }

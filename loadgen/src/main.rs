@@ -36,9 +36,13 @@ fn run_and_print(args: RunArgs) -> Result<u8, Failure> {
         .finish()
         .map_err(|error| Failure::new(exit::USAGE, error).hint("see loadgen --help"))?;
     let finished = run::run(&args, std::env::args().collect())?;
-    let text = if args.json { json(&finished.record)? } else { report::text(&finished.record) };
-    print(&text)?;
-    if finished.code == exit::ADDRESS {
+    let unconnected = finished.code == exit::ADDRESS;
+    match args.json {
+        true => print(&json(&finished.record)?)?,
+        false if unconnected => {} // A table of nothing would only hide the error.
+        false => print(&report::text(&finished.record))?,
+    }
+    if unconnected {
         not_connected(&finished.record).print();
     }
     if let Some(path) = &args.output {

@@ -47,6 +47,13 @@ pub fn usage(pid: Pid) -> Option<Usage> {
     Some(Usage { user_ticks, system_ticks, context_switches })
 }
 
+/// How long this thread has been ready to run without a processor, since it began; `None` where
+/// the kernel does not account it (`/proc/PID/schedstat`, second field; sched-stats.rst).
+pub fn thread_waited_ns() -> Option<u64> {
+    let schedstat = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    schedstat.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// How many threads `pid` has, and the processors they may use.
 pub fn capacity(pid: Pid) -> Option<(usize, Vec<usize>)> {
     let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;

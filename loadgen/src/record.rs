@@ -61,10 +61,14 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
     let cost = |side: &Side<'_>| side.cost(measured.window, exchanges);
     let server_cost = server.as_ref().and_then(cost);
     let server_cost = server_cost.map(|cost| Cost { syscalls_per_exchange: syscalls, ..cost });
+    let shared_busy = server.as_ref().and_then(|side| shared(&client, side, measured.window));
+    // Threads that share processors wait for each other, which is nobody else's doing.
+    let alone = shared_busy.is_none() && client.threads <= client.cpus.len();
     let verdict = judge(&Evidence {
         client_busy: tally.busy,
+        client_waiting: alone.then_some(tally.waiting),
         server_busy: server.as_ref().and_then(|side| side.busy(measured.window)),
-        shared_busy: server.as_ref().and_then(|side| shared(&client, side, measured.window)),
+        shared_busy,
         exchanges,
         wrong_replies: tally.failures.wrong_replies(),
         disagreement: disagreement(&asked, &measured),

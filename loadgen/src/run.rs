@@ -186,8 +186,12 @@ fn resolve(
     sender: &Sender<News>,
     news: &Receiver<News>,
 ) -> Result<SocketAddr, Failure> {
-    let hint = "write it as 127.0.0.1:8898, [::1]:8898 or localhost:8898";
-    let failure = |error: String| Failure::new(exit::ADDRESS, error).hint(hint);
+    if target.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        let error = format!("--target {target}: not an address with a port");
+        let hint = "write it as 127.0.0.1:8898, [::1]:8898 or localhost:8898";
+        return Err(Failure::new(exit::USAGE, error).hint(hint));
+    }
+    let failure = |error: String| Failure::new(exit::ADDRESS, error);
     let (sender, name) = (sender.clone(), target.to_owned());
     let lookup = move || drop(sender.send(News::Resolved(look_up(&name))));
     thread::Builder::new()

@@ -35,6 +35,9 @@ pub struct Tally {
     /// The part of the measured window that the thread was on a processor; of several threads,
     /// the busiest.
     pub busy: f64,
+    /// The part of the measured window that the thread could have run but had no processor; of
+    /// several threads, the one that waited most.
+    pub waiting: f64,
 }
 
 impl Tally {
@@ -57,6 +60,7 @@ impl Tally {
             per_connection: Vec::new(),
             failures: Failures::default(),
             busy: 0.0,
+            waiting: 0.0,
         }
     }
 
@@ -79,6 +83,7 @@ impl Tally {
         self.per_connection.extend(other.per_connection);
         self.failures.merge(other.failures);
         self.busy = self.busy.max(other.busy);
+        self.waiting = self.waiting.max(other.waiting);
     }
 }
 

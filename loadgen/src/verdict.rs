@@ -3,11 +3,17 @@
 /// The share of its processors from which on a side counts as full.
 const FULL: f64 = 0.95;
 
+/// The share of the window that threads may have waited for a processor of their own.
+const DISTURBED: f64 = 0.05;
+
 /// What the verdict is founded on.
 #[derive(Clone, Debug)]
 pub struct Evidence {
     /// The busiest of the generator's threads, as a share of the measured window.
     pub client_busy: f64,
+    /// The part of the window that one of the generator's threads could have run but had no
+    /// processor; `None` where they share their processors with each other or with the server.
+    pub client_waiting: Option<f64>,
     /// The server, as a share of the processors it may use; `None` where that cannot be read.
     pub server_busy: Option<f64>,
     /// How full the processors were that both sides share; `None` when they share none.
@@ -85,6 +91,14 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         )),
         _ => {}
     }
+    if let Some(waiting) = evidence.client_waiting
+        && waiting >= DISTURBED
+    {
+        reasons.push(format!(
+            "other programs kept the generator's threads waiting for a processor for {} of the time",
+            percent(waiting)
+        ));
+    }
     if evidence.debug_build {
         reasons.push("loadgen was built without optimisation; build it with --release".to_owned());
     }
@@ -111,6 +125,7 @@ mod tests {
     fn good() -> Evidence {
         Evidence {
             client_busy: 0.7,
+            client_waiting: Some(0.01),
             server_busy: Some(0.99),
             shared_busy: None,
             exchanges: 1000,
@@ -160,9 +175,10 @@ mod tests {
             wrong_replies: 2,
             disagreement: Some("the server counted 9 exchanges, the generator 10".to_owned()),
             debug_build: true,
+            client_waiting: Some(0.06),
             ..good()
         };
-        assert_eq!(judge(&flawed).invalid_reasons.len(), 4);
+        assert_eq!(judge(&flawed).invalid_reasons.len(), 5);
         assert!(judge(&good()).invalid_reasons.is_empty());
     }
 }

@@ -14,6 +14,7 @@ use crate::connection::{Connection, Service, State};
 use crate::control::Control;
 use crate::failures::Kind;
 use crate::pattern::Pattern;
+use crate::procfs;
 use crate::socket::Target;
 use crate::tally::Tally;
 
@@ -118,7 +119,7 @@ pub struct Worker<'a> {
 #[derive(Clone, Copy)]
 enum ProcessorTime {
     Ahead,
-    Inside { clock_ns: u64, used_ns: u64 },
+    Inside { clock_ns: u64, used_ns: u64, waited_ns: Option<u64> },
     Over,
 }
 
@@ -309,8 +310,11 @@ impl<'a> Worker<'a> {
     fn note_window_edges(&mut self) {
         match self.processor_time {
             ProcessorTime::Ahead if self.now >= self.control.start_ns() => {
-                self.processor_time =
-                    ProcessorTime::Inside { clock_ns: self.now, used_ns: thread_cpu_ns() };
+                self.processor_time = ProcessorTime::Inside {
+                    clock_ns: self.now,
+                    used_ns: thread_cpu_ns(),
+                    waited_ns: procfs::thread_waited_ns(),
+                };
             }
             ProcessorTime::Inside { .. } if self.now >= self.control.end_ns() => {
                 self.note_window_end();
@@ -320,10 +324,13 @@ impl<'a> Worker<'a> {
     }
 
     fn note_window_end(&mut self) {
-        if let ProcessorTime::Inside { clock_ns, used_ns } = self.processor_time {
+        if let ProcessorTime::Inside { clock_ns, used_ns, waited_ns } = self.processor_time {
             self.now = self.control.clock.now();
-            let window_ns = self.now.saturating_sub(clock_ns).max(1);
-            self.tally.busy = (thread_cpu_ns() - used_ns) as f64 / window_ns as f64;
+            let window_ns = self.now.saturating_sub(clock_ns).max(1) as f64;
+            self.tally.busy = (thread_cpu_ns() - used_ns) as f64 / window_ns;
+            self.tally.waiting = waited_ns
+                .zip(procfs::thread_waited_ns())
+                .map_or(0.0, |(before, after)| after.saturating_sub(before) as f64 / window_ns);
         }
         self.processor_time = ProcessorTime::Over;
     }

@@ -1,0 +1,93 @@
+//! The steady state takes no memory: an exchange costs what the kernel asks, and no more.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use loadgen::connection::Service;
+use loadgen::measure::{Run, measure};
+use loadgen::pattern::Pattern;
+use loadgen::placement::{Placement, allowed};
+use loadgen::socket::Target;
+use loadgen::worker::Plan;
+
+/// Counts what is taken.
+struct Counting;
+
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        TAKEN.fetch_add(1, Relaxed);
+        // SAFETY: the caller's promises are the ones asked for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        TAKEN.fetch_add(1, Relaxed);
+        // SAFETY: the caller's promises are the ones asked for.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are the ones asked for.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// How often memory is taken in a run of so many exchanges. The server here takes none for an
+/// exchange.
+fn taken(requests: u64) -> u64 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut buffer = [0; 1024];
+                while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                    if stream.write_all(&buffer[..count]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let run = Run {
+        plan: Plan {
+            target: Target::new(addr),
+            service: Service::Echo,
+            pattern: Pattern::new(64, 1),
+            timeout: Duration::from_secs(50),
+            connect_rate: None,
+            threads: 1,
+        },
+        conns: 8,
+        requests: Some(requests),
+        warmup: Duration::ZERO,
+        duration: None,
+        placement: Placement { client: allowed().unwrap(), server: None },
+        server: None,
+    };
+    let (sender, news) = channel();
+    let before = TAKEN.load(Relaxed);
+    let measured = measure(&run, &sender, &news).expect("the run is carried out");
+    let taken = TAKEN.load(Relaxed) - before;
+    assert_eq!(measured.tally.measured, requests);
+    taken
+}
+
+#[test]
+fn an_exchange_takes_no_memory() {
+    taken(100); // What is taken once, by whatever comes first.
+    let (few, many) = (taken(1_000), taken(31_000));
+    // The main thread looks around now and then; that has nothing to do with exchanges.
+    assert!(many < few + 300, "{few} times for 1,000 exchanges, {many} times for 31,000");
+}

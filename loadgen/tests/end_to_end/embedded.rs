@@ -1,0 +1,163 @@
+//! The server that the command starts itself, with every backend.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use crate::harness::{Finished, Running, loadgen, run, wait_until};
+
+const BACKENDS: [&str; 3] = ["blocking", "mio", "io-uring"];
+
+/// Whether the run was with the backend; where this machine cannot, that is said aloud, and it is
+/// a failure where LOCKSTEP_REQUIRE names the backend.
+fn ran(backend: &str, finished: &Finished) -> bool {
+    if finished.code != Some(3) {
+        return true;
+    }
+    println!("SKIPPED: {}", finished.stderr.trim_end());
+    let required = std::env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name == backend), "{backend} is required here");
+    false
+}
+
+#[test]
+fn every_backend_serves_and_agrees_on_what_it_served() {
+    for backend in BACKENDS {
+        for (service, exchanges) in [("echo", 2000), ("hi", 200)] {
+            let finished = run(&[
+                "--backend",
+                backend,
+                "--service",
+                service,
+                "--conns",
+                "16",
+                "-n",
+                &exchanges.to_string(),
+                "--warmup",
+                "50ms",
+                "--backlog",
+                "77",
+                "--json",
+            ]);
+            if !ran(backend, &finished) {
+                continue;
+            }
+            assert_eq!(finished.code, Some(0), "{finished:#?}");
+            let record = finished.record();
+            assert_eq!(record["exchanges"], exchanges, "{backend} {service}");
+            assert_eq!(record["subject"]["name"], backend);
+            assert_eq!(record["subject"]["backend"], backend);
+            assert_eq!(record["subject"]["backlog"], 77);
+            assert!(record["server_statistics"]["exchanges"].as_u64() >= Some(exchanges));
+            assert!(record["server"]["cpu_us_per_exchange"].is_f64());
+            // What the two counted is compared by the command itself.
+            let reasons = record["invalid_reasons"].to_string();
+            assert!(!reasons.contains("the server"), "{backend} {service}: {reasons}");
+        }
+    }
+}
+
+#[test]
+fn large_messages_go_through_every_backend() {
+    for backend in BACKENDS {
+        let finished = run(&[
+            "--backend",
+            backend,
+            "--conns",
+            "4",
+            "-n",
+            "12",
+            "--size",
+            "300k",
+            "--warmup",
+            "0",
+            "--json",
+        ]);
+        if ran(backend, &finished) {
+            assert_eq!(finished.code, Some(0), "{finished:#?}");
+            let record = finished.record();
+            assert_eq!(record["exchanges"], 12);
+            let reasons = record["invalid_reasons"].to_string();
+            assert!(!reasons.contains("the server"), "{backend}: {reasons}");
+        }
+    }
+}
+
+#[test]
+fn sides_have_processors_of_their_own() {
+    let cpus = fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = cpus.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    if !allowed.contains([',', '-']) {
+        println!("SKIPPED: this process has one processor");
+        return;
+    }
+    let finished =
+        run(&["--backend", "blocking", "--conns", "2", "-n", "500", "--warmup", "0", "--json"]);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let record = finished.record();
+    let (client, server) = (&record["client"]["cpus"], &record["server"]["cpus"]);
+    assert_ne!(client, server);
+    assert_ne!(client.as_str(), Some(allowed.trim()));
+}
+
+/// The processes whose parent is `pid`, zombies not counted.
+fn children(pid: i32) -> Vec<i32> {
+    let stat = |path: &Path| fs::read_to_string(path.join("stat")).unwrap_or_default();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let children = processes.filter_map(|process| {
+        let child = process.file_name().to_str()?.parse().ok()?;
+        let stat = stat(&process.path());
+        let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+        let (state, parent) = (fields.next()?, fields.next()?);
+        (state != "Z" && parent.parse() == Ok(pid)).then_some(child)
+    });
+    children.collect()
+}
+
+fn is_gone(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rfind(')').is_none_or(|end| stat[end + 1..].trim_start().starts_with('Z'))
+}
+
+#[test]
+fn the_server_does_not_outlive_the_command() {
+    for (signal, code) in [(Signal::KILL, None), (Signal::INT, Some(130))] {
+        let args = ["--backend", "blocking", "--conns", "2", "-d", "100s"];
+        let running = Running::start(&mut loadgen(&args));
+        let own = running.pid().as_raw_nonzero().get();
+        let mut server = None;
+        wait_until("its server listens", || {
+            server = children(own).first().copied();
+            server.is_some_and(|server| {
+                // Its name is the executable's until it serves; then it has threads.
+                fs::read_dir(format!("/proc/{server}/task")).is_ok_and(|tasks| tasks.count() > 1)
+            })
+        });
+        running.signal(signal);
+        let finished = running.finish();
+        assert_eq!(finished.code, code, "{finished:#?}");
+        let server = server.unwrap();
+        wait_until("its server is gone", || is_gone(server));
+    }
+}
+
+#[test]
+fn the_terminal_s_ctrl_c_reaches_only_the_command() {
+    // The terminal signals the foreground process group. Were the server in it, it would be gone
+    // before the last reply.
+    let args = ["--backend", "blocking", "--conns", "2", "-d", "100s"];
+    let running = Running::start(&mut loadgen(&args));
+    let own = running.pid();
+    let mut server = None;
+    wait_until("its server is there", || {
+        server = children(own.as_raw_nonzero().get()).first().copied();
+        server.is_some()
+    });
+    let group = |pid| rustix::process::getpgid(rustix::process::Pid::from_raw(pid)).ok();
+    // Between fork and exec it still is in the group.
+    let own_group = group(own.as_raw_nonzero().get());
+    wait_until("it is in a group of its own", || group(server.unwrap()) != own_group);
+    running.signal(Signal::INT);
+    assert_eq!(running.finish().code, Some(130));
+}

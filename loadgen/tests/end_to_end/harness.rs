@@ -1,0 +1,177 @@
+//! Scripted servers, and the command with what it prints.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A server that treats every connection as its script says, each in a thread of its own. It
+/// lasts as long as the test.
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
+    /// Connections accepted.
+    pub(crate) accepted: Arc<AtomicU64>,
+}
+
+impl Server {
+    /// The script is given the connection and its number, from zero.
+    pub(crate) fn start(script: impl Fn(TcpStream, u64) + Send + Sync + 'static) -> Self {
+        Self::listen("127.0.0.1:0", script).expect("loopback can be listened on")
+    }
+
+    pub(crate) fn listen(
+        addr: &str,
+        script: impl Fn(TcpStream, u64) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(addr)?;
+        let addr = listener.local_addr()?;
+        let accepted = Arc::new(AtomicU64::new(0));
+        let (script, counter) = (Arc::new(script), accepted.clone());
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let number = counter.fetch_add(1, Relaxed);
+                let script = script.clone();
+                stream.set_nodelay(true).expect("a new connection takes options");
+                thread::spawn(move || script(stream, number));
+            }
+        });
+        Ok(Self { addr, accepted })
+    }
+
+    pub(crate) fn target(&self) -> String {
+        self.addr.to_string()
+    }
+}
+
+/// Sends everything back until the peer ends.
+pub(crate) fn echo(stream: TcpStream, _number: u64) {
+    echo_with(stream, |_| true);
+}
+
+/// Sends everything back, as `change` leaves it, until the peer ends or `change` says so.
+pub(crate) fn echo_with(mut stream: TcpStream, mut change: impl FnMut(&mut [u8]) -> bool) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        if !change(&mut buffer[..count]) || stream.write_all(&buffer[..count]).is_err() {
+            return;
+        }
+    }
+}
+
+/// The command.
+pub(crate) fn loadgen(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// Runs the command to its end.
+pub(crate) fn run(args: &[&str]) -> Finished {
+    Finished::of(loadgen(args).output().expect("the command starts"))
+}
+
+/// What a command left.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    pub(crate) fn of(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("it prints UTF-8");
+        let finished = Self {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        };
+        assert!(!finished.stderr.contains("panicked"), "{finished:#?}");
+        finished
+    }
+
+    /// The one object that `--json` prints.
+    #[track_caller]
+    pub(crate) fn record(&self) -> Value {
+        assert_eq!(self.stdout.matches('\n').count(), 1, "one line: {self:#?}");
+        serde_json::from_str(&self.stdout).expect("the line is JSON")
+    }
+
+    /// Errors by kind: `receive/ECONNRESET` or `eof`, and how many.
+    #[track_caller]
+    pub(crate) fn errors(&self) -> Vec<(String, u64)> {
+        let record = self.record();
+        let errors = record["errors"].as_array().expect("a list");
+        let counts = errors.iter().map(|error| {
+            let kind = error["kind"].as_str().unwrap();
+            let kind = match error["errno"].as_str() {
+                Some(errno) => format!("{kind}/{errno}"),
+                None => kind.to_owned(),
+            };
+            (kind, error["count"].as_u64().unwrap())
+        });
+        let counts: Vec<_> = counts.collect();
+        let sum: u64 = counts.iter().map(|(_, count)| count).sum();
+        assert_eq!(record["errors_total"], sum);
+        counts
+    }
+
+    /// One line of error and at most one of hint.
+    #[track_caller]
+    pub(crate) fn assert_complains(&self, code: i32, words: &str) {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert!(self.stdout.is_empty(), "{self:#?}");
+        let mut lines = self.stderr.lines();
+        let error = lines.next().unwrap_or_default();
+        assert!(error.starts_with("error: ") && error.contains(words), "{self:#?}");
+        assert!(lines.next().is_none_or(|line| line.starts_with("hint: ")), "{self:#?}");
+        assert_eq!(lines.next(), None, "{self:#?}");
+    }
+}
+
+/// Waits until something is so. A minute is longer than any machine takes.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "still waiting until {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Ends the child if the test fails before it is waited for.
+pub(crate) struct Running(pub(crate) Option<Child>);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Self(Some(child.expect("the command starts")))
+    }
+
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(self.0.as_ref().expect("it is running"))
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(self.pid(), signal).expect("it is there to be signalled");
+    }
+
+    pub(crate) fn finish(mut self) -> Finished {
+        let child = self.0.take().expect("it is running");
+        Finished::of(child.wait_with_output().expect("it can be waited for"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The `loadgen` command against servers that follow a script, and against its own.
+
+mod embedded;
+mod harness;
+mod output;
+mod replies;
+mod signals;
+mod usage;

@@ -1,0 +1,106 @@
+//! What the command refuses, and where it cannot connect.
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use crate::harness::{Finished, Server, echo, run};
+
+#[test]
+fn a_wrong_command_line_is_one_line_and_code_two() {
+    for (args, words) in [
+        (&["--conns", "0"][..], "at least 1"),
+        (&["--size", "0"], "at least 1"),
+        (&["--duration", "10"], "write 10s"),
+        (&["--bogus"], "--bogus"),
+        (&["--service", "chat"], "person"),
+        (&["--service", "hi", "--size", "2000"], "at most 1024"),
+        (&["--backend", "no-such"], "blocking"),
+        (&["--target", "127.0.0.1:1", "--backend", "mio"], "cannot be used"),
+        (&["--target", "127.0.0.1"], "not an address with a port"),
+        (&["--pin", "1023"], "no CPU 1023"),
+        (&["--conns", "2", "--threads", "3"], "nothing to do"),
+        (&["--output", "/no/such/directory/record.json"], "/no/such/directory"),
+        (&["report"], "RECORD"),
+        (&["no-such-command"], "no-such-command"),
+    ] {
+        run(args).assert_complains(2, words);
+    }
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let help = run(&["--help"]);
+    assert_eq!(help.code, Some(0));
+    assert!(help.stdout.contains("Examples:") && help.stdout.contains("Exit codes:"));
+    assert!(help.stderr.is_empty());
+    assert!(help.stdout.lines().all(|line| line.chars().count() <= 100), "{}", help.stdout);
+    let version = run(&["--version"]);
+    assert_eq!((version.code, version.stdout.starts_with("loadgen ")), (Some(0), true));
+    assert_eq!(run(&["-h"]).code, Some(0));
+}
+
+#[test]
+fn more_connections_than_descriptors_are_refused_before_the_first() {
+    let server = Server::start(echo);
+    let limited = |script: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_loadgen"), &server.target()]);
+        Finished::of(command.output().expect("there is a shell"))
+    };
+    let finished = limited("ulimit -n 256 && exec \"$0\" --target \"$1\" --conns 1000");
+    finished.assert_complains(2, "--conns 1000");
+    let numbers: Vec<u64> = finished
+        .stderr
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    assert!(numbers.contains(&256), "the limit is named: {finished:#?}");
+    assert!(numbers.iter().any(|&number| number > 1000), "the need is named: {finished:#?}");
+    assert_eq!(server.accepted.load(std::sync::atomic::Ordering::Relaxed), 0);
+
+    // A soft limit is raised.
+    let finished = limited(
+        "ulimit -Sn 64 && exec \"$0\" --target \"$1\" --conns 100 -n 100 --warmup 0 --json",
+    );
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+}
+
+#[test]
+fn a_refused_port_is_code_four() {
+    let addr = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    let finished = run(&["--target", &addr, "--conns", "5"]);
+    finished.assert_complains(4, &format!("cannot connect to {addr}"));
+    assert!(finished.stderr.contains("ECONNREFUSED"), "{finished:#?}");
+
+    // With --json there is a record all the same, and the same code.
+    let finished = run(&["--target", &addr, "--conns", "5", "--json"]);
+    assert_eq!(finished.code, Some(4));
+    assert_eq!(finished.errors(), [("connect/ECONNREFUSED".to_owned(), 5)]);
+    assert_eq!(finished.record()["valid"], false);
+}
+
+#[test]
+fn a_name_finds_the_address_that_listens() {
+    let server = Server::start(echo);
+    let target = format!("localhost:{}", server.addr.port());
+    let finished =
+        run(&["--target", &target, "--conns", "2", "-n", "10", "--warmup", "0", "--json"]);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    assert_eq!(finished.record()["subject"]["addr"], server.target());
+}
+
+#[test]
+fn ipv6_is_no_different() {
+    let Ok(server) = Server::listen("[::1]:0", echo) else {
+        println!("SKIPPED: this machine has no ::1");
+        return;
+    };
+    let args =
+        ["--target", &server.target(), "--conns", "2", "-n", "10", "--warmup", "0", "--json"];
+    let finished = run(&args);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    assert_eq!(finished.record()["exchanges"], 10);
+}

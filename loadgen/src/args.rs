@@ -68,7 +68,7 @@ pub struct ReportArgs {
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// Connections, all open during the whole run
-    #[arg(short, long, value_name = "N", default_value = "64", value_parser = positive_u32)]
+    #[arg(short, long, value_name = "N", default_value = "64", value_parser = conns)]
     pub conns: u32,
 
     /// Length of the measured window; with --requests, whichever ends first [default: 10s]
@@ -187,8 +187,11 @@ fn positive(text: &str) -> Result<u64, String> {
     }
 }
 
-fn positive_u32(text: &str) -> Result<u32, String> {
-    positive(text)?.try_into().map_err(|_| "too many".to_owned())
+fn conns(text: &str) -> Result<u32, String> {
+    match positive(text)? {
+        count @ ..=1_000_000 => Ok(count as u32),
+        _ => Err("at most a million".to_owned()),
+    }
 }
 
 fn backlog(text: &str) -> Result<u32, String> {
@@ -258,6 +261,7 @@ mod tests {
     fn what_cannot_be_is_refused_in_words() {
         for (line, words) in [
             ("loadgen --conns 0", "must be at least 1"),
+            ("loadgen --conns 2M", "at most a million"),
             ("loadgen --size 0", "must be at least 1"),
             ("loadgen --size 2MiB", "at most 1MiB"),
             ("loadgen -d 10", "write 10s"),

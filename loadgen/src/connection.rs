@@ -160,6 +160,11 @@ impl Connection {
         if self.received as usize == reply.len() { Received::Whole } else { Received::Part }
     }
 
+    /// What changes whenever the connection moves on.
+    pub fn progress(&self) -> (State, u64, u32, u32) {
+        (self.state, self.since_ns, self.sent, self.received)
+    }
+
     /// How much of the current reply is here, in bytes.
     pub fn received(&self) -> u32 {
         self.received

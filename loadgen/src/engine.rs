@@ -47,6 +47,16 @@ impl Worker<'_> {
         }
     }
 
+    /// Whether a connection that seems to have waited too long moves on without an event: this
+    /// thread may have been kept from handling it.
+    pub(crate) fn look_again(&mut self, index: usize) -> bool {
+        let before = self.connections[index].progress();
+        if before.0 != State::Connecting {
+            self.advance(index, EventFlags::empty());
+        }
+        self.connections[index].progress() != before
+    }
+
     /// The connection no longer takes the place of one being opened.
     pub(crate) fn release_opening(&mut self, index: usize) {
         self.connections[index].opening = false;

@@ -35,7 +35,10 @@ fn run_and_print(args: RunArgs) -> Result<u8, Failure> {
     let args = args
         .finish()
         .map_err(|error| Failure::new(exit::USAGE, error).hint("see loadgen --help"))?;
-    let finished = run::run(&args, std::env::args().collect())?;
+    let argv = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    let finished = run::run(&args, argv.collect())?;
+    // The file first: it is what must not be lost.
+    let stored = args.output.as_ref().map(|path| store::write(&finished.record, path, args.force));
     let unconnected = finished.code == exit::ADDRESS;
     match args.json {
         true => print(&json(&finished.record)?)?,
@@ -45,9 +48,8 @@ fn run_and_print(args: RunArgs) -> Result<u8, Failure> {
     if unconnected {
         not_connected(&finished.record).print();
     }
-    if let Some(path) = &args.output {
-        let path = store::write(&finished.record, path, args.force)
-            .map_err(|error| Failure::new(exit::FAILURE, error.to_string()))?;
+    if let Some(stored) = stored {
+        let path = stored.map_err(|error| Failure::new(exit::FAILURE, error.to_string()))?;
         let _nobody_reads = writeln!(io::stderr(), "wrote {}", path.display());
     }
     Ok(finished.code)

@@ -9,6 +9,7 @@ use rustix::process::{Pid, getpid};
 
 use crate::control::{Clock, Control, NEVER};
 use crate::exit::{self, Failure};
+use crate::failures::with_name;
 use crate::placement::{Placement, pin};
 use crate::procfs::{self, Usage};
 use crate::progress::{self, Progress};
@@ -66,6 +67,8 @@ pub struct Measured {
     pub client: Option<Usage>,
     /// What the server used in the window.
     pub server: Option<Usage>,
+    /// The server's threads, and the processors they may use.
+    pub server_capacity: Option<(usize, Vec<usize>)>,
     /// The signal that cut the run short.
     pub signal: Option<i32>,
 }
@@ -81,7 +84,7 @@ pub fn measure(
     news: &Receiver<News>,
 ) -> Result<Measured, Failure> {
     let cannot = |what: &str, error: &io::Error| {
-        Failure::new(exit::FAILURE, format!("{what}: {}", crate::failures::with_name(error)))
+        Failure::new(exit::FAILURE, format!("{what}: {}", with_name(error)))
     };
     let control = Control::new(Clock::start(), run.plan.threads)
         .map_err(|error| cannot("cannot wake threads", &error))?;
@@ -120,7 +123,7 @@ pub fn measure(
         for thread in threads {
             match thread.join() {
                 Ok(Ok(counts)) => tally.merge(counts),
-                Ok(Err(error)) => return Err(cannot("cannot wait for events", &error)),
+                Ok(Err(error)) => return Err(Failure::new(exit::FAILURE, error)),
                 Err(_) => return Err(Failure::new(exit::FAILURE, "a client thread panicked")),
             }
         }
@@ -129,7 +132,12 @@ pub fn measure(
 }
 
 /// One thread's part. Whatever happens, the main thread hears that it is over.
-fn work(run: &Run, control: &Control, share: Share, sender: &Sender<News>) -> io::Result<Tally> {
+fn work(
+    run: &Run,
+    control: &Control,
+    share: Share,
+    sender: &Sender<News>,
+) -> Result<Tally, String> {
     struct Finish<'a>(&'a Sender<News>);
     impl Drop for Finish<'_> {
         fn drop(&mut self) {
@@ -137,10 +145,11 @@ fn work(run: &Run, control: &Control, share: Share, sender: &Sender<News>) -> io
         }
     }
     let finish = Finish(sender);
-    pin(&[run.placement.of_thread(share.thread)]).map_err(io::Error::other)?;
-    let worker = Worker::new(&run.plan, control, share)?;
+    pin(&[run.placement.of_thread(share.thread)])?;
+    let events = |error: io::Error| format!("cannot wait for events: {}", with_name(&error));
+    let worker = Worker::new(&run.plan, control, share).map_err(events)?;
     let opened = || drop(sender.send(News::Opened));
-    worker.run(opened, move || drop(finish))
+    worker.run(opened, move || drop(finish)).map_err(events)
 }
 
 /// The main thread during a run.
@@ -162,6 +171,7 @@ struct Edges {
     end_ns: u64,
     before: Option<Readings>,
     after: Option<Readings>,
+    server_capacity: Option<(usize, Vec<usize>)>,
 }
 
 #[derive(Clone, Copy)]
@@ -182,6 +192,7 @@ impl Conductor<'_> {
             end_ns: NEVER,
             before: None,
             after: None,
+            server_capacity: None,
         };
         let lost = self.opened < self.started;
         if lost || self.signal.is_some() {
@@ -192,6 +203,8 @@ impl Conductor<'_> {
             self.control.begin_loop(edges.start_ns, edges.end_ns);
             self.wait_until(edges.start_ns);
             edges.before = Some(self.read());
+            // Now it has the threads that it needs for its connections.
+            edges.server_capacity = self.run.server.and_then(procfs::capacity);
             self.wait_until(edges.end_ns);
             edges.after = Some(self.read());
         }
@@ -261,6 +274,7 @@ impl Edges {
             window: Duration::from_nanos(window_ns),
             client: used(|readings| readings.client),
             server: used(|readings| readings.server),
+            server_capacity: self.server_capacity,
             signal,
             tally,
         }

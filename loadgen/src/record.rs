@@ -27,8 +27,6 @@ pub struct Asked<'a> {
     pub run: &'a Run,
     /// The server under test.
     pub subject: Subject,
-    /// The server's threads and processors, where they could be read.
-    pub server_capacity: Option<(usize, Vec<usize>)>,
     /// Where it ran.
     pub environment: Environment,
 }
@@ -50,7 +48,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
     let exchanges = tally.measured;
     let cpus = &asked.run.placement.client;
     let client = Side { usage: measured.client, threads: asked.run.plan.threads, cpus };
-    let server = asked.server_capacity.as_ref().map(|(threads, cpus)| Side {
+    let server = measured.server_capacity.as_ref().map(|(threads, cpus)| Side {
         usage: measured.server,
         threads: *threads,
         cpus,

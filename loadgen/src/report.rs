@@ -27,11 +27,10 @@ fn header(record: &Record) -> String {
     };
     let threads = plural(record.threads.into(), "thread", "threads");
     let mut text = format!(
-        "{} {}, closed loop, {} of {} bytes, {threads}{}\n",
-        subject.service,
+        "closed loop, {}, requests of {} bytes ({}), {threads}{}\n",
         plural(record.conns.into(), "connection", "connections"),
-        plural(2, "request", "requests").trim_start_matches("2 "),
         grouped(record.size.into()),
+        subject.service,
         place(&record.client.cpus),
     );
     let server_place =
@@ -71,16 +70,19 @@ fn latencies(record: &Record) -> String {
     for (name, latency) in rows {
         let Some(latency) = latency else { continue };
         let _ = write!(text, "{name:<14}");
-        for ns in [
-            latency.min_ns,
-            latency.p50_ns,
-            latency.p90_ns,
-            latency.p99_ns,
-            latency.p999_ns,
-            latency.p9999_ns,
-            latency.max_ns,
+        for (quantile, ns) in [
+            (0.0, latency.min_ns),
+            (0.5, latency.p50_ns),
+            (0.9, latency.p90_ns),
+            (0.99, latency.p99_ns),
+            (0.999, latency.p999_ns),
+            (0.9999, latency.p9999_ns),
+            (0.0, latency.max_ns),
         ] {
-            let _ = write!(text, " {:>8}", format::duration(ns));
+            // With no sample beyond it, a percentile would be the maximum under another name.
+            let beyond = (latency.count as f64 * (1.0 - quantile)).round();
+            let cell = if beyond < 1.0 { "-".to_owned() } else { format::duration(ns) };
+            let _ = write!(text, " {cell:>8}");
         }
         let _ = writeln!(text, " {:>13}", grouped(latency.count));
     }
@@ -118,6 +120,9 @@ fn errors(record: &Record) -> String {
 }
 
 fn costs(record: &Record) -> String {
+    if record.exchanges == 0 {
+        return "\n".to_owned();
+    }
     let mut text = format!(
         "\n{:<14} {:>8} {:>8} {:>8} {:>10} {:>10} {:>6}   {}\n",
         "per exchange", "CPU us", "user", "system", "switches", "syscalls", "busy", "CPUs"

@@ -1,6 +1,6 @@
 //! One measured run, from the options to the record.
 
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -78,8 +78,6 @@ pub fn run(args: &RunArgs, argv: Vec<String>) -> Result<Finished, Failure> {
         placement,
         server: subject.pid,
     };
-    // While it is there to be asked.
-    let server_capacity = subject.pid.and_then(procfs::capacity);
     let measured = measure(&run, &sender, &news)?;
     let ended = subject.server.map(Server::stop);
     let code = exit_code(&measured, ended.as_ref().is_some_and(|ended| ended.trouble.is_some()));
@@ -89,7 +87,6 @@ pub fn run(args: &RunArgs, argv: Vec<String>) -> Result<Finished, Failure> {
         seed,
         run: &run,
         subject: Subject { addr: subject.addr, ready: subject.ready, ended },
-        server_capacity,
         environment,
     };
     Ok(Finished { record: record(asked, measured), code })
@@ -136,7 +133,8 @@ fn prepare(
     let (client, server) = (args.pin.as_deref(), args.server_pin.as_deref());
     if let Some(target) = &args.target {
         let addr = resolve(target, sender, news)?;
-        let local = addr.ip().is_loopback();
+        // An address that can be bound is this machine's.
+        let local = UdpSocket::bind((addr.ip(), 0)).is_ok();
         let placement = Placement::choose(allowed, client, None, local, false);
         pin(&placement.client).map_err(failed)?;
         let pid = local.then(|| procfs::listener(addr)).flatten();
@@ -158,7 +156,7 @@ fn prepare(
         .map_err(|error| failed(format!("cannot start a server: {}", with_name(&error))))?;
     let ready = match await_ready(news)? {
         Some(ready) => ready,
-        None => return Err(Failure::new(server.abandon(), String::new())),
+        None => return Err(server.into_failure()),
     };
     pin(&placement.client).map_err(failed)?;
     let (addr, pid) = (ready.addr, Some(server.pid()));

@@ -5,7 +5,7 @@ use std::process;
 use std::sync::mpsc::Sender;
 use std::thread;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::exit;
@@ -17,7 +17,7 @@ use crate::measure::News;
 ///
 /// When signals cannot be caught, or no thread started.
 pub fn watch(news: Sender<News>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let wait = move || {
         for (number, signal) in signals.forever().enumerate() {
             // When nobody listens any more, the result is being printed and need not be ended.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use clap::Args;
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
-use crate::exit;
+use crate::exit::{self, Failure};
 
 /// How long a server may take to be ready.
 pub const READY_MAX: Duration = Duration::from_secs(10);
@@ -161,16 +161,16 @@ impl Server {
         Pid::from_child(&self.child)
     }
 
-    /// Ends a server that did not become ready and returns the exit code that tells why: its own,
-    /// or that of a failure at run time.
-    pub fn abandon(mut self) -> u8 {
+    /// Why a server has ended that did not become ready: with its own exit code if it has told
+    /// the cause itself.
+    pub fn into_failure(mut self) -> Failure {
         let status = match self.statistics.recv_timeout(STOP_MAX) {
             Ok(_) => self.child.wait().ok(),
             Err(_) => None,
         };
         match status.and_then(|status| status.code()) {
-            Some(code @ 1..=255) => code as u8,
-            _ => exit::FAILURE,
+            Some(code @ 1..=255) => Failure::new(code as u8, ""),
+            _ => Failure::new(exit::FAILURE, "the server ended before it was ready"),
         }
     }
 

@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+/// The longest duration. Sums of several, in nanoseconds, are far from overflowing.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Parses a duration: `500us`, `10ms`, `10s`, `1m30s`. Only zero goes without a unit.
 ///
 /// # Errors
@@ -17,8 +20,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Err(format!("a duration needs a unit: write {text}s or {text}ms"));
     }
-    humantime::parse_duration(text)
-        .map_err(|_| "not a duration: write 500us, 10ms, 10s or 1m30s".to_owned())
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= DURATION_MAX => Ok(duration),
+        Ok(_) => Err("at most 365 days".to_owned()),
+        Err(_) => Err("not a duration: write 500us, 10ms, 10s or 1m30s".to_owned()),
+    }
 }
 
 /// Parses a duration that must not be zero.
@@ -151,6 +157,7 @@ mod tests {
         for wrong in ["", "s", "ten", "-1s", "10 parsecs"] {
             assert!(duration(wrong).unwrap_err().starts_with("not a duration"), "{wrong}");
         }
+        assert_eq!(duration("2years"), Err("at most 365 days".to_owned()));
         assert_eq!(duration_positive("0s"), Err("must be longer than zero".to_owned()));
     }
 

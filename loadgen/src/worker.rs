@@ -288,12 +288,14 @@ impl<'a> Worker<'a> {
             if connection.opening && age_ns >= OPENING_NS {
                 self.release_opening(index);
             }
-            let connection = &self.connections[index];
-            if age_ns < timeout_ns || !connection.state.is_busy() {
+            if age_ns < timeout_ns || !self.connections[index].state.is_busy() {
                 continue;
             }
+            if self.look_again(index) {
+                continue; // The reply was here; we were late, not the server.
+            }
             let timeout = humantime::format_duration(self.plan.timeout);
-            match connection.state {
+            match self.connections[index].state {
                 State::Connecting => self.fail(index, Kind::Connect, None, |_| {
                     format!("not established within {timeout}")
                 }),

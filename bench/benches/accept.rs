@@ -14,7 +14,7 @@
 
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, PlottingBackend, SamplingMode, Throughput};
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use lockstep_backends::{Backend, ServiceKind};
 use lockstep_bench::{OneShots, Placement, Subject, backends, descriptors, drop_libtest_arguments};
 
@@ -27,8 +27,8 @@ fn main() {
     placement.pin_client();
     descriptors();
     let mut criterion = Criterion::default()
-        .plotting_backend(PlottingBackend::Plotters)
-        .sample_size(50)
+        .without_plots() // slower than the measurements; `--plotting-backend plotters` draws them
+        .sample_size(30)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();

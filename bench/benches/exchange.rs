@@ -7,7 +7,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, PlottingBackend, Throughput};
+use criterion::{BenchmarkId, Criterion, Throughput};
 use lockstep_bench::drop_libtest_arguments;
 use lockstep_core::{Echo, Exchange, Op, RECV_MAX, Service};
 
@@ -16,7 +16,7 @@ const SIZES: [usize; 2] = [64, 1024];
 fn main() {
     drop_libtest_arguments();
     let mut criterion = Criterion::default()
-        .plotting_backend(PlottingBackend::Plotters)
+        .without_plots() // slower than the measurements; `--plotting-backend plotters` draws them
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
@@ -56,7 +56,7 @@ impl Conversation {
     fn new(size: usize, first: usize) -> Self {
         Self {
             exchange: Exchange::new(),
-            service: black_box(Box::new(Echo)),
+            service: black_box(Box::new(Echo) as Box<dyn Service>),
             buffer: [0; RECV_MAX],
             size,
             first,

@@ -15,7 +15,7 @@
 
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, PlottingBackend, SamplingMode, Throughput};
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use lockstep_backends::{Backend, ServiceKind};
 use lockstep_bench::{Clients, Placement, Subject, backends, descriptors, drop_libtest_arguments};
 
@@ -30,8 +30,8 @@ fn main() {
     let placement = Placement::of_this_process();
     placement.pin_client();
     let mut criterion = Criterion::default()
-        .plotting_backend(PlottingBackend::Plotters)
-        .sample_size(50)
+        .without_plots() // slower than the measurements; `--plotting-backend plotters` draws them
+        .sample_size(30)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3))
         .configure_from_args();
@@ -48,9 +48,7 @@ fn round_trip(criterion: &mut Criterion, placement: &Placement) {
             let needed = 2 * connections as u64 + DESCRIPTORS_RESERVED;
             if needed > limit {
                 let name = backend.name();
-                eprintln!(
-                    "SKIPPED {name}/{connections}: {needed} descriptors, the limit is {limit}"
-                );
+                eprintln!("SKIPPED {name}/{connections}: {needed} descriptors, but only {limit}");
                 continue;
             }
             group.throughput(Throughput::Elements(connections as u64));

@@ -8,8 +8,8 @@
 //! * [`socket`], `engine`, [`worker`]: system calls, event handling, and the phases of one thread.
 //! * [`control`], [`measure`]: the main thread and the threads it conducts.
 //! * [`tally`], [`failures`]: what is counted.
-//! * [`placement`], [`limits`], [`procfs`], [`subject`]: processors, descriptors, accounting, and
-//!   the embedded server.
+//! * [`placement`], [`limits`], [`cpu_time`], [`procfs`], [`subject`]: processors, descriptors,
+//!   accounting, and the embedded server.
 //! * [`verdict`]: who was the limit, and whether the numbers may be believed.
 //! * [`run`](mod@run): all of it in order, up to the record; [`report`], [`picture`]: the record
 //!   as text.
@@ -20,6 +20,7 @@
 pub mod args;
 pub mod connection;
 pub mod control;
+pub mod cpu_time;
 mod engine;
 pub mod exit;
 pub mod failures;

@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 
 use rustix::process::Pid;
 
+use crate::cpu_time;
+
 /// Processor time and context switches of a whole process since it began.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Usage {
-    /// Time in the program, in clock ticks of [`ticks_per_second`].
+    /// Processor time, nanoseconds.
+    pub cpu_ns: u64,
+    /// The part of it in the program, in clock ticks (sysconf(3), `_SC_CLK_TCK`).
     pub user_ticks: u64,
-    /// Time in the kernel on its behalf, likewise.
+    /// The part of it in the kernel on its behalf, likewise.
     pub system_ticks: u64,
     /// Voluntary and involuntary switches of the threads that are there.
     pub context_switches: u64,
@@ -20,21 +24,25 @@ impl Usage {
     /// What was used from `before` to this reading.
     pub fn since(self, before: Usage) -> Usage {
         Usage {
+            cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
             user_ticks: self.user_ticks.saturating_sub(before.user_ticks),
             system_ticks: self.system_ticks.saturating_sub(before.system_ticks),
             // Threads that ended in between have taken theirs with them.
             context_switches: self.context_switches.saturating_sub(before.context_switches),
         }
     }
-}
 
-/// Clock ticks a second in `/proc/PID/stat` (sysconf(3), `_SC_CLK_TCK`).
-pub fn ticks_per_second() -> u64 {
-    rustix::param::clock_ticks_per_second()
+    /// The share of the time that was in the program; ticks are too coarse for less than a few
+    /// hundredths of a second.
+    pub fn user_share(self) -> f64 {
+        let ticks = self.user_ticks + self.system_ticks;
+        if ticks == 0 { 0.0 } else { self.user_ticks as f64 / ticks as f64 }
+    }
 }
 
 /// Reads what `pid` has used; `None` when it is gone or not ours to read.
 pub fn usage(pid: Pid) -> Option<Usage> {
+    let cpu_ns = cpu_time::of_process_ns(pid)?;
     let directory = format!("/proc/{}", pid.as_raw_nonzero());
     let (user_ticks, system_ticks) =
         parse_stat(&fs::read_to_string(format!("{directory}/stat")).ok()?)?;
@@ -44,7 +52,7 @@ pub fn usage(pid: Pid) -> Option<Usage> {
         let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
         context_switches += parse_switches(&status);
     }
-    Some(Usage { user_ticks, system_ticks, context_switches })
+    Some(Usage { cpu_ns, user_ticks, system_ticks, context_switches })
 }
 
 /// How long this thread has been ready to run without a processor, since it began; `None` where
@@ -197,7 +205,7 @@ mod tests {
     fn this_process_has_used_something() {
         let own = rustix::process::getpid();
         let usage = usage(own).unwrap();
-        assert!(usage.context_switches > 0);
+        assert!(usage.cpu_ns > 0 && usage.context_switches > 0);
         let (threads, cpus) = capacity(own).unwrap();
         assert!(threads > 0 && !cpus.is_empty());
         assert_eq!(usage.since(usage), Usage::default());

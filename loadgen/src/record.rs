@@ -9,7 +9,7 @@ use crate::args::RunArgs;
 use crate::connection::Service;
 use crate::measure::{Measured, Run};
 use crate::pattern::SIZE_MAX_ONE_SHOT;
-use crate::procfs::{Usage, ticks_per_second};
+use crate::procfs::Usage;
 use crate::subject::{Ended, Ready};
 use crate::units::format_cpu_list;
 use crate::verdict::{Evidence, judge};
@@ -133,8 +133,7 @@ struct Side<'a> {
 impl Side<'_> {
     /// Seconds of processor time in the window.
     fn used_s(&self) -> Option<f64> {
-        let usage = self.usage?;
-        Some((usage.user_ticks + usage.system_ticks) as f64 / ticks_per_second() as f64)
+        Some(self.usage?.cpu_ns as f64 / 1e9)
     }
 
     /// The share of the processors it may use. A thread uses one at a time.
@@ -150,12 +149,11 @@ impl Side<'_> {
             return None;
         }
         let usage = self.usage?;
-        let microseconds =
-            |ticks: u64| ticks as f64 * 1e6 / ticks_per_second() as f64 / exchanges as f64;
+        let cpu_us = usage.cpu_ns as f64 / 1e3 / exchanges as f64;
         Some(Cost {
-            cpu_us_per_exchange: microseconds(usage.user_ticks + usage.system_ticks),
-            user_us_per_exchange: microseconds(usage.user_ticks),
-            system_us_per_exchange: microseconds(usage.system_ticks),
+            cpu_us_per_exchange: cpu_us,
+            user_us_per_exchange: cpu_us * usage.user_share(),
+            system_us_per_exchange: cpu_us * (1.0 - usage.user_share()),
             context_switches_per_exchange: usage.context_switches as f64 / exchanges as f64,
             busy: self.busy(window)?,
             cpus: format_cpu_list(self.cpus),

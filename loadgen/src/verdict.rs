@@ -3,6 +3,10 @@
 /// The share of its processors from which on a side counts as full.
 const FULL: f64 = 0.95;
 
+/// Sides whose shares are no further apart than this are called equally full: the readings are no
+/// finer than that, and neither side would gain much if the other were faster.
+const CLOSE: f64 = 0.05;
+
 /// The share of the window that threads may have waited for a processor of their own.
 const DISTURBED: f64 = 0.05;
 
@@ -109,12 +113,16 @@ fn limit(evidence: &Evidence) -> Limit {
     if evidence.shared_busy.is_some_and(|busy| busy >= FULL) {
         return Limit::Both;
     }
-    match (evidence.server_busy, evidence.client_busy >= FULL) {
-        (None, _) => Limit::Unknown,
-        (Some(server), true) if server >= FULL => Limit::Both,
-        (Some(_), true) => Limit::Client,
-        (Some(server), false) if server >= FULL => Limit::Server,
-        (Some(_), false) => Limit::Neither,
+    let client = evidence.client_busy;
+    let Some(server) = evidence.server_busy else { return Limit::Unknown };
+    if client < FULL && server < FULL {
+        Limit::Neither
+    } else if (client >= FULL && server >= FULL) || (client - server).abs() <= CLOSE {
+        Limit::Both
+    } else if client >= FULL {
+        Limit::Client
+    } else {
+        Limit::Server
     }
 }
 
@@ -145,6 +153,9 @@ mod tests {
             (Some(1.0), 0.7, Limit::Server, true),
             (Some(0.71), 0.98, Limit::Client, false),
             (Some(0.95), 0.95, Limit::Both, true),
+            (Some(0.92), 0.96, Limit::Both, true),
+            (Some(0.96), 0.92, Limit::Both, true),
+            (Some(0.90), 0.96, Limit::Client, false),
             (Some(0.3), 0.3, Limit::Neither, true),
             (None, 0.94, Limit::Unknown, true),
             (None, 0.96, Limit::Unknown, false),

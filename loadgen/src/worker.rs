@@ -8,10 +8,10 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::epoll;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::connection::{Connection, Service, State};
 use crate::control::Control;
+use crate::cpu_time;
 use crate::failures::Kind;
 use crate::pattern::Pattern;
 use crate::procfs;
@@ -314,7 +314,7 @@ impl<'a> Worker<'a> {
             ProcessorTime::Ahead if self.now >= self.control.start_ns() => {
                 self.processor_time = ProcessorTime::Inside {
                     clock_ns: self.now,
-                    used_ns: thread_cpu_ns(),
+                    used_ns: cpu_time::of_this_thread_ns(),
                     waited_ns: procfs::thread_waited_ns(),
                 };
             }
@@ -329,7 +329,7 @@ impl<'a> Worker<'a> {
         if let ProcessorTime::Inside { clock_ns, used_ns, waited_ns } = self.processor_time {
             self.now = self.control.clock.now();
             let window_ns = self.now.saturating_sub(clock_ns).max(1) as f64;
-            self.tally.busy = (thread_cpu_ns() - used_ns) as f64 / window_ns;
+            self.tally.busy = (cpu_time::of_this_thread_ns() - used_ns) as f64 / window_ns;
             self.tally.waiting = waited_ns
                 .zip(procfs::thread_waited_ns())
                 .map_or(0.0, |(before, after)| after.saturating_sub(before) as f64 / window_ns);
@@ -347,12 +347,6 @@ impl<'a> Worker<'a> {
         }
         self.tally
     }
-}
-
-/// Processor time this thread has used, nanoseconds.
-fn thread_cpu_ns() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 #[cfg(test)]

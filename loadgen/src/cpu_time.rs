@@ -1,0 +1,63 @@
+//! Processor time to the nanosecond, of a thread and of whole processes.
+
+use std::mem::MaybeUninit;
+
+use rustix::process::Pid;
+use rustix::time::{ClockId, clock_gettime};
+
+/// Processor time that this thread has used, nanoseconds.
+pub fn of_this_thread_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Processor time that all threads of a process have used, those that have ended included,
+/// nanoseconds; `None` when it is gone (clock_getcpuclockid(3)).
+///
+/// `/proc/PID/stat` has the same, in ticks of mostly ten milliseconds.
+pub fn of_process_ns(pid: Pid) -> Option<u64> {
+    let mut clock = 0;
+    // SAFETY: the pointer is to a local variable of the type that is asked for.
+    let result = unsafe { libc::clock_getcpuclockid(pid.as_raw_nonzero().get(), &raw mut clock) };
+    if result != 0 {
+        return None;
+    }
+    let mut time = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: the pointer is to a local variable of the type that is asked for.
+    let result = unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) };
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: the call has succeeded, so it has filled it.
+    let time = unsafe { time.assume_init() };
+    Some(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn work_takes_time() {
+        let process = of_process_ns(rustix::process::getpid());
+        let thread = of_this_thread_ns();
+        let mut sum = 0u64;
+        while of_this_thread_ns() < thread + 20_000_000 {
+            sum = sum.wrapping_mul(31).wrapping_add(1);
+        }
+        std::hint::black_box(sum);
+        assert!(of_process_ns(rustix::process::getpid()) >= process.map(|ns| ns + 20_000_000));
+    }
+
+    #[test]
+    fn a_child_s_time_is_readable_and_gone_with_it() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("there is sleep(1)");
+        let pid = Pid::from_child(&child);
+        assert!(of_process_ns(pid).is_some_and(|ns| ns > 0));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(of_process_ns(pid), None);
+    }
+}

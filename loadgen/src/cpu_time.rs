@@ -36,6 +36,8 @@ pub fn of_process_ns(pid: Pid) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+    use std::thread;
+    use std::time::Duration;
 
     use super::*;
 
@@ -55,9 +57,18 @@ mod tests {
     fn a_child_s_time_is_readable_and_gone_with_it() {
         let mut child = Command::new("sleep").arg("60").spawn().expect("there is sleep(1)");
         let pid = Pid::from_child(&child);
-        assert!(of_process_ns(pid).is_some_and(|ns| ns > 0));
+        let mut used = of_process_ns(pid);
+        // It may not have got far yet.
+        for _ in 0..1000 {
+            if used != Some(0) {
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+            used = of_process_ns(pid);
+        }
         child.kill().unwrap();
         child.wait().unwrap();
+        assert!(used.is_some_and(|ns| ns > 0), "{used:?}");
         assert_eq!(of_process_ns(pid), None);
     }
 }

@@ -156,8 +156,10 @@ impl Worker<'_> {
                         continue;
                     }
                     self.complete(index, self.now);
-                    // The end that came with the reply is not announced again.
-                    if flags.intersects(HANGUP) && self.has_ended(index) {
+                    // The end that came with the reply is not announced again. After the window
+                    // it is none of our business.
+                    let matters = self.now < self.control.end_ns();
+                    if matters && flags.intersects(HANGUP) && self.has_ended(index) {
                         return;
                     }
                     return self.next(index);
@@ -193,7 +195,7 @@ impl Worker<'_> {
         let connection = &mut self.connections[index];
         let latency_ns = replied_ns - connection.since_ns;
         self.tally.total += 1;
-        if connection.measured && replied_ns < self.control.end_ns() {
+        if std::mem::take(&mut connection.measured) && replied_ns < self.control.end_ns() {
             connection.exchanges += 1;
             self.tally.measured += 1;
             self.tally.last_reply_ns = replied_ns;
@@ -293,7 +295,7 @@ impl Worker<'_> {
         let Some(socket) = &self.connections[index].socket else { return false };
         match receive(socket, &mut self.scratch[..]) {
             Ok(0) => self.fail(index, Kind::Eof, None, |_| {
-                "the server closed between two exchanges".to_owned()
+                "the server closed while nothing was owed".to_owned()
             }),
             Ok(count) => self.fail_surplus(index, count),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,

@@ -230,6 +230,37 @@ fn an_end_that_comes_with_the_reply_is_seen() {
 }
 
 #[test]
+fn lost_connections_make_no_exchange_count_twice() {
+    // Ten connections of three replies each; the first of each is not measured.
+    let server = Server::start(|mut stream, _| {
+        let mut buffer = [0; 64];
+        for _ in 0..3 {
+            let Ok(count @ 1..) = stream.read(&mut buffer) else { return };
+            let _ = stream.write_all(&buffer[..count]);
+        }
+        let _ = stream.shutdown(Shutdown::Write);
+        while let Ok(1..) = stream.read(&mut buffer) {}
+    });
+    for requests in [1, 15, 20] {
+        let args = [
+            "--target",
+            &server.target(),
+            "--conns",
+            "10",
+            "-n",
+            &requests.to_string(),
+            "--warmup",
+            "0",
+            "--json",
+        ];
+        let finished = run(&args);
+        let record = finished.record();
+        assert_eq!(record["exchanges"], requests, "{finished:#?}");
+        assert_eq!(record["latency"]["exchange"]["count"], requests);
+    }
+}
+
+#[test]
 fn a_reset_is_named() {
     let server = Server::start(|mut stream, _| {
         // Closing with unread data sends a reset (RFC 2525, 2.17).

@@ -1,0 +1,126 @@
+//! A client that gives up after [`PATIENCE`], and says what it expected.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::PATIENCE;
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+}
+
+impl Client {
+    pub(crate) fn connect(addr: SocketAddr) -> Self {
+        Self::connect_prepared(addr, |_socket| ())
+    }
+
+    /// A client for whom little is kept on the way: soon there is more for it than anybody takes.
+    ///
+    /// Its own receive buffer is the smallest there is, and the server's send buffer goes by the
+    /// segment size that the client announces (`tcp_sndbuf_expand`, net/ipv4/tcp_input.c).
+    pub(crate) fn connect_narrow(addr: SocketAddr) -> Self {
+        Self::connect_prepared(addr, |socket| {
+            socket.set_recv_buffer_size(4096).unwrap();
+            socket.set_tcp_mss(536).unwrap();
+        })
+    }
+
+    fn connect_prepared(addr: SocketAddr, prepare: impl FnOnce(&Socket)) -> Self {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).unwrap();
+        prepare(&socket);
+        socket
+            .connect_timeout(&addr.into(), PATIENCE)
+            .unwrap_or_else(|error| panic!("cannot connect to {addr}: {error}"));
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self { stream }
+    }
+
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap_or_else(|error| panic!("cannot send: {error}"));
+    }
+
+    /// The next `count` bytes.
+    pub(crate) fn hear(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.stream
+            .read_exact(&mut bytes)
+            .unwrap_or_else(|error| panic!("no {count} bytes came: {error}"));
+        bytes
+    }
+
+    /// Sends a request, and hears the same back.
+    pub(crate) fn exchange(&mut self, request: &[u8]) {
+        self.say(request);
+        assert!(self.hear(request.len()) == request, "the reply differs from the request");
+    }
+
+    /// Sends a FIN; goes on receiving.
+    pub(crate) fn finish(&mut self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Whatever comes until the server's FIN; a reset is a failure.
+    pub(crate) fn hear_the_rest(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.stream
+            .read_to_end(&mut bytes)
+            .unwrap_or_else(|error| panic!("no orderly end after {} bytes: {error}", bytes.len()));
+        bytes
+    }
+
+    /// Hears nothing more but the server's FIN.
+    pub(crate) fn hear_the_end(&mut self) {
+        assert_eq!(self.hear_the_rest(), b"", "more than the end was heard");
+    }
+
+    /// Sends the bytes with the FIN right behind them, in one segment.
+    pub(crate) fn say_and_finish(&mut self, bytes: &[u8]) {
+        let sent = SockRef::from(&self.stream).send_with_flags(bytes, libc::MSG_MORE).unwrap();
+        assert_eq!(sent, bytes.len());
+        self.finish();
+    }
+
+    /// Breaks the connection off with a RST.
+    pub(crate) fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// Sends, without waiting, as much of the bytes as goes; says how much that was.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> usize {
+        self.stream.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match self.stream.write(&bytes[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("cannot send: {error}"),
+            }
+        }
+        self.stream.set_nonblocking(false).unwrap();
+        sent
+    }
+
+    /// Whether there is something to hear now: bytes, the end, or a reset.
+    pub(crate) fn has_news(&self) -> bool {
+        self.wait_for(PollFlags::IN, Duration::ZERO)
+    }
+
+    /// Waits, without reading, until the server has broken the connection off.
+    pub(crate) fn wait_for_break(&self) {
+        assert!(self.wait_for(PollFlags::empty(), PATIENCE), "the connection is not broken off");
+    }
+
+    fn wait_for(&self, flags: PollFlags, timeout: Duration) -> bool {
+        let mut fds = [PollFd::new(&self.stream, flags)];
+        let timeout = Timespec::try_from(timeout).unwrap();
+        poll(&mut fds, Some(&timeout)).unwrap() > 0
+    }
+}

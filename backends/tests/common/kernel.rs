@@ -1,0 +1,122 @@
+//! What the kernel says about sockets and processes: an observer that no backend can fool.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::until;
+
+/// A socket of a port, as in /proc/net/tcp (proc_pid_net(5)).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Row {
+    state: u8,
+    /// Bytes that the peer has not acknowledged.
+    pub(crate) unsent: u64,
+    /// Bytes that the process has not received; a listener's connections not accepted.
+    pub(crate) unread: u64,
+}
+
+const ESTABLISHED: u8 = 1;
+const SYN_RECV: u8 = 3;
+const CLOSE_WAIT: u8 = 8;
+const LISTEN: u8 = 10;
+
+/// The server's side: every socket whose own port is that of `addr`.
+fn rows(addr: SocketAddr) -> Vec<Row> {
+    let file = if addr.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
+    let table = fs::read_to_string(file).unwrap();
+    let port = format!(":{:04X}", addr.port());
+    table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let (local, _remote) = (fields.next()?, fields.next()?);
+            let (state, (unsent, unread)) = (fields.next()?, fields.next()?.split_once(':')?);
+            let number = |hex| u64::from_str_radix(hex, 16).unwrap();
+            let row = |port: &str| {
+                local.ends_with(port).then(|| Row {
+                    state: number(state) as u8,
+                    unsent: number(unsent),
+                    unread: number(unread),
+                })
+            };
+            row(&port)
+        })
+        .collect()
+}
+
+/// The listeners of the address: how many connections wait in the queue of each.
+pub(crate) fn listen_queues(addr: SocketAddr) -> Vec<u64> {
+    rows(addr).iter().filter(|row| row.state == LISTEN).map(|row| row.unread).collect()
+}
+
+/// The server's sockets that are open, accepted or not.
+pub(crate) fn open_connections(addr: SocketAddr) -> Vec<Row> {
+    let open = |row: &Row| matches!(row.state, ESTABLISHED | SYN_RECV | CLOSE_WAIT);
+    rows(addr).into_iter().filter(open).collect()
+}
+
+/// Waits until the server has closed every connection on its side.
+pub(crate) fn until_closed(addr: SocketAddr) {
+    until("the server has closed every connection", || open_connections(addr).is_empty());
+}
+
+/// Waits until the server is stuck with `count` peers: each has sent more than it has received,
+/// is sent something that it does not take, and nothing has changed for a while.
+pub(crate) fn until_stuck(addr: SocketAddr, count: usize) {
+    const A_WHILE: Duration = Duration::from_millis(200);
+    let stuck = || {
+        let rows = open_connections(addr).into_iter();
+        rows.filter(|row| row.unread > 0 && row.unsent > 0).collect::<Vec<_>>()
+    };
+    let (mut before, mut since) = (stuck(), Instant::now());
+    until("the server is stuck with peers that do not read", || {
+        let now = stuck();
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+        before.len() >= count && since.elapsed() >= A_WHILE
+    });
+}
+
+/// The processor time a process has used, user and system.
+pub(crate) fn processor_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The command's name, in parentheses, may contain anything.
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_secs(ticks) / rustix::param::clock_ticks_per_second() as u32
+}
+
+/// The descriptors that a process has open.
+pub(crate) fn descriptors(pid: u32) -> BTreeSet<u32> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    open.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// The memory of a process that no file backs, in bytes, counted page by page.
+pub(crate) fn anonymous_memory(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// The states of a process's threads, such as `S` or `T`.
+pub(crate) fn thread_states(pid: u32) -> Vec<char> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok())
+        .map(|stat| stat[stat.rfind(')').unwrap() + 2..].chars().next().unwrap())
+        .collect()
+}
+
+/// Raises this process's limit of open descriptors as far as it goes, and says how far that is.
+pub(crate) fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let _lower = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}

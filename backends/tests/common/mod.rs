@@ -1,0 +1,46 @@
+//! What the server's tests share: a client, a server as a child process, and what the kernel says
+//! about either.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+pub(crate) mod child;
+pub(crate) mod client;
+pub(crate) mod kernel;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+/// How long anything that has to happen may take. No test depends on how much of it is used.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a condition is looked at.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Waits until the condition holds.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited for {PATIENCE:?} in vain until {what}");
+        thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Bytes of which no two stretches are alike, the same for the same seed.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
+/// Says why a test did not run. A test that cannot run here must not look as if it had.
+pub(crate) fn skipped(why: &str) {
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("SKIPPED {test}: {why}");
+}
+
+/// Whether the backend must not be skipped: its name is in `LOCKSTEP_REQUIRE`.
+pub(crate) fn is_required(backend: &str) -> bool {
+    std::env::var("LOCKSTEP_REQUIRE").is_ok_and(|names| names.split(',').any(|it| it == backend))
+}

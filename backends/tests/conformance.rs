@@ -1,0 +1,98 @@
+//! One suite of rules over real sockets, the same for every backend.
+//!
+//! A rule is an ordinary test in one of the files of `conformance/`; a backend, or another tuning
+//! of one, is a module here that contains them all. A backend that this machine cannot run is
+//! skipped aloud, unless its name is in the environment variable `LOCKSTEP_REQUIRE`
+//! (`blocking,mio,io-uring`).
+
+#![allow(clippy::duplicate_mod, reason = "the cases are there once for each backend")]
+
+mod common;
+
+#[path = "conformance/harness.rs"]
+mod harness;
+
+use lockstep_backends::BACKENDS;
+use lockstep_backends::blocking::Blocking;
+use lockstep_backends::io_uring::IoUring;
+use lockstep_backends::mio::Mio;
+
+use harness::Subject;
+
+/// One thread for each connection.
+#[path = "."]
+mod blocking {
+    use super::{Blocking, Subject};
+
+    const SUBJECT: Subject = Subject { backend: &Blocking, threads: None };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+}
+
+/// More threads than any test has connections open at once.
+#[path = "."]
+mod blocking_threads {
+    use super::{Blocking, Subject};
+
+    const SUBJECT: Subject = Subject { backend: &Blocking, threads: Some(80) };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+    #[path = "conformance/cases_threads.rs"]
+    mod cases_threads;
+}
+
+#[path = "."]
+mod mio {
+    use super::{Mio, Subject};
+
+    const SUBJECT: Subject = Subject { backend: &Mio, threads: None };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+}
+
+#[path = "."]
+mod io_uring {
+    use super::{IoUring, Subject};
+
+    const SUBJECT: Subject = Subject { backend: &IoUring::DEFAULT, threads: None };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+}
+
+/// Fewer buffers than some tests have requests under way: receives find none, and try again.
+#[path = "."]
+mod io_uring_few_buffers {
+    use super::{IoUring, Subject};
+
+    const FEW: IoUring = IoUring { buffers: 16, ..IoUring::DEFAULT };
+    const SUBJECT: Subject = Subject { backend: &FEW, threads: None };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+}
+
+/// As on Linux before 6.1.
+#[path = "."]
+mod io_uring_coop_taskrun {
+    use super::{IoUring, Subject};
+
+    const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::DEFAULT };
+    const SUBJECT: Subject = Subject { backend: &COOP, threads: None };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+}
+
+#[test]
+fn every_backend_is_under_test() {
+    let under_test = [&Blocking as &dyn lockstep_backends::Backend, &Mio, &IoUring::DEFAULT];
+    let mut under_test = under_test.map(|backend| backend.name());
+    let mut known: Vec<_> = BACKENDS.iter().map(|backend| backend.name()).collect();
+    under_test.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(known, under_test, "a backend without a module here, or the reverse");
+}

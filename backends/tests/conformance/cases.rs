@@ -1,0 +1,12 @@
+//! The rules for one subject.
+
+use super::SUBJECT;
+
+#[path = "cases_drain.rs"]
+mod drain;
+#[path = "cases_exchange.rs"]
+mod exchange;
+#[path = "cases_limits.rs"]
+mod limits;
+#[path = "cases_peers.rs"]
+mod peers;

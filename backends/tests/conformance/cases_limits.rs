@@ -1,0 +1,120 @@
+//! The limits: how long a connection may be idle, and how many there may be.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lockstep_backends::ServiceKind::Echo;
+use lockstep_backends::{Options, Stats};
+use lockstep_core::Cause;
+
+use super::SUBJECT;
+use crate::common::client::Client;
+use crate::common::{kernel, noise, until};
+use crate::harness::{options, start_with};
+
+const IDLE_TIMEOUT: Duration = Duration::from_millis(400);
+
+fn with_idle_timeout() -> Options {
+    Options { idle_timeout: Some(IDLE_TIMEOUT), ..options(&SUBJECT) }
+}
+
+#[test]
+fn who_is_silent_for_too_long_is_shown_the_end() {
+    let Some(server) = start_with(&SUBJECT, Echo, with_idle_timeout()) else { return };
+    let start = Instant::now();
+    let mut silent = server.connect();
+    let mut fell_silent = server.connect();
+    fell_silent.exchange(b"x");
+    for client in [&mut silent, &mut fell_silent] {
+        client.hear_the_end();
+        assert!(start.elapsed() >= IDLE_TIMEOUT, "after {:?}", start.elapsed());
+    }
+    drop((silent, fell_silent));
+    let stats = server.stop();
+    assert_eq!((stats.accepted, stats.closed.count(Cause::Idle)), (2, 2), "{stats:?}");
+}
+
+#[test]
+fn who_is_not_silent_stays() {
+    // A test that is itself held up for too long has been silent: that proves nothing.
+    for _ in 0..10 {
+        let Some(server) = start_with(&SUBJECT, Echo, with_idle_timeout()) else { return };
+        let mut active = server.connect();
+        let mut silent = server.connect();
+        let start = Instant::now();
+        let (mut last, mut longest) = (start, Duration::ZERO);
+        while start.elapsed() < IDLE_TIMEOUT * 2 && longest < IDLE_TIMEOUT / 2 {
+            active.exchange(&noise(1, 10));
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+            thread::sleep(IDLE_TIMEOUT / 10);
+        }
+        longest = longest.max(last.elapsed());
+        if longest >= IDLE_TIMEOUT / 2 {
+            continue;
+        }
+        silent.hear_the_end();
+        active.exchange(&noise(1, 10));
+        drop((active, silent));
+        let stats = server.stop();
+        assert_eq!(stats.closed.count(Cause::Idle), 1, "the silent one only: {stats:?}");
+        return;
+    }
+    panic!("this machine is too busy to be on time");
+}
+
+#[test]
+fn who_does_not_read_for_too_long_is_cut_off() {
+    let Some(server) = start_with(&SUBJECT, Echo, with_idle_timeout()) else { return };
+    let mut deaf = Client::connect_narrow(server.addr);
+    deaf.push(&noise(1, 1 << 20));
+    deaf.wait_for_break();
+    let stats = server.stop();
+    assert_eq!((stats.accepted, stats.closed.count(Cause::Idle)), (1, 1), "{stats:?}");
+}
+
+#[test]
+fn no_more_are_served_at_once_than_there_are_places() {
+    serve_in_turns(4, 1, 12);
+}
+
+/// A place that is given back on one shard can be taken on the other.
+#[test]
+fn the_shards_have_their_places_in_common() {
+    serve_in_turns(4, 2, 12);
+}
+
+#[test]
+fn the_only_place_goes_from_shard_to_shard() {
+    serve_in_turns(1, 2, 6);
+}
+
+/// Serves more clients than there are places: exactly as many as there are places, then when these
+/// leave as many others, until all have been served.
+fn serve_in_turns(places: usize, shards: usize, count: usize) {
+    let few = Options { conns_max: places, shards: Some(shards), ..options(&SUBJECT) };
+    let Some(server) = start_with(&SUBJECT, Echo, few) else { return };
+    let mut waiting = server.connect_many(count);
+    for client in &mut waiting {
+        client.say(b"served?");
+    }
+    while !waiting.is_empty() {
+        until("every place is taken", || {
+            waiting.iter().filter(|client| client.has_news()).count() >= places.min(waiting.len())
+        });
+        // Longer than a server ever waits before it looks for a free place again.
+        thread::sleep(Duration::from_millis(250));
+        let (served, rest): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|client| client.has_news());
+        assert!(served.len() <= places, "{} served at once", served.len());
+        for mut client in served {
+            assert_eq!(client.hear(7), b"served?");
+        }
+        waiting = rest;
+    }
+    kernel::until_closed(server.addr);
+    let stats: Stats = server.stop();
+    assert_eq!((stats.accepted, stats.exchanges), (count as u64, count as u64));
+    assert_eq!(stats.connections_peak, places as u64);
+    assert_eq!(stats.closed.count(Cause::Eof), count as u64, "{stats:?}");
+}

@@ -1,0 +1,81 @@
+//! Peers that break off, say nothing, or do not listen.
+
+use lockstep_backends::ServiceKind::Echo;
+use lockstep_core::Cause;
+
+use super::SUBJECT;
+use crate::common::client::Client;
+use crate::common::{kernel, noise};
+use crate::harness::start;
+
+#[test]
+fn a_reset_ends_only_its_own_connection() {
+    let Some(server) = start(&SUBJECT, Echo) else { return };
+    let mut bystander = server.connect();
+    for round in 0..500 {
+        let mut client = server.connect();
+        match round % 4 {
+            0 => {} // before the first request
+            1 => client.exchange(&noise(round, 100)),
+            2 => client.say(&noise(round, 100)), // with a reply on its way
+            _ => {
+                client.push(&noise(round, 20_000));
+                client.hear(1 + round as usize * 4); // in the middle of the replies
+            }
+        }
+        client.reset();
+        bystander.exchange(&noise(round, 10));
+    }
+    bystander.finish();
+    bystander.hear_the_end();
+    drop(bystander);
+    kernel::until_closed(server.addr);
+    let stats = server.stop();
+    assert_eq!((stats.accepted, stats.closed.count(Cause::Error)), (501, 500), "{stats:?}");
+    assert_eq!(stats.closed.count(Cause::Eof), 1, "{stats:?}");
+    assert_eq!(stats.io_errors.values().sum::<u64>(), 500, "{stats:?}");
+}
+
+#[test]
+fn who_comes_and_goes_without_a_word_is_counted() {
+    let Some(server) = start(&SUBJECT, Echo) else { return };
+    for _ in 0..1000 {
+        drop(server.connect());
+    }
+    kernel::until_closed(server.addr);
+    let stats = server.stop();
+    assert_eq!((stats.accepted, stats.closed.count(Cause::Eof)), (1000, 1000), "{stats:?}");
+    assert_eq!((stats.exchanges, stats.bytes_received), (0, 0));
+}
+
+#[test]
+fn one_who_never_reads_starves_nobody() {
+    some_who_never_read_starve_nobody(1);
+}
+
+#[test]
+fn many_who_never_read_starve_nobody() {
+    some_who_never_read_starve_nobody(64);
+}
+
+/// All are on one shard.
+fn some_who_never_read_starve_nobody(count: usize) {
+    let Some(server) = start(&SUBJECT, Echo) else { return };
+    let flood = noise(1, 1 << 20);
+    let mut deaf: Vec<_> = (0..count).map(|_| Client::connect_narrow(server.addr)).collect();
+    for client in &mut deaf {
+        client.push(&flood);
+    }
+    kernel::until_stuck(server.addr, count);
+    let mut client = server.connect();
+    for round in 0..200 {
+        client.exchange(&noise(round, 1 + round as usize * 5));
+    }
+    // They have not been forgotten: when they do read, all of it comes.
+    for client in &mut deaf {
+        assert!(client.hear(5000) == flood[..5000], "the bytes differ");
+    }
+    drop((client, deaf));
+    let stats = server.stop();
+    assert_eq!(stats.accepted, count as u64 + 1);
+}

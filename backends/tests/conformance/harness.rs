@@ -1,0 +1,110 @@
+//! A server in this process, and the checks that every test ends with.
+
+use std::net::SocketAddr;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use lockstep_backends::{Backend, Config, Options, Server, ServiceKind, StartError, Stats};
+
+use crate::common::client::Client;
+use crate::common::{PATIENCE, is_required, kernel, skipped};
+
+/// A backend under test, with its tuning.
+pub(crate) struct Subject {
+    pub(crate) backend: &'static dyn Backend,
+    /// The blocking backend's threads, where it has a fixed number of them.
+    pub(crate) threads: Option<usize>,
+}
+
+/// A running server. Dropped without having been stopped, it stops by itself.
+pub(crate) struct Running {
+    pub(crate) addr: SocketAddr,
+    server: Option<Server>,
+}
+
+/// What the tests start from: one shard, so that who meets whom is not left to chance, and time
+/// enough to drain even on a busy machine.
+pub(crate) fn options(subject: &Subject) -> Options {
+    Options {
+        shards: Some(1),
+        threads: subject.threads,
+        drain_timeout: PATIENCE,
+        ..Options::default()
+    }
+}
+
+/// Starts a server on a loopback port. None, said aloud, if the backend cannot run here.
+pub(crate) fn start(subject: &Subject, service: ServiceKind) -> Option<Running> {
+    start_with(subject, service, options(subject))
+}
+
+pub(crate) fn start_with(
+    subject: &Subject,
+    service: ServiceKind,
+    options: Options,
+) -> Option<Running> {
+    start_at("127.0.0.1:0".parse().unwrap(), subject, service, options)
+}
+
+pub(crate) fn start_at(
+    listen: SocketAddr,
+    subject: &Subject,
+    service: ServiceKind,
+    options: Options,
+) -> Option<Running> {
+    kernel::raise_descriptor_limit();
+    let backend = subject.backend;
+    match Server::start(&Config { backend, listen, service, options }) {
+        Ok(server) => Some(Running { addr: server.addr(), server: Some(server) }),
+        Err(StartError::Unsupported(refused)) if !is_required(backend.name()) => {
+            skipped(&format!("no {}: {refused}", backend.name()));
+            None
+        }
+        Err(error) => panic!("{} does not start: {error}", backend.name()),
+    }
+}
+
+impl Running {
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(self.addr)
+    }
+
+    pub(crate) fn connect_many(&self, count: usize) -> Vec<Client> {
+        (0..count).map(|_| self.connect()).collect()
+    }
+
+    /// Tells it to stop, and does not wait.
+    pub(crate) fn drain(&self) {
+        self.server.as_ref().unwrap().drain();
+    }
+
+    /// Waits until it has stopped, and checks what it counted.
+    pub(crate) fn join(mut self) -> Stats {
+        let server = self.server.take().unwrap();
+        let (sender, receiver) = channel();
+        thread::spawn(move || sender.send(server.join()).is_ok());
+        // Longer than the drain timeout of `options`.
+        let stats = receiver.recv_timeout(PATIENCE + Duration::from_secs(10));
+        let stats = stats.expect("the server has not ended").expect("a shard failed");
+        assert_eq!(stats.accepted, stats.closed.total(), "as many accepted as closed: {stats:?}");
+        assert!(stats.connections_peak <= stats.accepted, "{stats:?}");
+        stats
+    }
+
+    /// Stops it in order, with nobody cut off.
+    pub(crate) fn stop(self) -> Stats {
+        self.drain();
+        let stats = self.join();
+        assert_eq!(stats.drain_cut, 0, "{stats:?}");
+        stats
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(server) = &self.server {
+            server.drain();
+        }
+    }
+}

@@ -177,6 +177,20 @@ fn hi_is_answered_and_then_comes_the_end() {
     assert_eq!(stats.bytes_sent, 6);
 }
 
+/// Their connection is closed at once, and the next has the same descriptor: nothing that was
+/// meant for one may reach the other.
+#[test]
+fn hi_reaches_everybody_who_has_finished_speaking() {
+    let Some(server) = start(&SUBJECT, Hi) else { return };
+    for round in 0..500 {
+        let mut client = server.connect();
+        client.say_and_finish(b"hello!");
+        assert_eq!(client.hear_the_rest(), b"hi", "round {round}");
+    }
+    let stats = server.stop();
+    assert_eq!((stats.exchanges, stats.closed.count(Cause::Done)), (500, 500), "{stats:?}");
+}
+
 /// Closing a socket while bytes are unread answers with a reset, which can overtake the reply.
 #[test]
 fn who_says_too_much_still_hears_hi_and_the_end() {

@@ -1,5 +1,7 @@
 //! A server in this process, and the checks that every test ends with.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::net::SocketAddr;
 use std::sync::mpsc::channel;
 use std::thread;

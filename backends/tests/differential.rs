@@ -1,0 +1,294 @@
+//! The same script against every backend: the same bytes come back, and the same is counted.
+//!
+//! A script is made from a seed: connections come and go, say things in one piece or in several,
+//! stop talking, break off, and some are left when the server stops. It waits for each reply
+//! before it goes on, so that everything it brings about is determined: also how many exchanges
+//! there are.
+//!
+//! Set `LOCKSTEP_SEED` to repeat a run; each run prints its seed.
+
+mod common;
+
+#[path = "conformance/harness.rs"]
+mod harness;
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use fastrand::Rng;
+use lockstep_backends::blocking::Blocking;
+use lockstep_backends::io_uring::IoUring;
+use lockstep_backends::mio::Mio;
+use lockstep_backends::{Closed, ServiceKind, Stats};
+use serde_json::Value;
+
+use common::child::{Served, is_available, statistics};
+use common::client::Client;
+use common::{kernel, noise};
+use harness::{Subject, start};
+
+const SCRIPTS: u64 = 4;
+const STEPS: usize = 300;
+
+/// The most that is said before something is heard. It travels in one piece, so that the server
+/// receives it in as few requests as it can.
+const AT_ONCE_MAX: usize = 16 * 1024;
+
+const FEW: IoUring = IoUring { buffers: 16, ..IoUring::DEFAULT };
+const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::DEFAULT };
+
+const SUBJECTS: [(&str, Subject); 6] = [
+    ("blocking", Subject { backend: &Blocking, threads: None }),
+    ("blocking, 40 threads", Subject { backend: &Blocking, threads: Some(40) }),
+    ("mio", Subject { backend: &Mio, threads: None }),
+    ("io-uring", Subject { backend: &IoUring::DEFAULT, threads: None }),
+    ("io-uring, 16 buffers", Subject { backend: &FEW, threads: None }),
+    ("io-uring, COOP_TASKRUN", Subject { backend: &COOP, threads: None }),
+];
+
+/// What a client does; the number is the client's.
+#[derive(Clone, Debug)]
+enum Step {
+    Connect(usize),
+    /// Says so many bytes at once, and hears them.
+    Exchange(usize, usize),
+    /// Says so many bytes, one after the other, and hears each before the next.
+    Pieces(usize, usize),
+    /// Says so many bytes with the FIN behind them, and hears them and the end.
+    HalfClose(usize, usize),
+    Close(usize),
+    Reset(usize),
+    Pause(Duration),
+}
+
+/// What came of a script: all that was heard, by client, and what was counted.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    heard: BTreeMap<usize, Vec<u8>>,
+    counted: Counted,
+}
+
+/// The counts that do not depend on how bytes are moved.
+#[derive(Debug, PartialEq)]
+struct Counted {
+    accepted: u64,
+    closed: Closed,
+    exchanges: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
+    sends_short: u64,
+    accept_errors: BTreeMap<String, u64>,
+    io_errors: BTreeMap<String, u64>,
+    drain_cut: u64,
+}
+
+impl From<Stats> for Counted {
+    fn from(stats: Stats) -> Self {
+        Self {
+            accepted: stats.accepted,
+            closed: stats.closed,
+            exchanges: stats.exchanges,
+            bytes_received: stats.bytes_received,
+            bytes_sent: stats.bytes_sent,
+            sends_short: stats.sends_short,
+            accept_errors: stats.accept_errors,
+            io_errors: stats.io_errors,
+            drain_cut: stats.drain_cut,
+        }
+    }
+}
+
+#[test]
+fn every_backend_echoes_alike() {
+    compare("echo", ServiceKind::Echo, echo_script, echo);
+}
+
+#[test]
+fn every_backend_says_hi_alike() {
+    compare("hi", ServiceKind::Hi, hi_script, hi);
+}
+
+type Play = fn(&harness::Running, &[Step], &mut BTreeMap<usize, Vec<u8>>);
+
+fn compare(name: &str, service: ServiceKind, script: fn(&mut Rng) -> Vec<Step>, play: Play) {
+    let seed = seed();
+    println!("{name}: LOCKSTEP_SEED={seed} cargo test -p lockstep-backends --test differential");
+    for number in 0..SCRIPTS {
+        let script = script(&mut Rng::with_seed(seed.wrapping_add(number)));
+        let mut first: Option<(&str, Outcome)> = None;
+        for (name, subject) in &SUBJECTS {
+            let Some(server) = start(subject, service) else { continue };
+            let mut heard = BTreeMap::new();
+            play(&server, &script, &mut heard);
+            let outcome = Outcome { heard, counted: server.join().into() };
+            match &first {
+                None => first = Some((name, outcome)),
+                Some((other, expected)) => {
+                    let differs = format!("{name} differs from {other}, script {number}");
+                    assert_eq!(outcome.counted, expected.counted, "{differs}");
+                    assert!(outcome.heard == expected.heard, "{differs}: the bytes heard");
+                }
+            }
+        }
+    }
+}
+
+fn seed() -> u64 {
+    match std::env::var("LOCKSTEP_SEED") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("LOCKSTEP_SEED={text} is no number")),
+        Err(_) => fastrand::u64(..),
+    }
+}
+
+fn echo_script(random: &mut Rng) -> Vec<Step> {
+    let (mut steps, mut open, mut count) = (Vec::new(), Vec::new(), 0);
+    while steps.len() < STEPS {
+        if open.len() < 3 || (open.len() < 30 && random.u8(..8) == 0) {
+            open.push(count);
+            steps.push(Step::Connect(count));
+            count += 1;
+            continue;
+        }
+        let at = random.usize(..open.len());
+        let client = open[at];
+        let step = match random.u8(..20) {
+            0 => Step::Close(client),
+            1 => Step::Reset(client),
+            2 => Step::HalfClose(client, random.usize(1..=AT_ONCE_MAX)),
+            3 => Step::Pause(Duration::from_micros(random.u64(..3000))),
+            4..8 => Step::Pieces(client, random.usize(1..=20)),
+            8..12 => Step::Exchange(client, random.usize(1024..=AT_ONCE_MAX)),
+            _ => Step::Exchange(client, random.usize(1..=1024)),
+        };
+        if matches!(step, Step::Close(_) | Step::Reset(_) | Step::HalfClose(..)) {
+            open.swap_remove(at);
+        }
+        steps.push(step);
+    }
+    steps
+}
+
+fn echo(server: &harness::Running, script: &[Step], heard: &mut BTreeMap<usize, Vec<u8>>) {
+    let mut open: BTreeMap<usize, Client> = BTreeMap::new();
+    let mut bystander = server.connect();
+    for (number, step) in (0..).zip(script) {
+        match *step {
+            Step::Connect(client) => drop(open.insert(client, server.connect())),
+            Step::Exchange(client, size) => {
+                let it = open.get_mut(&client).unwrap();
+                it.say(&noise(number, size));
+                heard.entry(client).or_default().extend(it.hear(size));
+            }
+            Step::Pieces(client, count) => {
+                let it = open.get_mut(&client).unwrap();
+                for byte in noise(number, count) {
+                    it.say(&[byte]);
+                    heard.entry(client).or_default().extend(it.hear(1));
+                }
+            }
+            Step::HalfClose(client, size) => {
+                let mut it = open.remove(&client).unwrap();
+                it.say(&noise(number, size));
+                it.finish();
+                heard.entry(client).or_default().extend(it.hear_the_rest());
+            }
+            Step::Close(client) => drop(open.remove(&client)),
+            Step::Reset(client) => open.remove(&client).unwrap().reset(),
+            Step::Pause(pause) => thread::sleep(pause),
+        }
+    }
+    // Whoever is left must be known to the server, and whoever has gone must be gone, when it
+    // stops: that is what decides why they end.
+    open.values_mut().for_each(|client| client.exchange(b"left"));
+    let left = open.len() + 1;
+    let gone = || kernel::open_connections(server.addr).len() == left;
+    common::until("the others are gone", gone);
+    bystander.exchange(b"after them");
+    bystander.finish();
+    bystander.hear_the_end();
+    drop(bystander);
+    server.drain();
+    for (number, mut client) in open {
+        heard.entry(number).or_default().extend(client.hear_the_rest());
+    }
+}
+
+fn hi_script(random: &mut Rng) -> Vec<Step> {
+    let steps = (0..STEPS / 4).map(|client| match random.u8(..8) {
+        0 => Step::Close(client),
+        1 => Step::Reset(client),
+        2 => Step::HalfClose(client, random.usize(1..=1024)),
+        3 => Step::Pause(Duration::from_micros(random.u64(..3000))),
+        // More than one receive takes is not answered, and is not counted.
+        _ => Step::Exchange(client, random.usize(1..=2048)),
+    });
+    steps.collect()
+}
+
+fn hi(server: &harness::Running, script: &[Step], heard: &mut BTreeMap<usize, Vec<u8>>) {
+    for (number, step) in (0..).zip(script) {
+        match *step {
+            Step::Exchange(client, size) => {
+                let mut it = server.connect();
+                it.say(&noise(number, size));
+                heard.insert(client, it.hear_the_rest());
+            }
+            Step::HalfClose(client, size) => {
+                let mut it = server.connect();
+                it.say_and_finish(&noise(number, size));
+                heard.insert(client, it.hear_the_rest());
+            }
+            Step::Close(_) => drop(server.connect()),
+            Step::Reset(_) => server.connect().reset(),
+            Step::Pause(pause) => thread::sleep(pause),
+            Step::Connect(_) | Step::Pieces(..) => unreachable!("not in this script"),
+        }
+    }
+    // The last has been answered when all before it have been seen.
+    let mut last = server.connect();
+    last.say(b"the last");
+    assert_eq!(last.hear_the_rest(), b"hi");
+    drop(last);
+    kernel::until_closed(server.addr);
+    server.drain();
+}
+
+/// One conversation after the other, each with its lines: what the client says, and what the
+/// operator answers. `bye` ends it, whoever says it.
+#[test]
+fn every_backend_chats_alike() {
+    let conversations: [&[(&str, &str)]; 4] = [
+        &[("hello!", "hi"), ("how are you?", "fine"), ("bye", "")],
+        &[("小文说", "明威说"), ("still there?", "bye")],
+        &[("bye", "")],
+        &[("by", "e"), ("bye bye", "Bye"), ("\u{1b}[2J", "no"), ("bye\n", "")],
+    ];
+    let mut first: Option<(Vec<String>, Value)> = None;
+    for backend in ["blocking", "mio", "io-uring"] {
+        if !is_available(backend) {
+            continue;
+        }
+        let mut server = Served::start(backend, ["--service", "chat"]);
+        for conversation in conversations {
+            let mut client = server.connect();
+            for (said, answer) in conversation {
+                client.say(said.as_bytes());
+                if !answer.is_empty() {
+                    server.process.type_line(answer);
+                    assert_eq!(client.hear(answer.len()), answer.as_bytes());
+                }
+            }
+            client.hear_the_end();
+        }
+        server.process.signal(rustix::process::Signal::TERM);
+        let ended = server.process.wait();
+        let mut stats = statistics(&ended);
+        // What depends on how bytes are moved, and on who is quicker, the client or the server.
+        for it in ["backend", "syscalls", "syscalls_per_exchange", "connections_peak"] {
+            stats.as_object_mut().unwrap().remove(it);
+        }
+        let outcome = (ended.stdout, stats);
+        assert_eq!(first.get_or_insert_with(|| outcome.clone()), &outcome, "{backend}");
+    }
+}

@@ -6,14 +6,14 @@
 //! more.
 
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lockstep_core::{RECV_MAX, Reply, Service};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::Stop;
-use crate::cli::say;
+use crate::terminal::{prompt, say};
 use crate::text::{prefix, printable, trim_line_ending};
 
 /// What ends a conversation.
@@ -92,13 +92,6 @@ impl Console {
                 }
             }
         }
-    }
-}
-
-fn prompt() {
-    if io::stdin().is_terminal() {
-        let mut stdout = io::stdout();
-        let _nobody_reads = write!(stdout, "> ").and_then(|()| stdout.flush());
     }
 }
 

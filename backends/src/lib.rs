@@ -32,7 +32,7 @@ mod server;
 mod slots;
 mod stats;
 mod stop;
-pub mod talk;
+mod terminal;
 mod text;
 
 use std::fmt;

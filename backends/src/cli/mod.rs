@@ -3,9 +3,9 @@
 mod serve;
 mod statistics;
 mod table;
+mod talk;
 mod units;
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -64,21 +64,8 @@ impl Cli {
     pub fn run(&self) -> ExitCode {
         match &self.command {
             Command::Serve(args) => serve(args),
-            Command::Talk { addr } => crate::talk::talk(addr),
+            Command::Talk { addr } => talk::talk(addr),
             Command::Backends => table::backends(),
         }
     }
-}
-
-/// Prints an error and what could be done about it.
-pub(crate) fn complain(error: &str, hint: Option<&str>) {
-    say(&format!("error: {error}"));
-    if let Some(hint) = hint {
-        say(&format!("hint: {hint}"));
-    }
-}
-
-/// Prints a line on standard error. Unlike `eprintln!`, it does not panic when nobody reads.
-pub(crate) fn say(line: &str) {
-    let _nobody_reads = writeln!(io::stderr(), "{line}");
 }

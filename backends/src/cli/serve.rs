@@ -11,10 +11,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::exit;
 use super::statistics::Statistics;
 use super::units::{count, cpu_list, duration};
-use super::{complain, exit, say};
 use crate::errno::name_of;
+use crate::terminal::{complain, say};
 use crate::{BACKENDS, Backend, Config, Options, Server, ServiceKind, StartError, by_name};
 
 /// What a server needs beside its connections: listeners, rings, events, the standard streams.

@@ -4,16 +4,17 @@
 //! and what the server answers is printed. `bye` from either side ends the conversation, as does
 //! the end of the input.
 
-use std::io::{self, BufRead, ErrorKind, IsTerminal, Read, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::ExitCode;
 
 use lockstep_core::RECV_MAX;
 
+use super::exit;
 use crate::chat::BYE;
-use crate::cli::{complain, exit, say};
 use crate::errno::name_of;
-use crate::text::{prefix, printable};
+use crate::terminal::{complain, prompt, say};
+use crate::text::{prefix, printable, trim_line_ending};
 
 /// How a conversation ended.
 enum Ended {
@@ -26,7 +27,7 @@ enum Ended {
 }
 
 /// Talks with the server at `addr` until either side has had enough.
-pub fn talk(addr: &str) -> ExitCode {
+pub(super) fn talk(addr: &str) -> ExitCode {
     let stream = match TcpStream::connect(addr) {
         Ok(stream) => stream,
         Err(error) => {
@@ -63,7 +64,7 @@ fn converse(mut stream: &TcpStream) -> io::Result<Ended> {
             stream.shutdown(Shutdown::Write)?;
             return Ok(Ended::Us);
         }
-        let text = String::from_utf8_lossy(crate::text::trim_line_ending(&line)).into_owned();
+        let text = String::from_utf8_lossy(trim_line_ending(&line)).into_owned();
         let mut rest = text.as_str(); // TCP cannot carry an empty request, and none is sent
         while !rest.is_empty() {
             print_what_came_late(stream)?;
@@ -120,11 +121,4 @@ fn show(answer: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout();
     writeln!(stdout, "{}", printable(answer))?;
     stdout.flush()
-}
-
-fn prompt() {
-    if io::stdin().is_terminal() {
-        let mut stdout = io::stdout();
-        let _nobody_reads = write!(stdout, "> ").and_then(|()| stdout.flush());
-    }
 }

@@ -1,0 +1,50 @@
+//! Running `lockstep` and judging how it ended.
+
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::common::child::{Ended, Process, is_available, lockstep};
+
+/// Puts a rule to a backend, if the backend can run here.
+pub(crate) fn on(backend: &str, rule: impl FnOnce(&str)) {
+    if is_available(backend) {
+        rule(backend);
+    }
+}
+
+/// Runs `lockstep`, with nothing on its standard input, until it ends by itself.
+pub(crate) fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Ended {
+    let mut process = Process::start(lockstep(args));
+    process.type_end();
+    process.wait()
+}
+
+/// The command ended with `code`, having printed an error and a hint and nothing else.
+#[track_caller]
+pub(crate) fn assert_complains(ended: &Ended, code: i32, parts: &[&str]) {
+    assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+    assert!(ended.stdout.is_empty(), "{ended:?}");
+    let [error, hint] = &ended.stderr[..] else { panic!("not an error and a hint: {ended:?}") };
+    assert!(error.starts_with("error: ") && hint.starts_with("hint: "), "{ended:?}");
+    for part in parts {
+        assert!(error.contains(part), "{error:?} does not say {part:?}");
+    }
+}
+
+/// The command ended well and printed nothing but `stdout`.
+#[track_caller]
+pub(crate) fn assert_printed(ended: &Ended, stdout: &[&str]) {
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(ended.stdout, stdout, "{ended:?}");
+    assert!(ended.stderr.is_empty(), "{ended:?}");
+}
+
+/// A port that nobody listens on, and that nobody else gets as long as the socket lives.
+pub(crate) fn closed_port() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    let addr = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, addr)
+}

@@ -1,0 +1,136 @@
+//! Starting: the readiness line, and addresses that cannot be had.
+
+use std::fs;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+
+use rustix::process::Signal;
+use rustix::thread::sched_getaffinity;
+
+use crate::common::child::{Process, Served, lockstep};
+use crate::common::kernel::listen_queues;
+use crate::common::{client::Client, skipped};
+use crate::harness::{assert_complains, run};
+
+on_every_backend! {
+    the_readiness_line_says_what_was_started
+    the_defaults_are_the_documented_ones
+    a_taken_port_is_an_error_in_one_line
+    a_stopped_server_can_be_started_again_at_once
+    a_killed_server_can_be_started_again_at_once
+}
+
+fn the_readiness_line_says_what_was_started(backend: &str) {
+    let args = ["serve", "--listen", "127.0.0.1:0", "--shards", "2", "--backlog", "77"];
+    let mut command = lockstep(args);
+    command.args(["--backend", backend]);
+    let process = Process::start(command);
+    let line = process.stdout.next().expect("a readiness line");
+
+    let addr = field(&line, "addr=").parse::<SocketAddr>().unwrap();
+    let pid = process.id();
+    let expected = format!("listening addr={addr} backend={backend} shards=2 backlog=77 pid={pid}");
+    assert_eq!(line, expected);
+    assert_ne!(addr.port(), 0);
+    assert_eq!(listen_queues(addr).len(), 2, "a listener for each shard");
+    Client::connect(addr).exchange(b"hello!");
+
+    process.signal(Signal::TERM);
+    assert_eq!(process.wait().stdout, [""; 0], "the readiness line is all there is");
+}
+
+fn the_defaults_are_the_documented_ones(backend: &str) {
+    let process = Process::start(lockstep(["serve", "--listen=127.0.0.1:0", "--backend", backend]));
+    let line = process.stdout.next().expect("a readiness line");
+    let cpus = match backend {
+        "blocking" => 1,
+        _ => sched_getaffinity(None).unwrap().count(),
+    };
+    assert_eq!(field(&line, "shards="), cpus.to_string());
+    assert_eq!(field(&line, "backlog="), "1024");
+}
+
+fn a_taken_port_is_an_error_in_one_line(backend: &str) {
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    for shards in ["1", "2"] {
+        let server = Served::start(backend, ["--shards", shards]);
+        for taken in [server.addr, stranger.local_addr().unwrap()] {
+            let listen = taken.to_string();
+            let ended =
+                run(["serve", "--backend", backend, "--shards", shards, "--listen", &listen]);
+            assert_complains(&ended, 4, &[&listen, "(EADDRINUSE)"]);
+        }
+        server.connect().exchange(b"the first server goes on");
+        server.stop();
+    }
+}
+
+fn a_stopped_server_can_be_started_again_at_once(backend: &str) {
+    start_again_and_again(backend, |server| {
+        server.stop();
+    });
+}
+
+fn a_killed_server_can_be_started_again_at_once(backend: &str) {
+    start_again_and_again(backend, |server| {
+        server.process.signal(Signal::KILL);
+        assert_eq!(server.process.wait().status.code(), None);
+    });
+}
+
+/// Starts servers on one port, one after the other, each of which has connections when it ends.
+fn start_again_and_again(backend: &str, end: impl Fn(Served)) {
+    for shards in ["1", "2"] {
+        let mut server = Served::start(backend, ["--shards", shards]);
+        let listen = server.addr.to_string();
+        for _ in 0..3 {
+            let mut clients = [(); 4].map(|()| server.connect());
+            for client in &mut clients {
+                client.exchange(b"hello!");
+            }
+            end(server);
+            server = Served::start(backend, ["--shards", shards, "--listen", &listen]);
+            assert_eq!(server.addr.to_string(), listen);
+            server.connect().exchange(b"hello again");
+        }
+    }
+}
+
+#[test]
+fn an_address_that_is_not_ours_is_an_error_in_one_line() {
+    let nonlocal = fs::read_to_string("/proc/sys/net/ipv4/ip_nonlocal_bind");
+    if nonlocal.is_ok_and(|setting| setting.trim() != "0") {
+        return skipped("net.ipv4.ip_nonlocal_bind lets any address be bound");
+    }
+    // TEST-NET-1: nobody's address (RFC 5737).
+    let ended = run(["serve", "--backend", "mio", "--listen", "192.0.2.1:0"]);
+    assert_complains(&ended, 4, &["192.0.2.1:0", "(EADDRNOTAVAIL)"]);
+}
+
+#[test]
+fn what_is_no_address_is_an_error_in_one_line() {
+    for listen in ["127.0.0.1", "127.0.0.1:99999", "", "::1"] {
+        let ended = run(["serve", "--backend", "mio", "--listen", listen]);
+        assert_complains(&ended, 4, &["cannot listen on", listen]);
+    }
+}
+
+#[test]
+fn names_and_ipv6_addresses_can_be_listened_on() {
+    let server = Served::start("mio", ["--listen", "localhost:0"]);
+    assert!(server.addr.ip().is_loopback());
+    server.connect().exchange(b"hello!");
+    server.stop();
+
+    if let Err(error) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
+        return skipped(&format!("no IPv6: {error}"));
+    }
+    let server = Served::start("mio", ["--listen", "[::1]:0", "--shards", "2"]);
+    assert!(server.addr.is_ipv6());
+    server.connect().exchange(b"hello!");
+    server.stop();
+}
+
+fn field<'a>(line: &'a str, name: &str) -> &'a str {
+    let found = line.split(' ').find_map(|field| field.strip_prefix(name));
+    found.unwrap_or_else(|| panic!("{line:?} has no {name}"))
+}

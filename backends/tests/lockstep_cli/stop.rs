@@ -1,0 +1,159 @@
+//! Stopping: signals, exit codes and the statistics.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::common::child::{Process, Served, lockstep, statistics};
+use crate::common::client::Client;
+use crate::common::kernel::{listen_queues, open_connections, until_stuck};
+use crate::common::{noise, until};
+
+on_every_backend! {
+    either_signal_ends_it_in_order
+    a_second_signal_does_not_wait
+    the_drain_timeout_cuts_and_says_so
+    the_statistics_are_one_json_object
+    the_statistics_are_text_for_people
+}
+
+fn either_signal_ends_it_in_order(backend: &str) {
+    for signal in [Signal::TERM, Signal::INT] {
+        let server = Served::start(backend, []);
+        let mut clients = [(); 3].map(|()| server.connect());
+        for client in &mut clients[1..] {
+            client.exchange(b"hello!");
+        }
+        server.process.signal(signal);
+        for client in &mut clients {
+            client.hear_the_end();
+        }
+        let ended = server.process.wait();
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        let stats = statistics(&ended);
+        assert_eq!((&stats["accepted"], &stats["closed"]["drain"]), (&json!(3), &json!(3)));
+    }
+}
+
+fn a_second_signal_does_not_wait(backend: &str) {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let (server, _client) = serve_who_does_not_listen(backend, "1h");
+        server.process.signal(signal);
+        until("the first signal has been taken", || listen_queues(server.addr).is_empty());
+        server.process.signal(signal);
+        assert_eq!(server.process.wait().status.code(), Some(code));
+    }
+}
+
+fn the_drain_timeout_cuts_and_says_so(backend: &str) {
+    let (server, _client) = serve_who_does_not_listen(backend, "200ms");
+    server.process.signal(Signal::TERM);
+    let ended = server.process.wait();
+    assert_eq!(ended.status.code(), Some(5), "{ended:?}");
+    assert_eq!(statistics(&ended)["drain_cut"], 1);
+}
+
+/// A server stuck in a conversation: its client sends, and does not take what comes back.
+///
+/// First the client's side is filled, and only then the server's: from there on no acknowledgement
+/// makes room, into which the last reply might fit after all.
+fn serve_who_does_not_listen(backend: &str, drain_timeout: &str) -> (Served, Client) {
+    let server = Served::start(backend, ["--shards", "1", "--drain-timeout", drain_timeout]);
+    let mut client = Client::connect_narrow(server.addr);
+    let bytes = noise(1, 64 * 1024);
+    client.say(&bytes[..8 * 1024]);
+    until_still(server.addr);
+    until("nothing more can be sent", || client.push(&bytes) == 0);
+    until_stuck(server.addr, 1);
+    (server, client)
+}
+
+/// Waits until nothing has moved for a while on the server's connections.
+fn until_still(addr: SocketAddr) {
+    const A_WHILE: Duration = Duration::from_millis(200);
+    let (mut before, mut since) = (open_connections(addr), Instant::now());
+    until("nothing moves any more", || {
+        let now = open_connections(addr);
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+        since.elapsed() >= A_WHILE
+    });
+}
+
+fn the_statistics_are_one_json_object(backend: &str) {
+    let server = Served::start(backend, ["--shards", "2"]);
+    let mut clients = [(); 2].map(|()| server.connect());
+    for client in &mut clients {
+        client.exchange(b"one");
+        client.exchange(b"twelve bytes");
+    }
+    clients[0].finish();
+    clients[0].hear_the_end();
+    server.process.signal(Signal::TERM);
+    clients[1].hear_the_end();
+
+    let ended = server.process.wait();
+    assert_eq!(ended.stderr.len(), 1, "{ended:?}");
+    let mut stats = statistics(&ended);
+    let fields = stats.as_object_mut().unwrap();
+    let syscalls = fields.remove("syscalls").as_ref().and_then(Value::as_u64).unwrap();
+    let ratio = fields.remove("syscalls_per_exchange").as_ref().and_then(Value::as_f64).unwrap();
+    assert!(syscalls > 0);
+    assert_eq!(ratio, syscalls as f64 / 4.0);
+    let buffers_starved = fields.remove("buffers_starved");
+    assert!(buffers_starved.is_none_or(|count| count.is_u64()));
+    let expected = json!({
+        "schema": 1,
+        "backend": backend,
+        "service": "echo",
+        "shards": 2,
+        "accepted": 2,
+        "closed": {"bye": 0, "done": 0, "drain": 1, "eof": 1, "error": 0, "idle": 0},
+        "exchanges": 4,
+        "bytes_received": 30,
+        "bytes_sent": 30,
+        "sends_short": 0,
+        "accept_errors": {},
+        "io_errors": {},
+        "connections_peak": 2,
+        "drain_cut": 0,
+    });
+    assert_eq!(stats, expected);
+}
+
+fn the_statistics_are_text_for_people(backend: &str) {
+    let args = ["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--backend", backend];
+    let server = Served::start_command(lockstep(args));
+    let mut client = server.connect();
+    client.exchange(b"hello!");
+    client.finish();
+    client.hear_the_end();
+    server.process.signal(Signal::TERM);
+    let ended = server.process.wait();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let [head, connections, closed, exchanges, calls] = &ended.stderr[..] else {
+        panic!("not five lines: {ended:?}")
+    };
+    assert_eq!(head, &format!("{backend} served echo, shards 1"));
+    assert_eq!(connections, "connections   1 accepted, 1 at once");
+    assert_eq!(closed, "closed        eof 1");
+    assert_eq!(exchanges, "exchanges     1 (6 bytes received, 6 sent, 0 short sends)");
+    assert!(calls.starts_with("system calls ") && calls.ends_with(" an exchange"), "{calls}");
+}
+
+#[test]
+fn a_server_that_nobody_met_has_statistics_too() {
+    let stats = Served::start("mio", []).stop();
+    assert_eq!((&stats["accepted"], &stats["connections_peak"]), (&json!(0), &json!(0)));
+    assert!(stats.get("syscalls_per_exchange").is_none(), "there was no exchange: {stats}");
+
+    let process = Process::start(lockstep(["serve", "--listen=127.0.0.1:0", "--backend=mio"]));
+    process.stdout.next().expect("a readiness line");
+    process.signal(Signal::INT);
+    let ended = process.wait();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.stderr.contains(&"connections   0 accepted, 0 at once".to_owned()), "{ended:?}");
+}

@@ -1,0 +1,100 @@
+//! Standard streams that are closed, full, or read by nobody end nothing and break nothing.
+
+use std::fs::OpenOptions;
+use std::io::pipe;
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::child::LOCKSTEP;
+use crate::common::client::Client;
+use crate::common::until;
+
+/// An address that is this test's alone, since a server that cannot say anything cannot tell its
+/// port: all of 127.0.0.0/8 is loopback.
+fn own_addr(number: u8) -> SocketAddr {
+    let pid = std::process::id();
+    SocketAddr::from(([127, 1 + (pid >> 8) as u8 % 250, pid as u8, number], 8898))
+}
+
+/// A pipe that nobody reads.
+fn broken_pipe() -> Stdio {
+    let (_reader, writer) = pipe().unwrap();
+    writer.into()
+}
+
+fn full() -> Stdio {
+    OpenOptions::new().write(true).open("/dev/full").unwrap().into()
+}
+
+fn serve(addr: SocketAddr, stdout: Stdio, stderr: Stdio) -> Command {
+    let mut command = Command::new(LOCKSTEP);
+    command.args(["serve", "--listen", &addr.to_string()]);
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    command
+}
+
+/// It serves, and ends as it should.
+#[track_caller]
+fn assert_serves(addr: SocketAddr, mut command: Command) {
+    let mut child = command.spawn().unwrap();
+    until("it listens", || {
+        assert_eq!(child.try_wait().unwrap(), None, "it has ended at once");
+        std::net::TcpStream::connect(addr).is_ok()
+    });
+    Client::connect(addr).exchange(b"x");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(end_of(child).code(), Some(0));
+}
+
+fn end_of(mut child: Child) -> ExitStatus {
+    let mut status = None;
+    until("it has ended", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.unwrap()
+}
+
+#[test]
+fn a_server_whose_output_nobody_reads_serves() {
+    assert_serves(own_addr(1), serve(own_addr(1), broken_pipe(), Stdio::null()));
+}
+
+#[test]
+fn a_server_whose_errors_nobody_reads_serves() {
+    assert_serves(own_addr(2), serve(own_addr(2), Stdio::null(), broken_pipe()));
+}
+
+#[test]
+fn a_server_whose_output_is_full_serves() {
+    assert_serves(own_addr(3), serve(own_addr(3), full(), full()));
+}
+
+#[test]
+fn a_server_without_standard_streams_serves() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh", LOCKSTEP, "serve", "--listen"]);
+    command.arg(own_addr(4).to_string());
+    assert_serves(own_addr(4), command);
+}
+
+/// Nothing is left of an error but its code.
+#[test]
+fn a_command_that_nobody_listens_to_ends_quietly() {
+    let cases: [(&[&str], i32); 7] = [
+        (&["backends"], 0),
+        (&["--help"], 0),
+        (&["--version"], 0),
+        (&["serve", "--nonsense"], 2),
+        (&["serve", "--listen", "nonsense"], 4),
+        (&["serve", "--listen", "192.0.2.1:8898"], 4),
+        (&["talk", "127.0.0.1:1"], 4),
+    ];
+    for (args, code) in cases {
+        let mut command = Command::new(LOCKSTEP);
+        command.args(args).stdin(Stdio::null()).stdout(broken_pipe()).stderr(broken_pipe());
+        assert_eq!(end_of(command.spawn().unwrap()).code(), Some(code), "{args:?}");
+    }
+}

@@ -1,0 +1,169 @@
+//! `lockstep talk`: the tutorial's client, in a pipe.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::common::child::{LOCKSTEP, Process, Served, lockstep};
+use crate::common::client::Client;
+use crate::common::until;
+
+fn talk(addr: SocketAddr) -> Process {
+    Process::start(lockstep(["talk", &addr.to_string()]))
+}
+
+#[test]
+fn every_line_is_a_request_and_its_answer_is_printed() {
+    let server = Served::start("mio", []);
+    let mut client = talk(server.addr);
+    for line in ["hello!", "小文说", "x", "bye bye"] {
+        client.type_line(line);
+        assert_eq!(client.stdout.next().as_deref(), Some(line));
+    }
+    client.type_line(""); // TCP cannot carry it
+    client.type_line("again");
+    assert_eq!(client.stdout.next().as_deref(), Some("again"));
+    client.type_end();
+    let ended = client.wait();
+    assert_eq!((ended.status.code(), ended.stderr.len()), (Some(0), 0), "{:?}", ended.stderr);
+    let stats = server.stop();
+    assert_eq!((&stats["exchanges"], &stats["closed"]["eof"]), (&5.into(), &1.into()), "{stats}");
+}
+
+#[test]
+fn bye_is_said_and_ends_it() {
+    let server = Served::start("mio", []);
+    let mut client = talk(server.addr);
+    client.type_line("hello!");
+    client.type_line("bye");
+    client.type_line("not said any more");
+    let ended = client.wait();
+    assert_eq!((ended.status.code(), &*ended.stdout), (Some(0), &["hello!".to_owned()][..]));
+    assert!(server.stop()["bytes_received"].as_u64() >= Some(6));
+}
+
+#[test]
+fn a_line_longer_than_a_request_is_several_requests() {
+    let server = Served::start("mio", []);
+    let line = "明".repeat(1000); // 3000 bytes, 1023 at a time
+    let mut client = talk(server.addr);
+    client.type_line(&line);
+    client.type_end();
+    let ended = client.wait();
+    assert_eq!(ended.status.code(), Some(0));
+    assert_eq!(ended.stdout.concat(), line, "no character is torn");
+    assert_eq!(server.stop()["exchanges"], 3);
+}
+
+#[test]
+fn the_server_that_says_hi_has_the_last_word() {
+    let server = Served::start("mio", ["--service", "hi"]);
+    let mut client = talk(server.addr);
+    client.type_line("hello!");
+    assert_eq!(client.stdout.next().as_deref(), Some("hi"));
+    client.type_line("still there?");
+    let ended = client.wait();
+    assert_eq!((ended.status.code(), ended.stdout.len()), (Some(0), 0), "{:?}", ended.stderr);
+    assert!(ended.stderr.concat().contains("closed the connection"), "{:?}", ended.stderr);
+    server.stop();
+}
+
+#[test]
+fn two_people_have_a_conversation() {
+    let mut server = Served::start("mio", ["--service", "chat"]);
+    for ends in ["client", "operator"] {
+        let mut client = talk(server.addr);
+        for (said, answer) in [("hello!", "hi"), ("小文说", "明威说")] {
+            client.type_line(said);
+            assert_eq!(server.process.stdout.next().as_deref(), Some(said));
+            server.process.type_line(answer);
+            assert_eq!(client.stdout.next().as_deref(), Some(answer));
+        }
+        if ends == "client" {
+            client.type_line("bye");
+            assert_eq!(server.process.stdout.next().as_deref(), Some("bye"));
+        } else {
+            client.type_line("one more");
+            assert_eq!(server.process.stdout.next().as_deref(), Some("one more"));
+            server.process.type_line("bye");
+            assert_eq!(client.stdout.next().as_deref(), Some("bye"));
+        }
+        let ended = client.wait();
+        assert_eq!((ended.status.code(), ended.stderr.len()), (Some(0), 0), "{:?}", ended.stderr);
+    }
+    let stats = server.stop();
+    assert_eq!((&stats["closed"]["bye"], &stats["closed"]["done"]), (&1.into(), &1.into()));
+}
+
+/// A server is not to be trusted with the terminal.
+#[test]
+fn what_would_drive_the_terminal_is_shown_escaped() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = talk(listener.local_addr().unwrap());
+    client.type_line("hello!");
+    let mut server = Client { stream: listener.accept().unwrap().0 };
+    assert_eq!(server.hear(6), b"hello!");
+    server.say(b"\x1b[2J\xff");
+    assert_eq!(client.stdout.next().as_deref(), Some("\\u{1b}[2J\\xff"));
+    client.type_end();
+    assert_eq!(client.wait().status.code(), Some(0));
+}
+
+#[test]
+fn a_port_where_nobody_listens_is_an_error_with_a_hint() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for addr in [free.to_string(), "nonsense".to_owned()] {
+        let mut client = Process::start(lockstep(["talk", &addr]));
+        client.type_end();
+        let ended = client.wait();
+        assert_eq!((ended.status.code(), ended.stdout.len()), (Some(4), 0), "{:?}", ended.stderr);
+        let [error, hint] = &ended.stderr[..] else { panic!("{:?}", ended.stderr) };
+        assert!(error.starts_with("error: ") && error.contains(&addr), "{error}");
+        assert!(hint.starts_with("hint: "), "{hint}");
+    }
+}
+
+#[test]
+fn a_server_that_breaks_off_is_an_error() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = talk(listener.local_addr().unwrap());
+    client.type_line("hello!");
+    Client { stream: listener.accept().unwrap().0 }.reset();
+    let ended = client.wait();
+    assert_eq!(ended.status.code(), Some(1), "{:?}", ended.stderr);
+    assert!(ended.stderr[0].starts_with("error: "), "{:?}", ended.stderr);
+    assert!(ended.stderr[0].contains("ECONNRESET"), "{:?}", ended.stderr);
+}
+
+/// As in `lockstep talk ADDR | head -1`.
+#[test]
+fn it_ends_quietly_when_nobody_reads_its_output() {
+    let server = Served::start("mio", []);
+    let script = format!("exec {LOCKSTEP} talk {} | true", server.addr);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &script]).stdin(Stdio::piped());
+    let mut client = Process::start(command);
+    // However many lines it takes until it notices; or the pipe to it breaks.
+    until("it has ended", || {
+        let _ended = std::io::Write::write_all(client.stdin(), b"hello!\n");
+        client.has_ended()
+    });
+    let ended = client.wait();
+    assert_eq!(ended.stderr, [""; 0], "quietly");
+    server.stop();
+}
+
+#[test]
+fn it_is_the_servers_end_that_ends_it_when_its_input_is_over() {
+    let server = Served::start("blocking", []);
+    let mut client = talk(server.addr);
+    client.type_line("hello!");
+    assert_eq!(client.stdout.next().as_deref(), Some("hello!"));
+    server.process.signal(Signal::TERM);
+    until("the server is gone", || std::net::TcpStream::connect(server.addr).is_err());
+    client.type_line("anybody there?");
+    let ended = client.wait();
+    assert_eq!((ended.status.code(), ended.stdout.len()), (Some(0), 0), "{:?}", ended.stderr);
+    assert_eq!(server.process.wait().status.code(), Some(0));
+}

@@ -1,0 +1,121 @@
+//! What is refused, and how: one line with the cause, one with a hint, and the exit code.
+
+use std::net::TcpListener;
+
+use crate::common::child::{Ended, Process, Served, lockstep};
+
+fn run(args: &str) -> Ended {
+    let mut process = Process::start(lockstep(args.split_ascii_whitespace()));
+    process.type_end();
+    process.wait()
+}
+
+#[track_caller]
+fn assert_refused(args: &str, code: i32, causes: &[&str]) {
+    let ended = run(args);
+    let text = ended.stderr.join("\n");
+    assert_eq!(ended.status.code(), Some(code), "{args}: {text}");
+    assert_eq!(ended.stdout, [""; 0], "{args}: nothing on standard output");
+    assert!(ended.stderr[0].starts_with("error: "), "{args}: {text}");
+    for cause in causes {
+        assert!(text.contains(cause), "{args}: no {cause:?} in: {text}");
+    }
+}
+
+/// An error of ours: not more than a line, and a hint.
+#[track_caller]
+fn assert_refused_in_two_lines(args: &str, code: i32, causes: &[&str]) {
+    assert_refused(args, code, causes);
+    let lines = run(args).stderr;
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[1].starts_with("hint: "), "{lines:?}");
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    assert_refused("serve --backend nonsense", 2, &["nonsense", "blocking", "mio", "io-uring"]);
+    assert_refused("serve --service nonsense", 2, &["nonsense", "echo", "hi", "chat"]);
+    assert_refused("serve --nonsense", 2, &["--nonsense"]);
+    assert_refused("serve --idle-timeout 10", 2, &["10s"]);
+    assert_refused("serve --drain-timeout soon", 2, &["soon"]);
+    assert_refused("serve --max-conns 0", 2, &["at least 1"]);
+    assert_refused("serve --max-conns many", 2, &["many"]);
+    assert_refused("serve --shards 0", 2, &["at least 1"]);
+    assert_refused("serve --shards 100000", 2, &["at most"]);
+    assert_refused("serve --threads 0", 2, &["at least 1"]);
+    assert_refused("serve --pin here", 2, &["here"]);
+    assert_refused("serve --backlog -1", 2, &["-1"]);
+    assert_refused("nonsense", 2, &["nonsense"]);
+    assert_refused("talk", 2, &["ADDR"]);
+}
+
+#[test]
+fn threads_are_for_the_blocking_backend() {
+    let args = "serve --backend mio --threads 2 --listen 127.0.0.1:0";
+    assert_refused_in_two_lines(args, 2, &["--threads", "blocking"]);
+}
+
+#[test]
+fn a_taken_port_is_refused_whoever_has_it() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let single = Served::start("mio", ["--shards", "1"]);
+    let shared = Served::start("mio", ["--shards", "2"]);
+    for addr in [taken.local_addr().unwrap(), single.addr, shared.addr] {
+        let addr = addr.to_string();
+        for more in ["--backend blocking", "--backend mio --shards 1", "--backend mio --shards 2"] {
+            let args = format!("serve --listen {addr} {more}");
+            assert_refused_in_two_lines(&args, 4, &[&addr, "EADDRINUSE"]);
+        }
+    }
+    shared.stop();
+    single.stop();
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_refused() {
+    // Of the block for documentation (RFC 5737): nobody has it.
+    let foreign = "serve --backend mio --listen 192.0.2.1:8898";
+    assert_refused_in_two_lines(foreign, 4, &["192.0.2.1:8898", "EADDRNOTAVAIL"]);
+    assert_refused_in_two_lines("serve --listen nonsense", 4, &["nonsense"]);
+    assert_refused_in_two_lines("serve --listen 127.0.0.1", 4, &["127.0.0.1"]);
+    assert_refused_in_two_lines("serve --listen 127.0.0.1:65536", 4, &["65536"]);
+}
+
+/// A time that is longer than the clock can count is as good as none.
+#[test]
+fn no_time_is_too_long() {
+    let endless = "500000000000y";
+    for option in ["--idle-timeout", "--drain-timeout"] {
+        for backend in ["blocking", "mio", "io-uring"] {
+            if !crate::common::child::is_available(backend) {
+                continue;
+            }
+            let server = Served::start(backend, [option, endless]);
+            let mut client = server.connect();
+            client.exchange(b"x");
+            drop(client);
+            server.stop();
+        }
+    }
+}
+
+#[test]
+fn the_backends_are_listed_with_what_they_can_do_here() {
+    let ended = run("backends");
+    assert_eq!((ended.status.code(), ended.stderr.len()), (Some(0), 0));
+    for backend in lockstep_backends::BACKENDS {
+        let row = ended.stdout.iter().find(|line| line.contains(backend.name())).unwrap();
+        let here = if backend.probe().is_ok() { "yes" } else { "no" };
+        assert!(row.split_ascii_whitespace().any(|word| word == here), "{row:?}");
+    }
+}
+
+#[test]
+fn help_names_the_commands_and_the_exit_codes() {
+    let ended = run("--help");
+    let text = ended.stdout.join("\n");
+    assert_eq!(ended.status.code(), Some(0));
+    for part in ["serve", "talk", "backends", "Exit codes"] {
+        assert!(text.contains(part), "no {part:?} in:\n{text}");
+    }
+}

@@ -21,20 +21,26 @@
 //! * [`Record`] and its parts: the layout of the JSON, versioned by [`SCHEMA`].
 //! * [`Environment`]: the machine, its settings and the build.
 //! * [`store`]: files, written whole or not at all, never overwritten by accident.
+//! * [`Comparison`]: several subjects in rounds, judged by [`statistics`].
 //! * [`table()`]: one, two or more records side by side.
 //! * [`format`](mod@format): durations and counts for people.
 
 #![forbid(unsafe_code)]
 
+mod comparison;
 mod environment;
 mod fairness;
 pub mod format;
 mod histogram;
 mod record;
+pub mod statistics;
 pub mod store;
 mod table;
 mod text;
 
+pub use comparison::{
+    ByMetric, Cell, Comparison, Measured, Measurement, Metric, Plan, Run, Summary,
+};
 pub use environment::{Build, Environment, Load};
 pub use histogram::HistogramError;
 pub use record::{Cost, ErrorCount, Fairness, Latencies, Latency, Record, SCHEMA, Subject};

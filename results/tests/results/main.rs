@@ -1,7 +1,9 @@
-//! The crate as `loadgen` uses it: the record's layout, its schema, files and tables.
+//! The crate as `loadgen` uses it: the layouts, their schemas, files, tables and verdicts.
 
+mod comparison;
 mod record;
 mod schema;
+mod simulation;
 mod store;
 mod table;
 

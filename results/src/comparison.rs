@@ -1,0 +1,180 @@
+//! An experiment that compares servers: several subjects, measured in rounds, and what that shows.
+//!
+//! The claim of a comparison rests on one metric named beforehand, the processor time the server
+//! spends on an exchange: it is what an I/O model costs, and unlike throughput it says something
+//! also when another side was full. Where it cannot be read for every subject, the throughput
+//! takes its place, or with a planned rate, which fixes the throughput, the 99th percentile. The
+//! other five metrics are judged as a family, with wider intervals, so that all five together
+//! claim a difference by chance about as rarely as the primary alone. Each subject against the
+//! baseline in each cell is a comparison of its own; how many chances that makes is said below
+//! the table. See [`statistics`](crate::statistics) for the method and its error rates.
+//!
+//! The file holds every round's values, so that the verdicts can be checked from it, and one
+//! pooled histogram a subject; the runs' whole records lie beside it, if they were kept, and each
+//! run names its own.
+
+mod judge;
+mod metric;
+mod sentences;
+mod table;
+
+use serde::{Deserialize, Serialize};
+
+pub use metric::{ByMetric, Metric};
+
+use crate::statistics::{Ratio, Stopped, Stopping};
+use crate::{Environment, Latency, Record, Subject};
+
+/// A whole comparison, as its file holds it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Comparison {
+    /// The version of this layout: [`SCHEMA`](crate::SCHEMA).
+    pub schema: u32,
+    /// `comparison`, to tell it from a run's record.
+    pub kind: String,
+    /// What was planned.
+    #[serde(flatten)]
+    pub plan: Plan,
+    /// Whether a signal cut a run short; who is stopped between two runs sets it.
+    pub interrupted: bool,
+    /// The metric that the claim rests on.
+    pub primary: Metric,
+    /// The most rounds that a cell has.
+    pub rounds: u32,
+    /// What was measured, by connections and size.
+    pub cells: Vec<Cell>,
+    /// Where it ran; the load is that before the first run and after the last.
+    pub environment: Environment,
+}
+
+/// What is compared, and how it was asked for.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Plan {
+    /// The program that wrote it: `loadgen`.
+    pub tool: String,
+    /// The program's version.
+    pub version: String,
+    /// When the first run began, RFC 3339, UTC.
+    pub started: String,
+    /// The command line, program name first.
+    pub argv: Vec<String>,
+    /// Seeds the order of the subjects in every round.
+    pub seed: u64,
+    /// The subjects' names, no two the same, in the order they are shown.
+    pub subjects: Vec<String>,
+    /// The one of them that the others are divided by.
+    pub baseline: String,
+    /// Whether all of them are the same server, to see the noise.
+    pub aa: bool,
+    /// When a cell has rounds enough.
+    pub stopping: Stopping,
+}
+
+/// One run of one subject in one round, as measured.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The round, from 1.
+    pub round: u32,
+    /// One of [`Plan::subjects`].
+    pub subject: String,
+    /// What was measured.
+    pub record: Record,
+    /// The file that keeps the record, if any, as it should be named in the comparison.
+    pub file: Option<String>,
+}
+
+/// What was measured with one number of connections and one size.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Cell {
+    /// Connections asked for.
+    pub conns: u32,
+    /// Bytes in a request.
+    pub size: u32,
+    /// How requests were timed, as in [`Record::load`].
+    pub load: String,
+    /// The rounds begun, with invalid runs.
+    pub rounds: u32,
+    /// Why no further round was made; absent when there should be more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
+    /// The subjects that ran, in the order of [`Plan::subjects`].
+    pub subjects: Vec<Measured>,
+}
+
+/// A subject in a cell.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Measured {
+    /// The subject's name.
+    pub name: String,
+    /// The server, as in the record of its first run.
+    pub subject: Subject,
+    /// Load-generating threads.
+    pub threads: u32,
+    /// The processors the generator could use, as a kernel CPU list.
+    pub client_cpus: String,
+    /// The processors the server could use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_cpus: Option<String>,
+    /// Runs left out of the summaries: invalid or interrupted.
+    pub excluded: u32,
+    /// What the rounds come to.
+    pub metrics: ByMetric<Summary>,
+    /// Every run, by round.
+    pub runs: Vec<Measurement>,
+    /// The latencies of all runs that count, as one distribution. Its percentiles weigh each
+    /// exchange alike, the summaries' each round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pooled: Option<Latency>,
+}
+
+/// One run's numbers.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Measurement {
+    /// The round, from 1.
+    pub round: u32,
+    /// When its measured window began, RFC 3339, UTC; tells the order in the round.
+    pub started: String,
+    /// Why it is left out, in words; empty when it counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<String>,
+    /// Failures, which do not by themselves exclude a run.
+    pub errors_total: u64,
+    /// What was measured.
+    pub values: ByMetric<f64>,
+    /// The file of the run's whole record, if it was kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<String>,
+}
+
+/// One metric of one subject, over the rounds that count.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Summary {
+    /// The median of the rounds.
+    pub median: f64,
+    /// Run-to-run noise as a share of the median: the scaled median distance from it, which for
+    /// Gaussian noise is the standard deviation. It includes what drifts from round to round.
+    pub spread: f64,
+    /// The subject's values over the baseline's; absent for the baseline itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<Ratio>,
+}
+
+impl Cell {
+    /// The subjects that ran, but for the baseline.
+    fn others<'a>(&'a self, baseline: &'a str) -> impl Iterator<Item = &'a Measured> {
+        self.subjects.iter().filter(move |measured| measured.name != baseline)
+    }
+}
+
+impl Measured {
+    /// How it compares with the baseline in a metric.
+    pub fn ratio(&self, metric: Metric) -> Option<&Ratio> {
+        self.metrics.get(metric)?.ratio.as_ref()
+    }
+}

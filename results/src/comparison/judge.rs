@@ -1,0 +1,192 @@
+//! From the runs to the verdicts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hdrhistogram::Histogram;
+
+use super::metric::latency;
+use super::{ByMetric, Cell, Comparison, Measured, Measurement, Metric, Plan, Run, Summary};
+use crate::statistics::{Ratio, median, spread};
+use crate::{Environment, Latency, SCHEMA};
+
+impl Comparison {
+    /// Judges the runs made so far, in any order. A cell is what has the same connections and
+    /// size; runs of a subject that the plan does not name are ignored.
+    ///
+    /// A run that is invalid or interrupted is left out of everything but the list of runs, with
+    /// the reason. In a round where the baseline or the subject is left out they make no pair.
+    /// Of several runs of a subject in one round the first that is valid counts.
+    ///
+    /// Cheap enough to be asked after every round: [`Cell::stopped`] tells the cells that have
+    /// rounds enough.
+    pub fn judge(plan: Plan, runs: &[Run]) -> Comparison {
+        let primary = primary(&plan, runs);
+        let keys: BTreeSet<(u32, u32)> = runs.iter().map(key).collect();
+        let cells: Vec<Cell> = keys
+            .into_iter()
+            .map(|found| {
+                let runs: Vec<&Run> = runs.iter().filter(|run| key(run) == found).collect();
+                cell(&plan, primary, &runs)
+            })
+            .collect();
+        Comparison {
+            schema: SCHEMA,
+            kind: "comparison".into(),
+            interrupted: runs.iter().any(|run| run.record.interrupted),
+            primary,
+            rounds: cells.iter().map(|cell| cell.rounds).max().unwrap_or(0),
+            cells,
+            environment: environment(runs),
+            plan,
+        }
+    }
+}
+
+/// What makes a cell.
+fn key(run: &Run) -> (u32, u32) {
+    (run.record.conns, run.record.size)
+}
+
+/// The metric that the claim rests on, by what could be read and never by its values: a metric
+/// chosen for its result would find a difference between equals.
+fn primary(plan: &Plan, runs: &[Run]) -> Metric {
+    // A subject that has no run yet, or none that counts, does not stand against it.
+    let mut readable: BTreeMap<((u32, u32), &str), bool> = BTreeMap::new();
+    let planned = |run: &&Run| plan.subjects.contains(&run.subject) && exclusion(run).is_empty();
+    for run in runs.iter().filter(planned) {
+        *readable.entry((key(run), &run.subject)).or_default() |=
+            Metric::ServerCpuUsPerExchange.of(&run.record).is_some();
+    }
+    if readable.values().all(|&readable| readable) {
+        Metric::ServerCpuUsPerExchange
+    } else if runs.iter().any(|run| run.record.load == "open") {
+        Metric::P99Ns
+    } else {
+        Metric::ThroughputPerS
+    }
+}
+
+/// Why a run is left out; empty if it is not.
+fn exclusion(run: &Run) -> Vec<String> {
+    let record = &run.record;
+    let mut reasons = record.invalid_reasons.clone();
+    if record.interrupted {
+        reasons.push("interrupted".into());
+    }
+    if !record.valid && reasons.is_empty() {
+        reasons.push("not valid".into());
+    }
+    reasons
+}
+
+fn cell(plan: &Plan, primary: Metric, runs: &[&Run]) -> Cell {
+    let mut subjects: Vec<Measured> =
+        plan.subjects.iter().filter_map(|name| measured(name, runs)).collect();
+    if let Some(baseline) = subjects.iter().find(|subject| subject.name == plan.baseline).cloned() {
+        for subject in subjects.iter_mut().filter(|subject| subject.name != baseline.name) {
+            compare(subject, &baseline, primary);
+        }
+    }
+    let rounds = runs.iter().map(|run| run.round).max().unwrap_or(0);
+    let planned = plan.subjects.iter().filter(|&name| *name != plan.baseline);
+    let ratios: Vec<Option<&Ratio>> = planned
+        .map(|name| subjects.iter().find(|subject| subject.name == *name)?.ratio(primary))
+        .collect();
+    let stopped = plan.stopping.stop(rounds, &ratios);
+    let record = &runs[0].record;
+    Cell {
+        conns: record.conns,
+        size: record.size,
+        load: record.load.clone(),
+        rounds,
+        stopped,
+        subjects,
+    }
+}
+
+/// What a subject's runs in a cell come to; `None` if there are none.
+fn measured(name: &str, runs: &[&Run]) -> Option<Measured> {
+    let mut runs: Vec<&Run> = runs.iter().copied().filter(|run| run.subject == name).collect();
+    runs.sort_by_key(|run| run.round);
+    let first = &runs.first()?.record;
+    let measurements: Vec<Measurement> = runs.iter().map(|run| measurement(run)).collect();
+    let metrics = ByMetric::from_fn(|metric| {
+        let values: Vec<f64> = by_round(&measurements, metric).map(|(_, value)| value).collect();
+        let (median, spread) = (median(&values)?, spread(&values).unwrap_or(0.0));
+        Some(Summary { median, spread, ratio: None })
+    });
+    Some(Measured {
+        name: name.to_owned(),
+        subject: first.subject.clone(),
+        threads: first.threads,
+        client_cpus: first.client.cpus.clone(),
+        server_cpus: first.server.as_ref().map(|server| server.cpus.clone()),
+        excluded: measurements.iter().filter(|run| !run.excluded.is_empty()).count() as u32,
+        metrics,
+        pooled: pooled(&runs),
+        runs: measurements,
+    })
+}
+
+fn measurement(run: &Run) -> Measurement {
+    let finite = |metric: Metric| metric.of(&run.record).filter(|value| value.is_finite());
+    Measurement {
+        round: run.round,
+        started: run.record.started.clone(),
+        excluded: exclusion(run),
+        errors_total: run.record.errors_total,
+        values: ByMetric::from_fn(finite),
+        record: run.file.clone(),
+    }
+}
+
+/// A metric's value in each round that has one, from the first run of the round that counts.
+fn by_round(runs: &[Measurement], metric: Metric) -> impl Iterator<Item = (u32, f64)> {
+    let mut last = None;
+    runs.iter()
+        .filter(|run| run.excluded.is_empty())
+        .filter(move |run| last.replace(run.round) != Some(run.round))
+        .filter_map(move |run| Some((run.round, *run.values.get(metric)?)))
+}
+
+/// Adds the ratios to the baseline.
+fn compare(subject: &mut Measured, baseline: &Measured, primary: Metric) {
+    let (runs, mut metrics) = (&subject.runs, subject.metrics.clone());
+    metrics = ByMetric::from_fn(|metric| {
+        let mut summary = metrics.get(metric)?.clone();
+        let pairs: Vec<(f64, f64)> = by_round(&baseline.runs, metric)
+            .filter_map(|(round, baseline)| {
+                let mut values = by_round(runs, metric);
+                values.find(|&(found, _)| found == round).map(|(_, value)| (baseline, value))
+            })
+            .collect();
+        let family = if metric == primary { 1 } else { Metric::ALL.len() as u32 - 1 };
+        summary.ratio = Ratio::of(&pairs, family);
+        Some(summary)
+    });
+    subject.metrics = metrics;
+}
+
+/// The latencies of the runs that count, added up.
+fn pooled(runs: &[&Run]) -> Option<Latency> {
+    let mut sum: Option<Histogram<u64>> = None;
+    for run in runs.iter().filter(|run| exclusion(run).is_empty()) {
+        let histogram = latency(&run.record)?.histogram().ok()?;
+        match &mut sum {
+            None => sum = Some(histogram),
+            Some(sum) => sum.add(histogram).ok()?,
+        }
+    }
+    Latency::from_histogram(&sum?)
+}
+
+fn environment(runs: &[Run]) -> Environment {
+    let (first, last) = (
+        runs.iter().min_by_key(|run| &run.record.started),
+        runs.iter().max_by_key(|run| &run.record.started),
+    );
+    Environment {
+        load_after: last.and_then(|run| run.record.environment.load_after.clone()),
+        ..first.map(|run| run.record.environment.clone()).unwrap_or_default()
+    }
+}

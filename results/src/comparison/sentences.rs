@@ -1,0 +1,200 @@
+//! What a comparison shows, in words.
+
+use std::collections::BTreeMap;
+
+use super::{Cell, Comparison, Measured, Metric};
+use crate::statistics::{Ratio, Verdict};
+use crate::text;
+
+impl Comparison {
+    /// What was found: for each cell and subject how it compares with the baseline in the primary
+    /// metric, in which others it differs, and which runs do not count.
+    ///
+    /// A sentence each, as long as it is; [`Comparison::conclusion`] breaks them into lines.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        for cell in &self.cells {
+            let mut found = Vec::new();
+            for measured in cell.others(&self.plan.baseline) {
+                found.push(self.primary_sentence(measured));
+                found.extend(self.other_sentence(measured));
+            }
+            found.extend(cell.subjects.iter().filter_map(excluded));
+            sentences.extend(found.into_iter().map(|sentence| self.in_cell(cell, &sentence)));
+        }
+        sentences
+    }
+
+    /// With the same server on all sides: how large a difference the noise alone makes, for each
+    /// cell.
+    pub fn noise_floor(&self) -> Vec<String> {
+        let floors = |cell: &Cell| -> Vec<String> {
+            let shown = |metric: Metric| {
+                let ratios = cell.others(&self.plan.baseline).map(|other| other.ratio(metric));
+                let floor = ratios.map(|ratio| Some(hidden(ratio?))).collect::<Option<Vec<_>>>()?;
+                let floor = floor.into_iter().reduce(f64::max)?;
+                Some(format!("{} in {}", percent(floor), metric.words()))
+            };
+            // The primary first: it is what a claim rests on.
+            let others = Metric::ALL.into_iter().filter(|metric| *metric != self.primary);
+            std::iter::once(self.primary).chain(others).filter_map(shown).collect()
+        };
+        let mut sentences = Vec::new();
+        for cell in &self.cells {
+            let floors = floors(cell);
+            if !floors.is_empty() {
+                let sentence = format!(
+                    "noise floor: the same server twice is only known to differ by less than {}",
+                    floors.join(", ")
+                );
+                sentences.push(self.in_cell(cell, &sentence));
+            }
+            let claims = |other: &&Measured| other.ratio(self.primary).is_some_and(Ratio::claims);
+            for other in cell.others(&self.plan.baseline).filter(claims) {
+                let sentence = format!(
+                    "{} is claimed to differ from {}, which is the same server: chance (up to 4 \
+                     in 100), or something disturbs one of them",
+                    text::printable(&other.name),
+                    text::printable(&self.plan.baseline),
+                );
+                sentences.push(self.in_cell(cell, &sentence));
+            }
+        }
+        sentences
+    }
+
+    /// Says which cell a sentence is about, if there are several.
+    fn in_cell(&self, cell: &Cell, sentence: &str) -> String {
+        match self.cells.len() {
+            1 => sentence.to_owned(),
+            _ => format!("{}x{}: {sentence}", cell.conns, cell.size),
+        }
+    }
+
+    fn primary_sentence(&self, measured: &Measured) -> String {
+        let (name, baseline) =
+            (text::printable(&measured.name), text::printable(&self.plan.baseline));
+        let metric = self.primary;
+        let Some(ratio) = measured.ratio(metric) else {
+            return format!("{name} and {baseline}: no round with a valid run of both");
+        };
+        match ratio.verdict {
+            Verdict::Lower | Verdict::Higher => format!(
+                "{name} {} {} of {baseline}'s {}",
+                metric.verb(),
+                interval(ratio),
+                metric.words()
+            ),
+            Verdict::NoDifference => {
+                let doubt = if ratio.half_width() > self.plan.stopping.precision {
+                    format!("; the noise could hide {}", percent(hidden(ratio)))
+                } else {
+                    String::new()
+                };
+                format!(
+                    "{baseline} and {name}: no difference within noise ({} of the {}{doubt})",
+                    interval(ratio),
+                    metric.words()
+                )
+            }
+            Verdict::TooFewRounds => format!(
+                "{name} and {baseline}: too few rounds for a claim ({:.2}x of the {} over {})",
+                ratio.median,
+                metric.words(),
+                ratio.rounds
+            ),
+        }
+    }
+
+    /// The claims in the other metrics.
+    fn other_sentence(&self, measured: &Measured) -> Option<String> {
+        let claims: Vec<String> = Metric::ALL
+            .into_iter()
+            .filter(|metric| *metric != self.primary)
+            .filter_map(|metric| {
+                let ratio = measured.ratio(metric).filter(|ratio| ratio.claims())?;
+                Some(format!("{} of the {}", interval(ratio), metric.words()))
+            })
+            .collect();
+        (!claims.is_empty()).then(|| {
+            let (name, baseline) = (&measured.name, &self.plan.baseline);
+            text::printable(&format!("{name} against {baseline} besides: {}", claims.join(", ")))
+        })
+    }
+}
+
+/// Which runs of a subject do not count, and why.
+fn excluded(measured: &Measured) -> Option<String> {
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for reason in measured.runs.iter().flat_map(|run| &run.excluded) {
+        *reasons.entry(reason).or_default() += 1;
+    }
+    let reasons: Vec<String> =
+        reasons.iter().map(|(reason, count)| format!("{reason} ({count})")).collect();
+    (measured.excluded > 0).then(|| {
+        text::printable(&format!(
+            "{} of {} runs of {} do not count: {}",
+            measured.excluded,
+            measured.runs.len(),
+            measured.name,
+            reasons.join("; ")
+        ))
+    })
+}
+
+/// `0.87x [0.84, 0.90]`; with one digit more where two would hide the interval or a claim.
+pub(super) fn interval(ratio: &Ratio) -> String {
+    let Ratio { median, low, high, .. } = ratio;
+    let text = |decimals| format!("{median:.decimals$}x [{low:.decimals$}, {high:.decimals$}]");
+    let ends = [format!("{low:.2}"), format!("{high:.2}")];
+    let hides =
+        low < high && ends[0] == ends[1] || ratio.claims() && ends.contains(&"1.00".to_owned());
+    if hides { text(3) } else { text(2) }
+}
+
+/// The largest difference that the interval does not exclude, as a share.
+fn hidden(ratio: &Ratio) -> f64 {
+    (1.0 / ratio.low).max(ratio.high) - 1.0
+}
+
+/// Rounded up, as it is a bound: `1.8 %`, `12 %`; at least `0.1 %`.
+fn percent(share: f64) -> String {
+    // The rounding error of a ratio is not a tenth of a percent.
+    let percent = (share * 100.0 - 1e-9).max(0.1);
+    if percent <= 9.9 {
+        format!("{:.1} %", (percent * 10.0).ceil() / 10.0)
+    } else {
+        format!("{:.0} %", percent.ceil())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{hidden, interval, percent};
+    use crate::statistics::{Ratio, Verdict};
+
+    fn ratio(median: f64, low: f64, high: f64) -> Ratio {
+        let verdict = if high < 1.0 { Verdict::Lower } else { Verdict::NoDifference };
+        let (confidence, rounds, p_signed_rank) = (0.99, 8, 0.5);
+        Ratio { median, low, high, confidence, rounds, p_signed_rank, verdict }
+    }
+
+    #[test]
+    fn two_decimals_unless_they_hide_something() {
+        assert_eq!(interval(&ratio(0.871, 0.844, 0.899)), "0.87x [0.84, 0.90]");
+        assert_eq!(interval(&ratio(0.99, 0.983, 0.9961)), "0.990x [0.983, 0.996]");
+        assert_eq!(interval(&ratio(1.001, 0.9989, 1.0021)), "1.001x [0.999, 1.002]");
+        assert_eq!(interval(&ratio(1.001, 0.9911, 1.0021)), "1.00x [0.99, 1.00]");
+        assert_eq!(interval(&ratio(1.0, 1.0, 1.0)), "1.00x [1.00, 1.00]");
+        assert_eq!(interval(&ratio(12.0, 9.0, 14.5)), "12.00x [9.00, 14.50]");
+    }
+
+    #[test]
+    fn what_the_noise_hides_is_rounded_up() {
+        assert_eq!(percent(hidden(&ratio(1.0, 0.98, 1.01))), "2.1 %");
+        assert_eq!(percent(hidden(&ratio(1.0, 1.0, 1.25))), "25 %");
+        assert_eq!(percent(hidden(&ratio(1.0, 0.9, 1.0))), "12 %");
+        assert_eq!(percent(0.0), "0.1 %");
+        assert_eq!(percent(0.0991), "10 %");
+    }
+}

@@ -1,0 +1,109 @@
+//! The binomial distribution, for any number of trials.
+
+/// Masses below this share of the largest are left out: far less than rounding takes.
+const NEGLIGIBLE: f64 = 1e-40;
+
+/// How many of a number of independent trials succeed.
+pub(super) struct Binomial {
+    /// The count that `masses[0]` is the probability of; those not listed are negligible.
+    first: u64,
+    masses: Vec<f64>,
+}
+
+impl Binomial {
+    /// Takes time and memory of about 30 standard deviations.
+    pub(super) fn new(trials: u64, probability: f64) -> Binomial {
+        assert!((0.0..=1.0).contains(&probability), "{probability} is no probability");
+        let odds = probability / (1.0 - probability);
+        let mode = (((trials as f64 + 1.0) * probability) as u64).min(trials);
+        // Outwards from the mode by the ratio of neighbours, and the sum made 1 afterwards: no
+        // factorial, whose logarithm would cost digits.
+        let mut masses = Vec::new();
+        let mut mass = 1.0;
+        let mut first = mode;
+        while first > 0 {
+            mass *= first as f64 / (trials - first + 1) as f64 / odds;
+            if mass < NEGLIGIBLE {
+                break;
+            }
+            masses.push(mass);
+            first -= 1;
+        }
+        masses.reverse();
+        masses.push(1.0);
+        mass = 1.0;
+        for count in mode..trials {
+            mass *= (trials - count) as f64 / (count + 1) as f64 * odds;
+            if mass < NEGLIGIBLE {
+                break;
+            }
+            masses.push(mass);
+        }
+        let total: f64 = masses.iter().sum();
+        masses.iter_mut().for_each(|mass| *mass /= total);
+        Binomial { first, masses }
+    }
+
+    /// The chance of at least `count` successes.
+    pub(super) fn at_least(&self, count: u64) -> f64 {
+        let skipped = count.saturating_sub(self.first).min(self.masses.len() as u64);
+        // From the small end, for the digits.
+        self.masses[skipped as usize..].iter().rev().sum()
+    }
+
+    /// The largest count that there are fewer successes than with a chance of at most `tail`.
+    pub(super) fn low(&self, tail: f64) -> u64 {
+        self.first + steps(self.masses.iter(), tail)
+    }
+
+    /// The smallest count that is reached or exceeded with a chance of at most `tail`.
+    pub(super) fn high(&self, tail: f64) -> u64 {
+        self.first + self.masses.len() as u64 - steps(self.masses.iter().rev(), tail)
+    }
+}
+
+/// How many of `masses` together stay within `tail`.
+fn steps<'a>(masses: impl Iterator<Item = &'a f64>, tail: f64) -> u64 {
+    let mut sum = 0.0;
+    masses
+        .take_while(|&mass| {
+            sum += mass;
+            sum <= tail
+        })
+        .count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Binomial;
+
+    /// `scipy.stats.binom.sf(count - 1, trials, probability)`, scipy 1.17.1.
+    #[test]
+    fn tails_are_scipys() {
+        for (trials, probability, count, expected) in [
+            (20, 0.3, 4, 0.8929131954962691),
+            (10, 0.5, 5, 0.623046875),
+            (1000, 0.999, 995, 0.999411929898237),
+            (2_419_716, 0.99, 2_395_000, 0.9995881928951401),
+        ] {
+            let found = Binomial::new(trials, probability).at_least(count);
+            assert!((found / expected - 1.0).abs() < 1e-9, "{trials}: {found} for {expected}");
+        }
+    }
+
+    #[test]
+    fn certainties() {
+        let (never, always) = (Binomial::new(9, 0.0), Binomial::new(9, 1.0));
+        assert_eq!([never.at_least(0), never.at_least(1)], [1.0, 0.0]);
+        assert_eq!([always.at_least(9), always.at_least(10)], [1.0, 0.0]);
+        assert_eq!(Binomial::new(0, 0.5).at_least(0), 1.0);
+    }
+
+    #[test]
+    fn low_and_high_leave_at_most_the_tail_outside() {
+        // A coin thrown five times shows no head, or no tail, in 1 of 32 each.
+        let coin = Binomial::new(5, 0.5);
+        assert_eq!([coin.low(0.03), coin.high(0.03)], [0, 6]);
+        assert_eq!([coin.low(0.04), coin.high(0.04)], [1, 5]);
+    }
+}

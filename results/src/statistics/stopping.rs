@@ -1,0 +1,101 @@
+//! When there are rounds enough.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Ratio, Verdict};
+
+/// Rounds are repeated until the interval of every ratio is narrow enough, or up to a maximum.
+///
+/// The rule asks how wide the interval is, never where 1 lies: stopping as soon as a difference
+/// shows would find one sooner or later between equals. What is left is the luck of a narrow
+/// interval, so it looks at even numbers of rounds only: that claims a difference between equals
+/// in at most 3 of 100 comparisons with the default numbers, where one look at the end does in 2,
+/// and a look after every round would in nearly 4 (by simulation, over noise of 1 to 3 %).
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Stopping {
+    /// The fewest rounds, counting those in which both sides are valid.
+    pub rounds_min: u32,
+    /// The most rounds, valid or not.
+    pub rounds_max: u32,
+    /// The half width that is narrow enough, as a share: 0.03 for `[0.97, 1.03]`.
+    pub precision: f64,
+}
+
+impl Default for Stopping {
+    fn default() -> Stopping {
+        Stopping { rounds_min: 8, rounds_max: 20, precision: 0.03 }
+    }
+}
+
+/// Why no further round was made.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Stopped {
+    /// Every interval was narrow enough.
+    Precise,
+    /// The most rounds were made.
+    Maximum,
+}
+
+impl Stopping {
+    /// Whether to stop after so many rounds, given the ratios that are to be precise; `None` among
+    /// them is one that cannot be computed yet.
+    pub fn stop(&self, rounds: u32, ratios: &[Option<&Ratio>]) -> Option<Stopped> {
+        let look = rounds.is_multiple_of(2) || rounds >= self.rounds_max;
+        let precise = |ratio: &Ratio| {
+            ratio.verdict != Verdict::TooFewRounds
+                && ratio.rounds >= self.rounds_min
+                && ratio.half_width() <= self.precision
+        };
+        if look && !ratios.is_empty() && ratios.iter().all(|ratio| ratio.is_some_and(precise)) {
+            Some(Stopped::Precise)
+        } else {
+            (rounds >= self.rounds_max).then_some(Stopped::Maximum)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Stopped, Stopping};
+    use crate::statistics::Ratio;
+
+    /// So many rounds with ratios this far around one.
+    fn ratio(rounds: u32, noise: f64) -> Ratio {
+        let pairs: Vec<(f64, f64)> = (0..rounds)
+            .map(|round| (1.0, if round % 2 == 0 { 1.0 + noise } else { 1.0 / (1.0 + noise) }))
+            .collect();
+        Ratio::of(&pairs, 1).unwrap()
+    }
+
+    const RULE: Stopping = Stopping { rounds_min: 8, rounds_max: 13, precision: 0.03 };
+
+    #[test]
+    fn all_intervals_have_to_be_narrow() {
+        let (narrow, wide) = (ratio(8, 0.02), ratio(8, 0.04));
+        assert_eq!(RULE.stop(8, &[Some(&narrow), Some(&narrow)]), Some(Stopped::Precise));
+        assert_eq!(RULE.stop(8, &[Some(&narrow), Some(&wide)]), None);
+        assert_eq!(RULE.stop(8, &[Some(&narrow), None]), None);
+        assert_eq!(RULE.stop(8, &[]), None, "nothing is not precise");
+    }
+
+    #[test]
+    fn it_looks_at_even_rounds_and_at_the_last() {
+        let narrow = ratio(9, 0.02);
+        assert_eq!(RULE.stop(9, &[Some(&narrow)]), None);
+        assert_eq!(RULE.stop(10, &[Some(&narrow)]), Some(Stopped::Precise));
+        assert_eq!(RULE.stop(13, &[Some(&narrow)]), Some(Stopped::Precise));
+        assert_eq!(RULE.stop(13, &[Some(&ratio(13, 0.04))]), Some(Stopped::Maximum));
+        assert_eq!(RULE.stop(13, &[None]), Some(Stopped::Maximum));
+    }
+
+    #[test]
+    fn invalid_rounds_do_not_count_as_evidence() {
+        assert_eq!(RULE.stop(10, &[Some(&ratio(7, 0.0))]), None);
+        let hasty = Stopping { rounds_min: 1, ..RULE };
+        assert_eq!(hasty.stop(4, &[Some(&ratio(4, 0.0))]), None, "a claim takes six");
+        assert_eq!(hasty.stop(6, &[Some(&ratio(6, 0.0))]), Some(Stopped::Precise));
+    }
+}

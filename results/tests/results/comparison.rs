@@ -1,0 +1,399 @@
+//! Runs in, verdicts out.
+
+use fastrand::Rng;
+use lockstep_results::statistics::{Stopped, Stopping, Verdict};
+use lockstep_results::{Comparison, Metric, Plan, Run, SCHEMA};
+use serde_json::Value;
+
+use crate::sample;
+
+const RULE: Stopping = Stopping { rounds_min: 8, rounds_max: 12, precision: 0.03 };
+
+fn plan(subjects: &[&str]) -> Plan {
+    Plan {
+        tool: "loadgen".into(),
+        version: "0.1.0".into(),
+        started: "2026-11-23T12:24:05Z".into(),
+        argv: vec!["loadgen".into(), "compare".into()],
+        seed: 7,
+        subjects: subjects.iter().map(|&name| name.to_owned()).collect(),
+        baseline: subjects[0].to_owned(),
+        aa: false,
+        stopping: RULE,
+    }
+}
+
+/// A run whose server needs `cost` times the sample's processor time.
+fn run(round: u32, subject: &str, cost: f64) -> Run {
+    let mut record = sample();
+    record.subject.name = subject.into();
+    record.errors_total = 0;
+    record.errors.clear();
+    record.started = format!("2026-11-23T12:{round:02}:00Z");
+    record.server.as_mut().unwrap().cpu_us_per_exchange *= cost;
+    Run { round, subject: subject.into(), record, file: None }
+}
+
+/// Noise that is not random: a different half percent in each round and for each subject.
+fn wobble(round: u32, subject: usize) -> f64 {
+    1.0 + 0.005 * (f64::from(round * 7 % 5) - 2.0) * if subject == 0 { 1.0 } else { -0.5 }
+}
+
+/// So many rounds of subjects that cost so much.
+fn runs(count: u32, subjects: &[(&str, f64)]) -> Vec<Run> {
+    let round = |round| {
+        let subjects = subjects.iter().enumerate();
+        subjects.map(move |(i, &(name, cost))| run(round, name, cost * wobble(round, i)))
+    };
+    (1..=count).flat_map(round).collect()
+}
+
+const THREE: [(&str, f64); 3] = [("mio", 1.0), ("io-uring", 0.87), ("blocking", 1.0)];
+
+fn three(count: u32) -> Comparison {
+    Comparison::judge(plan(&["mio", "io-uring", "blocking"]), &runs(count, &THREE))
+}
+
+fn verdict(comparison: &Comparison, subject: usize) -> Verdict {
+    comparison.cells[0].subjects[subject].ratio(comparison.primary).unwrap().verdict
+}
+
+#[test]
+fn every_subject_is_judged_against_the_baseline() {
+    let comparison = three(8);
+    let [cell] = &comparison.cells[..] else { panic!("one cell") };
+    assert_eq!((cell.conns, cell.size, cell.rounds), (1000, 64, 8));
+    assert_eq!(cell.stopped, Some(Stopped::Precise));
+    assert_eq!(comparison.primary, Metric::ServerCpuUsPerExchange);
+    assert_eq!(comparison.cells[0].subjects[0].ratio(comparison.primary), None);
+    assert_eq!(verdict(&comparison, 1), Verdict::Lower);
+    assert_eq!(verdict(&comparison, 2), Verdict::NoDifference);
+    let ratio = cell.subjects[1].ratio(Metric::ServerCpuUsPerExchange).unwrap();
+    assert_eq!((ratio.rounds, ratio.confidence), (8, 0.99));
+    assert!((ratio.median - 0.87).abs() < 0.01, "{ratio:?}");
+    let ratio = cell.subjects[1].ratio(Metric::ThroughputPerS).unwrap();
+    assert_eq!((ratio.confidence, ratio.verdict), (0.998, Verdict::NoDifference));
+}
+
+#[test]
+fn the_findings_are_sentences() {
+    assert_eq!(
+        three(8).sentences(),
+        [
+            "io-uring needs 0.87x [0.86, 0.88] of mio's server CPU per exchange",
+            "mio and blocking: no difference within noise (1.00x [0.99, 1.01] of the server CPU \
+             per exchange)",
+        ]
+    );
+}
+
+#[test]
+fn the_table_has_a_row_a_subject_and_metric() {
+    let expected = "\
+1000 connections x 64 bytes, closed loop, 8 rounds: precise enough
+
+|                 | subject  |   median | spread |       ratio to mio | difference |
+|-----------------|----------|----------|--------|--------------------|------------|
+| server CPU/exch | mio      |   4.12us |   0.7% |                    |            |
+|                 | io-uring |   3.59us |   0.4% | 0.87x [0.86, 0.88] |      lower |
+|                 | blocking |   4.12us |   0.4% | 1.00x [0.99, 1.01] |       none |
+| throughput      | mio      | 241.9k/s |   0.0% |                    |            |
+";
+    let table = three(8).table();
+    assert!(table.starts_with(expected), "{table}");
+    let (_, notes) = table.split_once("\n\n[low").expect("notes");
+    assert!(notes.contains("2 comparisons with mio"), "{notes}");
+}
+
+#[test]
+fn too_few_rounds_claim_nothing() {
+    let comparison = three(5);
+    assert_eq!(verdict(&comparison, 1), Verdict::TooFewRounds);
+    assert_eq!(comparison.cells[0].stopped, None);
+    assert_eq!(
+        comparison.sentences()[0],
+        "io-uring and mio: too few rounds for a claim (0.87x of the server CPU per exchange over 5)"
+    );
+    assert!(comparison.table().contains("5 rounds: there should be more"));
+}
+
+#[test]
+fn invalid_runs_are_left_out_and_counted_aloud() {
+    let mut runs = runs(10, &THREE);
+    for index in [1, 4] {
+        // Wild values that must not be seen.
+        runs[index].record.server.as_mut().unwrap().cpu_us_per_exchange = 1e6;
+        runs[index].record.valid = false;
+        runs[index].record.invalid_reasons = vec!["the generator was full".into()];
+    }
+    runs[7].record.server.as_mut().unwrap().cpu_us_per_exchange = 1e6;
+    runs[7].record.interrupted = true;
+    let comparison = Comparison::judge(plan(&["mio", "io-uring", "blocking"]), &runs);
+    let ring = &comparison.cells[0].subjects[1];
+    assert_eq!((ring.excluded, ring.runs.len()), (3, 10));
+    assert_eq!(ring.runs[0].excluded, ["the generator was full"]);
+    assert_eq!(ring.ratio(comparison.primary).unwrap().rounds, 7);
+    assert_eq!(verdict(&comparison, 1), Verdict::Lower);
+    assert_eq!(comparison.cells[0].stopped, None, "seven pairs are fewer than eight");
+    assert!(comparison.interrupted);
+    assert_eq!(
+        comparison.sentences().last().unwrap(),
+        "3 of 10 runs of io-uring do not count: interrupted (1); the generator was full (2)"
+    );
+    // And the latencies of the seven that count are pooled.
+    let pooled = ring.pooled.as_ref().unwrap();
+    assert_eq!(pooled.count, 7 * sample().latency.exchange.unwrap().count);
+}
+
+#[test]
+fn a_repeated_round_counts_once() {
+    let mut runs = runs(8, &THREE);
+    runs[0].record.valid = false;
+    runs.push(run(1, "mio", 1.0));
+    runs.push(run(1, "mio", 50.0));
+    let comparison = Comparison::judge(plan(&["mio", "io-uring", "blocking"]), &runs);
+    let mio = &comparison.cells[0].subjects[0];
+    assert_eq!((mio.excluded, mio.runs.len()), (1, 10));
+    let ratio = comparison.cells[0].subjects[1].ratio(comparison.primary).unwrap();
+    assert_eq!(ratio.rounds, 8);
+    assert!(ratio.low > 0.8, "the second valid run is not taken: {ratio:?}");
+}
+
+#[test]
+fn a_subject_without_a_valid_run_keeps_the_rounds_coming() {
+    let mut runs = runs(10, &THREE);
+    for run in runs.iter_mut().filter(|run| run.subject == "blocking") {
+        run.record.valid = false;
+    }
+    let comparison = Comparison::judge(plan(&["mio", "io-uring", "blocking"]), &runs);
+    assert_eq!(comparison.cells[0].stopped, None);
+    let sentences = comparison.sentences();
+    assert_eq!(sentences[1], "blocking and mio: no round with a valid run of both");
+    assert_eq!(sentences[2], "10 of 10 runs of blocking do not count: not valid (10)");
+    assert!(comparison.cells[0].subjects[2].pooled.is_none());
+}
+
+#[test]
+fn without_the_servers_processor_time_the_throughput_is_the_claim() {
+    let mut runs = runs(8, &THREE);
+    for run in &mut runs {
+        if run.subject == "blocking" {
+            run.record.server = None;
+        }
+        if run.subject == "io-uring" {
+            run.record.throughput_per_s *= 1.2 * wobble(run.round, 1);
+        }
+    }
+    let plan = plan(&["mio", "io-uring", "blocking"]);
+    let comparison = Comparison::judge(plan.clone(), &runs);
+    assert_eq!(comparison.primary, Metric::ThroughputPerS);
+    assert_eq!(
+        comparison.sentences()[..2],
+        [
+            "io-uring reaches 1.20x [1.19, 1.20] of mio's throughput",
+            "io-uring against mio besides: 0.87x [0.86, 0.88] of the server CPU per exchange",
+        ]
+    );
+    assert!(comparison.table().contains("the claim rests on the throughput"));
+    // A planned rate fixes the throughput.
+    runs.iter_mut().for_each(|run| run.record.load = "open".into());
+    assert_eq!(Comparison::judge(plan, &runs).primary, Metric::P99Ns);
+}
+
+#[test]
+fn a_percentile_with_few_samples_beyond_is_not_compared() {
+    let mut record = sample();
+    let mut beyond = |count| {
+        record.latency.exchange.as_mut().unwrap().count = count;
+        [Metric::P50Ns, Metric::P99Ns, Metric::P999Ns].map(|metric| metric.of(&record).is_some())
+    };
+    assert_eq!(beyond(10_000), [true, true, true]);
+    assert_eq!(beyond(9_999), [true, true, false]);
+    assert_eq!(beyond(999), [true, false, false]);
+}
+
+#[test]
+fn cells_stop_each_on_its_own_and_are_named() {
+    let mut runs = runs(8, &THREE[..2]);
+    for round in 1..=8 {
+        for (subject, noise) in [("mio", 1.0), ("io-uring", 1.0 + 0.2 * wobble(round, 0))] {
+            let sign = if round % 2 == 0 { noise } else { 1.0 / noise };
+            let mut noisy = run(round, subject, sign);
+            noisy.record.conns = 64;
+            runs.push(noisy);
+        }
+    }
+    let comparison = Comparison::judge(plan(&["mio", "io-uring"]), &runs);
+    let stopped: Vec<_> = comparison.cells.iter().map(|cell| (cell.conns, cell.stopped)).collect();
+    assert_eq!(stopped, [(64, None), (1000, Some(Stopped::Precise))]);
+    let sentences = comparison.sentences();
+    assert!(sentences[0].starts_with("64x64: mio and io-uring: no difference within noise ("));
+    assert!(sentences[0].ends_with("; the noise could hide 21 %)"), "{}", sentences[0]);
+    assert!(sentences[1].starts_with("1000x64: io-uring needs 0.87x"), "{}", sentences[1]);
+}
+
+#[test]
+fn the_noise_floor_is_what_the_same_server_twice_shows() {
+    let mut plan = plan(&["mio", "mio#2"]);
+    plan.aa = true;
+    let comparison = Comparison::judge(plan.clone(), &runs(8, &[("mio", 1.0), ("mio#2", 1.0)]));
+    let floor = comparison.noise_floor();
+    assert_eq!(floor.len(), 1);
+    assert!(
+        floor[0].starts_with(
+            "noise floor: the same server twice is only known to differ by less than 1.6 % in \
+             server CPU per exchange, 0.1 % in throughput, 0.1 % in p50,"
+        ),
+        "{floor:?}"
+    );
+    let conclusion = comparison.conclusion();
+    assert!(conclusion.contains("\nnoise floor: "), "{conclusion}");
+    // And a difference between the same server is called what it is.
+    let comparison = Comparison::judge(plan, &runs(8, &[("mio", 1.0), ("mio#2", 1.2)]));
+    let floor = comparison.noise_floor();
+    assert!(floor[1].starts_with("mio#2 is claimed to differ from mio, which is the same server"));
+}
+
+/// Twenty comparisons each, from whole records.
+#[test]
+fn equals_are_left_alone_and_a_tenth_is_found() {
+    let mut rng = Rng::with_seed(20);
+    let mut claims = |slowdown: f64| {
+        let mut comparison = || {
+            let mut runs = Vec::new();
+            for round in 1..=RULE.rounds_max {
+                let drift = 1.0 + 0.2 * rng.f64();
+                for (subject, cost) in [("mio", 1.0), ("mio#2", slowdown)] {
+                    // Uniform with a standard deviation of 3 %, and now and then a bad run.
+                    let noise = 1.0 + 0.104 * (rng.f64() - 0.5);
+                    let bad = if rng.f64() < 0.02 { 0.7 } else { 1.0 };
+                    runs.push(run(round, subject, drift * cost * noise * bad));
+                    runs.last_mut().unwrap().record.latency = Default::default();
+                }
+                let comparison = Comparison::judge(plan(&["mio", "mio#2"]), &runs);
+                if comparison.cells[0].stopped.is_some() {
+                    return verdict(&comparison, 1);
+                }
+            }
+            unreachable!("the last round stops it")
+        };
+        (0..20).filter(|_| matches!(comparison(), Verdict::Higher | Verdict::Lower)).count()
+    };
+    let (equal, slowed) = (claims(1.0), claims(1.1));
+    assert!(equal <= 2 && slowed >= 18, "{equal} {slowed}");
+}
+
+#[test]
+fn the_file_round_trips_and_stays_readable() {
+    let subjects = [("a", 1.0), ("b", 1.1), ("c", 0.9), ("d", 1.0), ("e", 1.2)];
+    let names: Vec<&str> = subjects.iter().map(|&(name, _)| name).collect();
+    let mut all = Vec::new();
+    for (conns, size) in [(64, 64), (64, 1024), (1000, 64), (1000, 1024)] {
+        for mut run in runs(10, &subjects) {
+            (run.record.conns, run.record.size) = (conns, size);
+            run.file = Some(format!("runs/{}-{}-{conns}x{size}.json", run.round, run.subject));
+            all.push(run);
+        }
+    }
+    let comparison = Comparison::judge(plan(&names), &all);
+    let text = serde_json::to_string_pretty(&comparison).unwrap();
+    assert!(!text.contains("null"), "what does not apply is absent");
+    let read: Comparison = serde_json::from_str(&text).unwrap();
+    assert!(same(
+        &serde_json::to_value(&read).unwrap(),
+        &serde_json::to_value(&comparison).unwrap()
+    ));
+    assert!(text.len() < 400_000 && text.lines().count() < 8000, "{} bytes", text.len());
+
+    let value: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["schema"], SCHEMA);
+    for key in [
+        "/kind",
+        "/tool",
+        "/version",
+        "/started",
+        "/argv",
+        "/seed",
+        "/baseline",
+        "/rounds",
+        "/environment/kernel",
+        "/cells/0/conns",
+        "/cells/0/size",
+        "/cells/0/subjects/1/name",
+        "/cells/0/subjects/1/runs/0/values/server_cpu_us_per_exchange",
+        "/cells/0/subjects/1/runs/0/record",
+        "/cells/0/subjects/1/metrics/server_cpu_us_per_exchange/median",
+        "/cells/0/subjects/1/metrics/server_cpu_us_per_exchange/ratio/low",
+        "/cells/0/subjects/1/metrics/server_cpu_us_per_exchange/ratio/verdict",
+    ] {
+        assert!(value.pointer(key).is_some(), "{key} is missing");
+    }
+    assert_eq!(value["kind"], "comparison");
+    assert_eq!(value["primary"], "server_cpu_us_per_exchange");
+    // A reader of this version takes a file of a later one with the same schema number.
+    let mut later = value;
+    later["cells"][0]["new"] = true.into();
+    later["cells"][0]["subjects"][0]["metrics"]["new"] = true.into();
+    assert_eq!(serde_json::from_value::<Comparison>(later).unwrap(), read);
+}
+
+/// Equal but for the last digit of a number, which the parser may miss.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => {
+            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+            (a - b).abs() <= 1e-15 * b.abs()
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
+        }
+        _ => a == b,
+    }
+}
+
+#[test]
+fn the_verdicts_follow_from_the_file() {
+    use lockstep_results::statistics::Ratio;
+    let comparison = three(10);
+    let values = |subject: usize| {
+        comparison.cells[0].subjects[subject]
+            .runs
+            .iter()
+            .map(|run| run.values.server_cpu_us_per_exchange.unwrap())
+    };
+    let pairs: Vec<(f64, f64)> = values(0).zip(values(1)).collect();
+    let stated = comparison.cells[0].subjects[1].ratio(comparison.primary);
+    assert_eq!(Ratio::of(&pairs, 1).as_ref(), stated);
+}
+
+#[test]
+fn anything_fits_a_terminal() {
+    let long = "a very long name\x1b[2J of a subject, as somebody may call his own server";
+    let mut wild = runs(8, &[("mio", 1.0), (long, 1e9), ("tokio-multi-thread", 0.999)]);
+    for run in wild.iter_mut().filter(|run| run.subject == long) {
+        run.record.throughput_per_s = if run.round % 2 == 0 { f64::NAN } else { 1e300 };
+        run.record.conns = 1000;
+        run.record.errors_total = u64::MAX / 100;
+        run.record.invalid_reasons =
+            if run.round == 3 { vec!["because ".repeat(100)] } else { Vec::new() };
+        run.record.valid = run.round != 3;
+    }
+    let mut empty = runs(8, &[("mio", 1.0)]);
+    empty.iter_mut().for_each(|run| run.record.server = None);
+    let mut plan = plan(&["mio", long, "tokio-multi-thread"]);
+    plan.aa = true;
+    for runs in [&wild[..], &empty, &[]] {
+        for baseline in ["mio", long, "nobody"] {
+            let plan = Plan { baseline: baseline.into(), ..plan.clone() };
+            let comparison = Comparison::judge(plan, runs);
+            let text = comparison.table() + &comparison.conclusion();
+            for line in text.lines() {
+                assert!(line.chars().count() <= 100, "{line}\n{text}");
+                assert!(!line.contains(char::is_control), "{line:?}");
+            }
+        }
+    }
+}

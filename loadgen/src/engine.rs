@@ -190,16 +190,25 @@ impl Worker<'_> {
     }
 
     /// Counts an exchange whose whole reply was here at `replied_ns`.
+    ///
+    /// The rate counts what ended in the window, wherever it began: as much comes in at its start
+    /// as goes out at its end. The latency is of what began in it, however late it ended: else
+    /// the longest waits would be the ones left out. An asked number of exchanges is of those that
+    /// began in it.
     #[inline]
     fn complete(&mut self, index: usize, replied_ns: u64) {
         let connection = &mut self.connections[index];
         let latency_ns = replied_ns - connection.since_ns;
         self.tally.total += 1;
-        if std::mem::take(&mut connection.measured) && replied_ns < self.control.end_ns() {
+        let began_inside = std::mem::take(&mut connection.measured);
+        if began_inside {
+            self.tally.exchange.saturating_record(latency_ns);
+        }
+        let window = self.control.start_ns()..self.control.end_ns();
+        if window.contains(&replied_ns) && (began_inside || self.share.requests == u64::MAX) {
             connection.exchanges += 1;
             self.tally.measured += 1;
             self.tally.last_reply_ns = replied_ns;
-            self.tally.exchange.saturating_record(latency_ns);
         }
         if !connection.served {
             connection.served = true;

@@ -2,9 +2,12 @@
 
 use std::fmt::Write as _;
 
-use lockstep_results::{Cost, Latency, Record, format};
+use lockstep_results::{Cost, Latency, Record, format, wrap};
 
 use crate::picture;
+
+/// Columns at most.
+const WIDTH: usize = 100;
 
 /// Everything that a person wants to know about one run.
 pub fn text(record: &Record) -> String {
@@ -173,7 +176,7 @@ fn verdict(record: &Record) -> String {
         return text;
     }
     for reason in &record.invalid_reasons {
-        let _ = writeln!(text, "INVALID        {reason}");
+        let _ = writeln!(text, "{}", wrap(&format!("INVALID        {reason}"), WIDTH, 15));
     }
     text
 }

@@ -14,9 +14,9 @@ pub struct Tally {
     pub connect: Histogram<u64>,
     /// From the first send on a new connection to its whole reply.
     pub first_exchange: Histogram<u64>,
-    /// From a send to the whole reply, in the measured window.
+    /// From a send in the measured window to the whole reply.
     pub exchange: Histogram<u64>,
-    /// Verified exchanges in the measured window.
+    /// Verified exchanges completed in the measured window.
     pub measured: u64,
     /// Verified exchanges, first ones and warm-up included.
     pub total: u64,

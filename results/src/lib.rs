@@ -23,7 +23,7 @@
 //! * [`store`]: files, written whole or not at all, never overwritten by accident.
 //! * [`Comparison`]: several subjects in rounds, judged by [`statistics`].
 //! * [`table()`]: one, two or more records side by side.
-//! * [`format`](mod@format): durations and counts for people.
+//! * [`format`](mod@format), [`wrap`]: durations, counts and lines for people.
 
 #![forbid(unsafe_code)]
 
@@ -45,3 +45,4 @@ pub use environment::{Build, Environment, Load};
 pub use histogram::HistogramError;
 pub use record::{Cost, ErrorCount, Fairness, Latencies, Latency, Record, SCHEMA, Subject};
 pub use table::table;
+pub use text::wrap;

@@ -47,7 +47,8 @@ pub struct Record {
     pub warmup_s: f64,
     /// Seconds actually measured; the divisor of every rate.
     pub duration_s: f64,
-    /// Exchanges begun and completed, verified byte for byte, in the measured window.
+    /// Exchanges completed in the measured window, each verified byte for byte; of a run of a given
+    /// number, those that began in it.
     pub exchanges: u64,
     /// `exchanges / duration_s`.
     pub throughput_per_s: f64,
@@ -122,7 +123,7 @@ pub struct Latencies {
     /// From the first send on a new connection to its whole reply.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_exchange: Option<Latency>,
-    /// From a send to the whole reply, in the measured window.
+    /// From a send in the measured window to the whole reply, however late that came.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exchange: Option<Latency>,
 }
@@ -147,8 +148,8 @@ pub struct Latency {
 
 /// What one side of the exchange cost in the measured window.
 ///
-/// Times are of the processors, from the kernel's accounting of the whole process
-/// (`/proc/PID/stat`, proc(5)).
+/// Times are of the processors, from the kernel's accounting of the whole process: the sum from its
+/// clock (clock_getcpuclockid(3)), the division from `/proc/PID/stat` (proc_pid_stat(5)).
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cost {

@@ -19,7 +19,7 @@ pub(crate) fn shorten(text: &str, width: usize) -> String {
 
 /// Breaks `text` between words into lines of at most `width` characters, all but the first
 /// indented. A word longer than that is cut.
-pub(crate) fn wrap(text: &str, width: usize, indent: usize) -> String {
+pub fn wrap(text: &str, width: usize, indent: usize) -> String {
     let (mut wrapped, mut column) = (String::new(), 0);
     for (index, word) in text.split(' ').enumerate() {
         let mut word: Vec<char> = word.chars().collect();

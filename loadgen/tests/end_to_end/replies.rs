@@ -322,7 +322,7 @@ fn some_may_fail_while_the_rest_goes_on() {
     // They stay in the denominator.
     assert_eq!(record["fairness"]["min"], 0);
     let jain = record["fairness"]["jain"].as_f64().unwrap();
-    assert!((0.3..=0.5).contains(&jain), "five of ten did all the work: {jain}");
+    assert!(jain <= 0.5, "five of ten did all the work: {jain}");
 }
 
 #[test]

@@ -1,9 +1,6 @@
 //! Running `lockstep` and judging how it ended.
 
 use std::ffi::OsStr;
-use std::net::SocketAddr;
-
-use socket2::{Domain, Socket, Type};
 
 use crate::common::child::{Ended, Process, is_available, lockstep};
 
@@ -39,12 +36,4 @@ pub(crate) fn assert_printed(ended: &Ended, stdout: &[&str]) {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert_eq!(ended.stdout, stdout, "{ended:?}");
     assert!(ended.stderr.is_empty(), "{ended:?}");
-}
-
-/// A port that nobody listens on, and that nobody else gets as long as the socket lives.
-pub(crate) fn closed_port() -> (Socket, SocketAddr) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
-    let addr = socket.local_addr().unwrap().as_socket().unwrap();
-    (socket, addr)
 }

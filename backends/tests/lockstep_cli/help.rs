@@ -1,0 +1,91 @@
+//! What there is to read: the help of every command, and the table of backends.
+
+use crate::common::child::Ended;
+use crate::harness::{assert_complains, run};
+
+#[test]
+fn help_has_examples_and_exit_codes() {
+    for args in [&["--help"][..], &["serve", "--help"]] {
+        let help = assert_readable(&run(args), 100);
+        for part in ["Examples:", "Exit codes:", "  lockstep serve --"] {
+            assert!(help.contains(part), "{args:?} has no {part:?}: {help}");
+        }
+    }
+}
+
+#[test]
+fn every_command_and_flag_is_in_the_help() {
+    let help = assert_readable(&run(["--help"]), 100);
+    for command in ["serve", "talk", "backends"] {
+        assert!(help.lines().any(|line| line.starts_with(&format!("  {command} "))), "{help}");
+        assert_readable(&run([command, "--help"]), 100);
+    }
+    let help = assert_readable(&run(["serve", "--help"]), 100);
+    for flag in [
+        "--backend",
+        "--listen",
+        "--service",
+        "--backlog",
+        "--shards",
+        "--threads",
+        "--pin",
+        "--max-conns",
+        "--idle-timeout",
+        "--drain-timeout",
+        "--json",
+    ] {
+        assert!(help.contains(&format!(" {flag}")), "{flag} is not in {help}");
+    }
+}
+
+#[test]
+fn the_table_of_backends_fits_a_terminal() {
+    let table = assert_readable(&run(["backends"]), 80);
+    for backend in ["blocking", "mio", "io-uring"] {
+        assert!(table.contains(&format!(" {backend} ")), "{table}");
+    }
+}
+
+/// The command printed something for people, no line of which is too long.
+#[track_caller]
+fn assert_readable(ended: &Ended, columns: usize) -> String {
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.stderr.is_empty(), "{ended:?}");
+    assert!(ended.stdout.iter().all(|line| line.chars().count() <= columns), "{ended:?}");
+    ended.stdout.join("\n")
+}
+
+#[test]
+fn without_a_command_the_help_is_shown_and_nothing_runs() {
+    let ended = run([""; 0]);
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    assert!(ended.stderr.iter().any(|line| line.starts_with("Usage: lockstep")), "{ended:?}");
+    assert!(ended.stdout.is_empty(), "{ended:?}");
+}
+
+#[test]
+fn a_bad_flag_is_named_in_one_line() {
+    for (args, parts) in [
+        (["--backend", "nonsense"], ["--backend", "'nonsense'", "io-uring, mio, blocking"]),
+        (["--idle-timeout", "5"], ["--idle-timeout", "'5'", "write 5s"]),
+        (["--shards", "0"], ["--shards", "'0'", "at least 1"]),
+        (["--pin", "x"], ["--pin", "'x'", "0,2-3"]),
+        (["--pin", "5000"], ["--pin", "'5000'", "no processor 5000"]),
+    ] {
+        let ended = run([&["serve", "--listen", "127.0.0.1:0"][..], &args].concat());
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        let errors = ended.stderr.iter().filter(|line| line.starts_with("error: "));
+        assert_eq!(errors.count(), 1, "{ended:?}");
+        for part in parts {
+            assert!(ended.stderr[0].contains(part), "{part:?} is not in the first line: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn processors_that_are_not_there_are_refused() {
+    for shards in ["1", "2"] {
+        let args = ["serve", "--listen=127.0.0.1:0", "--backend=mio", "--pin=900", "--shards"];
+        assert_complains(&run([&args[..], &[shards]].concat()), 2, &["900"]);
+    }
+}

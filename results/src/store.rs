@@ -1,7 +1,7 @@
 //! Record files: written whole or not at all, and never overwritten by accident.
 //!
-//! One file a run, indented JSON. The folder of runs is append-only: a record is written once and
-//! then only read.
+//! One file a run, or a comparison, which is a record of its own kind; indented JSON. The folder of
+//! runs is append-only: a record is written once and then only read.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -12,10 +12,63 @@ use std::process;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::{Record, SCHEMA};
+use serde::Serialize;
+
+use crate::{Comparison, Record, SCHEMA};
+
+/// The most characters that a comparison's subjects take in the name of its file.
+const TITLE_MAX: usize = 100;
 
 /// More than any record takes; stops a mistaken path such as `/dev/zero` from filling memory.
 const FILE_MAX: u64 = 64 << 20;
+
+/// What is stored.
+pub trait Stored: Serialize {
+    /// When it began, RFC 3339.
+    fn started(&self) -> &str;
+    /// Tells hosts apart without naming them.
+    fn host(&self) -> Option<&str>;
+    /// What was measured: `mio-1000x64`, `mio-vs-io-uring`.
+    fn title(&self) -> String;
+}
+
+impl Stored for Record {
+    fn started(&self) -> &str {
+        &self.started
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.environment.host.as_deref()
+    }
+
+    fn title(&self) -> String {
+        format!("{}-{}x{}", self.subject.name, self.conns, self.size)
+    }
+}
+
+impl Stored for Comparison {
+    fn started(&self) -> &str {
+        &self.plan.started
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.environment.host.as_deref()
+    }
+
+    fn title(&self) -> String {
+        self.plan.subjects.join("-vs-").chars().take(TITLE_MAX).collect()
+    }
+}
+
+/// What a file holds.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Document {
+    /// One run.
+    Record(Box<Record>),
+    /// Several subjects, in rounds.
+    Comparison(Box<Comparison>),
+}
 
 /// Says beforehand whether [`write()`] would refuse `path`, so that no measured run is lost to it.
 ///
@@ -42,19 +95,20 @@ pub fn check(path: &Path, force: bool) -> io::Result<()> {
     }
 }
 
-/// Writes `record` to `path`, and returns the file's path.
+/// Writes a record or a comparison to `path`, and returns the file's path.
 ///
-/// In a directory the file is named `<UTC time>-<host>-<subject>-<conns>x<size>.json`, with a
-/// number more where that is taken. The file appears whole or not at all: it is written beside
-/// its place, synchronised, and renamed.
+/// In a directory the file is named `<UTC time>-<host>-<subject>-<conns>x<size>.json`, or with the
+/// subjects of a comparison `<UTC time>-<host>-<subject>-vs-<subject>.json`, with a number more
+/// where that is taken. The file appears whole or not at all: it is written beside its place,
+/// synchronised, and renamed.
 ///
 /// # Errors
 ///
 /// One line naming the path: see [`check`]; or the record would not read back (a number that is
 /// not finite); or the file system's own error.
-pub fn write(record: &Record, path: &Path, force: bool) -> io::Result<PathBuf> {
+pub fn write(stored: &impl Stored, path: &Path, force: bool) -> io::Result<PathBuf> {
     check(path, force)?;
-    let mut text = serde_json::to_vec_pretty(record)?;
+    let mut text = serde_json::to_vec_pretty(stored)?;
     text.push(b'\n');
     if let Err(cause) = parse(&text) {
         return Err(refusal(ErrorKind::InvalidData, path, &format!("the record is {cause}")));
@@ -65,7 +119,7 @@ pub fn write(record: &Record, path: &Path, force: bool) -> io::Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let mut temporary = Temporary::write(path, &text)?;
-    let stem = file_stem(record);
+    let stem = file_stem(stored);
     let mut number = 1;
     loop {
         let name = if number == 1 { stem.clone() } else { format!("{stem}-{number}") };
@@ -84,6 +138,21 @@ pub fn write(record: &Record, path: &Path, force: bool) -> io::Result<PathBuf> {
 ///
 /// See [`ReadError`]; shown, each is one line naming the path.
 pub fn read(path: &Path) -> Result<Record, ReadError> {
+    match read_any(path)? {
+        Document::Record(record) => Ok(*record),
+        Document::Comparison(_) => Err(ReadError {
+            path: path.to_owned(),
+            cause: Cause::NotARecord("a comparison, which is shown alone".into()),
+        }),
+    }
+}
+
+/// Reads a record or a comparison.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_any(path: &Path) -> Result<Document, ReadError> {
     let error = |cause| ReadError { path: path.to_owned(), cause };
     let mut text = Vec::new();
     File::open(path)
@@ -147,7 +216,7 @@ impl std::error::Error for ReadError {
     }
 }
 
-fn parse(text: &[u8]) -> Result<Record, Cause> {
+fn parse(text: &[u8]) -> Result<Document, Cause> {
     let value: serde_json::Value = serde_json::from_slice(text).map_err(Cause::NotJson)?;
     match value.get("schema").map(serde_json::Value::as_u64) {
         None => return Err(Cause::NotARecord("no schema number".into())),
@@ -155,7 +224,16 @@ fn parse(text: &[u8]) -> Result<Record, Cause> {
         Some(Some(schema)) if schema > SCHEMA.into() => return Err(Cause::NewerSchema(schema)),
         Some(Some(_)) => {}
     }
-    serde_json::from_value(value).map_err(|error| Cause::NotARecord(error.to_string()))
+    let wrong = |what: &str, error: serde_json::Error| Cause::NotARecord(format!("{what}{error}"));
+    match value.get("kind").map(serde_json::Value::as_str) {
+        None => {
+            serde_json::from_value(value).map(Document::Record).map_err(|error| wrong("", error))
+        }
+        Some(Some("comparison")) => serde_json::from_value(value)
+            .map(Document::Comparison)
+            .map_err(|error| wrong("nor a comparison: ", error)),
+        Some(_) => Err(Cause::NotARecord("of a kind that is not known here".into())),
+    }
 }
 
 /// A file beside its final place; removed unless renamed.
@@ -213,15 +291,14 @@ impl Drop for Temporary {
 }
 
 /// `20261123T122405Z-9f86d081-mio-1000x64`.
-fn file_stem(record: &Record) -> String {
-    let started: String = match humantime::parse_rfc3339(&record.started) {
+fn file_stem(stored: &impl Stored) -> String {
+    let started: String = match humantime::parse_rfc3339(stored.started()) {
         Ok(time) => humantime::format_rfc3339_seconds(time).to_string(),
-        Err(_) => record.started.clone(),
+        Err(_) => stored.started().to_owned(),
     };
     let started: String = started.chars().filter(|c| !"-:".contains(*c)).collect();
-    let host = record.environment.host.as_deref().unwrap_or("unknown");
-    let (subject, conns, size) = (&record.subject.name, record.conns, record.size);
-    format!("{started}-{host}-{subject}-{conns}x{size}")
+    let host = stored.host().unwrap_or("unknown");
+    format!("{started}-{host}-{}", stored.title())
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' })
         .collect()

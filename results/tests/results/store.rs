@@ -6,8 +6,9 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use lockstep_results::store::{self, Cause};
-use lockstep_results::{Record, SCHEMA};
+use lockstep_results::statistics::Stopping;
+use lockstep_results::store::{self, Cause, Document};
+use lockstep_results::{Comparison, Plan, Record, Run, SCHEMA};
 use tempfile::tempdir;
 
 use crate::{SAMPLE, sample};
@@ -62,6 +63,44 @@ fn a_generated_name_has_no_strange_character_and_no_host_name() {
     let path = store::write(&record, directory.path(), false).unwrap();
     let name = "20261123T122405Z-unknown-___1__80_.._x-1000x64.json";
     assert_eq!(path, directory.path().join(name));
+}
+
+/// One round of two subjects.
+fn comparison() -> Comparison {
+    let plan = Plan {
+        tool: "loadgen".into(),
+        version: "0.1.0".into(),
+        started: "2026-11-23T12:24:05.678Z".into(),
+        argv: vec!["loadgen".into()],
+        seed: 1,
+        subjects: vec!["mio".into(), "io-uring".into()],
+        baseline: "mio".into(),
+        aa: false,
+        stopping: Stopping::default(),
+    };
+    let run =
+        |subject: &str| Run { round: 1, subject: subject.into(), record: sample(), file: None };
+    Comparison::judge(plan, &[run("mio"), run("io-uring")])
+}
+
+#[test]
+fn a_comparison_is_a_file_like_a_record_and_told_from_one() {
+    let directory = tempdir().unwrap();
+    let path = store::write(&comparison(), directory.path(), false).unwrap();
+    let name = "20261123T122405Z-9f86d081-mio-vs-io-uring.json";
+    assert_eq!(path, directory.path().join(name));
+    let Document::Comparison(read) = store::read_any(&path).unwrap() else {
+        panic!("it is taken for something else");
+    };
+    // Floats aside, which a reading may move by their last bit.
+    assert_eq!((&read.plan, read.cells.len()), (&comparison().plan, 1));
+    assert!(one_line(&store::read(&path).unwrap_err(), &path).contains("a comparison"));
+
+    let record = directory.path().join("run.json");
+    store::write(&sample(), &record, false).unwrap();
+    assert_eq!(store::read_any(&record).unwrap(), Document::Record(Box::new(sample())));
+    fs::write(&record, r#"{"schema":1,"kind":"sweep"}"#).unwrap();
+    assert!(one_line(&store::read_any(&record).unwrap_err(), &record).contains("of a kind"));
 }
 
 #[test]

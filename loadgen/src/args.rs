@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::command::ExecArgs;
+use crate::compare::CompareArgs;
 use crate::connection::Service;
 use crate::pattern::{SIZE_MAX, SIZE_MAX_ONE_SHOT};
 use crate::subject::{self, EmbeddedArgs};
@@ -18,6 +20,8 @@ Examples:
   loadgen --target 127.0.0.1:8898 -n 1M           a million exchanges with a server of your own
   loadgen --service hi --conns 100                a connection for each exchange
   loadgen --conns 64 --json | jq .throughput_per_s
+  loadgen compare mio io-uring --conns 64,1000    who is faster, by how much, and how surely
+  loadgen compare mio mine='./server --port {port}'
   loadgen report runs/A.json runs/B.json          two runs side by side
 
 Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here, 4 cannot bind or
@@ -51,15 +55,20 @@ pub struct Cli {
 pub enum Command {
     /// Print stored records; of two or more, the others in relation to the first
     Report(ReportArgs),
+    /// Measure servers against each other, in rounds, until the difference is known
+    Compare(CompareArgs),
     /// The embedded server: `lockstep serve`.
     #[command(hide = true)]
     Serve(EmbeddedArgs),
+    /// A command as a server that ends with the generator.
+    #[command(hide = true)]
+    Exec(ExecArgs),
 }
 
 /// The options of `loadgen report`.
 #[derive(Args, Debug)]
 pub struct ReportArgs {
-    /// Files that `-o` wrote
+    /// Files that `-o` wrote; of a comparison one alone
     #[arg(value_name = "RECORD", required = true)]
     pub records: Vec<PathBuf>,
 }
@@ -180,14 +189,14 @@ impl RunArgs {
     }
 }
 
-fn positive(text: &str) -> Result<u64, String> {
+pub(crate) fn positive(text: &str) -> Result<u64, String> {
     match units::count(text)? {
         0 => Err("must be at least 1".to_owned()),
         count => Ok(count),
     }
 }
 
-fn conns(text: &str) -> Result<u32, String> {
+pub(crate) fn conns(text: &str) -> Result<u32, String> {
     match positive(text)? {
         count @ ..=1_000_000 => Ok(count as u32),
         _ => Err("at most a million".to_owned()),
@@ -203,14 +212,14 @@ fn backlog(text: &str) -> Result<u32, String> {
 }
 
 /// Threads to start: a bound that keeps a slip of the keyboard from taking the machine down.
-fn threads(text: &str) -> Result<usize, String> {
+pub(crate) fn threads(text: &str) -> Result<usize, String> {
     match positive(text)? {
         count @ ..=4096 => Ok(count as usize),
         _ => Err("at most 4096".to_owned()),
     }
 }
 
-fn size(text: &str) -> Result<u32, String> {
+pub(crate) fn size(text: &str) -> Result<u32, String> {
     match units::size(text)? {
         0 => Err("must be at least 1".to_owned()),
         size if size > SIZE_MAX.into() => Err("at most 1MiB".to_owned()),
@@ -227,7 +236,7 @@ fn service(text: &str) -> Result<Service, String> {
     }
 }
 
-fn cpu_list(text: &str) -> Result<CpuList, String> {
+pub(crate) fn cpu_list(text: &str) -> Result<CpuList, String> {
     units::cpu_list(text)
 }
 

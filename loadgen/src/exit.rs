@@ -6,6 +6,8 @@ use std::io::{self, Write};
 pub const FAILURE: u8 = 1;
 /// The command line is wrong.
 pub const USAGE: u8 = 2;
+/// The server that was asked for cannot run here.
+pub const UNAVAILABLE: u8 = 3;
 /// The address cannot be connected to.
 pub const ADDRESS: u8 = 4;
 /// Some connections failed.

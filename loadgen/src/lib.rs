@@ -8,16 +8,19 @@
 //! * [`socket`], `engine`, [`worker`]: system calls, event handling, and the phases of one thread.
 //! * [`control`], [`measure`]: the main thread and the threads it conducts.
 //! * [`tally`], [`failures`]: what is counted.
-//! * [`placement`], [`limits`], [`cpu_time`], [`procfs`], [`subject`]: processors, descriptors,
-//!   accounting, and the embedded server.
+//! * [`placement`], [`limits`], [`cpu_time`], [`procfs`], [`subject`], [`command`]: processors,
+//!   descriptors, accounting, the embedded server, and anybody else's.
 //! * [`verdict`]: who was the limit, and whether the numbers may be believed.
 //! * [`run`](mod@run): all of it in order, up to the record; [`report`], [`picture`]: the record
 //!   as text.
+//! * [`compare`](mod@compare): several servers, in rounds.
 //!
 //! The client shares no code with the servers it measures beyond the protocol's constants: a
 //! shared bug would cancel out.
 
 pub mod args;
+pub mod command;
+pub mod compare;
 pub mod connection;
 pub mod control;
 pub mod cpu_time;

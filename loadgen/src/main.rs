@@ -1,16 +1,20 @@
 //! The `loadgen` command: arguments in, text or JSON out, exit code.
 
 use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind as ClapErrorKind;
-use lockstep_results::{Record, store, table};
+use lockstep_results::store::{self, Document};
+use lockstep_results::{Record, table};
+use serde::Serialize;
 
 use loadgen::args::{Cli, Command, ReportArgs, RunArgs};
+use loadgen::compare::{self, CompareArgs};
 use loadgen::exit::{self, Failure};
 use loadgen::failures::with_name;
-use loadgen::{report, run, subject};
+use loadgen::{command, report, run, subject};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -19,8 +23,10 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         None => run_and_print(cli.run),
+        Some(Command::Compare(args)) => compare_and_print(&args),
         Some(Command::Report(args)) => print_report(&args),
         Some(Command::Serve(args)) => return subject::serve(&args),
+        Some(Command::Exec(args)) => return command::exec(&args),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -35,8 +41,7 @@ fn run_and_print(args: RunArgs) -> Result<u8, Failure> {
     let args = args
         .finish()
         .map_err(|error| Failure::new(exit::USAGE, error).hint("see loadgen --help"))?;
-    let argv = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
-    let finished = run::run(&args, argv.collect())?;
+    let finished = run::run(&args, argv())?;
     // The file first: it is what must not be lost.
     let stored = args.output.as_ref().map(|path| store::write(&finished.record, path, args.force));
     let unconnected = finished.code == exit::ADDRESS;
@@ -48,16 +53,42 @@ fn run_and_print(args: RunArgs) -> Result<u8, Failure> {
     if unconnected {
         not_connected(&finished.record).print();
     }
+    report_stored(stored)?;
+    Ok(finished.code)
+}
+
+/// Says where the file is, or why there is none.
+fn report_stored(stored: Option<io::Result<PathBuf>>) -> Result<(), Failure> {
     if let Some(stored) = stored {
         let path = stored.map_err(|error| Failure::new(exit::FAILURE, error.to_string()))?;
         let _nobody_reads = writeln!(io::stderr(), "wrote {}", path.display());
     }
-    Ok(finished.code)
+    Ok(())
 }
 
-fn json(record: &Record) -> Result<String, Failure> {
+fn compare_and_print(args: &CompareArgs) -> Result<u8, Failure> {
+    let compared = compare::compare(args, argv())?;
+    let comparison = &compared.comparison;
+    // The file first: it is what must not be lost.
+    let stored = args.output.as_ref().map(|path| store::write(comparison, path, args.force));
+    match args.json {
+        true => print(&json(comparison)?)?,
+        false => print(&compare::text(comparison))?,
+    }
+    if let Some(failure) = &compared.failure {
+        failure.print();
+    }
+    report_stored(stored)?;
+    Ok(compared.code)
+}
+
+fn argv() -> Vec<String> {
+    std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect()
+}
+
+fn json(record: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(record)
-        .map_err(|error| Failure::new(exit::FAILURE, format!("the record: {error}")))?;
+        .map_err(|error| Failure::new(exit::FAILURE, format!("the result: {error}")))?;
     Ok(text + "\n")
 }
 
@@ -74,11 +105,20 @@ fn not_connected(record: &Record) -> Failure {
 }
 
 fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
+    let failed = |error: String| Failure::new(exit::FAILURE, error);
     let mut records = Vec::new();
     for path in &args.records {
-        let record =
-            store::read(path).map_err(|error| Failure::new(exit::FAILURE, error.to_string()))?;
-        records.push((path.display().to_string(), record));
+        match store::read_any(path).map_err(|error| failed(error.to_string()))? {
+            Document::Record(record) => records.push((path.display().to_string(), *record)),
+            Document::Comparison(comparison) if args.records.len() == 1 => {
+                print(&compare::text(&comparison))?;
+                return Ok(0);
+            }
+            _ => {
+                let error = format!("{}: a comparison is shown alone", path.display());
+                return Err(failed(error));
+            }
+        }
     }
     match records.as_slice() {
         [(_, record)] => print(&report::text(record))?,

@@ -11,7 +11,7 @@ use crate::control::{Clock, Control, NEVER};
 use crate::exit::{self, Failure};
 use crate::failures::with_name;
 use crate::placement::{Placement, pin};
-use crate::procfs::{self, Usage};
+use crate::procfs::{self, Processes, Usage};
 use crate::progress::{self, Progress};
 use crate::subject::Ready;
 use crate::tally::Tally;
@@ -50,8 +50,10 @@ pub struct Run {
     pub duration: Option<Duration>,
     /// Which thread runs where.
     pub placement: Placement,
-    /// The server's process, if it is on this machine.
-    pub server: Option<Pid>,
+    /// The server's processes, if it is on this machine.
+    pub server: Option<Processes>,
+    /// What the progress line begins with.
+    pub label: String,
 }
 
 /// What was measured.
@@ -93,7 +95,8 @@ pub fn measure(
             run,
             control: &control,
             news,
-            progress: Progress::start(),
+            progress: Progress::start(&run.label),
+            server: Vec::new(),
             opened: 0,
             finished: 0,
             started: 0,
@@ -158,6 +161,7 @@ struct Conductor<'a> {
     control: &'a Control,
     news: &'a Receiver<News>,
     progress: Progress,
+    server: Vec<Pid>,
     opened: usize,
     finished: usize,
     started: usize,
@@ -200,11 +204,13 @@ impl Conductor<'_> {
         } else {
             let length = self.run.duration.map_or(NEVER, |length| length.as_nanos() as u64);
             edges.end_ns = edges.start_ns.saturating_add(length);
+            // By now it has the processes that it needs for its connections.
+            self.server = self.run.server.map(Processes::list).unwrap_or_default();
             self.control.begin_loop(edges.start_ns, edges.end_ns);
             self.wait_until(edges.start_ns);
             edges.before = Some(self.read());
             // Now it has the threads that it needs for its connections.
-            edges.server_capacity = self.run.server.and_then(procfs::capacity);
+            edges.server_capacity = procfs::capacity_of(&self.server);
             self.wait_until(edges.end_ns);
             edges.after = Some(self.read());
         }
@@ -244,10 +250,7 @@ impl Conductor<'_> {
     }
 
     fn read(&self) -> Readings {
-        Readings {
-            client: procfs::usage(getpid()),
-            server: self.run.server.and_then(procfs::usage),
-        }
+        Readings { client: procfs::usage(getpid()), server: procfs::usage_of(&self.server) }
     }
 }
 

@@ -55,6 +55,59 @@ pub fn usage(pid: Pid) -> Option<Usage> {
     Some(Usage { cpu_ns, user_ticks, system_ticks, context_switches })
 }
 
+/// The processes that are a server.
+#[derive(Clone, Copy, Debug)]
+pub enum Processes {
+    /// This one.
+    One(Pid),
+    /// All in the process group of this one.
+    Group(Pid),
+}
+
+impl Processes {
+    /// Those there are now.
+    pub fn list(self) -> Vec<Pid> {
+        match self {
+            Self::One(pid) => vec![pid],
+            Self::Group(leader) => members(leader),
+        }
+    }
+}
+
+/// The processes of a group.
+fn members(leader: Pid) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let members = processes.filter_map(|process| {
+        let pid = Pid::from_raw(process.file_name().to_str()?.parse().ok()?)?;
+        let stat = fs::read_to_string(process.path().join("stat")).ok()?;
+        (parse_group(&stat)? == leader.as_raw_nonzero().get()).then_some(pid)
+    });
+    members.collect()
+}
+
+/// Reads what several processes have used; `None` when there is none, or one cannot be read.
+pub fn usage_of(pids: &[Pid]) -> Option<Usage> {
+    let sum = |sum: Usage, other: Usage| Usage {
+        cpu_ns: sum.cpu_ns + other.cpu_ns,
+        user_ticks: sum.user_ticks + other.user_ticks,
+        system_ticks: sum.system_ticks + other.system_ticks,
+        context_switches: sum.context_switches + other.context_switches,
+    };
+    let usages: Option<Vec<Usage>> = pids.iter().copied().map(usage).collect();
+    usages?.into_iter().reduce(sum)
+}
+
+/// How many threads several processes have, and the processors that any of them may use.
+pub fn capacity_of(pids: &[Pid]) -> Option<(usize, Vec<usize>)> {
+    let capacities: Option<Vec<_>> = pids.iter().copied().map(capacity).collect();
+    capacities?.into_iter().reduce(|(threads, mut cpus), (more, others)| {
+        cpus.extend(others);
+        cpus.sort_unstable();
+        cpus.dedup();
+        (threads + more, cpus)
+    })
+}
+
 /// How long this thread has been ready to run without a processor, since it began; `None` where
 /// the kernel does not account it (`/proc/PID/schedstat`, second field; sched-stats.rst).
 pub fn thread_waited_ns() -> Option<u64> {
@@ -105,6 +158,11 @@ pub fn listener(addr: SocketAddr) -> Option<Pid> {
 fn parse_stat(stat: &str) -> Option<(u64, u64)> {
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(11);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// `pgrp`, field 5.
+fn parse_group(stat: &str) -> Option<i32> {
+    stat[stat.rfind(')')? + 1..].split_ascii_whitespace().nth(2)?.parse().ok()
 }
 
 fn parse_switches(status: &str) -> u64 {
@@ -162,6 +220,7 @@ mod tests {
     fn a_name_with_spaces_and_brackets_does_not_shift_the_fields() {
         let stat = "77 (a) b (c)) S 1 77 77 0 -1 4194304 1 2 3 4 55 66 0 0 20 0 1 0 123";
         assert_eq!(parse_stat(stat), Some((55, 66)));
+        assert_eq!(parse_group(stat), Some(77));
         assert_eq!(parse_stat("77 (short) S 1"), None);
         assert_eq!(parse_stat(""), None);
     }

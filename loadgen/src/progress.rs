@@ -14,14 +14,17 @@ pub const INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Progress {
     shown: bool,
+    label: String,
     last: Option<(u64, u64)>,
 }
 
 impl Progress {
     /// Shows nothing if nobody looks: no terminal, or a build service's.
-    pub fn start() -> Self {
+    ///
+    /// The line begins with `label`, which says which of several runs it is.
+    pub fn start(label: &str) -> Self {
         let watched = io::stderr().is_terminal() && std::env::var_os("CI").is_none();
-        Self { shown: watched, last: None }
+        Self { shown: watched, label: label.to_owned(), last: None }
     }
 
     /// Renews the line.
@@ -47,7 +50,7 @@ impl Progress {
             () if end == NEVER => format!("measured {}, {rate}/s", seconds(start, now)),
             () => format!("measured {} of {}, {rate}/s", seconds(start, now), seconds(start, end)),
         };
-        self.write(&line);
+        self.write(&format!("{}{line}", self.label));
     }
 
     fn write(&self, line: &str) {

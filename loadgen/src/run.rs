@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 use lockstep_results::{Environment, Record, store};
 
 use crate::args::RunArgs;
+use crate::command;
 use crate::exit::{self, Failure};
 use crate::failures::with_name;
 use crate::limits;
 use crate::measure::{Measured, News, Run, measure};
 use crate::pattern::Pattern;
 use crate::placement::{self, Placement, pin};
-use crate::procfs;
+use crate::procfs::{self, Processes};
 use crate::record::{Asked, Subject, record};
 use crate::signals;
 use crate::socket::Target;
-use crate::subject::{READY_MAX, Ready, Server, Wish};
+use crate::subject::{Ended, READY_MAX, Ready, Server, Wish};
 use crate::units::format_cpu_list;
 use crate::worker::Plan;
 
@@ -40,26 +41,97 @@ pub struct Finished {
 ///
 /// When there is no result at all. Connections that fail are a result.
 pub fn run(args: &RunArgs, argv: Vec<String>) -> Result<Finished, Failure> {
-    let usage = |error: String| Failure::new(exit::USAGE, error);
     if let Some(path) = &args.output {
-        store::check(path, args.force).map_err(|error| usage(error.to_string()))?;
+        store::check(path, args.force)
+            .map_err(|error| Failure::new(exit::USAGE, error.to_string()))?;
     }
-    // Before anything is pinned, so that it is the machine's own state.
-    let environment = Environment::capture();
-    let allowed = placement::allowed().map_err(|error| {
-        Failure::new(exit::FAILURE, format!("cannot tell the CPUs: {}", with_name(&error)))
-    })?;
-    check_cpus("--pin", args.pin.as_deref(), &allowed)?;
-    check_cpus("--server-pin", args.server_pin.as_deref(), &allowed)?;
-    limits::raise_descriptors(args.conns, args.threads.unwrap_or(allowed.len())).map_err(
-        |error| usage(error).hint("raise it with `ulimit -n`, or take fewer connections"),
-    )?;
+    let session = Session::start()?;
+    session.check(args)?;
+    session.run(&Job { args, command: None, argv, label: String::new() })
+}
 
-    let (sender, news) = channel();
-    signals::watch(sender.clone()).map_err(|error| {
-        Failure::new(exit::FAILURE, format!("cannot catch signals: {}", with_name(&error)))
-    })?;
-    let (subject, placement) = prepare(args, &allowed, &sender, &news)?;
+/// What all runs of this process share.
+#[derive(Debug)]
+pub struct Session {
+    allowed: Vec<usize>,
+    sender: Sender<News>,
+    news: Receiver<News>,
+}
+
+/// One run of a session.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The options.
+    pub args: &'a RunArgs,
+    /// The server to start in place of what the options name.
+    pub command: Option<&'a command::Subject>,
+    /// The command line, for the record.
+    pub argv: Vec<String>,
+    /// What the progress line begins with.
+    pub label: String,
+}
+
+impl Session {
+    /// Learns where this process may run, and listens to signals from here on. Once a process.
+    ///
+    /// # Errors
+    ///
+    /// When either cannot be done.
+    pub fn start() -> Result<Self, Failure> {
+        let failed = |error: String| Failure::new(exit::FAILURE, error);
+        let allowed = placement::allowed()
+            .map_err(|error| failed(format!("cannot tell the CPUs: {}", with_name(&error))))?;
+        let (sender, news) = channel();
+        signals::watch(sender.clone())
+            .map_err(|error| failed(format!("cannot catch signals: {}", with_name(&error))))?;
+        Ok(Self { allowed, sender, news })
+    }
+
+    /// Checks whether there are the processors and descriptors that a run needs, and raises the
+    /// limit of the latter.
+    ///
+    /// # Errors
+    ///
+    /// One line that names what is missing.
+    pub fn check(&self, args: &RunArgs) -> Result<(), Failure> {
+        check_cpus("--pin", args.pin.as_deref(), &self.allowed)?;
+        check_cpus("--server-pin", args.server_pin.as_deref(), &self.allowed)?;
+        let threads = args.threads.unwrap_or(self.allowed.len());
+        limits::raise_descriptors(args.conns, threads).map_err(|error| {
+            let hint = "raise it with `ulimit -n`, or take fewer connections";
+            Failure::new(exit::USAGE, error).hint(hint)
+        })
+    }
+
+    /// The signal that came between two runs.
+    pub fn signal(&self) -> Option<i32> {
+        self.news.try_iter().find_map(|news| match news {
+            News::Signal(signal) => Some(signal),
+            _ => None, // It was about a run that is over.
+        })
+    }
+
+    /// Carries out a run.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`].
+    pub fn run(&self, job: &Job<'_>) -> Result<Finished, Failure> {
+        // The run before has confined this thread; the environment is the machine's own state.
+        pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
+        carry_out(job, &self.allowed, &self.sender, &self.news)
+    }
+}
+
+fn carry_out(
+    job: &Job<'_>,
+    allowed: &[usize],
+    sender: &Sender<News>,
+    news: &Receiver<News>,
+) -> Result<Finished, Failure> {
+    let args = job.args;
+    let environment = Environment::capture();
+    let (subject, placement) = prepare(job, allowed, sender, news)?;
     let threads = args.threads.unwrap_or(placement.client.len().min(args.conns as usize));
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let run = Run {
@@ -76,20 +148,25 @@ pub fn run(args: &RunArgs, argv: Vec<String>) -> Result<Finished, Failure> {
         warmup: args.warmup,
         duration: args.duration,
         placement,
-        server: subject.pid,
+        server: subject.processes,
+        label: job.label.clone(),
     };
-    let measured = measure(&run, &sender, &news)?;
-    let ended = subject.server.map(Server::stop);
+    let measured = measure(&run, sender, news)?;
+    let ended = subject.server.and_then(Started::stop);
     let code = exit_code(&measured, ended.as_ref().is_some_and(|ended| ended.trouble.is_some()));
     let asked = Asked {
         args,
-        argv,
+        argv: job.argv.clone(),
         seed,
         run: &run,
         subject: Subject { addr: subject.addr, ready: subject.ready, ended },
         environment,
     };
-    Ok(Finished { record: record(asked, measured), code })
+    let mut record = record(asked, measured);
+    if let Some(command) = job.command {
+        record.subject.name.clone_from(&command.name);
+    }
+    Ok(Finished { record, code })
 }
 
 fn exit_code(measured: &Measured, server_in_trouble: bool) -> u8 {
@@ -117,19 +194,38 @@ fn check_cpus(option: &str, cpus: Option<&[usize]>, allowed: &[usize]) -> Result
 /// The server under test, while it runs.
 struct Prepared {
     addr: SocketAddr,
-    pid: Option<rustix::process::Pid>,
-    server: Option<Server>,
+    processes: Option<Processes>,
+    server: Option<Started>,
     ready: Option<Ready>,
 }
 
-/// Starts the embedded server or finds the target, and confines this process to its processors.
+/// A server that we have started.
+enum Started {
+    Embedded(Server),
+    Command(command::Server),
+}
+
+impl Started {
+    /// Ends it; nothing is to be said of how a command ends that is told to.
+    fn stop(self) -> Option<Ended> {
+        match self {
+            Self::Embedded(server) => Some(server.stop()),
+            Self::Command(server) => {
+                server.stop().map(|trouble| Ended { statistics: None, trouble: Some(trouble) })
+            }
+        }
+    }
+}
+
+/// Starts a server or finds the target, and confines this process to its processors.
 fn prepare(
-    args: &RunArgs,
+    job: &Job<'_>,
     allowed: &[usize],
     sender: &Sender<News>,
     news: &Receiver<News>,
 ) -> Result<(Prepared, Placement), Failure> {
     let failed = |error: String| Failure::new(exit::FAILURE, error);
+    let args = job.args;
     let (client, server) = (args.pin.as_deref(), args.server_pin.as_deref());
     if let Some(target) = &args.target {
         let addr = resolve(target, sender, news)?;
@@ -137,8 +233,8 @@ fn prepare(
         let local = UdpSocket::bind((addr.ip(), 0)).is_ok();
         let placement = Placement::choose(allowed, client, None, local, false);
         pin(&placement.client).map_err(failed)?;
-        let pid = local.then(|| procfs::listener(addr)).flatten();
-        return Ok((Prepared { addr, pid, server: None, ready: None }, placement));
+        let processes = local.then(|| procfs::listener(addr)).flatten().map(Processes::One);
+        return Ok((Prepared { addr, processes, server: None, ready: None }, placement));
     }
     let placement = Placement::choose(allowed, client, server, true, true);
     let cpus = placement.server.as_deref().unwrap_or_default();
@@ -151,6 +247,14 @@ fn prepare(
     };
     // The child inherits where it may run; so even what it does not pin itself stays there.
     pin(cpus).map_err(failed)?;
+    if let Some(command) = job.command {
+        let server = command::Server::start(command)?;
+        server.await_ready(news)?;
+        pin(&placement.client).map_err(failed)?;
+        let (addr, processes) = (server.addr(), Some(Processes::Group(server.pid())));
+        let server = Some(Started::Command(server));
+        return Ok((Prepared { addr, processes, server, ready: None }, placement));
+    }
     let ready = sender.clone();
     let server = Server::start(&wish, move |line| drop(ready.send(News::Ready(line))))
         .map_err(|error| failed(format!("cannot start a server: {}", with_name(&error))))?;
@@ -159,8 +263,9 @@ fn prepare(
         None => return Err(server.into_failure()),
     };
     pin(&placement.client).map_err(failed)?;
-    let (addr, pid) = (ready.addr, Some(server.pid()));
-    Ok((Prepared { addr, pid, server: Some(server), ready: Some(ready) }, placement))
+    let (addr, processes) = (ready.addr, Some(Processes::One(server.pid())));
+    let server = Some(Started::Embedded(server));
+    Ok((Prepared { addr, processes, server, ready: Some(ready) }, placement))
 }
 
 fn await_ready(news: &Receiver<News>) -> Result<Option<Ready>, Failure> {

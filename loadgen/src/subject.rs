@@ -61,8 +61,12 @@ pub fn backend_name(text: &str) -> Result<String, String> {
     if name == "auto" || lockstep_backends::by_name(name).is_some() {
         return Ok(name.to_owned());
     }
-    let names: Vec<_> = lockstep_backends::BACKENDS.iter().map(|backend| backend.name()).collect();
-    Err(format!("there are {} and auto", names.join(", ")))
+    Err(format!("there are {} and auto", backend_names().join(", ")))
+}
+
+/// The backends there are, whether or not they run here.
+pub fn backend_names() -> Vec<&'static str> {
+    lockstep_backends::BACKENDS.iter().map(|backend| backend.name()).collect()
 }
 
 /// What a server is asked for.

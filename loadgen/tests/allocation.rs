@@ -75,6 +75,7 @@ fn taken(requests: u64) -> u64 {
         duration: None,
         placement: Placement { client: allowed().unwrap(), server: None },
         server: None,
+        label: String::new(),
     };
     let (sender, news) = channel();
     let before = TAKEN.load(Relaxed);

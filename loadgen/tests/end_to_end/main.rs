@@ -1,5 +1,6 @@
 //! The `loadgen` command against servers that follow a script, and against its own.
 
+mod compare;
 mod embedded;
 mod harness;
 mod output;

@@ -1,0 +1,227 @@
+//! Anybody's server, started from a command line.
+//!
+//! The command is given to `sh -c`, because that is how commands are written down: with quotes,
+//! variables and redirections. `{addr}` in it becomes the address to listen at, on a free port of
+//! the loopback interface, and `{port}` the port alone. The server is ready when it accepts a
+//! connection, and is ended with SIGTERM, or SIGKILL if that does not do.
+//!
+//! Like the embedded server it is in a process group of its own, so that its processes can be told
+//! and ended, and the kernel ends it when the generator is gone. The shell turns into the command
+//! if that is a simple one; of what else it starts, only an end in order is sure.
+
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStderr, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, getppid, kill_process_group,
+    set_parent_process_death_signal, waitid,
+};
+
+use crate::exit::{self, Failure};
+use crate::failures::with_name;
+use crate::measure::News;
+use crate::subject::READY_MAX;
+
+/// How often it is looked whether a server accepts, or is gone.
+const POLL: Duration = Duration::from_millis(10);
+
+/// The longest that one look takes.
+const PROBE_MAX: Duration = Duration::from_millis(100);
+
+/// How long a server may take to end on SIGTERM. Its connections are gone by then.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
+/// How much of the end of what a server says is kept, to tell why it has failed.
+const SAID_MAX: usize = 4096;
+
+/// A server that can be started.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Subject {
+    /// What it is called.
+    pub name: String,
+    /// The command, with `{addr}` or `{port}` in it.
+    pub command: String,
+}
+
+impl Subject {
+    /// The command for an address.
+    fn at(&self, addr: SocketAddr) -> String {
+        let port = addr.port().to_string();
+        self.command.replace("{addr}", &addr.to_string()).replace("{port}", &port)
+    }
+}
+
+/// The options of the hidden `loadgen exec`.
+#[derive(Args, Debug)]
+pub struct ExecArgs {
+    /// The generator's process; the command ends with it.
+    #[arg(long, value_name = "PID")]
+    parent: i32,
+    /// For `sh -c`.
+    command: String,
+}
+
+/// Becomes the command, which lives no longer than the generator.
+pub fn exec(args: &ExecArgs) -> ExitCode {
+    // Where it is refused, the generator still stops the server whenever it can.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    if getppid() != Pid::from_raw(args.parent) {
+        return ExitCode::FAILURE; // It died before the line above.
+    }
+    let error = Command::new("sh").args(["-c", &args.command]).exec();
+    Failure::new(127, format!("sh: {}", with_name(&error))).print();
+    ExitCode::from(127)
+}
+
+/// A server that has been started. Dropping it ends all its processes.
+#[derive(Debug)]
+pub struct Server {
+    name: String,
+    child: Child,
+    addr: SocketAddr,
+    said: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Server {
+    /// Starts a server on the processors that this thread may use.
+    ///
+    /// # Errors
+    ///
+    /// When there is no free port, or the process cannot be started.
+    pub fn start(subject: &Subject) -> Result<Self, Failure> {
+        Self::spawn(subject).map_err(|error| {
+            let error = format!("cannot start {}: {}", subject.name, with_name(&error));
+            Failure::new(exit::FAILURE, error)
+        })
+    }
+
+    fn spawn(subject: &Subject) -> io::Result<Self> {
+        // Nobody else is given the port for a while after it was free.
+        let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["exec", "--parent", &std::process::id().to_string(), "--", &subject.at(addr)])
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let stderr = child.stderr.take().expect("it is piped");
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (name, listener) = (subject.name.clone(), said.clone());
+        // From here on, dropping the server ends the process.
+        let server = Self { name, child, addr, said };
+        thread::Builder::new()
+            .name("server-stderr".to_owned())
+            .spawn(move || keep_end(stderr, &listener))?;
+        Ok(server)
+    }
+
+    /// The address it was told to listen at.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The first of its processes, which leads their group.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Waits until it accepts a connection.
+    ///
+    /// # Errors
+    ///
+    /// When it ends before, takes too long, or a signal comes.
+    pub fn await_ready(&self, news: &Receiver<News>) -> Result<(), Failure> {
+        let deadline = Instant::now() + READY_MAX;
+        loop {
+            if let Some(ending) = self.ended() {
+                let error = format!("cannot start {}: {ending}", self.name);
+                return Err(Failure::new(exit::UNAVAILABLE, error));
+            }
+            if accepts(self.addr) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let (name, addr, seconds) = (&self.name, self.addr, READY_MAX.as_secs());
+                let error =
+                    format!("{name} does not accept connections at {addr} after {seconds} s");
+                let hint = "it has to listen at {addr}, or at {port} of 127.0.0.1";
+                return Err(Failure::new(exit::ADDRESS, error).hint(hint));
+            }
+            match news.recv_timeout(POLL) {
+                Ok(News::Signal(signal)) => return Err(Failure::signal(signal)),
+                Ok(_) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+        }
+    }
+
+    /// Ends it, and says what was wrong if it had ended before.
+    pub fn stop(self) -> Option<String> {
+        if let Some(ending) = self.ended() {
+            return Some(format!("the server has ended by itself: {ending}"));
+        }
+        let _ = kill_process_group(self.pid(), Signal::TERM);
+        let deadline = Instant::now() + STOP_MAX;
+        while Instant::now() < deadline && self.status().is_none() {
+            thread::sleep(POLL);
+        }
+        None // Dropping it ends what is left.
+    }
+
+    /// How it has ended, with the last line it said; `None` if it has not.
+    fn ended(&self) -> Option<String> {
+        let status = self.status()?;
+        // What it said last may still be on its way.
+        thread::sleep(POLL);
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = String::from_utf8_lossy(&said);
+        Some(match said.lines().map(str::trim).rfind(|line| !line.is_empty()) {
+            Some(line) => format!("{line} ({status})"),
+            None => status,
+        })
+    }
+
+    /// How it has ended. It is left unwaited for: as long as it is, nobody else is given its
+    /// number, and so what [`drop`] signals is its group and no other.
+    fn status(&self) -> Option<String> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(self.pid()), options).ok()??;
+        Some(match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => format!("exit status {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "gone".to_owned(),
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = kill_process_group(self.pid(), Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads to the end, so that the server is never stopped by a full pipe, and keeps the last bytes.
+fn keep_end(mut stderr: ChildStderr, said: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 8 * SAID_MAX];
+    while let Ok(count @ 1..) = stderr.read(&mut buffer) {
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.extend_from_slice(&buffer[..count]);
+        let surplus = said.len().saturating_sub(SAID_MAX);
+        said.drain(..surplus);
+    }
+}
+
+/// Whether somebody listens. A connect to a port of this machine that nobody listens at may, if
+/// rarely, be given that very port and meet itself (a simultaneous open, RFC 9293, 3.5).
+fn accepts(addr: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&addr, PROBE_MAX)
+        .is_ok_and(|stream| stream.local_addr().is_ok_and(|own| own != addr))
+}

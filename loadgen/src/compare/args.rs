@@ -1,0 +1,126 @@
+//! The options of `loadgen compare`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser};
+
+use super::subjects::{self, Subject};
+use crate::args::{Cli, CpuList, RunArgs, conns, cpu_list, positive, size, threads};
+use crate::units;
+
+/// More rounds than anybody waits for.
+const ROUNDS_MAX: u64 = 1000;
+
+/// The options of a comparison.
+#[derive(Args, Clone, Debug)]
+pub struct CompareArgs {
+    /// What to compare, the baseline first: backends by name, or NAME='COMMAND' for any echo server,
+    /// a command for `sh -c` with {addr} in it for the address to listen at, or {port} for its port
+    #[arg(value_name = "SUBJECT", value_parser = subjects::parse)]
+    pub subjects: Vec<Subject>,
+
+    /// Also the reference servers on other runtimes: programs called peer-*, beside this one or in
+    /// DIR
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "")]
+    pub peers: Option<PathBuf>,
+
+    /// One subject, against itself: what differs then is noise
+    #[arg(long)]
+    pub aa: bool,
+
+    /// Connections; of several numbers, each is a comparison of its own
+    #[arg(short, long, value_name = "N,...", default_value = "64", value_delimiter = ',')]
+    #[arg(value_parser = conns)]
+    pub conns: Vec<u32>,
+
+    /// Bytes in a request; likewise
+    #[arg(short, long, value_name = "BYTES,...", default_value = "64", value_delimiter = ',')]
+    #[arg(value_parser = size)]
+    pub size: Vec<u32>,
+
+    /// The most rounds; there are fewer when they agree
+    #[arg(short, long, value_name = "N", default_value = "20", value_parser = rounds)]
+    pub rounds: u32,
+
+    /// Length of the measured window of each run
+    #[arg(short, long, value_name = "TIME", default_value = "2s")]
+    #[arg(value_parser = units::duration_positive)]
+    pub duration: Duration,
+
+    /// Closed loop before each measured window
+    #[arg(short, long, value_name = "TIME", default_value = "500ms")]
+    #[arg(value_parser = units::duration)]
+    pub warmup: Duration,
+
+    /// Load-generating threads [default: one for each processor of the generator]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+
+    /// The longest that a connect or an exchange may take
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    #[arg(value_parser = units::duration_positive)]
+    pub timeout: Duration,
+
+    /// Processors of the generator, such as 1 or 0,2-3, one for each thread in turn
+    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    pub pin: Option<CpuList>,
+
+    /// Processors of every server
+    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    pub server_pin: Option<CpuList>,
+
+    /// Determines the order of the runs and the bytes that are sent [default: another one each time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Print the comparison as one JSON object and nothing else
+    #[arg(long)]
+    pub json: bool,
+
+    /// Also write the comparison to a file, or under a name of its own into a directory
+    #[arg(short, long, value_name = "FILE|DIR")]
+    pub output: Option<PathBuf>,
+
+    /// Let --output overwrite a file
+    #[arg(long, requires = "output")]
+    pub force: bool,
+}
+
+impl CompareArgs {
+    /// The options that all runs have in common.
+    pub(super) fn base(&self) -> RunArgs {
+        let defaults = Cli::try_parse_from(["loadgen"]).expect("a run needs no option").run;
+        RunArgs {
+            duration: Some(self.duration),
+            warmup: self.warmup,
+            threads: self.threads,
+            timeout: self.timeout,
+            pin: self.pin.clone(),
+            server_pin: self.server_pin.clone(),
+            seed: self.seed,
+            ..defaults
+        }
+    }
+
+    /// Every number of connections with every size, each once.
+    pub(super) fn cells(&self) -> Vec<(u32, u32)> {
+        let mut cells = Vec::new();
+        for &conns in &self.conns {
+            for &size in &self.size {
+                if !cells.contains(&(conns, size)) {
+                    cells.push((conns, size));
+                }
+            }
+        }
+        cells
+    }
+}
+
+fn rounds(text: &str) -> Result<u32, String> {
+    match positive(text)? {
+        count @ ..=ROUNDS_MAX => Ok(count as u32),
+        _ => Err(format!("at most {ROUNDS_MAX}")),
+    }
+}

@@ -1,0 +1,184 @@
+//! Comparisons: backends, commands, and how they end.
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::{Finished, Running, loadgen, run, wait_until};
+
+/// An echo server for one connection after the other, as anybody may write one down.
+const ECHO: &str = "exec python3 -c '
+import socket, sys, threading
+def echo(connection):
+    while data := connection.recv(4096):
+        connection.sendall(data)
+listener = socket.create_server((\"127.0.0.1\", int(sys.argv[1])))
+while True:
+    threading.Thread(target=echo, args=listener.accept()[:1], daemon=True).start()
+' {port}";
+
+/// One short run a round.
+const SHORT: [&str; 6] = ["--duration", "100ms", "--warmup", "20ms", "--conns", "2"];
+
+fn compare(args: &[&str]) -> Vec<String> {
+    let args = ["compare"].iter().chain(args).chain(&SHORT);
+    args.map(|arg| (*arg).to_owned()).collect()
+}
+
+fn run_compare(args: &[&str]) -> Finished {
+    let args = compare(args);
+    run(&args.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Each cell's subjects, with the rounds that each was run in.
+fn rounds(comparison: &Value) -> Vec<Vec<(String, Vec<u64>)>> {
+    let list = |value: &Value| value.as_array().expect("a list").clone();
+    let subject = |subject: &Value| {
+        let rounds = list(&subject["runs"]).into_iter().map(|run| run["round"].as_u64().unwrap());
+        (subject["name"].as_str().unwrap().to_owned(), rounds.collect())
+    };
+    list(&comparison["cells"])
+        .iter()
+        .map(|cell| list(&cell["subjects"]).iter().map(subject).collect())
+        .collect()
+}
+
+fn named(names: &[&str], rounds: u64) -> Vec<(String, Vec<u64>)> {
+    names.iter().map(|name| ((*name).to_owned(), (1..=rounds).collect())).collect()
+}
+
+#[test]
+fn every_subject_runs_once_a_round_in_every_cell() {
+    let args = [
+        "compare",
+        "blocking",
+        "mio",
+        "--conns",
+        "1,3",
+        "--size",
+        "64,2000",
+        "--rounds",
+        "2",
+        "--seed",
+        "7",
+        "--duration",
+        "50ms",
+        "--warmup",
+        "10ms",
+        "--json",
+    ];
+    let finished = run(&args);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let comparison = finished.record();
+    assert_eq!(comparison["kind"], "comparison");
+    assert_eq!((&comparison["seed"], &comparison["baseline"]), (&7.into(), &"blocking".into()));
+    assert_eq!(rounds(&comparison), vec![named(&["blocking", "mio"], 2); 4]);
+    for cell in comparison["cells"].as_array().unwrap() {
+        assert_eq!(cell["stopped"], "maximum");
+    }
+    // The same seed draws the same order; the runs' instants tell it.
+    let order = |comparison: &Value| {
+        let mut runs: Vec<(String, String)> = Vec::new();
+        for cell in comparison["cells"].as_array().unwrap() {
+            for subject in cell["subjects"].as_array().unwrap() {
+                for run in subject["runs"].as_array().unwrap() {
+                    let what = format!("{} {} {}", cell["conns"], cell["size"], subject["name"]);
+                    runs.push((run["started"].as_str().unwrap().to_owned(), what));
+                }
+            }
+        }
+        runs.sort();
+        runs.into_iter().map(|(_, what)| what).collect::<Vec<_>>()
+    };
+    assert_eq!(order(&comparison), order(&run(&args).record()));
+}
+
+#[test]
+fn anybody_s_server_is_a_subject() {
+    let subject = format!("python={ECHO}");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("comparison.json");
+    let file = file.to_str().unwrap();
+    let finished = run_compare(&["blocking", &subject, "--rounds", "2", "-o", file]);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    assert!(finished.stdout.contains("| server CPU/exch | blocking"), "{}", finished.stdout);
+    assert!(finished.stdout.lines().all(|line| line.chars().count() <= 100), "{finished:#?}");
+    let stored: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(rounds(&stored), [named(&["blocking", "python"], 2)]);
+    for run in stored["cells"][0]["subjects"][1]["runs"].as_array().unwrap() {
+        assert!(run["values"]["server_cpu_us_per_exchange"].as_f64() > Some(0.0), "{run}");
+        assert!(run["values"]["throughput_per_s"].as_f64() > Some(0.0), "{run}");
+        let excluded = run["excluded"].to_string();
+        assert!(!excluded.contains("server"), "{run}");
+    }
+    // The file says the same again.
+    let report = run(&["report", file]);
+    assert_eq!((report.code, report.stdout), (Some(0), finished.stdout));
+    run(&["report", file, file]).assert_complains(1, "shown alone");
+    run_compare(&["mio", "blocking", "-o", file]).assert_complains(2, "exists");
+}
+
+#[test]
+fn a_server_against_itself_shows_the_noise() {
+    let finished = run_compare(&["blocking", "--aa", "--rounds", "1", "--json"]);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let comparison = finished.record();
+    assert_eq!(comparison["aa"], true);
+    assert_eq!(rounds(&comparison), [named(&["blocking", "blocking-2"], 1)]);
+}
+
+#[test]
+fn what_cannot_start_is_known_before_the_first_run() {
+    for (subject, code, words) in [
+        ("absent=no-such-program {addr}", 3, "absent: sh: "),
+        ("silent=sleep 100 # {addr}", 4, "does not accept connections"),
+        ("brief=sleep 0.1; echo it did not work >&2; exit 7 # {port}", 3, "it did not work"),
+    ] {
+        let finished = run_compare(&["blocking", subject]);
+        finished.assert_complains(code, words);
+    }
+    let deaf = ECHO.replace("sendall(data)", "sendall(data.swapcase())");
+    run_compare(&["blocking", &format!("loud={deaf}")]).assert_complains(6, "loud: ");
+    for (args, words) in [
+        (&["mio"][..], "--aa"),
+        (&["mio", "no-such"], "NAME='COMMAND'"),
+        (&["mio", "blocking", "--pin", "1023"], "no CPU 1023"),
+        (&["mio", "blocking", "--peers=/no/such/directory"], "/no/such/directory"),
+    ] {
+        run_compare(args).assert_complains(2, words);
+    }
+}
+
+#[test]
+fn a_signal_prints_what_there_is_and_leaves_no_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let mark = directory.path().join("pid");
+    let subject = format!("python=echo $$ >> {}; {ECHO}", mark.display());
+    let pids = || -> Vec<i32> {
+        let text = fs::read_to_string(&mark).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
+        let before = pids().len();
+        let args = compare(&["blocking", &subject, "--json"]);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let running = Running::start(&mut loadgen(&args));
+        // The first is the rehearsal; then it is in the second round at least.
+        wait_until("it is in the third round", || pids().len() > before + 3);
+        running.signal(signal);
+        let finished = running.finish();
+        assert_eq!(finished.code, code, "{finished:#?}");
+        if code.is_some() {
+            let comparison = finished.record();
+            assert_eq!(comparison["interrupted"], true);
+            assert!(comparison["rounds"].as_u64() >= Some(2), "{comparison}");
+        }
+        wait_until("its servers are gone", || {
+            pids().iter().all(|pid| {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                stat.rfind(')').is_none_or(|end| stat[end + 1..].trim_start().starts_with('Z'))
+            })
+        });
+    }
+}

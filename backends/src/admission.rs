@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// The bound on open connections. A place is taken before accept(2) is called, so that those who
-/// find none wait in the listen queue.
+/// The bound on open connections. Those who find no place wait in the listen queue; where accept(2)
+/// itself waits, or runs ahead, a few wait accepted.
 #[derive(Debug)]
 pub struct Admission {
     taken: AtomicUsize,

@@ -27,7 +27,7 @@ pub(crate) enum Driven {
 /// The reply not yet sent is in `buffer` at the place that [`Exchange::op`] names; whoever takes
 /// the buffer away in between has to put it back there. With `drained_when_short`, a receive that
 /// returned less than was asked for is taken as proof that the socket is empty: true for Linux
-/// TCP, where what comes later raises a new edge (epoll(7)).
+/// TCP without urgent data, where what comes later raises a new edge (epoll(7)).
 #[inline]
 pub(crate) fn drive(
     exchange: &mut Exchange,

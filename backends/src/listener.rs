@@ -2,10 +2,20 @@
 //!
 //! std and mio hard-code a backlog of 128, so the sockets are made with socket2.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+/// How long a port may stay taken by a server that has just been killed. The kernel ends a ring
+/// in a worker of its own, after the process has ended (`io_ring_exit_work`, io_uring/io_uring.c),
+/// and until then the accept that is armed there keeps the listener: some ten milliseconds.
+const TAKEN_FOR: Duration = Duration::from_millis(500);
+
+/// How often a taken port is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 /// Makes `count` listeners on `addr`, each with its own queue of `backlog`.
 ///
@@ -15,8 +25,21 @@ use socket2::{Domain, Protocol, Socket, Type};
 ///
 /// # Errors
 ///
-/// Whatever socket(2), bind(2) or listen(2) says.
+/// Whatever socket(2), bind(2) or listen(2) says; that the port is taken only if it stays so for
+/// half a second.
 pub(crate) fn listen(addr: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+    let deadline = Instant::now() + TAKEN_FOR;
+    loop {
+        match try_to_listen(addr, count, backlog) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(TRY_AGAIN);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn try_to_listen(addr: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
     if count > 1 && addr.port() != 0 {
         bind(addr, false)?; // a port that another server shares out is taken nevertheless
     }

@@ -107,22 +107,17 @@ impl Server<'_> {
     fn accept(&self, listener: &TcpListener, serve: impl Fn(TcpStream)) {
         let mut pause = Pause::default();
         while !self.stop.is_draining() {
-            if !self.admission.try_enter() {
-                self.stop.wait(LOOK_AGAIN);
-                continue;
-            }
             match self.accept_one(listener) {
                 Ok(stream) => {
                     pause.reset();
+                    self.wait_for_place();
                     self.admission.open();
                     serve(stream);
                 }
-                Err(error) => {
-                    self.admission.leave();
-                    if is_exhaustion(&error) {
-                        self.stop.wait(pause.begin(Instant::now()));
-                    }
+                Err(error) if is_exhaustion(&error) => {
+                    self.stop.wait(pause.begin(Instant::now()));
                 }
+                Err(_) => {}
             }
         }
         // The acceptors share the descriptor: from here on none of them waits.
@@ -139,6 +134,18 @@ impl Server<'_> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if is_exhaustion(&error) => return,
                 Err(_) => {}
+            }
+        }
+    }
+
+    /// Waits until one more may be open; when the server stops, at most until then.
+    ///
+    /// The place is taken after accept(2), which may wait for long: a place held meanwhile would be
+    /// kept from the other shards, where somebody may need it.
+    fn wait_for_place(&self) {
+        while !self.admission.try_enter() {
+            if self.stop.wait(LOOK_AGAIN) {
+                return self.admission.enter();
             }
         }
     }

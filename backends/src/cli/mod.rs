@@ -26,16 +26,36 @@ pub mod exit {
     pub const INCOMPLETE: u8 = 5;
 }
 
-const EXAMPLES: &str = "\
+macro_rules! exit_codes {
+    () => {
+        "
+Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here,
+4 cannot bind or connect, 5 the drain timeout cut conversations, 128+n signal n."
+    };
+}
+
+const EXAMPLES: &str = concat!(
+    "\
 Examples:
   lockstep serve                            echo on 127.0.0.1:8898, with the best backend there is
   lockstep serve --backend mio --shards 2   with a backend of your choice
   lockstep serve --service chat             answer by hand, as in the tutorial; `bye` hangs up
   lockstep talk 127.0.0.1:8898              the other side of that conversation
   lockstep backends                         what this kernel can run, and why not the rest
+",
+    exit_codes!()
+);
 
-Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here,
-4 cannot bind or connect, 5 the drain timeout cut conversations, 128+n signal n.";
+const SERVE_EXAMPLES: &str = concat!(
+    "\
+Examples:
+  lockstep serve --listen 127.0.0.1:0               a free port; the line on stdout names it
+  lockstep serve --backend blocking --threads 1     the tutorial's server: one client at a time
+  lockstep serve --backend mio --shards 2 --pin 0,1 a thread for each of two processors
+  lockstep serve --service hi --json                statistics for programs, on stderr
+",
+    exit_codes!()
+);
 
 /// Every receive is matched by one send: a TCP server whose I/O model is a flag.
 #[derive(Debug, Parser)]
@@ -48,6 +68,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve until SIGTERM or SIGINT (Ctrl-C), then end every conversation in order.
+    #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
     /// Talk to a server: every line you type is a request, and its answer is printed.
     Talk {

@@ -7,6 +7,7 @@
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use lockstep_core::RECV_MAX;
 
@@ -15,6 +16,9 @@ use crate::chat::BYE;
 use crate::errno::name_of;
 use crate::terminal::{complain, prompt, say};
 use crate::text::{prefix, printable, trim_line_ending};
+
+/// How long to wait for the server's end after ours.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// How a conversation ended.
 enum Ended {
@@ -60,8 +64,7 @@ fn converse(mut stream: &TcpStream) -> io::Result<Ended> {
         prompt();
         line.clear();
         if lines.read_until(b'\n', &mut line)? == 0 {
-            // The server sees our end, and we wait for its: nothing is lost on the way.
-            stream.shutdown(Shutdown::Write)?;
+            finish(stream)?;
             return Ok(Ended::Us);
         }
         let text = String::from_utf8_lossy(trim_line_ending(&line)).into_owned();
@@ -96,6 +99,30 @@ fn receive(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
                 return Ok(answer);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The server sees our end, and we wait for its, showing what comes until then. Not for long: a
+/// server may have others to attend to, and every request has had its answer.
+fn finish(stream: &TcpStream) -> io::Result<()> {
+    match stream.shutdown(Shutdown::Write) {
+        Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(()), // it has gone
+        result => result?,
+    }
+    let deadline = Instant::now() + LINGER;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match receive(stream) {
+            Ok(answer) if answer.is_empty() => return Ok(()),
+            Ok(answer) => show(&answer)?,
+            // SO_RCVTIMEO has passed (socket(7)).
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         }
     }

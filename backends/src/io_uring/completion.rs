@@ -42,6 +42,9 @@ impl Loop<'_> {
         let count = usize::from(end - start);
         self.stats.on_sent(count, count);
         let _receive_or_close = connection.exchange.sent(count);
+        if connection.cancelled {
+            connection.exchange.drain();
+        }
     }
 
     #[inline]
@@ -89,9 +92,11 @@ impl Loop<'_> {
             Op::Recv => match -result {
                 libc::ENOBUFS => return self.starve(key),
                 libc::EINTR => Op::Recv,
-                // The peer's end; or ours, by shutdown or by taking the receive back.
+                // The peer's end, or ours by shutdown.
                 0 => connection.exchange.received(&mut *self.service, &mut [0; RECV_MAX], 0),
-                libc::ECANCELED if connection.cancelled => {
+                // A request may have come just before: a last look shows it.
+                libc::ECANCELED if connection.cancelled => Op::Recv,
+                libc::EAGAIN if connection.flight == Flight::ReceiveNow => {
                     connection.exchange.received(&mut *self.service, &mut [0; RECV_MAX], 0)
                 }
                 errno => {
@@ -122,6 +127,9 @@ impl Loop<'_> {
             debug_assert!(false, "a slot outlives its operations");
             return Ok(());
         };
+        if connection.cancelled {
+            connection.exchange.drain();
+        }
         let Op::Send { start, end } = connection.exchange.op() else { unreachable!("it sent") };
         let offered = usize::from(end - start);
         let op = match usize::try_from(result) {
@@ -162,14 +170,7 @@ impl Loop<'_> {
     pub(super) fn perform(&mut self, key: Key, op: Op) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         match op {
-            Op::Recv => {
-                connection.flight = Flight::Receive;
-                self.ring.receive(key, connection.fd)?;
-                if self.stop.is_draining() {
-                    self.drain_connection(key)?;
-                }
-                Ok(())
-            }
+            Op::Recv => self.receive(key),
             Op::Send { .. } => {
                 let bytes = connection.unsent.as_deref().expect("a reply not sent is kept");
                 let (bytes, length) = (bytes.as_ptr(), bytes.len() as u16);
@@ -178,6 +179,31 @@ impl Loop<'_> {
                 unsafe { self.ring.send(key, connection.fd, bytes, length, false) }
             }
             Op::Close(cause) => self.end(key, cause),
+        }
+    }
+
+    /// Receives the next request; when the server stops, only one that is there already.
+    pub(super) fn receive(&mut self, key: Key) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        if self.stop.is_draining() && !connection.lingering {
+            connection.exchange.drain();
+            connection.flight = Flight::ReceiveNow;
+            self.ring.receive_now(key, connection.fd)
+        } else {
+            connection.flight = Flight::Receive;
+            self.ring.receive(key, connection.fd)
+        }
+    }
+
+    /// A receive has been taken back, or not: one that follows a send is not found before the
+    /// kernel has begun it.
+    pub(super) fn on_cancelled(&mut self, key: Key, result: i32) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        match connection.flight {
+            Flight::Receive | Flight::SendThenReceive(_) if result < 0 && !connection.lingering => {
+                self.ring.cancel_receive(key)
+            }
+            _ => Ok(()),
         }
     }
 }

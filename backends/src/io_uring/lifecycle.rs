@@ -2,11 +2,12 @@
 
 use std::io::{self, ErrorKind};
 
-use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, RawFd};
 use std::time::Instant;
 
 use io_uring::cqueue;
-use lockstep_core::{Cause, Exchange, RECV_MAX};
+use lockstep_core::{Cause, Exchange};
+use rustix::net::{Shutdown, shutdown};
 
 use super::{Connection, Flight, Loop};
 use crate::drive::lingers;
@@ -16,9 +17,6 @@ use crate::slots::Key;
 impl Loop<'_> {
     /// Asks for connections, if that is not done already and nothing forbids it.
     pub(super) fn arm_accept(&mut self) -> io::Result<()> {
-        if self.pause.until().is_some_and(|until| Instant::now() >= until) {
-            self.pause.end();
-        }
         let wanted = self.parked.is_empty() && self.pause.until().is_none();
         match &self.listener {
             Some(listener) if wanted && !self.accepting && !self.stop.is_draining() => {
@@ -69,10 +67,16 @@ impl Loop<'_> {
 
     /// Lets in those that waited for a place.
     pub(super) fn admit_parked(&mut self) -> io::Result<()> {
+        if self.pause.until().is_some_and(|until| Instant::now() >= until) {
+            self.pause.end();
+        }
         while !self.parked.is_empty() {
             if self.stop.is_draining() {
                 self.admission.enter();
             } else if !self.admission.try_enter() {
+                if self.pause.until().is_none() {
+                    self.pause.begin(Instant::now()); // another shard may free the place
+                }
                 break;
             }
             if let Some(fd) = self.parked.pop_front() {
@@ -94,11 +98,7 @@ impl Loop<'_> {
         });
         self.idle.start(key.index);
         // The first request is often there already: the receive takes it at once.
-        self.ring.receive(key, fd)?;
-        if self.stop.is_draining() {
-            self.drain_connection(key)?;
-        }
-        Ok(())
+        self.receive(key)
     }
 
     /// Counts the end of a conversation, and closes its connection now or when the peer has.
@@ -110,11 +110,13 @@ impl Loop<'_> {
         if !lingers(cause) || self.cut {
             return self.close(key);
         }
+        self.stats.syscalls += 1;
+        if shut_down(connection.fd, Shutdown::Write).is_err() {
+            return self.close(key); // the connection is gone
+        }
         connection.lingering = true;
-        connection.flight = Flight::Receive;
         self.lingering.start(key.index);
-        self.ring.shut_down(connection.fd, libc::SHUT_WR)?;
-        self.ring.receive(key, connection.fd)
+        self.receive(key)
     }
 
     /// A lingering connection's peer has sent something, or closed.
@@ -127,12 +129,8 @@ impl Loop<'_> {
         if let Some(index) = buffer {
             self.buffers.give_back(index);
         }
-        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         match result {
-            1.. => {
-                connection.flight = Flight::Receive;
-                self.ring.receive(key, connection.fd)
-            }
+            1.. => self.receive(key),
             error if error == -libc::ENOBUFS => self.starve(key),
             _ => self.close(key),
         }
@@ -180,7 +178,9 @@ impl Loop<'_> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         connection.exchange.terminate(cause);
         if connection.flight != Flight::Starved {
-            return self.ring.shut_down(connection.fd, libc::SHUT_RDWR);
+            self.stats.syscalls += 1;
+            let _gone = shut_down(connection.fd, Shutdown::Both);
+            return Ok(());
         }
         if connection.lingering {
             return self.close(key);
@@ -199,22 +199,25 @@ impl Loop<'_> {
     }
 
     /// A request that is there already is answered; none is waited for.
-    pub(super) fn drain_connection(&mut self, key: Key) -> io::Result<()> {
+    fn drain_connection(&mut self, key: Key) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        if connection.lingering {
-            return Ok(());
-        }
-        connection.exchange.drain();
         match connection.flight {
-            Flight::Receive | Flight::SendThenReceive(_) if !connection.cancelled => {
+            _ if connection.lingering || connection.cancelled => Ok(()),
+            // Whether the reply has gone out and the conversation waits for the next request shows
+            // when the receive is over: the wish has to wait until then.
+            Flight::SendThenReceive(_) => {
                 connection.cancelled = true;
                 self.ring.cancel_receive(key)
             }
-            Flight::Starved => {
-                let op = connection.exchange.received(&mut *self.service, &mut [0; RECV_MAX], 0);
-                self.perform(key, op)
+            Flight::Receive => {
+                connection.exchange.drain();
+                connection.cancelled = true;
+                self.ring.cancel_receive(key)
             }
-            _ => Ok(()),
+            _ => {
+                connection.exchange.drain();
+                Ok(())
+            }
         }
     }
 
@@ -242,4 +245,15 @@ impl Loop<'_> {
         }
         Ok(())
     }
+}
+
+/// shutdown(2): what waits on the socket completes.
+///
+/// Not by the ring, which would have a worker thread do it (REQ_F_FORCE_ASYNC, io_uring/net.c): the
+/// worker looks up the descriptor only then, and that may be after it has been closed and given to
+/// somebody else.
+fn shut_down(fd: RawFd, how: Shutdown) -> io::Result<()> {
+    // SAFETY: the descriptor is a connection's, and open as long as the connection is.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    Ok(shutdown(fd, how)?)
 }

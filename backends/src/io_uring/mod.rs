@@ -72,7 +72,7 @@ struct Connection {
     flight: Flight,
     /// Whether the conversation has ended and is counted, and only the peer has not closed yet.
     lingering: bool,
-    /// Whether the receive was taken back, because the server stops.
+    /// Whether the receive in flight is being taken back, because the server stops.
     cancelled: bool,
     /// What the socket has not taken of the reply; it ends where the reply ends.
     unsent: Option<Box<[u8]>>,
@@ -85,6 +85,8 @@ enum Flight {
     Starved,
     /// A receive.
     Receive,
+    /// A receive that does not wait: the server stops.
+    ReceiveNow,
     /// A send of the buffer, and a receive linked to it.
     SendThenReceive(u16),
     /// A send of the buffer that no receive follows.
@@ -166,6 +168,7 @@ impl<'a> Loop<'a> {
                     Kind::Send => self.on_sent(key, completion.result())?,
                     Kind::Accept => self.on_accepted(&completion)?,
                     Kind::Stop => self.drain()?,
+                    Kind::Cancel => self.on_cancelled(key, completion.result())?,
                     Kind::Ignored => {}
                 }
             }
@@ -205,8 +208,7 @@ impl<'a> Loop<'a> {
             let Some(key) = self.starved.pop_front() else { break };
             let Some(connection) = self.connections.get_mut(key) else { continue };
             if connection.flight == Flight::Starved {
-                connection.flight = Flight::Receive;
-                self.ring.receive(key, connection.fd)?;
+                self.receive(key)?;
             }
         }
         Ok(())

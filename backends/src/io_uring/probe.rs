@@ -38,7 +38,6 @@ fn missing_operations(ring: &Uring) -> io::Result<Vec<&'static str>> {
         ("ACCEPT", opcode::AcceptMulti::CODE),
         ("RECV", opcode::Recv::CODE),
         ("SEND", opcode::Send::CODE),
-        ("SHUTDOWN", opcode::Shutdown::CODE),
         ("CLOSE", opcode::Close::CODE),
         ("POLL_ADD", opcode::PollAdd::CODE),
         ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),

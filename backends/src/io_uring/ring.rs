@@ -58,6 +58,8 @@ pub(super) enum Kind {
     Send,
     /// The stop signal's descriptor is readable.
     Stop,
+    /// The cancelling of a receive.
+    Cancel,
     /// Operations of which only the effect matters.
     Ignored,
 }
@@ -75,6 +77,7 @@ pub(super) fn of(completion: &cqueue::Entry) -> (Kind, Key) {
         1 => Kind::Receive,
         2 => Kind::Send,
         3 => Kind::Stop,
+        4 => Kind::Cancel,
         _ => Kind::Ignored,
     };
     (kind, Key::unpack(data))
@@ -135,12 +138,18 @@ impl Ring {
 
     /// Receives into a buffer of the kernel's choice.
     pub(super) fn receive(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
-        self.push_plain(receive(fd, 0), Kind::Receive, key)
+        self.push_plain(receive(fd, 0, 0), Kind::Receive, key)
     }
 
+    /// As [`receive`](Self::receive), but only what is there already: else it fails with EAGAIN.
+    pub(super) fn receive_now(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
+        self.push_plain(receive(fd, 0, libc::MSG_DONTWAIT), Kind::Receive, key)
+    }
+
+    /// Takes a receive back, if it waits. One that does not wait yet, or no longer, is not found.
     pub(super) fn cancel_receive(&mut self, key: Key) -> io::Result<()> {
         let entry = opcode::AsyncCancel::new(user_data(Kind::Receive, key)).build();
-        self.push_plain(entry, Kind::Ignored, NOBODY)
+        self.push_plain(entry, Kind::Cancel, key)
     }
 
     /// Sends what the socket takes at once; then, if that was all, receives the next request.
@@ -165,7 +174,7 @@ impl Ring {
         let send = send(fd, bytes, length, libc::MSG_WAITALL | libc::MSG_DONTWAIT)
             .flags(linked)
             .user_data(user_data(Kind::Send, key));
-        let receive = receive(fd, POLL_FIRST).user_data(user_data(Kind::Receive, key));
+        let receive = receive(fd, POLL_FIRST, 0).user_data(user_data(Kind::Receive, key));
         // Both or none: a link must not be torn by a submission in between.
         // SAFETY: as for the caller; the receive points to nothing.
         while unsafe { self.ring.submission().push_multiple(&[send.clone(), receive.clone()]) }
@@ -194,12 +203,6 @@ impl Ring {
         let entry = send(fd, bytes, length, flags).user_data(user_data(Kind::Send, key));
         // SAFETY: as for the caller.
         unsafe { self.push(&entry) }
-    }
-
-    /// shutdown(2): what waits on the socket completes.
-    pub(super) fn shut_down(&mut self, fd: RawFd, how: libc::c_int) -> io::Result<()> {
-        let entry = opcode::Shutdown::new(Fd(fd), how).build().flags(squeue::Flags::SKIP_SUCCESS);
-        self.push_plain(entry, Kind::Ignored, NOBODY)
     }
 
     /// close(2); nothing of the socket may be in flight.
@@ -250,8 +253,9 @@ fn passing(error: io::Error) -> io::Result<usize> {
 /// a try, waiting needs no buffer, so it cannot fail for want of one.
 const POLL_FIRST: u16 = 1; // IORING_RECVSEND_POLL_FIRST, Linux 5.19
 
-fn receive(fd: RawFd, priority: u16) -> squeue::Entry {
+fn receive(fd: RawFd, priority: u16, flags: libc::c_int) -> squeue::Entry {
     opcode::Recv::new(Fd(fd), std::ptr::null_mut(), RECV_MAX as u32)
+        .flags(flags)
         .buf_group(GROUP)
         .ioprio(priority)
         .build()

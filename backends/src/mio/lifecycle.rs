@@ -75,12 +75,12 @@ impl Loop<'_> {
             stream,
             exchange: Exchange::new(),
             state: State::Conversing,
-            hung_up: false,
+            read_on: false,
             queued: false,
             unsent: None,
         });
         let Some(connection) = self.connections.get_mut(key) else { unreachable!("inserted") };
-        let interest = Interest::READABLE | Interest::WRITABLE;
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let token = Token(key.pack() as usize);
         self.stats.syscalls += 1;
         if let Err(error) = self.poll.registry().register(&mut connection.stream, token, interest) {

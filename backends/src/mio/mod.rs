@@ -71,8 +71,10 @@ struct Connection {
     stream: TcpStream,
     exchange: Exchange,
     state: State,
-    /// Whether the peer's FIN or an error was announced: only reading on shows which.
-    hung_up: bool,
+    /// Whether a short receive no longer proves that the socket is empty. The peer's FIN or an
+    /// error was announced, and only reading on shows which; or urgent data was, and a receive
+    /// stops where it stands in the stream (tcp(7)).
+    read_on: bool,
     /// Whether it is in the list of those to run in the next turn.
     queued: bool,
     /// What the socket has not taken of the reply; it ends where the reply ends.
@@ -141,8 +143,9 @@ impl<'a> Loop<'a> {
                     LISTENER => self.acceptable = true,
                     STOP => self.drain(),
                     Token(packed) => {
-                        let hung_up = event.is_read_closed() || event.is_error();
-                        self.on_event(Key::unpack(packed as u64), hung_up);
+                        let read_on =
+                            event.is_read_closed() || event.is_error() || event.is_priority();
+                        self.on_event(Key::unpack(packed as u64), read_on);
                     }
                 }
             }
@@ -175,10 +178,10 @@ impl<'a> Loop<'a> {
             .min()
     }
 
-    fn on_event(&mut self, key: Key, hung_up: bool) {
+    fn on_event(&mut self, key: Key, read_on: bool) {
         // An event of this batch can be for a connection closed earlier in it.
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.hung_up |= hung_up;
+        connection.read_on |= read_on;
         if !connection.queued {
             self.run_connection(key);
         }
@@ -201,13 +204,13 @@ impl<'a> Loop<'a> {
         if connection.state == State::Lingering {
             return self.linger(key);
         }
-        let Connection { stream, exchange, hung_up, unsent, .. } = connection;
+        let Connection { stream, exchange, read_on, unsent, .. } = connection;
         let (service, buffer, stats) = (&mut *self.service, &mut self.buffer, &mut self.stats);
         if let Some(bytes) = unsent.take() {
             put_back(exchange, buffer, &bytes);
         }
         let moved = stats.bytes_moved();
-        let driven = drive(exchange, service, stream, buffer, stats, BUDGET, !*hung_up);
+        let driven = drive(exchange, service, stream, buffer, stats, BUDGET, !*read_on);
         match driven {
             Driven::Drained => {}
             Driven::Blocked => *unsent = take_out(exchange, buffer),

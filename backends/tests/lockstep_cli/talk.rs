@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::common::child::{LOCKSTEP, Process, Served, lockstep};
 use crate::common::client::Client;
-use crate::common::until;
+use crate::common::{kernel, until};
 
 fn talk(addr: SocketAddr) -> Process {
     Process::start(lockstep(["talk", &addr.to_string()]))
@@ -161,7 +161,8 @@ fn it_is_the_servers_end_that_ends_it_when_its_input_is_over() {
     client.type_line("hello!");
     assert_eq!(client.stdout.next().as_deref(), Some("hello!"));
     server.process.signal(Signal::TERM);
-    until("the server is gone", || std::net::TcpStream::connect(server.addr).is_err());
+    // Before that, it would still be answered.
+    kernel::until_closed(server.addr);
     client.type_line("anybody there?");
     let ended = client.wait();
     assert_eq!((ended.status.code(), ended.stdout.len()), (Some(0), 0), "{:?}", ended.stderr);

@@ -11,7 +11,7 @@ fn run(args: &str) -> Ended {
 }
 
 #[track_caller]
-fn assert_refused(args: &str, code: i32, causes: &[&str]) {
+fn assert_refused(args: &str, code: i32, causes: &[&str]) -> Ended {
     let ended = run(args);
     let text = ended.stderr.join("\n");
     assert_eq!(ended.status.code(), Some(code), "{args}: {text}");
@@ -20,13 +20,13 @@ fn assert_refused(args: &str, code: i32, causes: &[&str]) {
     for cause in causes {
         assert!(text.contains(cause), "{args}: no {cause:?} in: {text}");
     }
+    ended
 }
 
 /// An error of ours: not more than a line, and a hint.
 #[track_caller]
 fn assert_refused_in_two_lines(args: &str, code: i32, causes: &[&str]) {
-    assert_refused(args, code, causes);
-    let lines = run(args).stderr;
+    let lines = assert_refused(args, code, causes).stderr;
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[1].starts_with("hint: "), "{lines:?}");
 }

@@ -22,7 +22,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// How a conversation ended.
 enum Ended {
-    /// We said `bye`, or had nothing more to say.
+    /// We said `bye`, or had nothing more to say, or nobody to show the answers to.
     Us,
     /// The server said `bye`.
     Bye,
@@ -44,8 +44,7 @@ pub(super) fn talk(addr: &str) -> ExitCode {
     };
     let _slower = stream.set_nodelay(true);
     match converse(&stream) {
-        Ok(Ended::Us) => ExitCode::SUCCESS,
-        Ok(Ended::Bye) => ExitCode::SUCCESS,
+        Ok(Ended::Us | Ended::Bye) => ExitCode::SUCCESS,
         Ok(Ended::Closed) => {
             say("the server has closed the connection");
             ExitCode::SUCCESS
@@ -80,7 +79,9 @@ fn converse(mut stream: &TcpStream) -> io::Result<Ended> {
             match receive(stream)? {
                 answer if answer.is_empty() => return Ok(Ended::Closed),
                 answer => {
-                    show(&answer)?;
+                    if show(&answer).is_err() {
+                        return Ok(Ended::Us);
+                    }
                     if answer == BYE {
                         return Ok(Ended::Bye);
                     }
@@ -120,7 +121,7 @@ fn finish(stream: &TcpStream) -> io::Result<()> {
         stream.set_read_timeout(Some(left))?;
         match receive(stream) {
             Ok(answer) if answer.is_empty() => return Ok(()),
-            Ok(answer) => show(&answer)?,
+            Ok(answer) => drop(show(&answer)),
             // SO_RCVTIMEO has passed (socket(7)).
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
@@ -135,7 +136,7 @@ fn print_what_came_late(stream: &TcpStream) -> io::Result<()> {
     let late = loop {
         match receive(stream) {
             Ok(answer) if answer.is_empty() => break Ok(()), // the next receive will say so
-            Ok(answer) => show(&answer)?,
+            Ok(answer) => drop(show(&answer)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
             Err(error) => break Err(error),
         }

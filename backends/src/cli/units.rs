@@ -5,6 +5,9 @@ use std::time::Duration;
 /// The most processors an affinity mask can name (CPU_SETSIZE, sched_setaffinity(2)).
 const CPUS_MAX: usize = 1024;
 
+/// As good as for ever, and still far from where adding it to the clock overflows.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// A duration with its unit: `500us`, `10ms`, `10s`, `1m30s`; plain `0` is zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
@@ -13,7 +16,10 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text.parse::<f64>().is_ok() {
         return Err(format!("a duration needs its unit: write {text}s or {text}ms"));
     }
-    humantime::parse_duration(text).map_err(|error| error.to_string())
+    match humantime::parse_duration(text) {
+        Ok(duration) => Ok(duration.min(LONGEST)),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A count of at least one, with `k` or `M` for thousands and millions: `1000`, `50k`, `1_000`.
@@ -59,6 +65,7 @@ mod tests {
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("500us"), Ok(Duration::from_micros(500)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert_eq!(duration("1000000y"), Ok(LONGEST));
         assert!(duration("10").unwrap_err().contains("write 10s"));
         assert!(duration("-1s").is_err() && duration("").is_err() && duration("soon").is_err());
     }

@@ -6,8 +6,9 @@
 //! connection, and is ended with SIGTERM, or SIGKILL if that does not do.
 //!
 //! Like the embedded server it is in a process group of its own, so that its processes can be told
-//! and ended, and the kernel ends it when the generator is gone. The shell turns into the command
-//! if that is a simple one; of what else it starts, only an end in order is sure.
+//! and ended, and the kernel ends it when the generator is gone, however that went. That holds for
+//! the shell and what it turns into (a simple command, or what follows `exec`); what it starts
+//! beside itself stays if the generator is killed.
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -4,7 +4,7 @@
 //! in each of them in an order drawn by lot: what drifts while it goes on is common to the runs of
 //! a round. Each run has a server of its own, started for it on the same processors, and a warm-up
 //! that does not count. What the rounds show, and when they are enough, is for
-//! [`Comparison`](lockstep_results::Comparison) to say.
+//! [`Comparison`] to say.
 
 mod args;
 mod peers;
@@ -51,6 +51,9 @@ pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Compared, Failur
     }
     let session = Session::start()?;
     let base = args.base();
+    for &(conns, size) in &args.cells() {
+        RunArgs { conns, size, ..base.clone() }.finish().map_err(usage)?;
+    }
     let conns_max = args.conns.iter().copied().max().unwrap_or(1);
     session.check(&RunArgs { conns: conns_max, ..base.clone() })?;
     let size_max = args.size.iter().copied().max().unwrap_or(1);

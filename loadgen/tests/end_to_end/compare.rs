@@ -7,16 +7,11 @@ use serde_json::Value;
 
 use crate::harness::{Finished, Running, loadgen, run, wait_until};
 
-/// An echo server for one connection after the other, as anybody may write one down.
-const ECHO: &str = "exec python3 -c '
-import socket, sys, threading
-def echo(connection):
-    while data := connection.recv(4096):
-        connection.sendall(data)
-listener = socket.create_server((\"127.0.0.1\", int(sys.argv[1])))
-while True:
-    threading.Thread(target=echo, args=listener.accept()[:1], daemon=True).start()
-' {port}";
+/// A command line of an echo server: our own, which as a command is anybody's.
+fn echo() -> String {
+    let program = env!("CARGO_BIN_EXE_loadgen");
+    format!("'{program}' serve --backend blocking --listen {{addr}}")
+}
 
 /// One short run a round.
 const SHORT: [&str; 6] = ["--duration", "100ms", "--warmup", "20ms", "--conns", "2"];
@@ -96,7 +91,8 @@ fn every_subject_runs_once_a_round_in_every_cell() {
 
 #[test]
 fn anybody_s_server_is_a_subject() {
-    let subject = format!("python={ECHO}");
+    // The shell stays, so that the server is another process than the one that was started.
+    let subject = format!("other={} 2>&1 & wait", echo());
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("comparison.json");
     let file = file.to_str().unwrap();
@@ -105,7 +101,7 @@ fn anybody_s_server_is_a_subject() {
     assert!(finished.stdout.contains("| server CPU/exch | blocking"), "{}", finished.stdout);
     assert!(finished.stdout.lines().all(|line| line.chars().count() <= 100), "{finished:#?}");
     let stored: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
-    assert_eq!(rounds(&stored), [named(&["blocking", "python"], 2)]);
+    assert_eq!(rounds(&stored), [named(&["blocking", "other"], 2)]);
     for run in stored["cells"][0]["subjects"][1]["runs"].as_array().unwrap() {
         assert!(run["values"]["server_cpu_us_per_exchange"].as_f64() > Some(0.0), "{run}");
         assert!(run["values"]["throughput_per_s"].as_f64() > Some(0.0), "{run}");
@@ -138,12 +134,13 @@ fn what_cannot_start_is_known_before_the_first_run() {
         let finished = run_compare(&["blocking", subject]);
         finished.assert_complains(code, words);
     }
-    let deaf = ECHO.replace("sendall(data)", "sendall(data.swapcase())");
-    run_compare(&["blocking", &format!("loud={deaf}")]).assert_complains(6, "loud: ");
+    let curt = format!("curt={} --service hi", echo());
+    run_compare(&["blocking", &curt]).assert_complains(6, "curt: ");
     for (args, words) in [
         (&["mio"][..], "--aa"),
         (&["mio", "no-such"], "NAME='COMMAND'"),
         (&["mio", "blocking", "--pin", "1023"], "no CPU 1023"),
+        (&["mio", "blocking", "--threads", "3"], "nothing to do"),
         (&["mio", "blocking", "--peers=/no/such/directory"], "/no/such/directory"),
     ] {
         run_compare(args).assert_complains(2, words);
@@ -154,7 +151,7 @@ fn what_cannot_start_is_known_before_the_first_run() {
 fn a_signal_prints_what_there_is_and_leaves_no_server() {
     let directory = tempfile::tempdir().unwrap();
     let mark = directory.path().join("pid");
-    let subject = format!("python=echo $$ >> {}; {ECHO}", mark.display());
+    let subject = format!("other=echo $$ >> {}; exec {}", mark.display(), echo());
     let pids = || -> Vec<i32> {
         let text = fs::read_to_string(&mark).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()

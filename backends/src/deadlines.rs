@@ -85,9 +85,11 @@ impl Deadlines {
         Some(index)
     }
 
-    /// When the next slot's time will be over.
+    /// When the next slot's time will be over; none when that is further away than the clock
+    /// reaches.
     pub(crate) fn next(&self) -> Option<Instant> {
-        (self.first != NONE).then(|| self.links[self.first as usize].since + self.timeout.unwrap())
+        let link = self.links.get(self.first as usize)?; // NONE is no index
+        link.since.checked_add(self.timeout?)
     }
 }
 

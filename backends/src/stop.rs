@@ -40,9 +40,10 @@ impl Stop {
         self.draining_since.get().is_some()
     }
 
-    /// When conversations that still go on are cut; none while the server runs.
+    /// When conversations that still go on are cut; none while the server runs, or when that is
+    /// further away than the clock reaches.
     pub fn deadline(&self) -> Option<Instant> {
-        self.draining_since.get().map(|since| *since + self.drain_timeout)
+        self.draining_since.get()?.checked_add(self.drain_timeout)
     }
 
     /// Waits until draining begins, at most for `timeout`; says whether it has.

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use io_uring::cqueue;
 use lockstep_core::{Cause, Exchange};
-use rustix::net::{Shutdown, shutdown};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 
 use super::{Connection, Flight, Loop};
 use crate::drive::lingers;
@@ -152,7 +153,10 @@ impl Loop<'_> {
         }
         let now = Instant::now();
         while let Some(index) = self.idle.expired(now) {
-            if let Some(key) = self.connections.key_at(index) {
+            let Some(key) = self.connections.key_at(index) else { continue };
+            if self.is_heard_from(key) {
+                self.idle.start(index); // its completion is still to come
+            } else {
                 self.terminate(key, Cause::Idle)?;
             }
         }
@@ -170,6 +174,20 @@ impl Loop<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a connection that seems idle has something to receive. After a long turn, or one
+    /// with many completions (the kernel delivers some twenty at a time), it may not be known yet.
+    fn is_heard_from(&mut self, key: Key) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else { return false };
+        if connection.flight == Flight::SendUnsent {
+            return false; // it is the peer that does not receive
+        }
+        self.stats.syscalls += 1;
+        // SAFETY: the descriptor is a connection's, and open as long as the connection is.
+        let fd = unsafe { BorrowedFd::borrow_raw(connection.fd) };
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        recv(fd, &mut [0_u8; 1], flags) != Err(Errno::AGAIN)
     }
 
     /// Makes whatever is in flight complete; the connection then ends for `cause`, unless it has

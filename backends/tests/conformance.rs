@@ -73,6 +73,8 @@ mod io_uring_few_buffers {
 
     #[path = "conformance/cases.rs"]
     mod cases;
+    #[path = "conformance/cases_buffers.rs"]
+    mod cases_buffers;
 }
 
 /// As on Linux before 6.1.

@@ -1,0 +1,25 @@
+//! io_uring's receive buffers, when there are not enough of them.
+
+use lockstep_backends::ServiceKind::Echo;
+
+use super::SUBJECT;
+use crate::common::noise;
+use crate::harness::start;
+
+#[test]
+fn who_finds_no_buffer_is_served_when_one_comes_back() {
+    const CONNECTIONS: usize = 200;
+    let Some(server) = start(&SUBJECT, Echo) else { return };
+    let bytes = noise(1, 20_000);
+    let mut clients = server.connect_many(CONNECTIONS);
+    for client in &mut clients {
+        assert_eq!(client.push(&bytes), bytes.len());
+    }
+    for client in &mut clients {
+        assert!(client.hear(bytes.len()) == bytes, "the bytes differ");
+    }
+    drop(clients);
+    let stats = server.stop();
+    assert_eq!(stats.bytes_sent, (CONNECTIONS * bytes.len()) as u64);
+    assert!(stats.buffers_starved > 0, "there were always enough: {stats:?}");
+}

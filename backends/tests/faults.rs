@@ -1,0 +1,191 @@
+//! System calls that fail. strace(1) makes them: it can have the kernel answer certain calls of a
+//! process with an error, without performing them. Where there is no strace, or it may not trace,
+//! that is said aloud, and is a failure if `LOCKSTEP_REQUIRE` names `strace`.
+//!
+//! `when=F..L` and `when=F+S` count the calls of each thread by itself.
+
+mod common;
+
+use std::process::{Command, Stdio};
+
+use common::child::{LOCKSTEP, Process, Served, is_available};
+use common::client::Client;
+use common::{is_required, kernel, noise, skipped};
+
+/// `lockstep serve` with some of its calls failing. With `-D`, strace is the one that goes to the
+/// background, and the child is the server.
+fn command(fault: &str, backend: &str) -> Command {
+    let call = fault.split(':').next().unwrap();
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null"]);
+    command.args(["-e", &format!("trace={call}"), "-e", &format!("inject={fault}")]);
+    command.args([LOCKSTEP, "serve", "--listen", "127.0.0.1:0", "--json", "--shards", "1"]);
+    command.args(["--backend", backend]);
+    command
+}
+
+fn serve(fault: &str, backend: &str) -> Option<Served> {
+    can_inject(backend).then(|| Served::start_command(command(fault, backend)))
+}
+
+fn can_inject(backend: &str) -> bool {
+    let mut trial = Command::new("strace");
+    trial.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "inject=close:error=EBADF:when=99"]);
+    let trial = trial.arg("true").stdin(Stdio::null()).stderr(Stdio::null()).status();
+    if trial.is_ok_and(|status| status.success()) {
+        return is_available(backend);
+    }
+    assert!(!is_required("strace"), "strace is not there, or may not trace");
+    skipped("strace is not there, or may not trace");
+    false
+}
+
+/// Everything is answered, whatever a call has to be made again for.
+fn assert_unharmed(server: &Served) {
+    let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    for round in 0..20 {
+        for client in &mut clients {
+            client.exchange(&noise(round, 1 + round as usize * 100));
+        }
+    }
+    let bytes = noise(1, 50_000);
+    for client in &mut clients {
+        client.say(&bytes);
+        client.finish();
+    }
+    for mut client in clients {
+        assert!(client.hear_the_rest() == bytes, "the bytes differ");
+    }
+    kernel::until_closed(server.addr);
+}
+
+#[test]
+fn an_interrupted_call_is_made_again() {
+    let cases: [(&str, &[&str]); 3] = [
+        ("blocking", &["recvfrom", "sendto", "accept4"]),
+        ("mio", &["recvfrom", "sendto", "accept4", "epoll_wait"]),
+        ("io-uring", &["io_uring_enter"]),
+    ];
+    for (backend, calls) in cases {
+        for call in calls {
+            let fault = format!("{call}:error=EINTR:when=2+3");
+            let Some(server) = serve(&fault, backend) else { continue };
+            assert_unharmed(&server);
+            let stats = server.stop();
+            let eof = &stats["closed"]["eof"];
+            assert_eq!((&stats["accepted"], eof), (&4.into(), &4.into()), "{fault}: {stats}");
+            assert_eq!(stats["accept_errors"], serde_json::json!({}), "{fault}");
+            assert_eq!(stats["io_errors"], serde_json::json!({}), "{fault}");
+        }
+    }
+}
+
+/// EAGAIN: memory is short; EBUSY: completions have to be taken first (io_uring_enter(2)).
+#[test]
+fn a_ring_that_is_busy_is_entered_again() {
+    for errno in ["EAGAIN", "EBUSY"] {
+        let fault = format!("io_uring_enter:error={errno}:when=3+5");
+        let Some(server) = serve(&fault, "io-uring") else { continue };
+        assert_unharmed(&server);
+        assert_eq!(server.stop()["closed"]["eof"], 4, "{fault}");
+    }
+}
+
+/// The error is the peer's, or will pass; the next is served.
+#[test]
+fn a_failed_accept_is_counted_and_the_next_succeeds() {
+    for backend in ["blocking", "mio"] {
+        for errno in ["ECONNABORTED", "EPROTO", "EPERM", "ENFILE", "ENOMEM", "ENOBUFS"] {
+            let fault = format!("accept4:error={errno}:when=3..5");
+            let Some(server) = serve(&fault, backend) else { continue };
+            for _ in 0..6 {
+                server.connect().exchange(b"served?");
+            }
+            kernel::until_closed(server.addr);
+            let stats = server.stop();
+            assert_eq!(stats["accept_errors"], serde_json::json!({ errno: 3 }), "{fault}");
+            assert_eq!((&stats["accepted"], &stats["closed"]["eof"]), (&6.into(), &6.into()));
+        }
+    }
+}
+
+#[test]
+fn a_failed_receive_or_send_ends_only_its_own_connection() {
+    for backend in ["blocking", "mio"] {
+        for call in ["recvfrom", "sendto"] {
+            for errno in ["ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "EIO"] {
+                let fault = format!("{call}:error={errno}:when=6");
+                let Some(server) = serve(&fault, backend) else { continue };
+                let mut other = server.connect();
+                other.exchange(b"before");
+                let mut client = server.connect();
+                let answered = (0..10).take_while(|_| is_answered(&mut client)).count();
+                assert!(answered < 6, "{backend}, {fault}: {answered} answered");
+                drop(client);
+                other.exchange(b"after");
+                drop(other);
+                kernel::until_closed(server.addr);
+                let stats = server.stop();
+                assert_eq!(stats["io_errors"], serde_json::json!({ errno: 1 }), "{fault}");
+                let closed = (&stats["closed"]["error"], &stats["closed"]["eof"]);
+                assert_eq!(closed, (&1.into(), &1.into()), "{fault}: {stats}");
+            }
+        }
+    }
+}
+
+fn is_answered(client: &mut Client) -> bool {
+    use std::io::{Read, Write};
+    client.stream.write_all(b"there?").is_ok() && client.stream.read_exact(&mut [0; 6]).is_ok()
+}
+
+/// epoll_ctl(2): ENOSPC at the limit of `/proc/sys/fs/epoll/max_user_watches`.
+#[test]
+fn a_connection_that_cannot_be_watched_is_closed() {
+    for errno in ["ENOSPC", "ENOMEM"] {
+        // The listener and the stop signal are the first two.
+        let fault = format!("epoll_ctl:error={errno}:when=4");
+        let Some(server) = serve(&fault, "mio") else { return };
+        let mut first = server.connect();
+        first.exchange(b"served?");
+        server.connect().hear_the_end();
+        server.connect().exchange(b"served?");
+        first.exchange(b"served?");
+        drop(first);
+        kernel::until_closed(server.addr);
+        let stats = server.stop();
+        assert_eq!((&stats["accepted"], &stats["closed"]["error"]), (&3.into(), &1.into()));
+        assert_eq!(stats["io_errors"], serde_json::json!({ errno: 1 }));
+    }
+}
+
+/// A thread that cannot be started: the limit of processes, or memory (pthread_create(3)).
+#[test]
+fn a_connection_for_which_there_is_no_thread_is_closed() {
+    // The main thread starts fewer than that; the one that accepts, one for each connection.
+    let Some(server) = serve("clone3:error=EAGAIN:when=6", "blocking") else { return };
+    let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| client.exchange(b"served?"));
+    server.connect().hear_the_end();
+    server.connect().exchange(b"served?");
+    clients.iter_mut().for_each(|client| client.exchange(b"served?"));
+    drop(clients);
+    kernel::until_closed(server.addr);
+    let stats = server.stop();
+    assert_eq!((&stats["accepted"], &stats["closed"]["error"]), (&7.into(), &1.into()));
+    assert_eq!(stats["accept_errors"], serde_json::json!({ "EAGAIN": 1 }));
+}
+
+/// What a kernel before 5.19 says.
+#[test]
+fn a_kernel_without_buffer_rings_is_named_as_the_cause() {
+    if !can_inject("io-uring") {
+        return;
+    }
+    let fault = "io_uring_register:error=EINVAL:when=1";
+    let ended = Process::start(command(fault, "io-uring")).wait();
+    assert_eq!(ended.status.code(), Some(3), "{:?}", ended.stderr);
+    let [error, hint] = &ended.stderr[..] else { panic!("{:?}", ended.stderr) };
+    assert!(error.contains("buffer rings") && error.contains("EINVAL"), "{error}");
+    assert!(hint.contains("5.19"), "{hint}");
+}

@@ -6,9 +6,10 @@
 //! that of a whole batch.
 //!
 //! With two or more processors the server is pinned to the first and the clients to the last; see
-//! [`Placement`]. With one connection each side then sleeps while the other works, and what is
-//! measured is mostly two wake-ups. With many, the clients may be the limit: to compare what
-//! servers cost, use `loadgen`.
+//! [`Placement`]. A side that has nothing to do sleeps, and is woken across processors by the
+//! other's next send, which costs more than the exchange itself: with one connection that happens
+//! in every exchange, and with 64 still in many. So this shows whether a change of a backend made
+//! its round trip slower; what a busy server costs per exchange, `loadgen` measures.
 //!
 //! Every byte of every reply is compared, and in the end the server must have counted the same
 //! connections, exchanges and bytes as its clients.

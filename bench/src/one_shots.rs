@@ -1,10 +1,10 @@
 //! Clients that come and go: the tutorial's one-shot server.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
 use crate::Books;
-use crate::clients::connect;
+use crate::clients::{connect, hear_out};
 use crate::payload::Payload;
 
 /// What the service `hi` answers, whatever it is asked.
@@ -25,6 +25,7 @@ pub struct OneShots {
     count: usize,
     sockets: Vec<TcpStream>,
     payload: Payload,
+    heard: Vec<u8>,
     books: Books,
 }
 
@@ -33,7 +34,7 @@ impl OneShots {
     pub fn new(addr: SocketAddr, count: usize) -> Self {
         let payload = Payload::new(REQUEST_SIZE);
         let sockets = Vec::with_capacity(count);
-        Self { addr, count, sockets, payload, books: Books::default() }
+        Self { addr, count, sockets, payload, heard: Vec::new(), books: Books::default() }
     }
 
     /// So many clients connect and send their request; then each waits for its reply and for the
@@ -51,17 +52,10 @@ impl OneShots {
             self.books.connections += 1;
             self.books.exchanges += 1;
         }
-        for mut socket in self.sockets.drain(..) {
-            // Room for one byte more than it may say; then the end, or the buffer is full.
-            let mut heard = [0; REPLY.len() + 1];
-            let mut count = 0;
-            while count < heard.len() {
-                match socket.read(&mut heard[count..]).expect("receiving a reply and its end") {
-                    0 => break,
-                    more => count += more,
-                }
-            }
-            assert_eq!(&heard[..count], REPLY, "not what the service says");
+        for socket in self.sockets.drain(..) {
+            self.heard.clear();
+            hear_out(&socket, REPLY.len(), &mut self.heard);
+            assert_eq!(self.heard, REPLY, "not what the service says");
         }
     }
 
@@ -77,6 +71,7 @@ impl OneShots {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::net::TcpListener;
     use std::thread;
 

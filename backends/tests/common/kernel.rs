@@ -7,57 +7,18 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::sockets::{CLOSE_WAIT, ESTABLISHED, LISTEN, Row, SYN_RECV, of_port};
 use super::until;
 
-/// A socket of a port, as in /proc/net/tcp (proc_pid_net(5)).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Row {
-    state: u8,
-    /// Bytes that the peer has not acknowledged.
-    pub(crate) unsent: u64,
-    /// Bytes that the process has not received; a listener's connections not accepted.
-    pub(crate) unread: u64,
-}
-
-const ESTABLISHED: u8 = 1;
-const SYN_RECV: u8 = 3;
-const CLOSE_WAIT: u8 = 8;
-const LISTEN: u8 = 10;
-
-/// The server's side: every socket whose own port is that of `addr`.
-fn rows(addr: SocketAddr) -> Vec<Row> {
-    let file = if addr.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
-    let table = fs::read_to_string(file).unwrap();
-    let port = format!(":{:04X}", addr.port());
-    table
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let mut fields = line.split_ascii_whitespace().skip(1);
-            let (local, _remote) = (fields.next()?, fields.next()?);
-            let (state, (unsent, unread)) = (fields.next()?, fields.next()?.split_once(':')?);
-            let number = |hex| u64::from_str_radix(hex, 16).unwrap();
-            let row = |port: &str| {
-                local.ends_with(port).then(|| Row {
-                    state: number(state) as u8,
-                    unsent: number(unsent),
-                    unread: number(unread),
-                })
-            };
-            row(&port)
-        })
-        .collect()
-}
-
 /// The listeners of the address: how many connections wait in the queue of each.
-pub(crate) fn listen_queues(addr: SocketAddr) -> Vec<u64> {
-    rows(addr).iter().filter(|row| row.state == LISTEN).map(|row| row.unread).collect()
+pub(crate) fn listen_queues(addr: SocketAddr) -> Vec<u32> {
+    of_port(addr).iter().filter(|row| row.state == LISTEN).map(|row| row.unread).collect()
 }
 
 /// The server's sockets that are open, accepted or not.
 pub(crate) fn open_connections(addr: SocketAddr) -> Vec<Row> {
     let open = |row: &Row| matches!(row.state, ESTABLISHED | SYN_RECV | CLOSE_WAIT);
-    rows(addr).into_iter().filter(open).collect()
+    of_port(addr).into_iter().filter(open).collect()
 }
 
 /// Waits until the server has closed every connection on its side.

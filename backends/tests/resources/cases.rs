@@ -32,14 +32,21 @@ fn resume(server: &Served) {
 #[test]
 fn ten_thousand_connections_leave_nothing_behind() {
     let Some(server) = serve(&["--shards", "1"]) else { return };
-    let mut bytes = 0;
+    // Once it is served, everything that the server needs for itself is there.
+    let mut bystander = server.connect();
+    bystander.exchange(b"here");
+    let idle = kernel::descriptors(server.id());
+    let until_idle = || {
+        until("every descriptor is closed", || kernel::descriptors(server.id()) == idle);
+    };
+    let mut bytes = 4;
     let mut churn = |count: usize| {
         for round in 0..count {
             let mut client = server.connect();
-            match round % 4 {
+            match round % 8 {
                 0 => drop(client),
                 1 => client.exchange(b"and leave"),
-                2 => {
+                2..5 => {
                     client.exchange(b"and break off");
                     client.reset();
                 }
@@ -48,20 +55,20 @@ fn ten_thousand_connections_leave_nothing_behind() {
                     client.reset();
                 }
             }
-            bytes += [0, 9, 13, 15][round % 4];
+            bytes += [0, 9, 13, 13, 13, 15, 15, 15][round % 8];
         }
-        kernel::until_closed(server.addr);
+        until_idle();
     };
     churn(1000);
-    let idle = kernel::descriptors(server.id());
     let memory = kernel::anonymous_memory(server.id());
     churn(9000);
-    until("every descriptor is closed", || kernel::descriptors(server.id()) == idle);
     let grown = kernel::anonymous_memory(server.id()).saturating_sub(memory);
     assert!(grown <= SLACK, "{grown} bytes more after 9,000 connections");
+    drop(bystander);
+    kernel::until_closed(server.addr);
     let stats = server.stop();
-    assert_eq!(stats["accepted"], 10_000);
-    assert_eq!((&stats["closed"]["eof"], &stats["closed"]["error"]), (&5000.into(), &5000.into()));
+    assert_eq!(stats["accepted"], 10_001);
+    assert_eq!((&stats["closed"]["eof"], &stats["closed"]["error"]), (&2501.into(), &7500.into()));
     // Some requests were overtaken by the reset that came after them.
     assert!(stats["bytes_received"].as_u64() <= Some(bytes), "{stats}");
 }
@@ -154,7 +161,7 @@ fn every_shard_serves_its_share() {
     suspend(&server);
     let mut clients: Vec<_> = (0..64).map(|_| server.connect()).collect();
     let queues = kernel::listen_queues(server.addr);
-    assert_eq!((queues.len(), queues.iter().sum::<u64>()), (2, 64));
+    assert_eq!((queues.len(), queues.iter().sum::<u32>()), (2, 64));
     assert!(queues.iter().all(|queue| *queue > 0), "the kernel has spread them: {queues:?}");
     resume(&server);
     for (client, number) in clients.iter_mut().zip(0..) {

@@ -1,6 +1,5 @@
 //! Stopping, on every backend: signals, exit codes and the statistics.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -8,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::common::child::{Served, lockstep, statistics};
 use crate::common::client::Client;
-use crate::common::kernel::{listen_queues, open_connections, until_stuck};
+use crate::common::kernel::{listen_queues, open_connections};
 use crate::common::{noise, until};
 
 on_every_backend! {
@@ -40,7 +39,7 @@ fn either_signal_ends_it_in_order(backend: &str) {
 
 fn a_second_signal_does_not_wait(backend: &str) {
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
-        let (server, _client) = serve_who_does_not_listen(backend, "1h");
+        let (server, _clients) = serve_who_do_not_listen(backend, "1h");
         server.process.signal(signal);
         until("the first signal has been taken", || listen_queues(server.addr).is_empty());
         server.process.signal(signal);
@@ -50,39 +49,34 @@ fn a_second_signal_does_not_wait(backend: &str) {
 
 fn the_drain_timeout_cuts_and_says_so(backend: &str) {
     // So little, lest the kernel make room for the last reply meanwhile.
-    let (server, _client) = serve_who_does_not_listen(backend, "1ms");
+    let (server, _clients) = serve_who_do_not_listen(backend, "1ms");
     server.process.signal(Signal::TERM);
     let ended = server.process.wait();
     assert_eq!(ended.status.code(), Some(5), "{ended:?}");
-    assert_eq!(statistics(&ended)["drain_cut"], 1);
+    assert!(statistics(&ended)["drain_cut"].as_u64() >= Some(1), "{ended:?}");
 }
 
-/// A server stuck in a conversation: its client sends, and does not take what comes back.
+/// A server stuck in conversations: its clients send, and do not take what comes back.
 ///
-/// First the client's side is filled, and only then the server's: from there on no acknowledgement
-/// makes room, into which the last reply might fit after all.
-fn serve_who_does_not_listen(backend: &str, drain_timeout: &str) -> (Served, Client) {
-    let server = Served::start(backend, ["--shards", "1", "--drain-timeout", drain_timeout]);
-    let mut client = Client::connect_narrow(server.addr);
-    let bytes = noise(1, 64 * 1024);
-    client.say(&bytes[..8 * 1024]);
-    until_still(server.addr);
-    until("nothing more can be sent", || client.push(&bytes) == 0);
-    until_stuck(server.addr, 1);
-    (server, client)
-}
-
-/// Waits until nothing has moved for a while on the server's connections.
-fn until_still(addr: SocketAddr) {
+/// There are several, since a last reply may fit after all: the kernel wakes who waits to send
+/// only for a good deal of room, and the drain tries once more.
+fn serve_who_do_not_listen(backend: &str, drain_timeout: &str) -> (Served, Vec<Client>) {
+    const CLIENTS: usize = 8;
     const A_WHILE: Duration = Duration::from_millis(200);
-    let (mut before, mut since) = (open_connections(addr), Instant::now());
-    until("nothing moves any more", || {
-        let now = open_connections(addr);
-        if now != before {
-            (before, since) = (now, Instant::now());
+    let server = Served::start(backend, ["--shards", "1", "--drain-timeout", drain_timeout]);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect_narrow(server.addr)).collect();
+    let bytes = noise(1, 64 * 1024);
+    let (mut before, mut since) = (Vec::new(), Instant::now());
+    until("the server is stuck", || {
+        let more = clients.iter_mut().map(|client| client.push(&bytes)).sum::<usize>();
+        let rows = open_connections(server.addr);
+        if more > 0 || rows != before {
+            (before, since) = (rows, Instant::now());
         }
-        since.elapsed() >= A_WHILE
+        let stuck = before.iter().filter(|row| row.unread > 0 && row.unsent > 0).count();
+        stuck > CLIENTS / 2 && since.elapsed() >= A_WHILE
     });
+    (server, clients)
 }
 
 fn the_statistics_are_one_json_object(backend: &str) {

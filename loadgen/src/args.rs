@@ -9,6 +9,7 @@ use crate::command::ExecArgs;
 use crate::compare::CompareArgs;
 use crate::connection::Service;
 use crate::pattern::{SIZE_MAX, SIZE_MAX_ONE_SHOT};
+use crate::schedule::{Arrivals, OpenLoop, SECOND};
 use crate::subject::{self, EmbeddedArgs};
 use crate::units;
 
@@ -18,6 +19,7 @@ Examples:
   loadgen --conns 1000 --backend blocking         another backend, the same load
   loadgen --conns 64 --size 1KiB -d 30s -o runs/  longer messages and a longer run, kept as a file
   loadgen --target 127.0.0.1:8898 -n 1M           a million exchanges with a server of your own
+  loadgen --rate 50k --arrivals poisson           latency at a load that does not wait for replies
   loadgen --service hi --conns 100                a connection for each exchange
   loadgen --conns 64 --json | jq .throughput_per_s
   loadgen compare mio io-uring --conns 64,1000    who is faster, by how much, and how surely
@@ -28,7 +30,8 @@ Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here, 4 c
 connect, 5 some connections failed, 6 a reply differed from its request, 128+n signal n.";
 
 /// Opens connections to a lockstep server, sends a request on each as soon as the reply to the
-/// last is here, checks every byte, and says how long it took, what it cost, and who was the limit.
+/// last is here (or, with --rate, when it is due), checks every byte, and says how long it took,
+/// what it cost, and who was the limit.
 ///
 /// Without --target it starts a server of its own, as a child process on processors of its own
 /// where there are two or more.
@@ -88,6 +91,21 @@ pub struct RunArgs {
     #[arg(short = 'n', long, value_name = "N", value_parser = positive)]
     pub requests: Option<u64>,
 
+    /// Open loop: so many requests a second in all, due at instants fixed before the run, however
+    /// fast the replies come [default: closed loop, as fast as they come]
+    #[arg(short, long, value_name = "RATE", value_parser = rate)]
+    pub rate: Option<u64>,
+
+    /// How the instants lie: constant (at equal distances), poisson (at random, as from many users)
+    /// [default: constant]
+    #[arg(long, value_name = "NAME", value_parser = arrivals, requires = "rate")]
+    pub arrivals: Option<Arrivals>,
+
+    /// Watch the clock so long before a request is due, in place of sleeping: exact, but it takes a
+    /// processor
+    #[arg(long, value_name = "TIME", value_parser = units::duration, requires = "rate")]
+    pub spin: Option<Duration>,
+
     /// Bytes in a request, at most 1MiB
     #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = size)]
     pub size: u32,
@@ -96,7 +114,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
 
-    /// Closed loop before the measured window
+    /// The same load before the measured window
     #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = units::duration)]
     pub warmup: Duration,
 
@@ -141,7 +159,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "CPULIST", value_parser = cpu_list, conflicts_with = "target")]
     pub server_pin: Option<CpuList>,
 
-    /// Determines the bytes that are sent [default: another one each time]
+    /// Determines the bytes that are sent, and when [default: another one each time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
@@ -187,12 +205,34 @@ impl RunArgs {
         }
         Ok(self)
     }
+
+    /// When requests are due; none in a closed loop.
+    pub fn open_loop(&self, seed: u64) -> Option<OpenLoop> {
+        let arrivals = self.arrivals.unwrap_or(Arrivals::Constant);
+        let spin = self.spin.unwrap_or_default();
+        self.rate.map(|rate| OpenLoop { rate, arrivals, spin, seed })
+    }
 }
 
 pub(crate) fn positive(text: &str) -> Result<u64, String> {
     match units::count(text)? {
         0 => Err("must be at least 1".to_owned()),
         count => Ok(count),
+    }
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    match positive(text)? {
+        rate @ ..=SECOND => Ok(rate),
+        _ => Err("at most 1000M, one a nanosecond".to_owned()),
+    }
+}
+
+fn arrivals(text: &str) -> Result<Arrivals, String> {
+    match text {
+        "constant" => Ok(Arrivals::Constant),
+        "poisson" => Ok(Arrivals::Poisson),
+        _ => Err("there are constant and poisson".to_owned()),
     }
 }
 
@@ -267,6 +307,17 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_makes_an_open_loop() {
+        assert!(parse("loadgen").unwrap().open_loop(1).is_none());
+        let open = parse("loadgen --rate 50k").unwrap().open_loop(7).unwrap();
+        assert_eq!((open.rate, open.arrivals, open.seed), (50_000, Arrivals::Constant, 7));
+        assert_eq!(open.spin, Duration::ZERO);
+        let open = parse("loadgen -r 5 --arrivals poisson --spin 100us").unwrap().open_loop(7);
+        let open = open.unwrap();
+        assert_eq!((open.arrivals, open.spin), (Arrivals::Poisson, Duration::from_micros(100)));
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_in_words() {
         for (line, words) in [
             ("loadgen --conns 0", "must be at least 1"),
@@ -283,6 +334,12 @@ mod tests {
             ("loadgen --force", "--output"),
             ("loadgen --backend nonsense", "mio"),
             ("loadgen --connect-rate 0", "must be at least 1"),
+            ("loadgen --rate 0", "must be at least 1"),
+            ("loadgen --rate 2000M", "at most 1000M"),
+            ("loadgen --rate 5 --arrivals regular", "constant and poisson"),
+            ("loadgen --arrivals poisson", "--rate"),
+            ("loadgen --spin 1ms", "--rate"),
+            ("loadgen --rate 5 --spin 1", "write 1s"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(words), "{line}: {error}");

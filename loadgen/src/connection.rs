@@ -70,6 +70,8 @@ pub struct Connection {
     received: u32,
     /// When the outstanding connect or exchange began.
     pub since_ns: u64,
+    /// In an open loop, when the request was due.
+    pub planned_ns: u64,
     /// When the whole reply was here, while the end is awaited.
     pub replied_ns: u64,
     /// Exchanges completed in the measured window.
@@ -102,6 +104,7 @@ impl Connection {
             sent: 0,
             received: 0,
             since_ns: 0,
+            planned_ns: 0,
             replied_ns: 0,
             exchanges: 0,
         }

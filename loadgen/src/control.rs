@@ -1,8 +1,8 @@
 //! What the main thread tells the load-generating threads, and how far they are.
 //!
 //! A run goes through four phases. *Opening*: connections are made and each does its first
-//! exchange. *Warm-up* and *measured window*: the closed loop. *Finish*: nothing new is sent and
-//! outstanding replies are awaited. Between the loop's phases there is no barrier: the window is a
+//! exchange. *Warm-up* and *measured window*: the closed loop, or the open one. *Finish*: nothing
+//! new is begun and outstanding replies are awaited. Between the loop's phases there is no barrier: the window is a
 //! pair of instants on one clock, and every exchange is judged by its own two instants.
 
 use std::io;
@@ -45,6 +45,7 @@ pub struct Control {
     /// The one clock of the run.
     pub clock: Clock,
     looping: AtomicBool,
+    begin_ns: AtomicU64,
     start_ns: AtomicU64,
     end_ns: AtomicU64,
     abandon_ns: AtomicU64,
@@ -75,6 +76,7 @@ impl Control {
         Ok(Self {
             clock,
             looping: AtomicBool::new(false),
+            begin_ns: AtomicU64::new(NEVER),
             start_ns: AtomicU64::new(NEVER),
             end_ns: AtomicU64::new(NEVER),
             abandon_ns: AtomicU64::new(NEVER),
@@ -82,8 +84,10 @@ impl Control {
         })
     }
 
-    /// Begins the closed loop, measured between the two instants.
-    pub fn begin_loop(&self, start_ns: u64, end_ns: u64) {
+    /// Begins the loop, measured between the latter two instants. An open loop's schedule begins
+    /// at the first.
+    pub fn begin_loop(&self, begin_ns: u64, start_ns: u64, end_ns: u64) {
+        self.begin_ns.store(begin_ns, Relaxed);
         self.start_ns.store(start_ns, Relaxed);
         self.end_ns.store(end_ns, Relaxed);
         self.looping.store(true, Release);
@@ -97,9 +101,14 @@ impl Control {
         self.wake_all();
     }
 
-    /// Whether the closed loop has begun.
+    /// Whether the loop has begun.
     pub fn looping(&self) -> bool {
         self.looping.load(Acquire)
+    }
+
+    /// When the first request of an open loop may be due.
+    pub fn begin_ns(&self) -> u64 {
+        self.begin_ns.load(Relaxed)
     }
 
     /// When the measured window starts.
@@ -108,7 +117,7 @@ impl Control {
         self.start_ns.load(Relaxed)
     }
 
-    /// When it ends, and with it all sending.
+    /// When it ends, and with it all sending; of an open loop, except what was due by then.
     #[inline]
     pub fn end_ns(&self) -> u64 {
         self.end_ns.load(Relaxed)

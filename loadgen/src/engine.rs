@@ -83,8 +83,8 @@ impl Worker<'_> {
             self.resting -= 1;
         } else {
             self.busy -= 1;
-            // Another connection does the exchange in its place.
-            if connection.measured && self.share.requests < u64::MAX {
+            // Another connection does the exchange in its place, unless it had a time of its own.
+            if connection.measured && self.share.requests < u64::MAX && self.pacer.is_none() {
                 self.quota += 1;
                 self.quota_returned = true;
             }
@@ -203,6 +203,9 @@ impl Worker<'_> {
         let began_inside = std::mem::take(&mut connection.measured);
         if began_inside {
             self.tally.exchange.saturating_record(latency_ns);
+            if let Some(open) = &mut self.tally.open {
+                open.response.saturating_record(replied_ns - connection.planned_ns);
+            }
         }
         let window = self.control.start_ns()..self.control.end_ns();
         if window.contains(&replied_ns) && (began_inside || self.share.requests == u64::MAX) {
@@ -222,6 +225,9 @@ impl Worker<'_> {
     /// Gives a connection its next exchange, or rest.
     #[inline]
     fn next(&mut self, index: usize) {
+        if self.pacer.is_some() {
+            return self.next_planned(index);
+        }
         let may_begin = self.looping && self.now < self.control.end_ns();
         let measured = self.now >= self.control.start_ns();
         let connection = &mut self.connections[index];
@@ -235,17 +241,28 @@ impl Worker<'_> {
         if measured && self.quota < u64::MAX {
             self.quota -= 1;
         }
-        match connection.socket {
+        self.begin(index);
+    }
+
+    /// Begins an exchange, on a new connection where the service wants one for each.
+    #[inline]
+    pub(crate) fn begin(&mut self, index: usize) {
+        match self.connections[index].socket {
             Some(_) => self.request(index),
             None => self.connect(index),
         }
     }
 
-    /// Begins an exchange: one send, which takes the whole request unless it is large.
+    /// One send, which takes the whole request unless it is large.
     #[inline]
     fn request(&mut self, index: usize) {
         let connection = &mut self.connections[index];
         connection.begin(self.now);
+        if let Some(open) = &mut self.tally.open
+            && connection.measured
+        {
+            open.lateness.saturating_record(self.now - connection.planned_ns);
+        }
         let Some(socket) = &connection.socket else { return };
         match send(socket, connection.unsent(&self.plan.pattern)) {
             Ok(count) => connection.on_sent(count),

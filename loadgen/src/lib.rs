@@ -1,11 +1,14 @@
 //! The load generator: the clients, the clock, and the verdict on itself.
 //!
 //! A run opens connections to a lockstep server, sends a request on each as soon as the reply to
-//! the last one is complete, and compares every byte. The layers, from the wire up:
+//! the last one is complete (a closed loop) or when a schedule says so (an open loop), and compares
+//! every byte. The layers, from the wire up:
 //!
 //! * [`pattern`]: what is sent, and whether what came back is it.
 //! * [`connection`]: one connection, without any system call.
 //! * [`socket`], `engine`, [`worker`]: system calls, event handling, and the phases of one thread.
+//! * [`schedule`], `pacer`, [`spacing`]: when requests of an open loop are due, sending them then,
+//!   and whether they were.
 //! * [`control`], [`measure`]: the main thread and the threads it conducts.
 //! * [`tally`], [`failures`]: what is counted.
 //! * [`placement`], [`limits`], [`cpu_time`], [`procfs`], [`subject`], [`command`]: processors,
@@ -29,6 +32,7 @@ pub mod exit;
 pub mod failures;
 pub mod limits;
 pub mod measure;
+mod pacer;
 pub mod pattern;
 pub mod picture;
 pub mod placement;
@@ -37,8 +41,10 @@ pub mod progress;
 pub mod record;
 pub mod report;
 pub mod run;
+pub mod schedule;
 pub mod signals;
 pub mod socket;
+pub mod spacing;
 pub mod subject;
 pub mod tally;
 pub mod units;

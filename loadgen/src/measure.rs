@@ -20,6 +20,10 @@ use crate::worker::{Plan, Share, Worker};
 /// How long outstanding replies are awaited after a signal.
 const PATIENCE_NS: u64 = 500_000_000;
 
+/// How long before an open loop begins the threads are told, so that none of them is late for the
+/// first request.
+const HEAD_START: Duration = Duration::from_millis(10);
+
 /// What the main thread waits for.
 #[derive(Debug)]
 pub enum News {
@@ -44,7 +48,7 @@ pub struct Run {
     pub conns: u32,
     /// Measured exchanges in all.
     pub requests: Option<u64>,
-    /// The closed loop before the window.
+    /// The loop before the window.
     pub warmup: Duration,
     /// The window; without it, as long as `requests` take.
     pub duration: Option<Duration>,
@@ -63,6 +67,8 @@ pub struct Measured {
     pub tally: Tally,
     /// When the window began, in the calendar.
     pub started: SystemTime,
+    /// When it began, on the clock of the run.
+    pub start_ns: u64,
     /// The window's length.
     pub window: Duration,
     /// What the generator used in the window.
@@ -189,10 +195,14 @@ impl Conductor<'_> {
         while self.opened < self.started && self.finished == 0 && self.signal.is_none() {
             self.wait(NEVER);
         }
+        // By now it has the processes that it needs for its connections.
+        self.server = self.run.server.map(Processes::list).unwrap_or_default();
         let now = self.control.clock.now();
+        let ahead = self.run.plan.open.map_or(Duration::ZERO, |_| HEAD_START);
+        let begin_ns = now + ahead.as_nanos() as u64;
         let mut edges = Edges {
-            started: SystemTime::now() + self.run.warmup,
-            start_ns: now + self.run.warmup.as_nanos() as u64,
+            started: SystemTime::now() + ahead + self.run.warmup,
+            start_ns: begin_ns + self.run.warmup.as_nanos() as u64,
             end_ns: NEVER,
             before: None,
             after: None,
@@ -204,9 +214,7 @@ impl Conductor<'_> {
         } else {
             let length = self.run.duration.map_or(NEVER, |length| length.as_nanos() as u64);
             edges.end_ns = edges.start_ns.saturating_add(length);
-            // By now it has the processes that it needs for its connections.
-            self.server = self.run.server.map(Processes::list).unwrap_or_default();
-            self.control.begin_loop(edges.start_ns, edges.end_ns);
+            self.control.begin_loop(begin_ns, edges.start_ns, edges.end_ns);
             self.wait_until(edges.start_ns);
             edges.before = Some(self.read());
             // Now it has the threads that it needs for its connections.
@@ -274,6 +282,7 @@ impl Edges {
         let window_ns = if begun { end_ns.saturating_sub(self.start_ns) } else { 0 };
         Measured {
             started: self.started,
+            start_ns: self.start_ns,
             window: Duration::from_nanos(window_ns),
             client: used(|readings| readings.client),
             server: used(|readings| readings.server),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockstep_results::{Cost, Environment, Fairness, Latencies, Latency, Record, SCHEMA};
+use lockstep_results::{Cost, Environment, Fairness, Latencies, Latency, Rate, Record, SCHEMA};
 
 use crate::args::RunArgs;
 use crate::connection::Service;
@@ -11,8 +11,9 @@ use crate::measure::{Measured, Run};
 use crate::pattern::SIZE_MAX_ONE_SHOT;
 use crate::procfs::Usage;
 use crate::subject::{Ended, Ready};
+use crate::tally::{OpenTally, Tally};
 use crate::units::format_cpu_list;
-use crate::verdict::{Evidence, judge};
+use crate::verdict::{Evidence, OpenEvidence, judge};
 
 /// What was asked for, and of whom.
 #[derive(Debug)]
@@ -62,6 +63,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
     let shared_busy = server.as_ref().and_then(|side| shared(&client, side, measured.window));
     // Threads that share processors wait for each other, which is nobody else's doing.
     let alone = shared_busy.is_none() && client.threads <= client.cpus.len();
+    let rate = tally.open.as_ref().and_then(|open| rate(&asked, &measured, open));
     let verdict = judge(&Evidence {
         client_busy: tally.busy,
         client_waiting: alone.then_some(tally.waiting),
@@ -71,6 +73,10 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         wrong_replies: tally.failures.wrong_replies(),
         disagreement: disagreement(&asked, &measured),
         debug_build: cfg!(debug_assertions),
+        open: rate
+            .as_ref()
+            .zip(tally.open.as_ref())
+            .map(|(rate, open)| kept(rate, open, &measured)),
     });
     let seconds = measured.window.as_secs_f64();
     asked.environment.capture_after();
@@ -85,7 +91,8 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         invalid_reasons: verdict.invalid_reasons,
         interrupted: measured.signal.is_some(),
         subject: subject(&asked.subject, asked.args.service),
-        load: "closed".to_owned(),
+        load: if rate.is_some() { "open" } else { "closed" }.to_owned(),
+        rate,
         conns: asked.args.conns,
         size: asked.args.size,
         threads: asked.run.plan.threads as u32,
@@ -95,11 +102,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         throughput_per_s: if exchanges > 0 { exchanges as f64 / seconds } else { 0.0 },
         errors_total: tally.failures.total(),
         unserved: tally.unserved,
-        latency: Latencies {
-            connect: Latency::from_histogram(&tally.connect),
-            first_exchange: Latency::from_histogram(&tally.first_exchange),
-            exchange: Latency::from_histogram(&tally.exchange),
-        },
+        latency: latencies(tally),
         client: cost(&client).unwrap_or_else(|| client.idle()),
         server: server_cost,
         limit: verdict.limit.name().to_owned(),
@@ -107,6 +110,68 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         server_statistics: statistics.cloned(),
         environment: asked.environment,
         errors: measured.tally.failures.into_counts(),
+    }
+}
+
+fn latencies(tally: &Tally) -> Latencies {
+    let exchange = Latency::from_histogram(&tally.exchange);
+    let latencies = Latencies {
+        connect: Latency::from_histogram(&tally.connect),
+        first_exchange: Latency::from_histogram(&tally.first_exchange),
+        ..Latencies::default()
+    };
+    match &tally.open {
+        None => Latencies { exchange, ..latencies },
+        Some(open) => Latencies {
+            response: Latency::from_histogram(&open.response),
+            service: exchange,
+            lateness: Latency::from_histogram(&open.lateness),
+            ..latencies
+        },
+    }
+}
+
+/// What an open loop planned, and what became of it.
+fn rate(asked: &Asked<'_>, measured: &Measured, open: &OpenTally) -> Option<Rate> {
+    let plan = asked.run.plan.open?;
+    let mut span_ns = open.plan_end_ns.saturating_sub(measured.start_ns);
+    // A number of requests has no end but its last one.
+    if asked.run.requests == Some(open.planned) {
+        span_ns = span_ns.max(open.last_sent_ns.saturating_sub(measured.start_ns));
+    }
+    let own = (!open.own_lateness.is_empty()).then(|| open.own_lateness.value_at_quantile(0.99));
+    Some(Rate {
+        planned_per_s: plan.rate as f64,
+        achieved_per_s: per_second(open.sent_in_time, span_ns),
+        arrivals: plan.arrivals.name().to_owned(),
+        planned: open.planned,
+        unsent: open.unsent,
+        waited: open.waited,
+        own_lateness_p99_ns: own,
+        spin_ns: plan.spin.as_nanos() as u64,
+    })
+}
+
+fn per_second(count: u64, span_ns: u64) -> f64 {
+    if span_ns == 0 { 0.0 } else { count as f64 * 1e9 / span_ns as f64 }
+}
+
+/// How well an open loop kept to its plan.
+fn kept(rate: &Rate, open: &OpenTally, measured: &Measured) -> OpenEvidence {
+    let planned_ns = open.plan_end_ns.saturating_sub(measured.start_ns);
+    let planned_per_s = per_second(open.planned, planned_ns);
+    OpenEvidence {
+        planned_per_s: rate.planned_per_s,
+        achieved_per_s: rate.achieved_per_s,
+        // Of Poisson arrivals there are by chance more or fewer than asked for.
+        kept: if planned_per_s > 0.0 { rate.achieved_per_s / planned_per_s } else { 1.0 },
+        planned: open.planned,
+        // What a signal cut is nobody's fault.
+        unsent: if measured.signal.is_some() { 0 } else { open.unsent },
+        waited: open.waited,
+        own_late_p99_ns: rate.own_lateness_p99_ns.unwrap_or(0),
+        response_p99_ns: open.response.value_at_quantile(0.99),
+        spacing: open.spacing.iter().find_map(|spacing| spacing.fault()),
     }
 }
 

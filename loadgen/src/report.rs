@@ -13,7 +13,9 @@ const WIDTH: usize = 100;
 pub fn text(record: &Record) -> String {
     let mut text = header(record);
     text += &throughput(record);
+    text += &rate(record);
     text += &latencies(record);
+    text += &explanation(record);
     text += &picture(record);
     text += &errors(record);
     text += &costs(record);
@@ -29,13 +31,18 @@ fn header(record: &Record) -> String {
         cpus => format!(" on CPU {cpus}"),
     };
     let threads = plural(record.threads.into(), "thread", "threads");
-    let mut text = format!(
-        "closed loop, {}, requests of {} bytes ({}), {threads}{}\n",
+    let load = record.rate.as_ref().map_or_else(
+        || "closed loop".to_owned(),
+        |rate| format!("open loop, {}/s {}", grouped(rate.planned_per_s as u64), rate.arrivals),
+    );
+    let text = format!(
+        "{load}, {}, requests of {} bytes ({}), {threads}{}",
         plural(record.conns.into(), "connection", "connections"),
         grouped(record.size.into()),
         subject.service,
         place(&record.client.cpus),
     );
+    let mut text = wrap(&text, WIDTH, 0) + "\n";
     let server_place =
         record.server.as_ref().map_or_else(String::new, |server| place(&server.cpus));
     text += &match (&subject.backend, subject.shards, subject.backlog) {
@@ -59,12 +66,54 @@ fn throughput(record: &Record) -> String {
     )
 }
 
+fn rate(record: &Record) -> String {
+    let Some(rate) = &record.rate else { return String::new() };
+    let unsent = match rate.unsent {
+        0 => String::new(),
+        unsent => format!(", {} never", grouped(unsent)),
+    };
+    let text = format!(
+        "{} requests/s sent of {} planned   ({} in all{unsent})",
+        grouped(rate.achieved_per_s.round() as u64),
+        grouped(rate.planned_per_s as u64),
+        plural(rate.planned, "request", "requests"),
+    );
+    wrap(&text, WIDTH, 0) + "\n"
+}
+
+/// What the three distributions of an open loop are.
+fn explanation(record: &Record) -> String {
+    let Some(rate) = &record.rate else { return String::new() };
+    let mut text = "\nresponse       planned instant to whole reply: what a user waits\n\
+                    service        send to whole reply: what the server takes\n\
+                    lateness       planned instant to send: "
+        .to_owned();
+    let waited = match rate.waited {
+        0 => "every request found an idle connection".to_owned(),
+        waited => format!(
+            "{} of {} requests waited for an idle connection",
+            grouped(waited),
+            grouped(rate.planned)
+        ),
+    };
+    text += &waited;
+    if let Some(own_ns) = rate.own_lateness_p99_ns {
+        let _ = write!(text, ";\n               the generator's own part has p99 {}", {
+            format::duration(own_ns)
+        });
+    }
+    text + "\n"
+}
+
 fn latencies(record: &Record) -> String {
     let latency = &record.latency;
     let rows = [
         ("connect", &latency.connect),
         ("first exchange", &latency.first_exchange),
         ("exchange", &latency.exchange),
+        ("response", &latency.response),
+        ("service", &latency.service),
+        ("lateness", &latency.lateness),
     ];
     let mut text = format!(
         "\n{:<14} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>13}\n",
@@ -93,7 +142,8 @@ fn latencies(record: &Record) -> String {
 }
 
 fn picture(record: &Record) -> String {
-    let histogram = record.latency.exchange.as_ref().map(Latency::histogram);
+    let latency = record.latency.response.as_ref().or(record.latency.exchange.as_ref());
+    let histogram = latency.map(Latency::histogram);
     let Some(Ok(histogram)) = histogram else { return String::new() };
     let mut text = "\n".to_owned();
     for line in picture::bars(&histogram) {

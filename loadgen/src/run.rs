@@ -142,6 +142,7 @@ fn carry_out(
             timeout: args.timeout,
             connect_rate: args.connect_rate,
             threads,
+            open: args.open_loop(seed),
         },
         conns: args.conns,
         requests: args.requests,

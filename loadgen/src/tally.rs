@@ -3,6 +3,7 @@
 use hdrhistogram::Histogram;
 
 use crate::failures::Failures;
+use crate::spacing::Spacing;
 
 /// The longest latency that is told apart from longer ones: an hour.
 const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
@@ -32,21 +33,92 @@ pub struct Tally {
     pub per_connection: Vec<u64>,
     /// What went wrong.
     pub failures: Failures,
-    /// The part of the measured window that the thread was on a processor; of several threads,
-    /// the busiest.
+    /// The part of the measured window that the thread was on a processor, other than to watch
+    /// the clock; of several threads, the busiest.
     pub busy: f64,
     /// The part of the measured window that the thread could have run but had no processor; of
     /// several threads, the one that waited most.
     pub waiting: f64,
+    /// What only an open loop counts; [`exchange`](Self::exchange) is its service time.
+    pub open: Option<OpenTally>,
+}
+
+/// What an open loop counts, of the requests planned in the measured window.
+#[derive(Debug)]
+pub struct OpenTally {
+    /// From the planned instant to the whole reply.
+    pub response: Histogram<u64>,
+    /// From the planned instant to the send.
+    pub lateness: Histogram<u64>,
+    /// The part of the lateness that is the generator's own, without the wait for a connection.
+    pub own_lateness: Histogram<u64>,
+    /// How many there were.
+    pub planned: u64,
+    /// How many of them were begun before the window's end.
+    pub sent_in_time: u64,
+    /// How many were not begun at all.
+    pub unsent: u64,
+    /// How many found no idle connection when they were due.
+    pub waited: u64,
+    /// When the last one was begun.
+    pub last_sent_ns: u64,
+    /// Where the plan ends: at the window's end, or where the request after the last would be due.
+    pub plan_end_ns: u64,
+    /// How far apart they were, by thread.
+    pub spacing: Vec<Spacing>,
+    /// How long the clock was watched in the measured window, in which nothing came.
+    pub spun_ns: u64,
+}
+
+impl OpenTally {
+    /// Counts nothing yet.
+    pub fn new(spacing: Option<Spacing>) -> Self {
+        Self {
+            response: histogram(),
+            lateness: histogram(),
+            own_lateness: histogram(),
+            planned: 0,
+            sent_in_time: 0,
+            unsent: 0,
+            waited: 0,
+            last_sent_ns: 0,
+            plan_end_ns: u64::MAX,
+            spacing: spacing.into_iter().collect(),
+            spun_ns: 0,
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        let histograms = [
+            (&mut self.response, &other.response),
+            (&mut self.lateness, &other.lateness),
+            (&mut self.own_lateness, &other.own_lateness),
+        ];
+        add(histograms);
+        self.planned += other.planned;
+        self.sent_in_time += other.sent_in_time;
+        self.unsent += other.unsent;
+        self.waited += other.waited;
+        self.last_sent_ns = self.last_sent_ns.max(other.last_sent_ns);
+        self.plan_end_ns = self.plan_end_ns.min(other.plan_end_ns);
+        self.spacing.extend(other.spacing);
+        self.spun_ns += other.spun_ns;
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are valid and constant")
+}
+
+fn add<const N: usize>(histograms: [(&mut Histogram<u64>, &Histogram<u64>); N]) {
+    for (ours, theirs) in histograms {
+        ours.add(theirs).expect("all have the same bounds");
+    }
 }
 
 impl Tally {
     /// Counts nothing yet. All memory that counting needs is taken here.
     pub fn new() -> Self {
-        let histogram = || {
-            Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3)
-                .expect("the bounds are valid and constant")
-        };
         Self {
             connect: histogram(),
             first_exchange: histogram(),
@@ -61,6 +133,7 @@ impl Tally {
             failures: Failures::default(),
             busy: 0.0,
             waiting: 0.0,
+            open: None,
         }
     }
 
@@ -71,9 +144,7 @@ impl Tally {
             (&mut self.first_exchange, &other.first_exchange),
             (&mut self.exchange, &other.exchange),
         ];
-        for (ours, theirs) in histograms {
-            ours.add(theirs).expect("all have the same bounds");
-        }
+        add(histograms);
         self.measured += other.measured;
         self.total += other.total;
         self.last_reply_ns = self.last_reply_ns.max(other.last_reply_ns);
@@ -84,6 +155,9 @@ impl Tally {
         self.failures.merge(other.failures);
         self.busy = self.busy.max(other.busy);
         self.waiting = self.waiting.max(other.waiting);
+        if let Some(theirs) = other.open {
+            self.open.get_or_insert_with(|| OpenTally::new(None)).merge(theirs);
+        }
     }
 }
 

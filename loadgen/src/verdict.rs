@@ -1,5 +1,9 @@
 //! Who was the limit, and whether the numbers may be quoted as the server's.
 
+mod open;
+
+pub use open::OpenEvidence;
+
 /// The share of its processors from which on a side counts as full.
 const FULL: f64 = 0.95;
 
@@ -13,7 +17,8 @@ const DISTURBED: f64 = 0.05;
 /// What the verdict is founded on.
 #[derive(Clone, Debug)]
 pub struct Evidence {
-    /// The busiest of the generator's threads, as a share of the measured window.
+    /// The busiest of the generator's threads, as a share of the measured window, without what it
+    /// only watched the clock.
     pub client_busy: f64,
     /// The part of the window that one of the generator's threads could have run but had no
     /// processor; `None` where they share their processors with each other or with the server.
@@ -30,6 +35,8 @@ pub struct Evidence {
     pub disagreement: Option<String>,
     /// Whether the generator was built without optimisation.
     pub debug_build: bool,
+    /// What became of the plan of an open loop; `None` in a closed loop.
+    pub open: Option<OpenEvidence>,
 }
 
 /// Whose processors were full.
@@ -60,7 +67,7 @@ impl Limit {
     }
 }
 
-/// The verdict on a closed-loop run.
+/// The verdict on a run.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Verdict {
     /// Whose processors were full.
@@ -69,7 +76,7 @@ pub struct Verdict {
     pub invalid_reasons: Vec<String>,
 }
 
-/// Judges a closed-loop run.
+/// Judges a run.
 pub fn judge(evidence: &Evidence) -> Verdict {
     let limit = limit(evidence);
     let client_full = evidence.client_busy >= FULL;
@@ -84,6 +91,8 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     reasons.extend(evidence.disagreement.clone());
     let client = percent(evidence.client_busy);
     match (limit, evidence.server_busy) {
+        // To be full is no fault as long as all is sent when it is due.
+        _ if evidence.open.is_some() => {}
         (Limit::Client, Some(server)) => reasons.push(format!(
             "the generator's processors were full ({client}) while the server's were not ({}): \
              the throughput is the generator's; give it more --threads or CPUs",
@@ -94,6 +103,9 @@ pub fn judge(evidence: &Evidence) -> Verdict {
              the throughput may be the generator's; give it more --threads or CPUs"
         )),
         _ => {}
+    }
+    if let Some(open) = &evidence.open {
+        reasons.extend(open::reasons(evidence, open, limit));
     }
     if let Some(waiting) = evidence.client_waiting
         && waiting >= DISTURBED
@@ -130,7 +142,7 @@ fn limit(evidence: &Evidence) -> Limit {
 mod tests {
     use super::*;
 
-    fn good() -> Evidence {
+    pub(super) fn good() -> Evidence {
         Evidence {
             client_busy: 0.7,
             client_waiting: Some(0.01),
@@ -140,6 +152,7 @@ mod tests {
             wrong_replies: 0,
             disagreement: None,
             debug_build: false,
+            open: None,
         }
     }
 

@@ -13,8 +13,10 @@ use crate::connection::{Connection, Service, State};
 use crate::control::Control;
 use crate::cpu_time;
 use crate::failures::Kind;
+use crate::pacer::{self, Pacer};
 use crate::pattern::Pattern;
 use crate::procfs;
+use crate::schedule::OpenLoop;
 use crate::socket::Target;
 use crate::tally::Tally;
 
@@ -32,8 +34,8 @@ const OPENING_MAX: usize = 256;
 /// How long a connection counts towards [`OPENING_MAX`]; one that waits longer hinders no other.
 const OPENING_NS: u64 = 100_000_000;
 
-/// Connections set going at once at the start of the loop before replies are looked at.
-const KICK_OFF: usize = 64;
+/// Connections set going at once before replies are looked at.
+pub(crate) const KICK_OFF: usize = 64;
 
 /// The marker of the event that there is news from the main thread.
 const WAKE: u64 = u64::MAX;
@@ -53,6 +55,8 @@ pub struct Plan {
     pub connect_rate: Option<u64>,
     /// Threads.
     pub threads: usize,
+    /// When requests are due; without it, as soon as the reply to the last is here.
+    pub open: Option<OpenLoop>,
 }
 
 /// The share of one thread.
@@ -93,7 +97,7 @@ pub struct Worker<'a> {
     pub(crate) control: &'a Control,
     pub(crate) share: Share,
     pub(crate) epoll: OwnedFd,
-    events: Vec<epoll::Event>,
+    pub(crate) events: Vec<epoll::Event>,
     pub(crate) scratch: Box<[u8]>,
     pub(crate) connections: Vec<Connection>,
     pub(crate) tally: Tally,
@@ -103,8 +107,10 @@ pub struct Worker<'a> {
     pub(crate) quota: u64,
     /// Whether some of them came back from a failure.
     pub(crate) quota_returned: bool,
-    /// Whether the closed loop has begun.
+    /// Whether the loop has begun.
     pub(crate) looping: bool,
+    /// In an open loop, what is due when.
+    pub(crate) pacer: Option<Pacer>,
     /// Connections with something outstanding.
     pub(crate) busy: usize,
     /// Connections with nothing outstanding.
@@ -128,12 +134,20 @@ impl<'a> Worker<'a> {
     ///
     /// # Errors
     ///
-    /// When the epoll instance cannot be had.
+    /// When the epoll instance or the timer cannot be had.
     pub fn new(plan: &'a Plan, control: &'a Control, share: Share) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = epoll::EventData::new_u64(WAKE);
         epoll::add(&epoll, control.wake(share.thread), wake, epoll::EventFlags::IN)?;
         let numbers = share.first..share.first + share.connections;
+        let mut tally = Tally::new();
+        let pacer = match &plan.open {
+            Some(asked) => {
+                tally.open = Some(pacer::tally(asked, plan.threads, share));
+                Some(Pacer::new(*asked, plan.threads, share, control.clock, &epoll)?)
+            }
+            None => None,
+        };
         Ok(Self {
             plan,
             control,
@@ -142,11 +156,12 @@ impl<'a> Worker<'a> {
             events: Vec::with_capacity(EVENTS_MAX),
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             connections: numbers.map(Connection::new).collect(),
-            tally: Tally::new(),
+            tally,
             now: control.clock.now(),
             quota: share.requests,
             quota_returned: false,
             looping: false,
+            pacer,
             busy: 0,
             resting: 0,
             opening: 0,
@@ -168,7 +183,10 @@ impl<'a> Worker<'a> {
             self.turn(self.until_scan())?;
         }
         if self.control.looping() {
-            self.run_loop()?;
+            match self.pacer {
+                None => self.run_closed_loop()?,
+                Some(_) => self.run_open_loop()?,
+            }
         }
         self.note_window_end();
         finished();
@@ -202,7 +220,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn run_loop(&mut self) -> io::Result<()> {
+    fn run_closed_loop(&mut self) -> io::Result<()> {
         self.looping = true;
         for index in 0..self.connections.len() {
             self.resume(index);
@@ -217,22 +235,30 @@ impl<'a> Worker<'a> {
     }
 
     /// Waits for events, at most that long, and handles them.
-    fn turn(&mut self, wait: Duration) -> io::Result<()> {
+    pub(crate) fn turn(&mut self, wait: Duration) -> io::Result<()> {
         let mut events = std::mem::take(&mut self.events);
         events.clear();
         // Whole milliseconds, rounded up, are what every kernel's epoll understands.
         let wait_ms = wait.as_nanos().div_ceil(1_000_000) as i64;
         let timeout =
             rustix::time::Timespec { tv_sec: wait_ms / 1000, tv_nsec: wait_ms % 1000 * 1_000_000 };
+        if let Some(pacer) = &mut self.pacer {
+            pacer.before_wait();
+        }
         let buffer = rustix::buffer::spare_capacity(&mut events);
         match epoll::wait(&self.epoll, buffer, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+        if let Some(pacer) = &mut self.pacer {
+            pacer.after_wait();
+        }
         let before = self.now;
         for event in &events {
             match event.data.u64() {
                 WAKE => self.hear(),
+                // What is due is looked at after every turn.
+                pacer::DUE => self.pacer.iter_mut().for_each(Pacer::disarm),
                 index => self.on_event(index as usize, event.flags),
             }
         }
@@ -273,7 +299,7 @@ impl<'a> Worker<'a> {
     }
 
     /// How long until connections must be looked at for their age.
-    fn until_scan(&self) -> Duration {
+    pub(crate) fn until_scan(&self) -> Duration {
         Duration::from_nanos(self.next_scan_ns.saturating_sub(self.now))
     }
 
@@ -329,7 +355,9 @@ impl<'a> Worker<'a> {
         if let ProcessorTime::Inside { clock_ns, used_ns, waited_ns } = self.processor_time {
             self.now = self.control.clock.now();
             let window_ns = self.now.saturating_sub(clock_ns).max(1) as f64;
-            self.tally.busy = (cpu_time::of_this_thread_ns() - used_ns) as f64 / window_ns;
+            let spun_ns = self.tally.open.as_ref().map_or(0, |open| open.spun_ns);
+            let used_ns = cpu_time::of_this_thread_ns() - used_ns;
+            self.tally.busy = used_ns.saturating_sub(spun_ns) as f64 / window_ns;
             self.tally.waiting = waited_ns
                 .zip(procfs::thread_waited_ns())
                 .map_or(0.0, |(before, after)| after.saturating_sub(before) as f64 / window_ns);

@@ -12,6 +12,7 @@ use loadgen::connection::Service;
 use loadgen::measure::{Run, measure};
 use loadgen::pattern::Pattern;
 use loadgen::placement::{Placement, allowed};
+use loadgen::schedule::{Arrivals, OpenLoop};
 use loadgen::socket::Target;
 use loadgen::worker::Plan;
 
@@ -45,7 +46,7 @@ static ALLOCATOR: Counting = Counting;
 
 /// How often memory is taken in a run of so many exchanges. The server here takes none for an
 /// exchange.
-fn taken(requests: u64) -> u64 {
+fn taken(requests: u64, open: Option<OpenLoop>) -> u64 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -68,6 +69,7 @@ fn taken(requests: u64) -> u64 {
             timeout: Duration::from_secs(50),
             connect_rate: None,
             threads: 1,
+            open,
         },
         conns: 8,
         requests: Some(requests),
@@ -87,8 +89,14 @@ fn taken(requests: u64) -> u64 {
 
 #[test]
 fn an_exchange_takes_no_memory() {
-    taken(100); // What is taken once, by whatever comes first.
-    let (few, many) = (taken(1_000), taken(31_000));
-    // The main thread looks around now and then; that has nothing to do with exchanges.
-    assert!(many < few + 300, "{few} times for 1,000 exchanges, {many} times for 31,000");
+    // One after the other: what is taken is counted for the whole process.
+    for arrivals in [None, Some(Arrivals::Constant), Some(Arrivals::Poisson)] {
+        let rate = |arrivals| OpenLoop { rate: 20_000, arrivals, spin: Duration::ZERO, seed: 1 };
+        let open = arrivals.map(rate);
+        taken(100, open); // What is taken once, by whatever comes first.
+        let (few, many) = (taken(1_000, open), taken(31_000, open));
+        // The main thread looks around now and then; that has nothing to do with exchanges.
+        let in_words = format!("{few} times for 1,000 exchanges, {many} times for 31,000");
+        assert!(many < few + 300, "{arrivals:?}: {in_words}");
+    }
 }

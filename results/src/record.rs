@@ -35,8 +35,11 @@ pub struct Record {
     pub interrupted: bool,
     /// The server under test.
     pub subject: Subject,
-    /// How requests are timed: `closed`, as fast as the replies come.
+    /// How requests are timed: `closed`, as fast as the replies come; `open`, when they are due.
     pub load: String,
+    /// In an open loop, what was due and what became of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
     /// Connections asked for.
     pub conns: u32,
     /// Bytes in a request.
@@ -123,9 +126,45 @@ pub struct Latencies {
     /// From the first send on a new connection to its whole reply.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_exchange: Option<Latency>,
-    /// From a send in the measured window to the whole reply, however late that came.
+    /// From a send in the measured window to the whole reply, however late that came. Closed loop
+    /// only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exchange: Option<Latency>,
+    /// From the planned instant to the whole reply, however late: what a user waits. This and the
+    /// next two are of the requests planned in the measured window of an open loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<Latency>,
+    /// From the send to the whole reply.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<Latency>,
+    /// From the planned instant to the send; where each exchange has a connection of its own, the
+    /// connect is in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lateness: Option<Latency>,
+}
+
+/// What an open loop planned in the measured window, and what became of it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Rate {
+    /// The rate asked for, requests a second.
+    pub planned_per_s: f64,
+    /// The rate at which they were sent, counting those that were sent before the window's end.
+    pub achieved_per_s: f64,
+    /// How the planned instants lie: `constant`, at equal distances; `poisson`, at random.
+    pub arrivals: String,
+    /// Requests planned.
+    pub planned: u64,
+    /// Those of them that were not sent at all.
+    pub unsent: u64,
+    /// Those of them that found no idle connection when they were due, and waited for one.
+    pub waited: u64,
+    /// The 99th percentile of that part of the lateness that is the generator's own: without the
+    /// wait for an idle connection. Absent when nothing was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own_lateness_p99_ns: Option<u64>,
+    /// How long before a request was due the clock was watched, at most; its cost is the client's.
+    pub spin_ns: u64,
 }
 
 /// One latency distribution, nanoseconds.

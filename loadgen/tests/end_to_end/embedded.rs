@@ -102,7 +102,7 @@ fn sides_have_processors_of_their_own() {
 }
 
 /// The processes whose parent is `pid`, zombies not counted.
-fn children(pid: i32) -> Vec<i32> {
+pub(crate) fn children(pid: i32) -> Vec<i32> {
     let stat = |path: &Path| fs::read_to_string(path.join("stat")).unwrap_or_default();
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let children = processes.filter_map(|process| {

@@ -76,7 +76,7 @@ fn what_does_not_apply_is_absent() {
 #[test]
 fn unknown_keys_are_ignored() {
     let mut value: Value = serde_json::from_str(SAMPLE).unwrap();
-    value["rate"] = serde_json::json!({ "planned_per_s": 1000.0 });
+    value["later"] = serde_json::json!({ "planned_per_s": 1000.0 });
     value["environment"]["new"] = true.into();
     assert_eq!(serde_json::from_value::<Record>(value).unwrap(), sample());
 }

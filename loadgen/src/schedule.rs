@@ -1,0 +1,276 @@
+//! When requests are due in an open loop: fixed before the run, whatever the server does.
+//!
+//! A schedule is a stream of instants that is computed as it is consumed, so that it needs no
+//! memory however long the run. What is due and not sent yet is the part of the stream between
+//! the next instant and now: the schedule is the queue as well.
+//!
+//! Each thread has a share of its own. Of *constant* arrivals it takes every n-th; the union is
+//! the same for any number of threads. *Poisson* arrivals are the superposition of one Poisson
+//! process a thread, which is again one (Kingman 1993, section 2.2); its instants depend on the
+//! seed and on the number of threads.
+
+use std::time::Duration;
+
+/// Nanoseconds in a second.
+pub const SECOND: u64 = 1_000_000_000;
+
+/// How the planned instants lie.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Arrivals {
+    /// At equal distances.
+    Constant,
+    /// At random, each independent of all others, as from many users.
+    Poisson,
+}
+
+impl Arrivals {
+    /// The name in flags and records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Constant => "constant",
+            Self::Poisson => "poisson",
+        }
+    }
+}
+
+/// What an open loop is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenLoop {
+    /// Requests a second, over all threads; at most one a nanosecond.
+    pub rate: u64,
+    /// How they lie.
+    pub arrivals: Arrivals,
+    /// How long to watch the clock before a request is due, in place of sleeping until then.
+    pub spin: Duration,
+    /// Determines the instants of Poisson arrivals.
+    pub seed: u64,
+}
+
+impl OpenLoop {
+    /// The mean distance of one thread's requests, nanoseconds.
+    pub fn mean_gap_ns(&self, threads: usize) -> f64 {
+        threads as f64 * SECOND as f64 / self.rate as f64
+    }
+}
+
+/// Which part of the schedule: one thread's, in one phase of the run.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Which thread.
+    pub thread: usize,
+    /// Of how many.
+    pub threads: usize,
+    /// Which phase of the run; each has instants of its own.
+    pub phase: usize,
+}
+
+/// The planned instants of one part, in order, without end.
+#[derive(Debug)]
+pub struct Schedule {
+    next_ns: u64,
+    gaps: Gaps,
+}
+
+#[derive(Debug)]
+enum Gaps {
+    /// A whole step and a remainder in units of `1 / rate` nanoseconds, so that instants are
+    /// exact however many there were before.
+    Constant { step_ns: u64, step_rest: u64, rest: u64, rate: u64 },
+    /// `place_ns` is the instant from `origin_ns` on, with its fraction.
+    Poisson { random: fastrand::Rng, mean_ns: f64, place_ns: f64, origin_ns: u64 },
+}
+
+impl Schedule {
+    /// The part of the schedule that begins at `origin_ns`.
+    pub fn new(asked: &OpenLoop, part: Part, origin_ns: u64) -> Self {
+        match asked.arrivals {
+            Arrivals::Constant => {
+                let distance = |count: usize| {
+                    let rest = count as u64 * SECOND;
+                    (rest / asked.rate, rest % asked.rate)
+                };
+                let (first_ns, rest) = distance(part.thread);
+                let (step_ns, step_rest) = distance(part.threads);
+                let gaps = Gaps::Constant { step_ns, step_rest, rest, rate: asked.rate };
+                Self { next_ns: origin_ns + first_ns, gaps }
+            }
+            Arrivals::Poisson => {
+                let mut seeds = fastrand::Rng::with_seed(asked.seed);
+                for _ in 0..part.phase * part.threads + part.thread {
+                    seeds.u64(..);
+                }
+                let random = fastrand::Rng::with_seed(seeds.u64(..));
+                let mean_ns = asked.mean_gap_ns(part.threads);
+                let gaps = Gaps::Poisson { random, mean_ns, place_ns: 0.0, origin_ns };
+                let mut schedule = Self { next_ns: origin_ns, gaps };
+                // An instant at the origin would be one too many.
+                schedule.advance();
+                schedule
+            }
+        }
+    }
+
+    /// The next planned instant.
+    #[inline]
+    pub fn next_ns(&self) -> u64 {
+        self.next_ns
+    }
+
+    /// Goes on to the instant after the next.
+    #[inline]
+    pub fn advance(&mut self) {
+        match &mut self.gaps {
+            Gaps::Constant { step_ns, step_rest, rest, rate } => {
+                self.next_ns += *step_ns;
+                *rest += *step_rest;
+                if *rest >= *rate {
+                    *rest -= *rate;
+                    self.next_ns += 1;
+                }
+            }
+            Gaps::Poisson { random, mean_ns, place_ns, origin_ns } => {
+                // The distance to the next is exponential, by inversion; 1 - u is never 0.
+                *place_ns -= *mean_ns * (1.0 - random.f64()).ln();
+                self.next_ns = *origin_ns + *place_ns as u64;
+            }
+        }
+    }
+
+    /// How many more instants there are before `end_ns`: of constant arrivals exactly, of Poisson
+    /// arrivals as many as are to be expected.
+    pub fn remaining(&self, end_ns: u64) -> u64 {
+        let left_ns = end_ns.saturating_sub(self.next_ns);
+        match &self.gaps {
+            Gaps::Constant { step_ns, step_rest, rest, rate } => {
+                let rate = u128::from(*rate);
+                let step = u128::from(*step_ns) * rate + u128::from(*step_rest);
+                let left = (u128::from(left_ns) * rate).saturating_sub(u128::from(*rest));
+                left.div_ceil(step) as u64
+            }
+            Gaps::Poisson { mean_ns, .. } if left_ns > 0 => 1 + (left_ns as f64 / mean_ns) as u64,
+            Gaps::Poisson { .. } => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(rate: u64, arrivals: Arrivals, seed: u64) -> OpenLoop {
+        OpenLoop { rate, arrivals, spin: Duration::ZERO, seed }
+    }
+
+    /// The instants of all threads before `end_ns`, in order.
+    fn union(asked: &OpenLoop, threads: usize, end_ns: u64) -> Vec<u64> {
+        let mut instants = Vec::new();
+        for thread in 0..threads {
+            let mut schedule = Schedule::new(asked, Part { thread, threads, phase: 0 }, 0);
+            while schedule.next_ns() < end_ns {
+                instants.push(schedule.next_ns());
+                schedule.advance();
+            }
+        }
+        instants.sort_unstable();
+        instants
+    }
+
+    #[test]
+    fn constant_arrivals_are_exact() {
+        let asked = asked(50_000, Arrivals::Constant, 1);
+        let instants = union(&asked, 1, 10 * SECOND);
+        assert_eq!(instants.len(), 500_000);
+        assert!(instants.iter().zip(0..).all(|(&instant, count)| instant == count * 20_000));
+    }
+
+    #[test]
+    fn a_rate_that_divides_nothing_does_not_drift() {
+        for rate in [3, 7, 44_100, 999_999, 1_000_001, 333_333_333] {
+            let asked = asked(rate, Arrivals::Constant, 1);
+            let end_ns = if rate < 2_000_000 { 3 * SECOND } else { SECOND / 100 };
+            let instants = union(&asked, 1, end_ns);
+            for (&instant, count) in instants.iter().zip(0u128..) {
+                assert_eq!(u128::from(instant), count * u128::from(SECOND) / u128::from(rate));
+            }
+            if end_ns == 3 * SECOND {
+                assert_eq!(instants.len() as u64, 3 * rate);
+            }
+        }
+    }
+
+    #[test]
+    fn the_union_of_constant_arrivals_is_the_same_for_any_threads() {
+        let asked = asked(70_001, Arrivals::Constant, 1);
+        let alone = union(&asked, 1, SECOND);
+        for threads in [2, 3, 7] {
+            assert_eq!(union(&asked, threads, SECOND), alone);
+        }
+    }
+
+    #[test]
+    fn the_seed_determines_poisson_arrivals() {
+        let instants = |seed| union(&asked(5_000, Arrivals::Poisson, seed), 2, SECOND);
+        assert_eq!(instants(7), instants(7));
+        assert_ne!(instants(7), instants(8));
+    }
+
+    #[test]
+    fn threads_and_phases_have_instants_of_their_own() {
+        let asked = asked(1_000, Arrivals::Poisson, 7);
+        let first =
+            |thread, phase| Schedule::new(&asked, Part { thread, threads: 2, phase }, 0).next_ns();
+        let mut firsts = vec![first(0, 0), first(1, 0), first(0, 1), first(1, 1)];
+        firsts.sort_unstable();
+        firsts.dedup();
+        assert_eq!(firsts.len(), 4);
+    }
+
+    #[test]
+    fn poisson_arrivals_are_a_poisson_process() {
+        for threads in [1, 3] {
+            let asked = asked(10_000, Arrivals::Poisson, 42);
+            let instants = union(&asked, threads, 20 * SECOND);
+            // The number has the mean and the variance 200,000.
+            assert!((198_000..202_000).contains(&instants.len()), "{}", instants.len());
+            // The distances are exponential: the share longer than t is exp(-t / mean).
+            let gaps: Vec<u64> = instants.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            for means in [0.1, 0.5, 1.0, 2.0, 4.0] {
+                let longer = gaps.iter().filter(|&&gap| gap as f64 > means * 100_000.0).count();
+                let share = longer as f64 / gaps.len() as f64;
+                assert!((share - (-means).exp()).abs() < 0.005, "{threads} {means} {share}");
+            }
+            // And independent: neighbours are uncorrelated.
+            let mean = gaps.iter().sum::<u64>() as f64 / gaps.len() as f64;
+            let product = |a: u64, b: u64| (a as f64 - mean) * (b as f64 - mean);
+            let covariance: f64 = gaps.windows(2).map(|pair| product(pair[0], pair[1])).sum();
+            let variance: f64 = gaps.iter().map(|&gap| product(gap, gap)).sum();
+            assert!((covariance / variance).abs() < 0.02, "{}", covariance / variance);
+        }
+    }
+
+    #[test]
+    fn what_remains_is_counted_without_going_there() {
+        let exact = asked(44_100, Arrivals::Constant, 1);
+        for threads in [1, 3] {
+            let part = Part { thread: threads - 1, threads, phase: 1 };
+            let mut schedule = Schedule::new(&exact, part, SECOND);
+            for _ in 0..17 {
+                schedule.advance();
+            }
+            for end_ns in [0, SECOND, schedule.next_ns(), schedule.next_ns() + 1, 3 * SECOND] {
+                let mut ahead = Schedule::new(&exact, part, SECOND);
+                (0..17).for_each(|_| ahead.advance());
+                let mut count = 0;
+                while ahead.next_ns() < end_ns {
+                    count += 1;
+                    ahead.advance();
+                }
+                assert_eq!(schedule.remaining(end_ns), count, "{threads} {end_ns}");
+            }
+        }
+        let random = asked(1_000, Arrivals::Poisson, 5);
+        let schedule = Schedule::new(&random, Part { thread: 0, threads: 1, phase: 0 }, 0);
+        assert_eq!(schedule.remaining(0), 0);
+        assert!((9_900..=10_001).contains(&schedule.remaining(10 * SECOND)));
+    }
+}

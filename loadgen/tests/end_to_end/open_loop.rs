@@ -1,0 +1,317 @@
+//! Requests that are due at planned instants, whatever the server does.
+//!
+//! Wherever a number is asserted, it is one that the server's script dominates: what the machine
+//! adds is far smaller, or has a bound on one side only.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::embedded::children;
+use crate::harness::{Finished, Running, Server, echo, echo_with, loadgen, run, wait_until};
+
+/// The value of a latency in milliseconds.
+fn ms(record: &Value, latency: &str, key: &str) -> f64 {
+    let ns = record["latency"][latency][key].as_u64();
+    ns.unwrap_or_else(|| panic!("latency.{latency}.{key} in {record}")) as f64 / 1e6
+}
+
+fn reasons(record: &Value) -> String {
+    record["invalid_reasons"].to_string()
+}
+
+fn against(target: &str, more: &[&str]) -> Finished {
+    let mut args = vec!["--target", target, "--json"];
+    args.extend(more);
+    run(&args)
+}
+
+#[test]
+fn every_planned_request_is_sent_and_measured() {
+    let server = Server::start(echo);
+    for (arrivals, threads) in [("constant", "1"), ("constant", "3"), ("poisson", "2")] {
+        let args = ["--rate", "2k", "--arrivals", arrivals, "--threads", threads];
+        let finished =
+            against(&server.target(), &[&args[..], &["-d", "1s", "--warmup", "100ms"]].concat());
+        assert_eq!(finished.code, Some(0), "{finished:#?}");
+        let record = finished.record();
+        let rate = &record["rate"];
+        let planned = rate["planned"].as_u64().unwrap();
+        match arrivals {
+            "constant" => assert_eq!(planned, 2000, "{rate}"),
+            // Seven standard deviations.
+            _ => assert!((1687..=2313).contains(&planned), "{rate}"),
+        }
+        assert_eq!((&record["load"], &rate["arrivals"]), (&"open".into(), &arrivals.into()));
+        assert_eq!((&rate["planned_per_s"], &rate["unsent"]), (&2000.0.into(), &0.into()));
+        for latency in ["response", "service", "lateness"] {
+            assert_eq!(record["latency"][latency]["count"], planned, "{latency}");
+        }
+        assert!(record["latency"].get("exchange").is_none());
+        // A response is a lateness and a service, one after the other.
+        let max = |latency| ms(&record, latency, "max_ns");
+        assert!(max("response") <= (max("lateness") + max("service")) * 1.002);
+        assert!(max("response") * 1.002 >= max("lateness").max(max("service")));
+    }
+}
+
+#[test]
+fn a_number_of_requests_ends_the_plan() {
+    let server = Server::start(echo);
+    let begin = Instant::now();
+    let args = ["--rate", "1k", "-n", "300", "--conns", "5", "--threads", "2", "--warmup", "0"];
+    let finished = against(&server.target(), &args);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let record = finished.record();
+    assert_eq!((&record["exchanges"], &record["rate"]["planned"]), (&300.into(), &300.into()));
+    // The last is due after 299 ms.
+    assert!(begin.elapsed() >= Duration::from_millis(299), "not faster than planned");
+    assert!(record["duration_s"].as_f64() >= Some(0.299), "{record}");
+    let achieved = record["rate"]["achieved_per_s"].as_f64().unwrap();
+    assert!(achieved <= 1000.0 * 1.001, "{achieved}");
+}
+
+#[test]
+fn a_closed_loop_has_no_rate() {
+    let server = Server::start(echo);
+    let finished = against(&server.target(), &["-n", "100", "--warmup", "0"]);
+    let record = finished.record();
+    assert_eq!(record["load"], "closed");
+    assert!(record.get("rate").is_none());
+    for latency in ["response", "service", "lateness"] {
+        assert!(record["latency"].get(latency).is_none(), "{latency}");
+    }
+    assert_eq!(record["latency"]["exchange"]["count"], 100);
+}
+
+#[test]
+fn a_known_delay_is_the_service_and_the_response() {
+    let server = Server::start(|stream, _| {
+        echo_with(stream, |_| {
+            thread::sleep(Duration::from_millis(10));
+            true
+        });
+    });
+    let args = ["--rate", "50", "--conns", "10", "-d", "2s", "--warmup", "200ms"];
+    let finished = against(&server.target(), &args);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let record = finished.record();
+    assert_eq!(record["rate"]["planned"], 100);
+    for latency in ["service", "response"] {
+        assert!(ms(&record, latency, "min_ns") >= 9.99, "{record}");
+        let p50 = ms(&record, latency, "p50_ns");
+        assert!((9.99..15.0).contains(&p50), "{latency} {p50}");
+    }
+    // Without a delay between plan and send, nothing has waited.
+    assert_eq!(record["rate"]["waited"], 0, "{record}");
+}
+
+/// A server that answers nothing in the first `stall` of every `period`.
+fn stalling(stall: Duration, period: Duration) -> Server {
+    let begin = Instant::now();
+    Server::start(move |stream, _| {
+        echo_with(stream, move |_| {
+            let into =
+                Duration::from_nanos((begin.elapsed().as_nanos() % period.as_nanos()) as u64);
+            thread::sleep(stall.saturating_sub(into));
+            true
+        });
+    })
+}
+
+#[test]
+fn a_stall_is_in_the_response_and_not_in_the_service() {
+    // Of the requests, a tenth is planned in a stall of 300 ms, evenly over it. A share x of all
+    // waits longer than 300 ms * (1 - 10 x): p95 is 150 ms and p99 is 270 ms.
+    let server = stalling(Duration::from_millis(300), Duration::from_secs(3));
+    let args = ["--rate", "1000", "--conns", "10", "-d", "3s", "--warmup", "100ms"];
+    let finished = against(&server.target(), &args);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let record = finished.record();
+    assert_eq!(record["latency"]["response"]["count"], 3000);
+    let (p95, p99) = (quantile(&record, "response", 0.95), ms(&record, "response", "p99_ns"));
+    // The machine can only add to it; what is due after the stall, while the rest is caught up
+    // with, waits too.
+    assert!((135.0..=225.0).contains(&p95), "p95 {p95}");
+    assert!((243.0..=330.0).contains(&p99), "p99 {p99}");
+    // Ten requests were sent into the stall; all others found a server that answers.
+    let service_p99 = ms(&record, "service", "p99_ns");
+    assert!(service_p99 < p95 / 2.0, "{service_p99}");
+    assert!(record["rate"]["waited"].as_u64() >= Some(270), "{record}");
+    // That the requests came late is not the generator's doing.
+    assert!(ms(&record, "lateness", "p99_ns") > 200.0, "{record}");
+    assert!(!reasons(&record).contains("generator itself"), "{record}");
+    let own = record["rate"]["own_lateness_p99_ns"].as_u64().unwrap();
+    assert!(own < 100_000_000, "{own}");
+}
+
+/// A percentile that the record does not have.
+fn quantile(record: &Value, latency: &str, quantile: f64) -> f64 {
+    let latency: lockstep_results::Latency =
+        serde_json::from_value(record["latency"][latency].clone()).unwrap();
+    latency.histogram().unwrap().value_at_quantile(quantile) as f64 / 1e6
+}
+
+#[test]
+fn a_stopped_server_is_what_the_response_shows() {
+    // 400 ms of 4 s stand still: a share x waits longer than 400 ms * (1 - 10 x).
+    let args = ["--backend", "mio", "--rate", "1000", "--conns", "10", "-d", "4s", "--json"];
+    let running = Running::start(&mut loadgen(&[&args[..], &["--warmup", "100ms"]].concat()));
+    let own = running.pid().as_raw_nonzero().get();
+    let mut server = None;
+    wait_until("its server has been connected to", || {
+        server = child_with_connections(own);
+        server.is_some()
+    });
+    thread::sleep(Duration::from_millis(1500));
+    let server = Pid::from_raw(server.unwrap()).unwrap();
+    kill_process(server, Signal::STOP).unwrap();
+    thread::sleep(Duration::from_millis(400));
+    kill_process(server, Signal::CONT).unwrap();
+    let finished = running.finish();
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let record = finished.record();
+    assert_eq!(record["latency"]["response"]["count"], 4000);
+    let p99 = ms(&record, "response", "p99_ns");
+    assert!((324.0..=450.0).contains(&p99), "{p99}");
+    assert!(ms(&record, "service", "p99_ns") < p99 / 2.0, "{record}");
+    assert!(!reasons(&record).contains("generator itself"), "{record}");
+}
+
+/// The child of a process once that has ten connections.
+fn child_with_connections(pid: i32) -> Option<i32> {
+    let child = children(pid).first().copied()?;
+    let descriptors = std::fs::read_dir(format!("/proc/{child}/fd")).ok()?.flatten();
+    let sockets = descriptors.filter(|descriptor| {
+        std::fs::read_link(descriptor.path())
+            .is_ok_and(|link| link.to_string_lossy().starts_with("socket:"))
+    });
+    (sockets.count() > 10).then_some(child)
+}
+
+#[test]
+fn a_server_too_slow_for_the_rate_is_named_as_the_cause() {
+    // Two connections at 10 ms each do 200 a second at most, of 1,000 planned.
+    let server = Server::start(|stream, _| {
+        echo_with(stream, |_| {
+            thread::sleep(Duration::from_millis(10));
+            true
+        });
+    });
+    let args = ["--rate", "1k", "--conns", "2", "-d", "500ms", "--warmup", "0", "--timeout", "1s"];
+    let finished = against(&server.target(), &args);
+    assert_eq!(finished.code, Some(0), "nothing failed: {finished:#?}");
+    let record = finished.record();
+    assert_eq!(record["valid"], false);
+    let reasons = reasons(&record);
+    assert!(reasons.contains("the server kept all connections busy"), "{reasons}");
+    assert!(reasons.contains("never sent"), "{reasons}");
+    assert!(!reasons.contains("generator itself"), "{reasons}");
+    let rate = &record["rate"];
+    let count = |key: &str| rate[key].as_u64().unwrap();
+    assert_eq!(count("planned"), 500);
+    let sent = record["latency"]["response"]["count"].as_u64().unwrap();
+    assert_eq!(sent + count("unsent"), 500, "all are accounted for: {rate}");
+    // At most 1.5 s of sending, two at a time.
+    assert!((100..=302).contains(&sent), "{sent}");
+    assert!(rate["achieved_per_s"].as_f64() <= Some(204.0), "{rate}");
+    assert!(ms(&record, "response", "max_ns") > 900.0, "the wait is in the response");
+    assert!(ms(&record, "service", "p50_ns") < 100.0, "and not in the service");
+}
+
+#[test]
+fn a_request_that_fails_is_not_sent_again() {
+    // Each connection is ended with its fifth request.
+    let server = Server::start(|stream, _| {
+        let mut requests = 0;
+        echo_with(stream, move |_| {
+            requests += 1;
+            requests < 5
+        });
+    });
+    let args = ["--rate", "1k", "-n", "100", "--conns", "4", "--warmup", "0"];
+    let finished = against(&server.target(), &args);
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
+    let record = finished.record();
+    // The first exchange of a connection is not measured; the fourth after it fails.
+    assert_eq!(record["exchanges"], 12);
+    assert_eq!(record["latency"]["lateness"]["count"], 16);
+    assert_eq!((&record["rate"]["planned"], &record["rate"]["unsent"]), (&100.into(), &84.into()));
+    assert!(reasons(&record).contains("84 of 100 requests were never sent"), "{record}");
+}
+
+#[test]
+fn one_shot_conversations_have_a_rate_too() {
+    let args = ["--backend", "blocking", "--service", "hi", "--rate", "200", "--conns", "8"];
+    let more = ["-d", "500ms", "--warmup", "100ms", "--json"];
+    let finished = run(&[&args[..], &more].concat());
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let record = finished.record();
+    for latency in ["response", "service", "lateness"] {
+        assert_eq!(record["latency"][latency]["count"], 100, "{latency}");
+    }
+    assert!(!reasons(&record).contains("the server counted"), "{record}");
+}
+
+#[test]
+fn idle_connections_take_turns() {
+    let server = Server::start(echo);
+    let args = ["--rate", "500", "--conns", "10", "-d", "1s", "--warmup", "0"];
+    let finished = against(&server.target(), &args);
+    let fairness = &finished.record()["fairness"];
+    // Fifty each; a reply that is late lets others pass.
+    let (min, max) = (fairness["min"].as_u64(), fairness["max"].as_u64());
+    assert!(min >= Some(40) && max <= Some(60), "{finished:#?}");
+}
+
+#[test]
+fn a_signal_ends_the_plan() {
+    let replies = Arc::new(AtomicU64::new(0));
+    let counter = replies.clone();
+    let server = Server::start(move |stream, _| {
+        let counter = counter.clone();
+        echo_with(stream, move |_| {
+            counter.fetch_add(1, Relaxed);
+            true
+        });
+    });
+    let target = server.target();
+    let args = ["--target", &target, "--rate", "1k", "--warmup", "0", "-d", "100s", "--json"];
+    let running = Running::start(&mut loadgen(&args));
+    wait_until("it is measuring", || replies.load(Relaxed) > 300);
+    running.signal(Signal::INT);
+    let finished = running.finish();
+    assert_eq!(finished.code, Some(130), "{finished:#?}");
+    let record = finished.record();
+    assert_eq!(record["interrupted"], true);
+    assert!(!reasons(&record).contains("never sent"), "{record}");
+    let sent = record["latency"]["lateness"]["count"].as_u64().unwrap();
+    let rate = &record["rate"];
+    assert_eq!(rate["planned"].as_u64().unwrap() - rate["unsent"].as_u64().unwrap(), sent);
+}
+
+#[test]
+fn the_text_explains_the_three_distributions() {
+    let server = Server::start(echo);
+    let target = server.target();
+    let args = ["--target", &target, "--rate", "1k", "-d", "300ms", "--warmup", "0"];
+    let finished = run(&[&args[..], &["--spin", "100us", "--arrivals", "poisson"]].concat());
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    for words in [
+        "open loop, 1,000/s poisson",
+        "requests/s sent of 1,000 planned",
+        "response       planned instant to whole reply",
+        "service        send to whole reply",
+        "lateness       planned instant to send",
+        "the generator's own part",
+    ] {
+        assert!(finished.stdout.contains(words), "{words} is missing in\n{}", finished.stdout);
+    }
+    for line in finished.stdout.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+}

@@ -37,6 +37,20 @@ fn who_waits_is_shown_the_end() {
 }
 
 #[test]
+fn every_shard_ends() {
+    let two = Options { shards: Some(2), ..options(&SUBJECT) };
+    let Some(server) = start_with(&SUBJECT, Echo, two) else { return };
+    let mut clients = server.connect_many(32);
+    clients.iter_mut().for_each(|client| client.exchange(b"x"));
+    server.drain();
+    clients.iter_mut().for_each(Client::hear_the_end);
+    drop(clients);
+    let stats = server.join();
+    assert_eq!((stats.accepted, stats.closed.count(Cause::Drain)), (32, 32), "{stats:?}");
+    assert_eq!(stats.drain_cut, 0);
+}
+
+#[test]
 fn a_request_sent_before_is_answered() {
     for round in 0..5 {
         let Some(server) = start(&SUBJECT, Echo) else { return };

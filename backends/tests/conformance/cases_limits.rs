@@ -75,23 +75,50 @@ fn who_does_not_read_for_too_long_is_cut_off() {
 
 #[test]
 fn no_more_are_served_at_once_than_there_are_places() {
-    serve_in_turns(4, 1, 12);
+    serve_in_turns(4, 1, 12, Duration::from_millis(50));
 }
 
 /// A place that is given back on one shard can be taken on the other.
 #[test]
 fn the_shards_have_their_places_in_common() {
-    serve_in_turns(4, 2, 12);
+    serve_in_turns(4, 2, 8, LONGEST_PAUSE);
 }
 
 #[test]
 fn the_only_place_goes_from_shard_to_shard() {
-    serve_in_turns(1, 2, 6);
+    serve_in_turns(1, 2, 5, LONGEST_PAUSE);
 }
 
+#[test]
+fn who_leaves_while_waiting_for_a_place_takes_none() {
+    let one = Options { conns_max: 1, ..options(&SUBJECT) };
+    let Some(server) = start_with(&SUBJECT, Echo, one) else { return };
+    let mut first = server.connect();
+    first.exchange(b"first");
+    for number in 0..10 {
+        let mut client = server.connect();
+        client.say(b"never mind");
+        if number % 2 == 0 {
+            client.reset();
+        }
+    }
+    let mut last = server.connect();
+    last.say(b"last");
+    first.exchange(b"still here");
+    drop(first);
+    assert_eq!(last.hear(4), b"last");
+    drop(last);
+    kernel::until_closed(server.addr);
+    let stats = server.stop();
+    assert_eq!((stats.accepted, stats.connections_peak), (12, 1), "{stats:?}");
+}
+
+/// Longer than a server ever waits before it looks for a free place again.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
 /// Serves more clients than there are places: exactly as many as there are places, then when these
-/// leave as many others, until all have been served.
-fn serve_in_turns(places: usize, shards: usize, count: usize) {
+/// leave as many others, until all have been served. Those who are served stay for a while.
+fn serve_in_turns(places: usize, shards: usize, count: usize, stay: Duration) {
     let few = Options { conns_max: places, shards: Some(shards), ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Echo, few) else { return };
     let mut waiting = server.connect_many(count);
@@ -102,8 +129,7 @@ fn serve_in_turns(places: usize, shards: usize, count: usize) {
         until("every place is taken", || {
             waiting.iter().filter(|client| client.has_news()).count() >= places.min(waiting.len())
         });
-        // Longer than a server ever waits before it looks for a free place again.
-        thread::sleep(Duration::from_millis(250));
+        thread::sleep(stay);
         let (served, rest): (Vec<_>, Vec<_>) =
             waiting.into_iter().partition(|client| client.has_news());
         assert!(served.len() <= places, "{} served at once", served.len());

@@ -194,6 +194,28 @@ fn a_signal_does_not_wait_for_the_operator() {
     });
 }
 
+/// Neither of who waits for the answer nor of who waits for the turn.
+#[test]
+fn a_thoughtful_operator_makes_nobody_idle() {
+    for backend in ["blocking", "mio", "io-uring"] {
+        if !is_available(backend) {
+            continue;
+        }
+        let mut server = Served::start(backend, ["--service", "chat", "--idle-timeout", "200ms"]);
+        let (mut first, mut second) = (server.connect(), server.connect());
+        first.say(b"first");
+        assert_shown(&server, "first");
+        second.say(b"second");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert_answered(&mut server, &mut first, "to the first");
+        assert_shown(&server, "second");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert_answered(&mut server, &mut second, "to the second");
+        drop((first, second));
+        server.stop();
+    }
+}
+
 /// A client that leaves while the operator thinks costs nothing but the answer.
 #[test]
 fn who_does_not_wait_for_the_answer_is_no_trouble() {

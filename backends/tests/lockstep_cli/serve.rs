@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::common::child::{Process, Served, lockstep, statistics};
 use crate::common::client::Client;
-use crate::common::{kernel, noise};
+use crate::common::kernel;
 
 #[test]
 fn the_line_that_says_it_is_ready_is_one_that_scripts_can_read() {
@@ -38,44 +38,6 @@ fn a_signal_ends_it_in_order() {
         assert_eq!(ended.status.code(), Some(0), "{signal:?}: {:?}", ended.stderr);
         assert_eq!(statistics(&ended)["closed"]["drain"], 2);
     }
-}
-
-#[test]
-fn a_second_signal_does_not_wait() {
-    for (second, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
-        let mut server = Served::start("mio", ["--drain-timeout", "10m"]);
-        let _deaf = deaf_peer(&server);
-        server.process.signal(Signal::TERM);
-        // Signals of a kind do not queue up: the second may come only when the first is dealt with.
-        let refused = || std::net::TcpStream::connect(server.addr).is_err();
-        crate::common::until("it drains", refused);
-        assert!(!server.process.has_ended(), "although a reply is owed");
-        server.process.signal(second);
-        assert_eq!(server.process.wait().status.code(), Some(code));
-    }
-}
-
-#[test]
-fn what_outlasts_the_drain_timeout_is_cut_off_and_shows_in_the_exit_code() {
-    for backend in ["mio", "io-uring"] {
-        if !crate::common::child::is_available(backend) {
-            continue;
-        }
-        let server = Served::start(backend, ["--drain-timeout", "200ms"]);
-        let _deaf = deaf_peer(&server);
-        server.process.signal(Signal::TERM);
-        let ended = server.process.wait();
-        assert_eq!(ended.status.code(), Some(5), "{:?}", ended.stderr);
-        assert_eq!(statistics(&ended)["drain_cut"], 1);
-    }
-}
-
-/// A client that is owed a reply and does not take it.
-fn deaf_peer(server: &Served) -> Client {
-    let mut deaf = Client::connect_narrow(server.addr);
-    deaf.push(&noise(1, 1 << 20));
-    kernel::until_stuck(server.addr, 1);
-    deaf
 }
 
 /// Signals are what a person at a terminal has: Ctrl-C right after the start must work as well.

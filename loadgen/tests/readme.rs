@@ -64,6 +64,7 @@ fn commands() -> Vec<&'static str> {
 fn words(line: &str) -> Vec<String> {
     let line = line.replace("cargo run --release --bin loadgen --", "loadgen");
     let line = line.replace("target/release/", "").replace("--duration 5s", "");
+    let line = line.replace("--rounds 8", "--rounds 1").replace("64,1000 --size 64,1024", "10");
     let line = line.replace("127.0.0.1:8898", "127.0.0.1:0");
     let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
     if words[0] == "loadgen" && words[1] != "report" {

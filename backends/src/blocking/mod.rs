@@ -6,7 +6,7 @@
 //! tutorial's server.
 //!
 //! The shard's own thread only waits for the stop signal. Then it keeps interrupting the others
-//! ([`registry`]): a thread that comes back from a system call sees that it has to stop.
+//! (`registry.rs`): a thread that comes back from a system call sees that it has to stop.
 
 mod conversation;
 mod registry;

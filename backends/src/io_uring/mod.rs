@@ -7,7 +7,7 @@
 //! receive is not multishot.
 //!
 //! A waiting connection has no buffer: receives take one from a ring of buffers when there is
-//! something to receive ([`buffers`]). It goes back one turn after its reply was submitted; by
+//! something to receive (`buffers.rs`). It goes back one turn after its reply was submitted; by
 //! then the send is over, because it takes only what the socket takes at once. What a full socket
 //! did not take is copied out, and kept with its connection.
 

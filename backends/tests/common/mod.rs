@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 /// How long anything that has to happen may take. No test depends on how much of it is used.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a condition is looked at.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(5);

@@ -22,7 +22,7 @@ fn the_manifest_names_no_dependency() {
         .collect();
     assert_eq!(
         sections,
-        ["[package]", "[dev-dependencies]", "[lints]"],
+        ["[package]", "[lib]", "[dev-dependencies]", "[lints]"],
         "the core depends on nothing: no [dependencies], no [features], no build script"
     );
 }

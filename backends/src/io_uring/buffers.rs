@@ -59,7 +59,7 @@ impl Buffers {
 
     /// Gives the kernel as many buffers again, if there are any left; the kernel had run out.
     pub(super) fn grow(&mut self) {
-        self.provide(self.provided);
+        self.provide(self.provided.min(self.capacity - self.provided));
     }
 
     fn provide(&mut self, more: u16) {

@@ -218,7 +218,8 @@ impl Ring {
     }
 
     /// Submits what is queued and waits for `count` completions, at most for `timeout`; moves all
-    /// there are to `completions`. Says whether the kernel holds more back.
+    /// there are to `completions`. Says whether the kernel holds something back: completions that
+    /// did not fit, or what it did not take when memory was short.
     pub(super) fn wait(
         &mut self,
         count: usize,
@@ -236,7 +237,8 @@ impl Ring {
         }
         .or_else(passing)?;
         completions.extend(self.ring.completion());
-        Ok(self.ring.submission().cq_overflow())
+        let submission = self.ring.submission();
+        Ok(submission.cq_overflow() || !submission.is_empty())
     }
 }
 

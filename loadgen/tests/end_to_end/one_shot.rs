@@ -1,0 +1,81 @@
+//! One-shot servers: `hi`, and then the end; every exchange has a connection of its own.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Server, run};
+
+fn hi(mut stream: TcpStream, after: impl FnOnce(&mut TcpStream)) {
+    let mut buffer = [0; 1024];
+    if let Ok(1..) = stream.read(&mut buffer) {
+        let _ = stream.write_all(b"hi");
+        after(&mut stream);
+        let _ = stream.shutdown(Shutdown::Write);
+        while let Ok(1..) = stream.read(&mut buffer) {}
+    }
+}
+
+#[test]
+fn a_one_shot_server_gets_a_connection_for_each_exchange() {
+    let server = Server::start(|stream, _| hi(stream, |_| ()));
+    let args = [
+        "--target",
+        &server.target(),
+        "--service",
+        "hi",
+        "--conns",
+        "3",
+        "-n",
+        "40",
+        "--warmup",
+        "0",
+        "--json",
+    ];
+    let finished = run(&args);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let record = finished.record();
+    assert_eq!(record["exchanges"], 40);
+    assert_eq!(record["subject"]["service"], "hi");
+    assert_eq!(record["latency"]["connect"]["count"], 43);
+    assert_eq!(server.accepted.load(Relaxed), 43);
+}
+
+#[test]
+fn a_one_shot_server_must_end_and_say_no_more() {
+    let server = Server::start(|stream, _| {
+        hi(stream, |stream| drop(stream.write_all(b"!")));
+    });
+    let args = |target: &str| {
+        [
+            "--target",
+            target,
+            "--service",
+            "hi",
+            "--conns",
+            "2",
+            "-n",
+            "40",
+            "--timeout",
+            "300ms",
+            "--json",
+        ]
+        .map(str::to_owned)
+    };
+    let run = |server: &Server| {
+        let args = args(&server.target());
+        run(&args.each_ref().map(String::as_str))
+    };
+    let finished = run(&server);
+    assert_eq!(finished.code, Some(6), "{finished:#?}");
+    assert_eq!(finished.errors(), [("surplus".to_owned(), 2)]);
+
+    let server = Server::start(|stream, _| hi(stream, |_| thread::sleep(Duration::from_secs(60))));
+    let finished = run(&server);
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
+    assert_eq!(finished.errors(), [("timeout".to_owned(), 2)]);
+    let first = finished.record()["errors"][0]["first"].as_str().unwrap().to_owned();
+    assert!(first.contains("was not ended"), "{first}");
+}

@@ -27,7 +27,8 @@ Examples:
   loadgen report runs/A.json runs/B.json          two runs side by side
 
 Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here, 4 cannot bind or
-connect, 5 some connections failed, 6 a reply differed from its request, 128+n signal n.";
+connect, 5 some connections failed, 6 a reply differed from its request, 8 the result is INVALID
+(its reasons say why), 128+n signal n.";
 
 /// Opens connections to a lockstep server, sends a request on each as soon as the reply to the
 /// last is here (or, with --rate, when it is due), checks every byte, and says how long it took,

@@ -14,6 +14,37 @@ pub const ADDRESS: u8 = 4;
 pub const INCOMPLETE: u8 = 5;
 /// A reply differed from its request.
 pub const WRONG_REPLY: u8 = 6;
+/// The numbers must not be quoted as the server's.
+pub const INVALID: u8 = 8;
+
+/// What there is to say of a run that has come to an end.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// The signal that cut it short.
+    pub signal: Option<i32>,
+    /// Whether a reply differed from its request.
+    pub wrong_replies: bool,
+    /// Whether there was a connection at all.
+    pub connected: bool,
+    /// Whether a connection, or the server that was started for the run, has failed.
+    pub failures: bool,
+    /// Whether the verdict is that the numbers are the server's.
+    pub valid: bool,
+}
+
+impl Outcome {
+    /// The exit code: what explains most comes first.
+    pub fn code(&self) -> u8 {
+        match self.signal {
+            Some(signal) => of_signal(signal),
+            None if self.wrong_replies => WRONG_REPLY,
+            None if !self.connected => ADDRESS,
+            None if self.failures => INCOMPLETE,
+            None if !self.valid => INVALID,
+            None => 0,
+        }
+    }
+}
 
 /// Why there is no result.
 #[derive(Debug)]
@@ -60,4 +91,31 @@ impl Failure {
 /// The exit code for having been ended by a signal, as shells have it.
 pub fn of_signal(signal: i32) -> u8 {
     128u8.wrapping_add(signal as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_explains_most_decides() {
+        let mut outcome = Outcome {
+            signal: Some(2),
+            wrong_replies: true,
+            connected: false,
+            failures: true,
+            valid: false,
+        };
+        assert_eq!(outcome.code(), 130);
+        outcome.signal = None;
+        assert_eq!(outcome.code(), WRONG_REPLY);
+        outcome.wrong_replies = false;
+        assert_eq!(outcome.code(), ADDRESS);
+        outcome.connected = true;
+        assert_eq!(outcome.code(), INCOMPLETE);
+        outcome.failures = false;
+        assert_eq!(outcome.code(), INVALID);
+        outcome.valid = true;
+        assert_eq!(outcome.code(), 0);
+    }
 }

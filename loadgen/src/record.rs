@@ -89,6 +89,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         seed: asked.seed,
         valid: verdict.invalid_reasons.is_empty(),
         invalid_reasons: verdict.invalid_reasons,
+        warnings: verdict.warnings,
         interrupted: measured.signal.is_some(),
         subject: subject(&asked.subject, asked.args.service),
         load: if rate.is_some() { "open" } else { "closed" }.to_owned(),
@@ -106,6 +107,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         client: cost(&client).unwrap_or_else(|| client.idle()),
         server: server_cost,
         limit: verdict.limit.name().to_owned(),
+        intervals: Vec::new(),
         fairness: Fairness::from_counts(tally.per_connection.iter().copied()),
         server_statistics: statistics.cloned(),
         environment: asked.environment,
@@ -256,13 +258,13 @@ fn shared(client: &Side<'_>, server: &Side<'_>, window: Duration) -> Option<f64>
 fn disagreement(asked: &Asked<'_>, measured: &Measured) -> Option<String> {
     let ended = asked.subject.ended.as_ref()?;
     if let Some(trouble) = &ended.trouble {
-        return Some(trouble.clone());
+        return Some(format!("server-failed: {trouble}"));
     }
     if measured.tally.failures.total() > 0 || measured.signal.is_some() {
         return None;
     }
     let Some(statistics) = &ended.statistics else {
-        return Some("the server did not say what it has counted".to_owned());
+        return Some("miscount: the server did not say what it has counted".to_owned());
     };
     // What is more than one receive takes is several exchanges to the server.
     let (size, total) = (asked.args.size, measured.tally.total);
@@ -273,6 +275,6 @@ fn disagreement(asked: &Asked<'_>, measured: &Measured) -> Option<String> {
     let theirs = statistics[key].as_u64();
     (theirs != Some(ours)).then(|| {
         let theirs = theirs.map_or("none".to_owned(), |count| count.to_string());
-        format!("the server counted {theirs} {what}, the generator {ours}")
+        format!("miscount: the server counted {theirs} {what}, the generator {ours}")
     })
 }

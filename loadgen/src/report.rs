@@ -60,8 +60,9 @@ fn throughput(record: &Record) -> String {
     let rate = grouped(record.throughput_per_s.round() as u64);
     let exchanges = plural(record.exchanges, "exchange", "exchanges");
     let interrupted = if record.interrupted { ", interrupted" } else { "" };
+    let invalid = if record.valid { "" } else { "\nINVALID        the last lines say why\n" };
     format!(
-        "\n{rate} exchanges/s   ({exchanges} in {:.2} s after {:.2} s of warm-up{interrupted})\n",
+        "{invalid}\n{rate} exchanges/s   ({exchanges} in {:.2} s after {:.2} s of warm-up{interrupted})\n",
         record.duration_s, record.warmup_s,
     )
 }
@@ -222,11 +223,10 @@ fn verdict(record: &Record) -> String {
         _ => "unknown: the server's processors cannot be read from here",
     };
     let mut text = format!("limit          {limit}\n");
-    if record.valid {
-        return text;
-    }
-    for reason in &record.invalid_reasons {
-        let _ = writeln!(text, "{}", wrap(&format!("INVALID        {reason}"), WIDTH, 15));
+    let reasons = record.invalid_reasons.iter().map(|reason| ("INVALID", reason));
+    let warnings = record.warnings.iter().map(|warning| ("warning", warning));
+    for (name, sentence) in reasons.chain(warnings) {
+        let _ = writeln!(text, "{}", wrap(&format!("{name:<14} {sentence}"), WIDTH, 15));
     }
     text
 }

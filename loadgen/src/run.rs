@@ -9,10 +9,10 @@ use lockstep_results::{Environment, Record, store};
 
 use crate::args::RunArgs;
 use crate::command;
-use crate::exit::{self, Failure};
+use crate::exit::{self, Failure, Outcome};
 use crate::failures::with_name;
 use crate::limits;
-use crate::measure::{Measured, News, Run, measure};
+use crate::measure::{News, Run, measure};
 use crate::pattern::Pattern;
 use crate::placement::{self, Placement, pin};
 use crate::procfs::{self, Processes};
@@ -154,7 +154,14 @@ fn carry_out(
     };
     let measured = measure(&run, sender, news)?;
     let ended = subject.server.and_then(Started::stop);
-    let code = exit_code(&measured, ended.as_ref().is_some_and(|ended| ended.trouble.is_some()));
+    let failures = &measured.tally.failures;
+    let mut outcome = Outcome {
+        signal: measured.signal,
+        wrong_replies: failures.wrong_replies() > 0,
+        connected: measured.tally.connected > 0,
+        failures: failures.total() > 0 || ended.as_ref().is_some_and(|e| e.trouble.is_some()),
+        valid: false,
+    };
     let asked = Asked {
         args,
         argv: job.argv.clone(),
@@ -167,18 +174,8 @@ fn carry_out(
     if let Some(command) = job.command {
         record.subject.name.clone_from(&command.name);
     }
-    Ok(Finished { record, code })
-}
-
-fn exit_code(measured: &Measured, server_in_trouble: bool) -> u8 {
-    let failures = &measured.tally.failures;
-    match measured.signal {
-        Some(signal) => exit::of_signal(signal),
-        None if failures.wrong_replies() > 0 => exit::WRONG_REPLY,
-        None if measured.tally.connected == 0 => exit::ADDRESS,
-        None if failures.total() > 0 || server_in_trouble => exit::INCOMPLETE,
-        None => 0,
-    }
+    outcome.valid = record.valid;
+    Ok(Finished { record, code: outcome.code() })
 }
 
 fn check_cpus(option: &str, cpus: Option<&[usize]>, allowed: &[usize]) -> Result<(), Failure> {

@@ -11,8 +11,12 @@ const FULL: f64 = 0.95;
 /// finer than that, and neither side would gain much if the other were faster.
 const CLOSE: f64 = 0.05;
 
-/// The share of the window that threads may have waited for a processor of their own.
+/// The share of the window that threads may have waited for a processor of their own before it is
+/// told: the throughput of a closed loop is too low by about as much.
 const DISTURBED: f64 = 0.05;
+
+/// The share from which on the numbers are about the other programs.
+const DISTURBED_TOO_MUCH: f64 = 0.2;
 
 /// What the verdict is founded on.
 #[derive(Clone, Debug)]
@@ -72,8 +76,11 @@ impl Limit {
 pub struct Verdict {
     /// Whose processors were full.
     pub limit: Limit,
-    /// Why the numbers must not be quoted as the server's; empty when they may.
+    /// Why the numbers must not be quoted as the server's; empty when they may. Each begins with
+    /// a word for programs and a colon: `generator-full: …`.
     pub invalid_reasons: Vec<String>,
+    /// What a reader should know all the same, in the same form.
+    pub warnings: Vec<String>,
 }
 
 /// Judges a run.
@@ -83,10 +90,13 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     let percent = |share: f64| format!("{:.0} %", share * 100.0);
     let mut reasons = Vec::new();
     if evidence.exchanges == 0 {
-        reasons.push("no exchange was completed in the measured window".to_owned());
+        reasons.push("no-exchange: none was completed in the measured window".to_owned());
     }
     if evidence.wrong_replies > 0 {
-        reasons.push(format!("{} replies differed from their requests", evidence.wrong_replies));
+        reasons.push(format!(
+            "wrong-replies: {} differed from their requests",
+            evidence.wrong_replies
+        ));
     }
     reasons.extend(evidence.disagreement.clone());
     let client = percent(evidence.client_busy);
@@ -94,12 +104,12 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         // To be full is no fault as long as all is sent when it is due.
         _ if evidence.open.is_some() => {}
         (Limit::Client, Some(server)) => reasons.push(format!(
-            "the generator's processors were full ({client}) while the server's were not ({}): \
+            "generator-full: its processors were full ({client}) while the server's were not ({}): \
              the throughput is the generator's; give it more --threads or CPUs",
             percent(server)
         )),
         (Limit::Unknown, _) if client_full => reasons.push(format!(
-            "the generator's processors were full ({client}) and the server's cannot be read: \
+            "generator-full: its processors were full ({client}) and the server's cannot be read: \
              the throughput may be the generator's; give it more --threads or CPUs"
         )),
         _ => {}
@@ -107,18 +117,23 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     if let Some(open) = &evidence.open {
         reasons.extend(open::reasons(evidence, open, limit));
     }
+    let mut warnings = Vec::new();
     if let Some(waiting) = evidence.client_waiting
         && waiting >= DISTURBED
     {
-        reasons.push(format!(
-            "other programs kept the generator's threads waiting for a processor for {} of the time",
+        let disturbed = format!(
+            "disturbed: other programs kept the generator's threads waiting for a processor for {} \
+             of the time",
             percent(waiting)
-        ));
+        );
+        let list = if waiting >= DISTURBED_TOO_MUCH { &mut reasons } else { &mut warnings };
+        list.push(disturbed);
     }
     if evidence.debug_build {
-        reasons.push("loadgen was built without optimisation; build it with --release".to_owned());
+        let text = "debug-build: loadgen was built without optimisation; build it with --release";
+        warnings.push(text.to_owned());
     }
-    Verdict { limit, invalid_reasons: reasons }
+    Verdict { limit, invalid_reasons: reasons, warnings }
 }
 
 fn limit(evidence: &Evidence) -> Limit {
@@ -183,7 +198,10 @@ mod tests {
     fn a_shared_processor_is_full_for_both() {
         let shared =
             Evidence { client_busy: 0.5, server_busy: Some(0.5), shared_busy: Some(1.0), ..good() };
-        assert_eq!(judge(&shared), Verdict { limit: Limit::Both, invalid_reasons: vec![] });
+        assert_eq!(
+            judge(&shared),
+            Verdict { limit: Limit::Both, invalid_reasons: vec![], warnings: vec![] }
+        );
     }
 
     #[test]
@@ -197,12 +215,27 @@ mod tests {
         let flawed = Evidence {
             exchanges: 0,
             wrong_replies: 2,
-            disagreement: Some("the server counted 9 exchanges, the generator 10".to_owned()),
-            debug_build: true,
-            client_waiting: Some(0.06),
+            disagreement: Some("miscount: the server counted 9, the generator 10".to_owned()),
+            client_waiting: Some(0.2),
             ..good()
         };
-        assert_eq!(judge(&flawed).invalid_reasons.len(), 5);
-        assert!(judge(&good()).invalid_reasons.is_empty());
+        let words = ["no-exchange", "wrong-replies", "miscount", "disturbed"];
+        assert_eq!(words_of(&judge(&flawed).invalid_reasons), words);
+        let good = judge(&good());
+        assert_eq!((good.invalid_reasons.len(), good.warnings.len()), (0, 0));
+    }
+
+    /// What stands before the colon of each.
+    fn words_of(sentences: &[String]) -> Vec<&str> {
+        sentences.iter().filter_map(|sentence| Some(sentence.split_once(": ")?.0)).collect()
+    }
+
+    #[test]
+    fn what_spoils_little_is_a_warning() {
+        let doubtful = Evidence { debug_build: true, client_waiting: Some(0.19), ..good() };
+        let verdict = judge(&doubtful);
+        assert_eq!(words_of(&verdict.warnings), ["disturbed", "debug-build"]);
+        assert_eq!(verdict.invalid_reasons, [""; 0]);
+        assert_eq!(judge(&Evidence { client_waiting: Some(0.04), ..good() }).warnings, [""; 0]);
     }
 }

@@ -11,6 +11,9 @@ use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+#[path = "end_to_end/loaded.rs"]
+mod loaded;
+
 const README: &str = include_str!("../../README.md");
 
 /// Lines that would build or test everything again from within a test of it.
@@ -34,7 +37,7 @@ fn the_readme_does_what_it_says() {
                 assert!(shown.contains("blocking"), "{line}: {shown}");
             }
             ("loadgen", _) => {
-                let shown = succeed(binary("loadgen").args(&words[1..]).current_dir(&folder), line);
+                let shown = measure(binary("loadgen").args(&words[1..]).current_dir(&folder), line);
                 assert!(shown.contains("exchange"), "{line}: {shown}");
             }
             _ => panic!("the README has a command that this test does not know: {line}"),
@@ -92,6 +95,14 @@ fn succeed(command: &mut Command, line: &str) -> String {
     let stderr = String::from_utf8_lossy(&stderr);
     assert!(status.success(), "{line}: {status}: {stderr}");
     String::from_utf8(stdout).unwrap()
+}
+
+fn measure(command: &mut Command, line: &str) -> String {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
+    let stdout = String::from_utf8(stdout).unwrap();
+    let as_it_should = loaded::measured(status.code(), &loaded::reasons(&stdout));
+    assert!(as_it_should, "{line}: {status}: {stdout}{}", String::from_utf8_lossy(&stderr));
+    stdout
 }
 
 fn talk(addr: &str) {

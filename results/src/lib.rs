@@ -43,6 +43,8 @@ pub use comparison::{
 };
 pub use environment::{Build, Environment, Load};
 pub use histogram::HistogramError;
-pub use record::{Cost, ErrorCount, Fairness, Latencies, Latency, Rate, Record, SCHEMA, Subject};
+pub use record::{
+    Cost, ErrorCount, Fairness, Interval, Latencies, Latency, Rate, Record, SCHEMA, Subject,
+};
 pub use table::table;
 pub use text::wrap;

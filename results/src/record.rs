@@ -29,8 +29,12 @@ pub struct Record {
     pub seed: u64,
     /// Whether the numbers may be quoted as the subject's.
     pub valid: bool,
-    /// Why not, in words; empty when valid.
+    /// Why not; empty when valid. Each begins with a word for programs and a colon, such as
+    /// `generator-full: `, and goes on in words for people.
     pub invalid_reasons: Vec<String>,
+    /// What a reader should know all the same, in the same form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Whether a signal cut the run short.
     pub interrupted: bool,
     /// The server under test.
@@ -63,6 +67,9 @@ pub struct Record {
     pub unserved: u64,
     /// Latency by what was timed.
     pub latency: Latencies,
+    /// The measured window in pieces, in order and without gaps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub intervals: Vec<Interval>,
     /// What the generator itself cost in the measured window.
     pub client: Cost,
     /// What the server cost in the measured window, where it could be read.
@@ -183,6 +190,36 @@ pub struct Latency {
     /// The whole distribution: an HdrHistogram in the V2 format with DEFLATE, in base64, as the
     /// standard tools read it.
     pub hdr_v2: String,
+}
+
+/// A piece of the measured window.
+///
+/// Percentiles are of `response` in an open loop, else of `exchange`; they are absent when nothing
+/// was timed. An exchange belongs to the interval in which its reply was complete; what completed
+/// after the window's end belongs to none of the counts, and its latency to the last interval.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Interval {
+    /// Seconds from the start of the measured window.
+    pub start_s: f64,
+    /// Seconds; the last may be shorter than the others.
+    pub length_s: f64,
+    /// Exchanges completed in it.
+    pub exchanges: u64,
+    /// Failures noticed in it.
+    pub errors: u64,
+    /// Half were faster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p50_ns: Option<u64>,
+    /// Nine of ten were faster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p90_ns: Option<u64>,
+    /// 99 of 100 were faster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_ns: Option<u64>,
+    /// The slowest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ns: Option<u64>,
 }
 
 /// What one side of the exchange cost in the measured window.

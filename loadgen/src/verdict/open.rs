@@ -52,15 +52,15 @@ pub(super) fn reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) ->
     let late = open.own_late_p99_ns > allowed_ns;
     let full = evidence.client_busy >= FULL && !matches!(limit, Limit::Both | Limit::Server);
     let disturbed = evidence.client_waiting.is_some_and(|waiting| waiting >= DISTURBED);
-    let because = match limit {
-        _ if disturbed => "while other programs used the processors",
-        _ if late || full => "because the generator did not keep up",
-        Limit::Both => "because the processors of both sides were full",
-        _ => SERVER,
+    let (word, because) = match limit {
+        _ if disturbed => ("rate-missed", "while other programs used the processors"),
+        _ if late || full => ("rate-missed", "because the generator did not keep up"),
+        Limit::Both => ("rate-missed", "because the processors of both sides were full"),
+        _ => ("overloaded", SERVER),
     };
     if late {
         reasons.push(format!(
-            "the generator itself was late: by {} or more for one request in a hundred, where {} is \
+            "late: the generator itself was late, by {} or more for one request in a hundred, where {} is \
              allowed; give it more --threads or CPUs, or --spin 200us",
             format::duration(open.own_late_p99_ns),
             format::duration(allowed_ns),
@@ -68,7 +68,7 @@ pub(super) fn reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) ->
     }
     if open.kept < KEPT {
         reasons.push(format!(
-            "only {} requests/s of {} were sent in time ({:.1} %), {because}",
+            "{word}: only {} requests/s of {} were sent in time ({:.1} %), {because}",
             format::count(open.achieved_per_s.round()),
             format::count(open.planned_per_s),
             open.kept * 100.0,
@@ -76,21 +76,21 @@ pub(super) fn reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) ->
     }
     if open.unsent > 0 {
         reasons.push(format!(
-            "{} of {} requests were never sent, {because}",
+            "{word}: {} of {} requests were never sent, {because}",
             open.unsent, open.planned
         ));
     }
     let waited = open.waited as f64 / open.planned.max(1) as f64;
     if reasons.is_empty() && full && waited >= WAITED {
         reasons.push(format!(
-            "the generator's processors were full ({:.0} %), so that the {:.0} % of requests that \
+            "generator-full: its processors were full ({:.0} %), so that the {:.0} % of requests that \
              waited for an idle connection may have waited for the generator; give it more \
              --threads or CPUs",
             evidence.client_busy * 100.0,
             waited * 100.0,
         ));
     }
-    reasons.extend(open.spacing.clone());
+    reasons.extend(open.spacing.iter().map(|fault| format!("spacing: {fault}")));
     reasons
 }
 
@@ -145,9 +145,9 @@ mod tests {
     fn a_rate_that_was_not_reached_has_a_cause() {
         let short = OpenEvidence { achieved_per_s: 40_000.0, kept: 0.8, ..kept_to_plan() };
         let said = reason(0.5, short.clone());
-        assert!(said.contains("(80.0 %)") && said.contains("the server kept"), "{said}");
+        assert!(said.starts_with("overloaded: ") && said.contains("(80.0 %)"), "{said}");
         let said = reason(0.99, short.clone());
-        assert!(said.contains("the generator did not keep up"), "{said}");
+        assert!(said.starts_with("rate-missed: ") && said.contains("did not keep up"), "{said}");
         let both = Evidence { client_busy: 0.97, open: Some(short), ..good() };
         let said = judge(&both).invalid_reasons.concat();
         assert!(said.contains("both sides"), "{said}");
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn what_was_never_sent_is_counted() {
         let said = reason(0.5, OpenEvidence { unsent: 7, ..kept_to_plan() });
-        assert!(said.contains("7 of 500000 requests were never sent"), "{said}");
+        assert!(said.contains("overloaded: 7 of 500000 requests were never sent"), "{said}");
     }
 
     #[test]
@@ -175,6 +175,6 @@ mod tests {
     #[test]
     fn distances_that_do_not_fit_are_invalid() {
         let odd = OpenEvidence { spacing: Some("not Poisson".to_owned()), ..kept_to_plan() };
-        assert_eq!(reason(0.5, odd), "not Poisson");
+        assert_eq!(reason(0.5, odd), "spacing: not Poisson");
     }
 }

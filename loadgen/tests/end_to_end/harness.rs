@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::loaded;
+
 /// A server that treats every connection as its script says, each in a thread of its own. It
 /// lasts as long as the test.
 pub(crate) struct Server {
@@ -100,6 +102,13 @@ impl Finished {
     pub(crate) fn record(&self) -> Value {
         assert_eq!(self.stdout.matches('\n').count(), 1, "one line: {self:#?}");
         serde_json::from_str(&self.stdout).expect("the line is JSON")
+    }
+
+    /// The measurement went as it should, and is valid as far as the machine's load allows.
+    #[track_caller]
+    pub(crate) fn assert_measured(&self) {
+        let reasons = loaded::reasons(&self.stdout);
+        assert!(loaded::measured(self.code, &reasons), "{reasons:?}: {self:#?}");
     }
 
     /// Errors by kind: `receive/ECONNRESET` or `eof`, and how many.

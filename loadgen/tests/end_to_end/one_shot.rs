@@ -35,7 +35,7 @@ fn a_one_shot_server_gets_a_connection_for_each_exchange() {
         "--json",
     ];
     let finished = run(&args);
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
     let record = finished.record();
     assert_eq!(record["exchanges"], 40);
     assert_eq!(record["subject"]["service"], "hi");

@@ -37,7 +37,7 @@ fn every_planned_request_is_sent_and_measured() {
         let args = ["--rate", "2k", "--arrivals", arrivals, "--threads", threads];
         let finished =
             against(&server.target(), &[&args[..], &["-d", "1s", "--warmup", "100ms"]].concat());
-        assert_eq!(finished.code, Some(0), "{finished:#?}");
+        finished.assert_measured();
         let record = finished.record();
         let rate = &record["rate"];
         let planned = rate["planned"].as_u64().unwrap();
@@ -65,7 +65,7 @@ fn a_number_of_requests_ends_the_plan() {
     let begin = Instant::now();
     let args = ["--rate", "1k", "-n", "300", "--conns", "5", "--threads", "2", "--warmup", "0"];
     let finished = against(&server.target(), &args);
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
     let record = finished.record();
     assert_eq!((&record["exchanges"], &record["rate"]["planned"]), (&300.into(), &300.into()));
     // The last is due after 299 ms.
@@ -98,7 +98,7 @@ fn a_known_delay_is_the_service_and_the_response() {
     });
     let args = ["--rate", "50", "--conns", "10", "-d", "2s", "--warmup", "200ms"];
     let finished = against(&server.target(), &args);
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
     let record = finished.record();
     assert_eq!(record["rate"]["planned"], 100);
     for latency in ["service", "response"] {
@@ -130,7 +130,7 @@ fn a_stall_is_in_the_response_and_not_in_the_service() {
     let server = stalling(Duration::from_millis(300), Duration::from_secs(3));
     let args = ["--rate", "1000", "--conns", "10", "-d", "3s", "--warmup", "100ms"];
     let finished = against(&server.target(), &args);
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
     let record = finished.record();
     assert_eq!(record["latency"]["response"]["count"], 3000);
     let (p95, p99) = (quantile(&record, "response", 0.95), ms(&record, "response", "p99_ns"));
@@ -173,7 +173,7 @@ fn a_stopped_server_is_what_the_response_shows() {
     thread::sleep(Duration::from_millis(400));
     kill_process(server, Signal::CONT).unwrap();
     let finished = running.finish();
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
     let record = finished.record();
     assert_eq!(record["latency"]["response"]["count"], 4000);
     let p99 = ms(&record, "response", "p99_ns");
@@ -204,11 +204,14 @@ fn a_server_too_slow_for_the_rate_is_named_as_the_cause() {
     });
     let args = ["--rate", "1k", "--conns", "2", "-d", "500ms", "--warmup", "0", "--timeout", "1s"];
     let finished = against(&server.target(), &args);
-    assert_eq!(finished.code, Some(0), "nothing failed: {finished:#?}");
+    assert_eq!(finished.code, Some(8), "nothing failed: {finished:#?}");
     let record = finished.record();
     assert_eq!(record["valid"], false);
     let reasons = reasons(&record);
-    assert!(reasons.contains("the server kept all connections busy"), "{reasons}");
+    // Unless the machine was so busy that nobody can tell.
+    if !reasons.contains("disturbed") {
+        assert!(reasons.contains("\"overloaded: "), "{reasons}");
+    }
     assert!(reasons.contains("never sent"), "{reasons}");
     assert!(!reasons.contains("generator itself"), "{reasons}");
     let rate = &record["rate"];
@@ -221,6 +224,20 @@ fn a_server_too_slow_for_the_rate_is_named_as_the_cause() {
     assert!(rate["achieved_per_s"].as_f64() <= Some(204.0), "{rate}");
     assert!(ms(&record, "response", "max_ns") > 900.0, "the wait is in the response");
     assert!(ms(&record, "service", "p50_ns") < 100.0, "and not in the service");
+}
+
+#[test]
+fn a_rate_that_no_generator_reaches_is_invalid() {
+    let server = Server::start(echo);
+    let args = ["--rate", "100M", "-d", "100ms", "--warmup", "0", "--timeout", "100ms"];
+    let finished = against(&server.target(), &args);
+    assert_eq!(finished.code, Some(8), "{finished:#?}");
+    assert_eq!(finished.record()["valid"], false);
+    let shown = run(&[&["--target", &server.target()][..], &args].concat());
+    assert_eq!(shown.code, Some(8), "{shown:#?}");
+    let lines: Vec<&str> =
+        shown.stdout.lines().filter(|line| line.starts_with("INVALID")).collect();
+    assert!(lines.len() > 1 && lines[0].contains("the last lines say why"), "{shown:#?}");
 }
 
 #[test]
@@ -249,12 +266,11 @@ fn one_shot_conversations_have_a_rate_too() {
     let args = ["--backend", "blocking", "--service", "hi", "--rate", "200", "--conns", "8"];
     let more = ["-d", "500ms", "--warmup", "100ms", "--json"];
     let finished = run(&[&args[..], &more].concat());
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
     let record = finished.record();
     for latency in ["response", "service", "lateness"] {
         assert_eq!(record["latency"][latency]["count"], 100, "{latency}");
     }
-    assert!(!reasons(&record).contains("the server counted"), "{record}");
 }
 
 #[test]
@@ -300,7 +316,7 @@ fn the_text_explains_the_three_distributions() {
     let target = server.target();
     let args = ["--target", &target, "--rate", "1k", "-d", "300ms", "--warmup", "0"];
     let finished = run(&[&args[..], &["--spin", "100us", "--arrivals", "poisson"]].concat());
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
     for words in [
         "open loop, 1,000/s poisson",
         "requests/s sent of 1,000 planned",

@@ -26,7 +26,7 @@ fn an_echo_is_right_at_every_size() {
             size,
             "--json",
         ]);
-        assert_eq!(finished.code, Some(0), "{finished:#?}");
+        finished.assert_measured();
         let record = finished.record();
         assert_eq!(record["exchanges"], 20, "{size}");
         assert_eq!(record["latency"]["exchange"]["count"], 20);
@@ -51,7 +51,7 @@ fn a_reply_may_come_byte_by_byte() {
     });
     let finished =
         run(&["--target", &server.target(), "--conns", "2", "-n", "50", "--warmup", "0", "--json"]);
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
     assert_eq!(finished.record()["exchanges"], 50);
 }
 
@@ -166,7 +166,7 @@ fn a_known_delay_is_what_is_measured() {
     let args =
         ["--target", &server.target(), "--conns", "4", "-n", "200", "--warmup", "0", "--json"];
     let finished = run(&args);
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
     let exchange = &finished.record()["latency"]["exchange"];
     let ns = |key: &str| exchange[key].as_u64().unwrap();
     assert!(ns("min_ns") >= 9_990_000, "{exchange}");
@@ -342,7 +342,7 @@ fn as_many_exchanges_as_asked_for() {
             "50ms",
             "--json",
         ]);
-        assert_eq!(finished.code, Some(0), "{finished:#?}");
+        finished.assert_measured();
         let record = finished.record();
         assert_eq!(record["exchanges"], requests);
         assert_eq!(record["threads"].to_string(), threads);
@@ -358,7 +358,7 @@ fn the_shorter_of_duration_and_requests_ends_the_run() {
         let mut args = vec!["--target", &target, "--conns", "2", "--warmup", "0", "--json"];
         args.extend(limits);
         let finished = run(&args);
-        assert_eq!(finished.code, Some(0), "{finished:#?}");
+        finished.assert_measured();
         finished.record()
     };
     let record = run(["-n", "10", "-d", "60s"]);
@@ -386,7 +386,7 @@ fn connections_are_paced() {
         "0",
         "--json",
     ]);
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
     assert_eq!(server.accepted.load(Relaxed), 11);
     // Six of one thread, 40 ms apart.
     assert!(begin.elapsed() >= Duration::from_millis(200));

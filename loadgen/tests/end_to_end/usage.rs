@@ -62,7 +62,7 @@ fn more_connections_than_descriptors_are_refused_before_the_first() {
     let finished = limited(
         "ulimit -Sn 64 && exec \"$0\" --target \"$1\" --conns 100 -n 100 --warmup 0 --json",
     );
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_name_finds_the_address_that_listens() {
     let target = format!("localhost:{}", server.addr.port());
     let finished =
         run(&["--target", &target, "--conns", "2", "-n", "10", "--warmup", "0", "--json"]);
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
     assert_eq!(finished.record()["subject"]["addr"], server.target());
 }
 
@@ -101,6 +101,6 @@ fn ipv6_is_no_different() {
     let args =
         ["--target", &server.target(), "--conns", "2", "-n", "10", "--warmup", "0", "--json"];
     let finished = run(&args);
-    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    finished.assert_measured();
     assert_eq!(finished.record()["exchanges"], 10);
 }

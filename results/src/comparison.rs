@@ -13,6 +13,7 @@
 //! pooled histogram a subject; the runs' whole records lie beside it, if they were kept, and each
 //! run names its own.
 
+mod exclusion;
 mod judge;
 mod metric;
 mod sentences;
@@ -20,6 +21,7 @@ mod table;
 
 use serde::{Deserialize, Serialize};
 
+pub use exclusion::Exclusion;
 pub use metric::{ByMetric, Metric};
 
 use crate::statistics::{Ratio, Stopped, Stopping};
@@ -119,13 +121,16 @@ pub struct Measured {
     /// The processors the server could use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cpus: Option<String>,
-    /// Runs left out of the summaries: invalid or interrupted.
+    /// Runs left out of some or all summaries: invalid or interrupted.
     pub excluded: u32,
+    /// Why, by kind of reason; empty where no run is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclusions: Vec<Exclusion>,
     /// What the rounds come to.
     pub metrics: ByMetric<Summary>,
     /// Every run, by round.
     pub runs: Vec<Measurement>,
-    /// The latencies of all runs that count, as one distribution. Its percentiles weigh each
+    /// The latencies of all runs whose latency counts, as one distribution. Its percentiles weigh each
     /// exchange alike, the summaries' each round.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pooled: Option<Latency>,
@@ -139,9 +144,12 @@ pub struct Measurement {
     pub round: u32,
     /// When its measured window began, RFC 3339, UTC; tells the order in the round.
     pub started: String,
-    /// Why it is left out, in words; empty when it counts.
+    /// Why it is left out of some or all metrics, in words; empty when it counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excluded: Vec<String>,
+    /// The metrics that these reasons spoil: it is left out of them, whatever the values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out_of: Vec<Metric>,
     /// Failures, which do not by themselves exclude a run.
     pub errors_total: u64,
     /// What was measured.
@@ -173,8 +181,22 @@ impl Cell {
 }
 
 impl Measured {
+    /// The rounds that a metric's summary rests on.
+    pub fn rounds(&self, metric: Metric) -> u32 {
+        by_round(&self.runs, metric).count() as u32
+    }
+
     /// How it compares with the baseline in a metric.
     pub fn ratio(&self, metric: Metric) -> Option<&Ratio> {
         self.metrics.get(metric)?.ratio.as_ref()
     }
+}
+
+/// A metric's value in each round that has one, from the first run of the round that counts.
+fn by_round(runs: &[Measurement], metric: Metric) -> impl Iterator<Item = (u32, f64)> {
+    let mut last = None;
+    runs.iter()
+        .filter(move |run| !run.left_out_of.contains(&metric))
+        .filter(move |run| last.replace(run.round) != Some(run.round))
+        .filter_map(move |run| Some((run.round, *run.values.get(metric)?)))
 }

@@ -39,7 +39,7 @@ mod table;
 mod text;
 
 pub use comparison::{
-    ByMetric, Cell, Comparison, Measured, Measurement, Metric, Plan, Run, Summary,
+    ByMetric, Cell, Comparison, Exclusion, Measured, Measurement, Metric, Plan, Run, Summary,
 };
 pub use environment::{Build, Environment, Load};
 pub use histogram::HistogramError;

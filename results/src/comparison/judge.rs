@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 
 use super::metric::latency;
 use super::{ByMetric, Cell, Comparison, Measured, Measurement, Metric, Plan, Run, Summary};
+use super::{by_round, exclusion};
 use crate::statistics::{Ratio, median, spread};
 use crate::{Environment, Latency, SCHEMA};
 
@@ -13,9 +14,9 @@ impl Comparison {
     /// Judges the runs made so far, in any order. A cell is what has the same connections and
     /// size; runs of a subject that the plan does not name are ignored.
     ///
-    /// A run that is invalid or interrupted is left out of everything but the list of runs, with
-    /// the reason. In a round where the baseline or the subject is left out they make no pair.
-    /// Of several runs of a subject in one round the first that is valid counts.
+    /// A run that is invalid or interrupted is left out of the metrics that its reasons spoil, and
+    /// listed with them. In a round where the baseline or the subject is left out they make no
+    /// pair. Of several runs of a subject in one round the first that is not left out counts.
     ///
     /// Cheap enough to be asked after every round: [`Cell::stopped`] tells the cells that have
     /// rounds enough.
@@ -52,10 +53,12 @@ fn key(run: &Run) -> (u32, u32) {
 fn primary(plan: &Plan, runs: &[Run]) -> Metric {
     // A subject that has no run yet, or none that counts, does not stand against it.
     let mut readable: BTreeMap<((u32, u32), &str), bool> = BTreeMap::new();
-    let planned = |run: &&Run| plan.subjects.contains(&run.subject) && exclusion(run).is_empty();
-    for run in runs.iter().filter(planned) {
-        *readable.entry((key(run), &run.subject)).or_default() |=
-            Metric::ServerCpuUsPerExchange.of(&run.record).is_some();
+    let metric = Metric::ServerCpuUsPerExchange;
+    for run in runs.iter().filter(|run| plan.subjects.contains(&run.subject)) {
+        if !exclusion::left_out(&exclusion::reasons(&run.record)).contains(&metric) {
+            *readable.entry((key(run), &run.subject)).or_default() |=
+                metric.of(&run.record).is_some();
+        }
     }
     if readable.values().all(|&readable| readable) {
         Metric::ServerCpuUsPerExchange
@@ -64,19 +67,6 @@ fn primary(plan: &Plan, runs: &[Run]) -> Metric {
     } else {
         Metric::ThroughputPerS
     }
-}
-
-/// Why a run is left out; empty if it is not.
-fn exclusion(run: &Run) -> Vec<String> {
-    let record = &run.record;
-    let mut reasons = record.invalid_reasons.clone();
-    if record.interrupted {
-        reasons.push("interrupted".into());
-    }
-    if !record.valid && reasons.is_empty() {
-        reasons.push("not valid".into());
-    }
-    reasons
 }
 
 fn cell(plan: &Plan, primary: Metric, runs: &[&Run]) -> Cell {
@@ -123,6 +113,7 @@ fn measured(name: &str, runs: &[&Run]) -> Option<Measured> {
         server_cpus: first.server.as_ref().map(|server| server.cpus.clone()),
         excluded: measurements.iter().filter(|run| !run.excluded.is_empty()).count() as u32,
         metrics,
+        exclusions: exclusion::by_kind(&measurements),
         pooled: pooled(&runs),
         runs: measurements,
     })
@@ -130,23 +121,16 @@ fn measured(name: &str, runs: &[&Run]) -> Option<Measured> {
 
 fn measurement(run: &Run) -> Measurement {
     let finite = |metric: Metric| metric.of(&run.record).filter(|value| value.is_finite());
+    let excluded = exclusion::reasons(&run.record);
     Measurement {
         round: run.round,
         started: run.record.started.clone(),
-        excluded: exclusion(run),
+        left_out_of: exclusion::left_out(&excluded),
+        excluded,
         errors_total: run.record.errors_total,
         values: ByMetric::from_fn(finite),
         record: run.file.clone(),
     }
-}
-
-/// A metric's value in each round that has one, from the first run of the round that counts.
-fn by_round(runs: &[Measurement], metric: Metric) -> impl Iterator<Item = (u32, f64)> {
-    let mut last = None;
-    runs.iter()
-        .filter(|run| run.excluded.is_empty())
-        .filter(move |run| last.replace(run.round) != Some(run.round))
-        .filter_map(move |run| Some((run.round, *run.values.get(metric)?)))
 }
 
 /// Adds the ratios to the baseline.
@@ -167,10 +151,13 @@ fn compare(subject: &mut Measured, baseline: &Measured, primary: Metric) {
     subject.metrics = metrics;
 }
 
-/// The latencies of the runs that count, added up.
+/// The latencies of the runs whose latency counts, added up.
 fn pooled(runs: &[&Run]) -> Option<Latency> {
     let mut sum: Option<Histogram<u64>> = None;
-    for run in runs.iter().filter(|run| exclusion(run).is_empty()) {
+    let counts = |run: &&&Run| {
+        !exclusion::left_out(&exclusion::reasons(&run.record)).contains(&Metric::P50Ns)
+    };
+    for run in runs.iter().filter(counts) {
         let histogram = latency(&run.record)?.histogram().ok()?;
         match &mut sum {
             None => sum = Some(histogram),

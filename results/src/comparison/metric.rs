@@ -50,15 +50,15 @@ impl Metric {
         }
     }
 
-    /// In a table.
+    /// In a table; processor time is that of an exchange.
     pub fn label(self) -> &'static str {
         match self {
-            Self::ServerCpuUsPerExchange => "server CPU/exch",
+            Self::ServerCpuUsPerExchange => "server CPU",
             Self::ThroughputPerS => "throughput",
             Self::P50Ns => "p50",
             Self::P99Ns => "p99",
             Self::P999Ns => "p99.9",
-            Self::ClientCpuUsPerExchange => "client CPU/exch",
+            Self::ClientCpuUsPerExchange => "client CPU",
         }
     }
 
@@ -78,6 +78,11 @@ impl Metric {
             Self::ThroughputPerS => "reaches",
             Self::P50Ns | Self::P99Ns | Self::P999Ns => "has",
         }
+    }
+
+    /// Whether it is time on a processor, which who waits for what does not change.
+    pub(super) fn is_processor_time(self) -> bool {
+        matches!(self, Self::ServerCpuUsPerExchange | Self::ClientCpuUsPerExchange)
     }
 
     /// A value for people, with its unit.

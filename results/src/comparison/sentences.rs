@@ -1,8 +1,6 @@
 //! What a comparison shows, in words.
 
-use std::collections::BTreeMap;
-
-use super::{Cell, Comparison, Measured, Metric};
+use super::{Cell, Comparison, Exclusion, Measured, Metric};
 use crate::statistics::{Ratio, Verdict};
 use crate::text;
 
@@ -123,23 +121,29 @@ impl Comparison {
     }
 }
 
-/// Which runs of a subject do not count, and why.
+/// Which runs of a subject are left out, of what, and why.
 fn excluded(measured: &Measured) -> Option<String> {
-    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-    for reason in measured.runs.iter().flat_map(|run| &run.excluded) {
-        *reasons.entry(reason).or_default() += 1;
-    }
-    let reasons: Vec<String> =
-        reasons.iter().map(|(reason, count)| format!("{reason} ({count})")).collect();
+    let kinds: Vec<String> = measured.exclusions.iter().map(exclusion).collect();
     (measured.excluded > 0).then(|| {
         text::printable(&format!(
-            "{} of {} runs of {} do not count: {}",
+            "{} of {} runs of {} are left out: {}",
             measured.excluded,
             measured.runs.len(),
             measured.name,
-            reasons.join("; ")
+            kinds.join("; ")
         ))
     })
+}
+
+/// `2 of throughput and latency (generator-full: ...)`.
+fn exclusion(exclusion: &Exclusion) -> String {
+    let spared =
+        |metric: &Metric| metric.is_processor_time() && !exclusion.metrics.contains(metric);
+    let what = match Metric::ALL.iter().any(spared) {
+        true => "throughput and latency",
+        false => "everything",
+    };
+    format!("{} of {what} ({})", exclusion.runs, exclusion.example)
 }
 
 /// `0.87x [0.84, 0.90]`; with one digit more where two would hide the interval or a claim.

@@ -12,21 +12,23 @@ use crate::text;
 const WIDTH: usize = 100;
 
 /// The most characters of a subject's name in a table.
-const NAME: usize = 18;
+const NAME: usize = 20;
 
 /// Where the further lines of a sentence start.
 const INDENT: usize = 4;
 
 impl Comparison {
-    /// For each cell and metric every subject's median, its noise from run to run, and its ratio to
-    /// the baseline; below, how to read them.
+    /// For each cell every subject's medians, and below them the ratios to the baseline; at the end
+    /// how to read them.
     pub fn table(&self) -> String {
         let mut lines = Vec::new();
         for cell in &self.cells {
             lines.push(heading(cell));
-            lines.push(String::new());
-            let grid = self.grid(cell).trim_fmt();
-            lines.extend(grid.lines().map(|line| line.trim_end().to_owned()));
+            for table in [self.medians(cell)].into_iter().chain(self.ratios(cell)) {
+                lines.push(String::new());
+                let grid = table.trim_fmt();
+                lines.extend(grid.lines().map(|line| line.trim_end().to_owned()));
+            }
             lines.push(String::new());
         }
         lines.extend(self.notes().iter().map(|note| line(note)));
@@ -41,30 +43,42 @@ impl Comparison {
         lines.map(|sentence| line(&sentence) + "\n").collect()
     }
 
-    fn grid(&self, cell: &Cell) -> Table {
-        let mut table = Table::new();
-        let baseline = text::shorten(&text::printable(&self.plan.baseline), NAME);
-        let ratio = format!("ratio to {baseline}");
-        table.load_style(ASCII_MARKDOWN).set_header([
-            "",
-            "subject",
-            "median",
-            "spread",
-            &ratio,
-            "difference",
-        ]);
-        // Only absurd values are too wide; they are broken, not the table.
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH as u16);
-        for column in table.column_iter_mut().skip(2) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        for metric in Metric::ALL {
-            for (index, measured) in cell.subjects.iter().enumerate() {
-                let label = if index == 0 { metric.label() } else { "" };
-                table.add_row(row(label, metric, measured));
-            }
+    /// A row a subject, a column a metric.
+    fn medians(&self, cell: &Cell) -> Table {
+        let mut table = grid("median", Metric::ALL);
+        for measured in &cell.subjects {
+            let median = |metric: Metric| {
+                let Some(summary) = measured.metrics.get(metric) else { return "-".into() };
+                let spread = match metric == self.primary {
+                    true => format!(" ~{:.0}%", summary.spread * 100.0),
+                    false => String::new(),
+                };
+                metric.show(summary.median) + &spread
+            };
+            table.add_row(row(&measured.name, Metric::ALL.map(median)));
         }
         table
+    }
+
+    /// The same of the ratios, three metrics at a time.
+    fn ratios(&self, cell: &Cell) -> Vec<Table> {
+        let baseline = text::shorten(&text::printable(&self.plan.baseline), NAME);
+        let others: Vec<&Measured> = cell.others(&self.plan.baseline).collect();
+        if others.iter().all(|measured| measured.ratio(self.primary).is_none()) {
+            return Vec::new();
+        }
+        let mut tables = Vec::new();
+        for metrics in Metric::ALL.chunks(3) {
+            let mut table = grid(&format!("x {baseline}"), metrics.iter().copied());
+            for measured in &others {
+                let ratio = |metric: &Metric| {
+                    measured.ratio(*metric).map_or("-".into(), |ratio| marked(ratio, cell))
+                };
+                table.add_row(row(&measured.name, metrics.iter().map(ratio)));
+            }
+            tables.push(table);
+        }
+        tables
     }
 
     /// How to read the table, and what stands against believing it.
@@ -72,9 +86,23 @@ impl Comparison {
         let primary = self.primary.words();
         let baseline = &self.plan.baseline;
         let mut notes = vec![format!(
-            "[low, high]: bootstrap over rounds of the median ratio, 99 % for the {primary}, 99.8 % \
-             for the others; at 6 to 20 rounds the former holds in 96 to 99 of 100 comparisons"
+            "~: run-to-run noise; x: the median of the ratios round by round, with its bootstrap \
+             interval (99 % for the {primary}, 99.8 % for the others; at 6 to 20 rounds the former \
+             holds in 96 to 99 of 100 comparisons); *: a difference; ?: too few rounds to tell; \
+             (5): rests on 5 rounds, some being left out"
         )];
+        let partly = |measured: &&Measured| {
+            let full = measured.exclusions.iter().any(|found| found.kind == "generator-full");
+            full && measured.rounds(Metric::ThroughputPerS) > 0
+        };
+        let mut partly = self.cells.iter().flat_map(|cell| cell.subjects.iter().filter(partly));
+        if let Some(measured) = partly.next() {
+            notes.push(format!(
+                "{}: where only the generator was full the run is left out of throughput and \
+                 latency; those are the subject's fastest, so it is faster than they say",
+                measured.name
+            ));
+        }
         if self.primary != Metric::ServerCpuUsPerExchange {
             notes.push(format!(
                 "the claim rests on the {primary}: the server's processor time cannot be read for \
@@ -124,24 +152,34 @@ fn heading(cell: &Cell) -> String {
     ))
 }
 
-fn row(label: &str, metric: Metric, measured: &Measured) -> [String; 6] {
-    let summary = measured.metrics.get(metric);
-    let ratio = summary.and_then(|summary| summary.ratio.as_ref());
-    [
-        label.to_owned(),
-        text::shorten(&text::printable(&measured.name), NAME),
-        summary.map_or("-".into(), |summary| metric.show(summary.median)),
-        summary.map_or("-".into(), |summary| format!("{:.1}%", summary.spread * 100.0)),
-        ratio.map(interval).unwrap_or_default(),
-        ratio.map(difference).unwrap_or_default().to_owned(),
-    ]
+/// A table with a column for each metric.
+fn grid(corner: &str, metrics: impl IntoIterator<Item = Metric>) -> Table {
+    let mut table = Table::new();
+    let labels = metrics.into_iter().map(|metric| metric.label().to_owned());
+    table.load_style(ASCII_MARKDOWN).set_header(row(corner, labels));
+    // Only absurd values are too wide; they are broken, not the table.
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH as u16);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
 }
 
-fn difference(ratio: &Ratio) -> &'static str {
-    match ratio.verdict {
-        Verdict::Lower => "lower",
-        Verdict::Higher => "higher",
-        Verdict::NoDifference => "none",
-        Verdict::TooFewRounds => "too few",
-    }
+fn row(name: &str, values: impl IntoIterator<Item = String>) -> Vec<String> {
+    let name = text::shorten(&text::printable(name), NAME);
+    std::iter::once(name).chain(values).collect()
+}
+
+/// `0.87x [0.84, 0.90]*(5)`: the star is a claim, which rests on five rounds though there were more.
+fn marked(ratio: &Ratio, cell: &Cell) -> String {
+    let mark = match ratio.verdict {
+        Verdict::Lower | Verdict::Higher => "*",
+        Verdict::NoDifference => "",
+        Verdict::TooFewRounds => "?",
+    };
+    let rounds = match ratio.rounds < cell.rounds {
+        true => format!("({})", ratio.rounds),
+        false => String::new(),
+    };
+    interval(ratio) + mark + &rounds
 }

@@ -1,7 +1,7 @@
 //! Runs in, verdicts out.
 
 use fastrand::Rng;
-use lockstep_results::statistics::{Stopped, Stopping, Verdict};
+use lockstep_results::statistics::{Ratio, Stopped, Stopping, Verdict};
 use lockstep_results::{Comparison, Metric, Plan, Run, SCHEMA};
 use serde_json::Value;
 
@@ -88,20 +88,29 @@ fn the_findings_are_sentences() {
 }
 
 #[test]
-fn the_table_has_a_row_a_subject_and_metric() {
+fn the_table_has_a_row_a_subject_and_a_column_a_metric() {
     let expected = "\
 1000 connections x 64 bytes, closed loop, 8 rounds: precise enough
 
-|                 | subject  |   median | spread |       ratio to mio | difference |
-|-----------------|----------|----------|--------|--------------------|------------|
-| server CPU/exch | mio      |   4.12us |   0.7% |                    |            |
-|                 | io-uring |   3.59us |   0.4% | 0.87x [0.86, 0.88] |      lower |
-|                 | blocking |   4.12us |   0.4% | 1.00x [0.99, 1.01] |       none |
-| throughput      | mio      | 241.9k/s |   0.0% |                    |            |
+| median   | server CPU | throughput |    p50 |    p99 |  p99.9 | client CPU |
+|----------|------------|------------|--------|--------|--------|------------|
+| mio      | 4.12us ~1% |   241.9k/s | 4.40ms | 7.90ms | 7.90ms |     3.21us |
+| io-uring | 3.59us ~0% |   241.9k/s | 4.40ms | 7.90ms | 7.90ms |     3.21us |
+| blocking | 4.12us ~0% |   241.9k/s | 4.40ms | 7.90ms | 7.90ms |     3.21us |
+
+| x mio    |          server CPU |         throughput |                p50 |
+|----------|---------------------|--------------------|--------------------|
+| io-uring | 0.87x [0.86, 0.88]* | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] |
+| blocking |  1.00x [0.99, 1.01] | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] |
+
+| x mio    |                p99 |              p99.9 |         client CPU |
+|----------|--------------------|--------------------|--------------------|
+| io-uring | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] |
+| blocking | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] |
 ";
     let table = three(8).table();
     assert!(table.starts_with(expected), "{table}");
-    let (_, notes) = table.split_once("\n\n[low").expect("notes");
+    let (_, notes) = table.split_once("\n\n~: run-to-run noise").expect("notes");
     assert!(notes.contains("2 comparisons with mio"), "{notes}");
 }
 
@@ -124,25 +133,70 @@ fn invalid_runs_are_left_out_and_counted_aloud() {
         // Wild values that must not be seen.
         runs[index].record.server.as_mut().unwrap().cpu_us_per_exchange = 1e6;
         runs[index].record.valid = false;
-        runs[index].record.invalid_reasons = vec!["the generator was full".into()];
+        runs[index].record.invalid_reasons = vec!["miscount: by one".into()];
     }
     runs[7].record.server.as_mut().unwrap().cpu_us_per_exchange = 1e6;
     runs[7].record.interrupted = true;
     let comparison = Comparison::judge(plan(&["mio", "io-uring", "blocking"]), &runs);
     let ring = &comparison.cells[0].subjects[1];
     assert_eq!((ring.excluded, ring.runs.len()), (3, 10));
-    assert_eq!(ring.runs[0].excluded, ["the generator was full"]);
+    assert_eq!(ring.runs[0].excluded, ["miscount: by one"]);
+    assert_eq!(ring.runs[0].left_out_of, Metric::ALL);
     assert_eq!(ring.ratio(comparison.primary).unwrap().rounds, 7);
     assert_eq!(verdict(&comparison, 1), Verdict::Lower);
     assert_eq!(comparison.cells[0].stopped, None, "seven pairs are fewer than eight");
     assert!(comparison.interrupted);
     assert_eq!(
         comparison.sentences().last().unwrap(),
-        "3 of 10 runs of io-uring do not count: interrupted (1); the generator was full (2)"
+        "3 of 10 runs of io-uring are left out: 2 of everything (miscount: by one); 1 of everything \
+         (interrupted: a signal cut it short)"
     );
     // And the latencies of the seven that count are pooled.
     let pooled = ring.pooled.as_ref().unwrap();
     assert_eq!(pooled.count, 7 * sample().latency.exchange.unwrap().count);
+}
+
+/// The best runs of a cheap server are those that fill the generator.
+#[test]
+fn a_full_generator_does_not_choose_among_the_servers_costs() {
+    let mut runs = runs(8, &THREE);
+    for (number, run) in runs.iter_mut().filter(|run| run.subject == "io-uring").enumerate() {
+        if number < 3 {
+            run.record.server.as_mut().unwrap().cpu_us_per_exchange *= 0.5;
+            run.record.valid = false;
+            run.record.invalid_reasons = vec![format!("generator-full: {number} %")];
+        }
+    }
+    let comparison = Comparison::judge(plan(&["mio", "io-uring", "blocking"]), &runs);
+    let ring = &comparison.cells[0].subjects[1];
+    let rounds = |metric| (ring.rounds(metric), ring.ratio(metric).unwrap().rounds);
+    assert_eq!(rounds(Metric::ServerCpuUsPerExchange), (8, 8));
+    assert_eq!(rounds(Metric::ClientCpuUsPerExchange), (8, 8));
+    assert_eq!(rounds(Metric::ThroughputPerS), (5, 5));
+    assert_eq!(rounds(Metric::P99Ns), (5, 5));
+    assert_eq!(ring.ratio(Metric::ServerCpuUsPerExchange).unwrap().low, ring_low(&runs));
+    assert_eq!(ring.pooled.as_ref().unwrap().count, 5 * sample().latency.exchange.unwrap().count);
+    assert_eq!(ring.exclusions.len(), 1, "one kind, whatever the numbers in it");
+    let text = comparison.table() + &comparison.conclusion();
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        flat.contains(
+            "3 of 8 runs of io-uring are left out: 3 of throughput and latency (generator-full: 0 %)"
+        ),
+        "{text}"
+    );
+    assert!(
+        flat.contains("1.00x [1.00, 1.00]?(5)") && flat.contains("faster than they say"),
+        "{text}"
+    );
+}
+
+/// The lower end of io-uring's ratio of costs, all rounds taken.
+fn ring_low(runs: &[Run]) -> f64 {
+    let cost = |run: &Run| run.record.server.as_ref().unwrap().cpu_us_per_exchange;
+    let pairs: Vec<(f64, f64)> =
+        runs.chunks(3).map(|round| (cost(&round[0]), cost(&round[1]))).collect();
+    Ratio::of(&pairs, 1).unwrap().low
 }
 
 #[test]
@@ -169,7 +223,10 @@ fn a_subject_without_a_valid_run_keeps_the_rounds_coming() {
     assert_eq!(comparison.cells[0].stopped, None);
     let sentences = comparison.sentences();
     assert_eq!(sentences[1], "blocking and mio: no round with a valid run of both");
-    assert_eq!(sentences[2], "10 of 10 runs of blocking do not count: not valid (10)");
+    assert_eq!(
+        sentences[2],
+        "10 of 10 runs of blocking are left out: 10 of everything (other: not valid)"
+    );
     assert!(comparison.cells[0].subjects[2].pooled.is_none());
 }
 
@@ -356,7 +413,6 @@ fn same(a: &Value, b: &Value) -> bool {
 
 #[test]
 fn the_verdicts_follow_from_the_file() {
-    use lockstep_results::statistics::Ratio;
     let comparison = three(10);
     let values = |subject: usize| {
         comparison.cells[0].subjects[subject]

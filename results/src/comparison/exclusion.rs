@@ -1,0 +1,129 @@
+//! Which runs are left out, and of what.
+//!
+//! What spoils a run need not spoil all of it. While only the generator was full, the throughput and
+//! the latencies are the generator's; what the server spent on an exchange is still the server's.
+//! To drop that too would be worse than needless: it happens in a cheap server's best runs, and
+//! choosing runs by their outcome finds differences between equals.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Measurement, Metric};
+use crate::Record;
+
+/// What begins a reason that names no kind of its own.
+const OTHER: &str = "other";
+
+/// Runs of a subject that are left out for the same kind of reason.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Exclusion {
+    /// What the reasons begin with, such as `generator-full`; `other` where that is nothing.
+    pub kind: String,
+    /// How many runs.
+    pub runs: u32,
+    /// The reason of the first of them, whole.
+    pub example: String,
+    /// What they are left out of.
+    pub metrics: Vec<Metric>,
+}
+
+/// Why a run is left out of some or all metrics; empty if it is not.
+pub(super) fn reasons(record: &Record) -> Vec<String> {
+    let mut reasons = record.invalid_reasons.clone();
+    if record.interrupted {
+        reasons.push("interrupted: a signal cut it short".into());
+    }
+    if !record.valid && reasons.is_empty() {
+        reasons.push("other: not valid".into());
+    }
+    reasons
+}
+
+/// The kind of a reason: `late` of `late: a millisecond and more`.
+fn kind(reason: &str) -> &str {
+    let plain =
+        |kind: &str| !kind.is_empty() && kind.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    reason.split_once(':').map(|(kind, _)| kind).filter(|kind| plain(kind)).unwrap_or(OTHER)
+}
+
+/// What a reason spoils; of a kind that is not known here, everything.
+fn spoils(reason: &str, metric: Metric) -> bool {
+    match kind(reason) {
+        // Time on a processor is counted only while it lasts: neither the generator's limit, nor
+        // waiting for a processor, nor a load that came otherwise than planned adds to it.
+        "generator-full" | "disturbed" | "overloaded" | "late" | "rate-missed" | "spacing" => {
+            !metric.is_processor_time()
+        }
+        _ => true,
+    }
+}
+
+/// The metrics that a run with these reasons is left out of.
+pub(super) fn left_out(reasons: &[String]) -> Vec<Metric> {
+    let spoilt = |metric: &Metric| reasons.iter().any(|reason| spoils(reason, *metric));
+    Metric::ALL.into_iter().filter(spoilt).collect()
+}
+
+/// The reasons of a subject's runs by kind, the most frequent first.
+pub(super) fn by_kind(runs: &[Measurement]) -> Vec<Exclusion> {
+    let mut found: Vec<Exclusion> = Vec::new();
+    for run in runs {
+        let mut counted: Vec<&str> = Vec::new();
+        for reason in &run.excluded {
+            let kind = kind(reason);
+            if counted.contains(&kind) {
+                continue;
+            }
+            counted.push(kind);
+            match found.iter_mut().find(|exclusion| exclusion.kind == kind) {
+                Some(exclusion) => exclusion.runs += 1,
+                None => found.push(Exclusion {
+                    kind: kind.to_owned(),
+                    runs: 1,
+                    example: reason.clone(),
+                    metrics: left_out(std::slice::from_ref(reason)),
+                }),
+            }
+        }
+    }
+    found.sort_by_key(|exclusion| std::cmp::Reverse(exclusion.runs));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{kind, left_out};
+    use crate::Metric;
+
+    #[test]
+    fn a_reasons_kind_is_what_it_begins_with() {
+        assert_eq!(kind("generator-full: 99 % of its processors"), "generator-full");
+        for reason in ["", ":", "no colon", "The server: it ended", "a kind: of sorts"] {
+            assert_eq!(kind(reason), "other", "{reason}");
+        }
+    }
+
+    #[test]
+    fn what_is_spoilt_hangs_on_the_kind() {
+        use Metric::{ClientCpuUsPerExchange, ServerCpuUsPerExchange};
+        let left = |reasons: &[&str]| {
+            left_out(&reasons.iter().map(|&reason| reason.to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(left(&[]), []);
+        for kind in ["generator-full", "disturbed", "overloaded", "late", "rate-missed", "spacing"]
+        {
+            let left = left(&[&format!("{kind}: in words")]);
+            assert_eq!(
+                left,
+                [Metric::ThroughputPerS, Metric::P50Ns, Metric::P99Ns, Metric::P999Ns]
+            );
+        }
+        for kind in ["no-exchange", "wrong-replies", "miscount", "interrupted", "unheard-of"] {
+            let left = left(&["late: by a millisecond", &format!("{kind}: in words")]);
+            assert_eq!(left, Metric::ALL);
+            assert!(
+                left.contains(&ServerCpuUsPerExchange) && left.contains(&ClientCpuUsPerExchange)
+            );
+        }
+    }
+}

@@ -56,38 +56,64 @@ impl Admission {
     }
 }
 
-/// How long to leave the listener alone after an accept that failed for want of descriptors,
-/// memory or a free place: 10 ms, doubling to 200 ms while it goes on.
+/// How long to leave the listener alone: before each accept, if the server is told to be slow; and
+/// after one that failed for want of descriptors, memory or a free place: 10 ms, doubling to 200 ms
+/// while it goes on.
 #[derive(Debug, Default)]
 pub(crate) struct Pause {
     until: Option<Instant>,
     length: Duration,
+    /// Before each accept.
+    delay: Duration,
+    delayed_until: Option<Instant>,
 }
 
 impl Pause {
     const FIRST: Duration = Duration::from_millis(10);
     const LONGEST: Duration = Duration::from_millis(200);
 
-    /// Begins a pause, or a longer one; returns its length.
+    /// The pause before the first accept has begun, where there is one before each.
+    pub(crate) fn new(delay: Duration) -> Self {
+        let mut pause = Self { delay, ..Self::default() };
+        pause.reset();
+        pause
+    }
+
+    /// Begins a pause after a failure, or a longer one; returns its length.
     pub(crate) fn begin(&mut self, now: Instant) -> Duration {
         self.length = (self.length * 2).clamp(Self::FIRST, Self::LONGEST);
         self.until = Some(now + self.length);
         self.length
     }
 
-    /// Ends it: something that was wanted came back. The next is as long as this one was.
+    /// Ends the pause after a failure: something that was wanted came back. The next is as long as
+    /// this one was.
     pub(crate) fn end(&mut self) {
         self.until = None;
     }
 
-    /// An accept succeeded: the next pause is short again.
-    pub(crate) fn reset(&mut self) {
+    /// Ends what is over by now.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        self.until.take_if(|until| *until <= now);
+        self.delayed_until.take_if(|until| *until <= now);
+    }
+
+    /// Ends it for good: the server stops, and accepts what waits without delay.
+    pub(crate) fn abolish(&mut self) {
         *self = Self::default();
+    }
+
+    /// An accept succeeded: the next pause after a failure is short again, and the delay begins.
+    pub(crate) fn reset(&mut self) {
+        (self.until, self.length) = (None, Duration::ZERO);
+        if !self.delay.is_zero() {
+            self.delayed_until = Instant::now().checked_add(self.delay);
+        }
     }
 
     /// When accepting may be tried again; none when it is not paused.
     pub(crate) fn until(&self) -> Option<Instant> {
-        self.until
+        self.until.max(self.delayed_until)
     }
 }
 
@@ -119,5 +145,25 @@ mod tests {
         pause.reset();
         assert_eq!(pause.until(), None);
         assert_eq!(pause.begin(now), Pause::FIRST);
+    }
+
+    #[test]
+    fn the_delay_is_there_before_each_accept_and_no_closing_ends_it() {
+        let delay = Duration::from_secs(1);
+        let mut pause = Pause::new(delay);
+        for _accept in 0..3 {
+            let until = pause.until().unwrap();
+            pause.begin(until - delay);
+            pause.end();
+            assert_eq!(pause.until(), Some(until));
+            pause.expire(until - Duration::from_nanos(1));
+            assert_eq!(pause.until(), Some(until));
+            pause.expire(until);
+            assert_eq!(pause.until(), None);
+            pause.reset();
+        }
+        pause.abolish();
+        pause.reset();
+        assert_eq!(pause.until(), None);
     }
 }

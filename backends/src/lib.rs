@@ -24,6 +24,7 @@ pub mod cli;
 mod deadlines;
 mod drive;
 pub mod errno;
+mod gate;
 pub mod io_uring;
 mod listener;
 pub mod mio;
@@ -42,6 +43,7 @@ use std::net::TcpListener;
 use lockstep_core::Service;
 
 pub use admission::Admission;
+pub use gate::Gate;
 pub use options::{Options, ServiceKind};
 pub use server::{Config, Server, StartError};
 pub use stats::{Closed, Stats};

@@ -19,6 +19,11 @@ pub struct Options {
     pub pin: Vec<usize>,
     /// Connections open at once, at most; more wait in the listen queue.
     pub conns_max: usize,
+    /// How long to accept nothing at first, though the server listens; [`Duration::MAX`]: until
+    /// [`Gate::open`](crate::Gate::open).
+    pub accept_pause: Duration,
+    /// How long to wait before each accept: of a shard, or of a thread where those accept.
+    pub accept_delay: Duration,
     /// How long a connection may go without a byte moving.
     pub idle_timeout: Option<Duration>,
     /// How long conversations may take to end after the stop signal, before they are cut.
@@ -33,6 +38,8 @@ impl Default for Options {
             threads: None,
             pin: Vec::new(),
             conns_max: usize::MAX,
+            accept_pause: Duration::ZERO,
+            accept_delay: Duration::ZERO,
             idle_timeout: None,
             drain_timeout: Duration::from_secs(10),
         }

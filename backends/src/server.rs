@@ -17,7 +17,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::chat::{Chat, Console};
 use crate::listener::listen;
-use crate::{Admission, Backend, Options, ServiceKind, Shard, Stats, Stop, Unsupported};
+use crate::{Admission, Backend, Gate, Options, ServiceKind, Shard, Stats, Stop, Unsupported};
 
 /// What to start.
 #[derive(Clone)]
@@ -62,6 +62,7 @@ impl std::error::Error for StartError {}
 pub struct Server {
     addr: SocketAddr,
     stop: Arc<Stop>,
+    gate: Arc<Gate>,
     admission: Arc<Admission>,
     shards: Vec<JoinHandle<io::Result<Stats>>>,
 }
@@ -80,9 +81,11 @@ impl Server {
             listen(config.listen, count, config.options.backlog).map_err(StartError::Listen)?;
         let addr = listeners[0].local_addr().map_err(StartError::Listen)?;
         let stop = Arc::new(Stop::new(config.options.drain_timeout).map_err(StartError::Other)?);
+        let gate = Gate::new(config.options.accept_pause).map_err(StartError::Other)?;
+        let gate = Arc::new(gate);
         let admission = Arc::new(Admission::new(config.options.conns_max));
         let console = Console::new(Arc::clone(&stop));
-        let mut server = Self { addr, stop, admission, shards: Vec::with_capacity(count) };
+        let mut server = Self { addr, stop, gate, admission, shards: Vec::with_capacity(count) };
         for (index, listener) in listeners.into_iter().enumerate() {
             let pinned = share(&config.options.pin, index, count);
             match server.spawn(config.clone(), index, listener, pinned, Arc::clone(&console)) {
@@ -105,12 +108,14 @@ impl Server {
         pinned: Vec<usize>,
         console: Arc<Console>,
     ) -> io::Result<JoinHandle<io::Result<Stats>>> {
-        let (stop, admission) = (Arc::clone(&self.stop), Arc::clone(&self.admission));
+        let (stop, gate) = (Arc::clone(&self.stop), Arc::clone(&self.gate));
+        let admission = Arc::clone(&self.admission);
         thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
             // A shard that ends, for whatever reason, ends the others: a server that serves a
             // part of its connections is worse than none.
             let _ender = DrainOnDrop(&stop);
             pin(&pinned)?;
+            gate.pass(&stop)?; // nobody is accepted before, so no backend needs to know
             let service = || -> Box<dyn Service> {
                 match config.service {
                     ServiceKind::Echo => Box::new(Echo),
@@ -141,6 +146,11 @@ impl Server {
     /// Its stop signal, for whoever has to stop it from another thread.
     pub fn stop(&self) -> Arc<Stop> {
         Arc::clone(&self.stop)
+    }
+
+    /// What keeps it from accepting at first, for whoever has to open it from another thread.
+    pub fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
     }
 
     /// Stops accepting and lets the conversations end in order.

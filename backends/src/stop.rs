@@ -46,8 +46,12 @@ impl Stop {
         self.draining_since.get()?.checked_add(self.drain_timeout)
     }
 
-    /// Waits until draining begins, at most for `timeout`; says whether it has.
+    /// Waits until draining begins, at most for `timeout`; says whether it has. Without a timeout
+    /// it is but a look.
     pub fn wait(&self, timeout: Duration) -> bool {
+        if timeout.is_zero() {
+            return self.is_draining();
+        }
         let until = Instant::now() + timeout;
         while !self.is_draining() {
             let left = until.saturating_duration_since(Instant::now());

@@ -106,7 +106,7 @@ impl Server<'_> {
     /// Accepts until the stop signal, and then what is left in the listen queue.
     fn accept(&self, listener: &TcpListener, serve: impl Fn(TcpStream)) {
         let mut pause = Pause::default();
-        while !self.stop.is_draining() {
+        while !self.stop.wait(self.options.accept_delay) {
             match self.accept_one(listener) {
                 Ok(stream) => {
                     pause.reset();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use super::exit;
@@ -57,6 +57,15 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", value_parser = count)]
     pub max_conns: Option<usize>,
 
+    /// Listen, but accept nothing: for so long, or until SIGUSR1
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "forever")]
+    #[arg(value_parser = accept_pause)]
+    pub accept_pause: Option<Duration>,
+
+    /// Wait so long before each accept, as a slow operator would: each shard, or each of --threads
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
+    pub accept_delay: Duration,
+
     /// Close a connection on which nothing has moved for so long; 0 never does
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     pub idle_timeout: Duration,
@@ -88,11 +97,12 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     }
     let config = Config { backend, listen, service: args.service, options: options(args) };
     // Caught from before the first connection, so that none is lost to a signal.
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| failed(&error))?;
+    let signals =
+        Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(|error| failed(&error))?;
     let server = Server::start(&config).map_err(|error| not_started(&config, &error))?;
     let shards = server.shards();
     announce(&server, &config);
-    drain_on_signal(&server, signals).map_err(|error| failed(&error))?;
+    obey_signals(&server, signals).map_err(|error| failed(&error))?;
 
     let outcome = server.join();
     let stats = outcome.map_err(|error| failed(&error))?;
@@ -118,6 +128,8 @@ fn options(args: &ServeArgs) -> Options {
         threads: args.threads,
         pin: args.pin.clone().unwrap_or_default(),
         conns_max: args.max_conns.unwrap_or(possible.unwrap_or(usize::MAX)),
+        accept_pause: args.accept_pause.unwrap_or_default(),
+        accept_delay: args.accept_delay,
         idle_timeout: (!args.idle_timeout.is_zero()).then_some(args.idle_timeout),
         drain_timeout: args.drain_timeout,
     }
@@ -174,16 +186,25 @@ fn announce(server: &Server, config: &Config) {
     );
     let mut stdout = io::stdout();
     let _nobody_reads = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
+    if config.options.accept_pause == Duration::MAX {
+        say(&format!("accepting nothing until SIGUSR1: kill -USR1 {}", process::id()));
+    }
 }
 
-/// The first signal lets the conversations end; the second does not wait for them.
-fn drain_on_signal(server: &Server, mut signals: Signals) -> io::Result<()> {
-    let stop = server.stop();
+/// SIGUSR1 opens the gate. The first of the others lets the conversations end; the second does not
+/// wait for them.
+fn obey_signals(server: &Server, mut signals: Signals) -> io::Result<()> {
+    let (stop, gate) = (server.stop(), server.gate());
     let wait = move || {
-        for (number, signal) in signals.forever().enumerate() {
-            match number {
-                0 => stop.drain(),
-                _ => process::exit(128 + signal),
+        let mut told = false;
+        for signal in signals.forever() {
+            match signal {
+                SIGUSR1 => gate.open(),
+                _ if told => process::exit(128 + signal),
+                _ => {
+                    told = true;
+                    stop.drain();
+                }
             }
         }
     };
@@ -245,6 +266,11 @@ fn backend_name(text: &str) -> Result<String, String> {
     }
     let names: Vec<_> = BACKENDS.iter().map(|backend| backend.name()).collect();
     Err(format!("there are {} and auto", names.join(", ")))
+}
+
+/// How long to accept nothing; `forever` stands for no time at all.
+fn accept_pause(text: &str) -> Result<Duration, String> {
+    if text == "forever" { Ok(Duration::MAX) } else { duration(text) }
 }
 
 /// Threads to start: a bound that keeps a slip of the keyboard from taking the machine down.

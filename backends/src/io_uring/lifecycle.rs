@@ -22,7 +22,7 @@ impl Loop<'_> {
         match &self.listener {
             Some(listener) if wanted && !self.accepting && !self.stop.is_draining() => {
                 self.accepting = true;
-                self.ring.accept(listener.as_raw_fd())
+                self.ring.accept(listener.as_raw_fd(), self.options.accept_delay.is_zero())
             }
             _ => Ok(()),
         }
@@ -68,8 +68,8 @@ impl Loop<'_> {
 
     /// Lets in those that waited for a place.
     pub(super) fn admit_parked(&mut self) -> io::Result<()> {
-        if self.pause.until().is_some_and(|until| Instant::now() >= until) {
-            self.pause.end();
+        if self.pause.until().is_some() {
+            self.pause.expire(Instant::now());
         }
         while !self.parked.is_empty() {
             if self.stop.is_draining() {

@@ -144,7 +144,7 @@ impl<'a> Loop<'a> {
             starved: VecDeque::new(),
             accepting: false,
             parked: VecDeque::new(),
-            pause: Pause::default(),
+            pause: Pause::new(options.accept_delay),
             idle: Deadlines::new(options.idle_timeout),
             lingering: Deadlines::new(Some(LINGER)),
             cut: false,

@@ -125,9 +125,16 @@ impl Ring {
         unsafe { self.push(&entry.user_data(user_data(kind, key))) }
     }
 
-    /// Accepts connections until it is cancelled or fails.
-    pub(super) fn accept(&mut self, listener: RawFd) -> io::Result<()> {
-        let entry = opcode::AcceptMulti::new(Fd(listener)).flags(libc::SOCK_CLOEXEC).build();
+    /// Accepts a connection or, with `many`, one after the other until it is cancelled or fails.
+    pub(super) fn accept(&mut self, listener: RawFd, many: bool) -> io::Result<()> {
+        let entry = if many {
+            opcode::AcceptMulti::new(Fd(listener)).flags(libc::SOCK_CLOEXEC).build()
+        } else {
+            let nobody = std::ptr::null_mut(); // nobody asks for the peer's address
+            opcode::Accept::new(Fd(listener), nobody, nobody.cast())
+                .flags(libc::SOCK_CLOEXEC)
+                .build()
+        };
         self.push_plain(entry, Kind::Accept, NOBODY)
     }
 

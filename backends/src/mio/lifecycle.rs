@@ -22,8 +22,8 @@ impl Loop<'_> {
 
     /// Accepts at most `bound` connections; what is left is accepted in the next turn.
     pub(super) fn accept(&mut self, bound: usize) {
-        if self.pause.until().is_some_and(|until| Instant::now() >= until) {
-            self.pause.end();
+        if self.pause.until().is_some() {
+            self.pause.expire(Instant::now());
         }
         for _ in 0..bound {
             if !self.may_accept() {
@@ -174,7 +174,7 @@ impl Loop<'_> {
             self.drain_connection(key);
         }
         self.acceptable = true;
-        self.pause.end();
+        self.pause.abolish();
         self.accept(self.options.backlog as usize + 1);
         self.listener = None;
     }

@@ -127,7 +127,7 @@ impl<'a> Loop<'a> {
             buffer: [0; RECV_MAX],
             ready: VecDeque::new(),
             acceptable: false,
-            pause: Pause::default(),
+            pause: Pause::new(options.accept_delay),
             idle: Deadlines::new(options.idle_timeout),
             lingering: Deadlines::new(Some(LINGER)),
             stats: Stats::new(),

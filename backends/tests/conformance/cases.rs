@@ -2,6 +2,8 @@
 
 use super::SUBJECT;
 
+#[path = "cases_accept.rs"]
+mod accept;
 #[path = "cases_drain.rs"]
 mod drain;
 #[path = "cases_exchange.rs"]

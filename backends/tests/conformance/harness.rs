@@ -76,6 +76,11 @@ impl Running {
         (0..count).map(|_| self.connect()).collect()
     }
 
+    /// Ends its pause.
+    pub(crate) fn release(&self) {
+        self.server.as_ref().unwrap().gate().open();
+    }
+
     /// Tells it to stop, and does not wait.
     pub(crate) fn drain(&self) {
         self.server.as_ref().unwrap().drain();

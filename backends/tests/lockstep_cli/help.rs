@@ -30,6 +30,8 @@ fn every_command_and_flag_is_in_the_help() {
         "--threads",
         "--pin",
         "--max-conns",
+        "--accept-pause",
+        "--accept-delay",
         "--idle-timeout",
         "--drain-timeout",
         "--json",
@@ -68,6 +70,7 @@ fn a_bad_flag_is_named_in_one_line() {
     for (args, parts) in [
         (["--backend", "nonsense"], ["--backend", "'nonsense'", "io-uring, mio, blocking"]),
         (["--idle-timeout", "5"], ["--idle-timeout", "'5'", "write 5s"]),
+        (["--accept-pause", "5"], ["--accept-pause", "'5'", "write 5s"]),
         (["--shards", "0"], ["--shards", "'0'", "at least 1"]),
         (["--pin", "x"], ["--pin", "'x'", "0,2-3"]),
         (["--pin", "5000"], ["--pin", "'5000'", "no processor 5000"]),

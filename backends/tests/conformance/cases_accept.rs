@@ -1,0 +1,163 @@
+//! Servers that do not accept at once: what waits in the listen queue meanwhile, and what becomes
+//! of it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lockstep_backends::Options;
+use lockstep_backends::ServiceKind::Echo;
+use lockstep_core::Cause;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, Socket, Type};
+
+use super::SUBJECT;
+use crate::common::client::Client;
+use crate::common::{kernel, noise, until};
+use crate::harness::{Running, options, start_with};
+
+fn paused() -> Options {
+    Options { accept_pause: Duration::MAX, ..options(&SUBJECT) }
+}
+
+/// Asks for a connection, and does not wait for it.
+fn begin_to_connect(server: &Running) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
+    let in_progress = socket.connect(&server.addr.into()).unwrap_err();
+    assert_eq!(in_progress.raw_os_error(), Some(libc::EINPROGRESS));
+    socket
+}
+
+/// Whether the connection is established; it may take `patience`.
+fn is_connected(socket: &Socket, patience: Duration) -> bool {
+    let patience = Timespec::try_from(patience).unwrap();
+    poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&patience)).unwrap() > 0
+}
+
+/// The kernel admits one more than was asked for (`sk_acceptq_is_full`, include/net/sock.h); who
+/// comes then is not told anything, and tries again after a second.
+#[test]
+fn a_paused_server_has_room_for_one_more_than_the_backlog_and_serves_nobody() {
+    for backlog in [0, 1, 8] {
+        let few = Options { backlog, ..paused() };
+        let Some(server) = start_with(&SUBJECT, Echo, few) else { return };
+        let mut admitted = server.connect_many(backlog as usize + 1);
+        let late = begin_to_connect(&server);
+        for (client, number) in admitted.iter_mut().zip(0..) {
+            client.say(&noise(number, 100));
+        }
+        assert!(!is_connected(&late, Duration::from_millis(100)), "listen({backlog})");
+        assert_eq!(kernel::listen_queues(server.addr), [backlog + 1]);
+        assert!(!admitted.iter().any(Client::has_news), "served by a server that is paused");
+
+        server.release();
+        for (client, number) in admitted.iter_mut().zip(0..) {
+            assert!(client.hear(100) == noise(number, 100), "client {number}");
+        }
+        assert!(is_connected(&late, crate::common::PATIENCE), "it tries again until it gets in");
+        late.set_nonblocking(false).unwrap();
+        drop(admitted);
+        let mut late = Client { stream: late.into() };
+        late.exchange(b"at last");
+        drop(late);
+        kernel::until_closed(server.addr);
+        let stats = server.stop();
+        assert_eq!(stats.accepted, u64::from(backlog) + 2, "{stats:?}");
+        assert_eq!(stats.closed.count(Cause::Eof), stats.accepted, "{stats:?}");
+    }
+}
+
+#[test]
+fn a_pause_of_some_length_ends_by_itself() {
+    let pause = Duration::from_millis(300);
+    let brief = Options { accept_pause: pause, ..options(&SUBJECT) };
+    let start = Instant::now();
+    let Some(server) = start_with(&SUBJECT, Echo, brief) else { return };
+    let mut clients = server.connect_many(8);
+    clients.iter_mut().for_each(|client| client.say(b"hello!"));
+    for client in &mut clients {
+        assert_eq!(client.hear(6), b"hello!");
+    }
+    assert!(start.elapsed() >= pause, "after {:?}", start.elapsed());
+    drop(clients);
+    assert_eq!(server.stop().accepted, 8);
+}
+
+#[test]
+fn every_shard_is_paused_and_released() {
+    let two = Options { shards: Some(2), ..paused() };
+    let Some(server) = start_with(&SUBJECT, Echo, two) else { return };
+    let mut clients = server.connect_many(64);
+    clients.iter_mut().for_each(|client| client.say(b"hello!"));
+    assert_eq!(kernel::listen_queues(server.addr).iter().sum::<u32>(), 64);
+    server.release();
+    server.release();
+    for client in &mut clients {
+        assert_eq!(client.hear(6), b"hello!");
+    }
+    drop(clients);
+    kernel::until_closed(server.addr);
+    assert_eq!(server.stop().closed.count(Cause::Eof), 64);
+}
+
+#[test]
+fn a_paused_server_that_stops_accepts_who_waits() {
+    let Some(server) = start_with(&SUBJECT, Echo, paused()) else { return };
+    let mut asking = server.connect_many(16);
+    for (client, number) in asking.iter_mut().zip(0..) {
+        client.say(&noise(number, 100));
+    }
+    let mut silent = server.connect_many(16);
+    server.drain();
+    for (mut client, number) in asking.into_iter().zip(0..) {
+        assert!(client.hear_the_rest() == noise(number, 100), "client {number}");
+    }
+    silent.iter_mut().for_each(Client::hear_the_end);
+    drop(silent);
+    let stats = server.join();
+    assert_eq!((stats.accepted, stats.closed.count(Cause::Drain)), (32, 32), "{stats:?}");
+    assert_eq!((stats.exchanges, stats.drain_cut), (16, 0), "{stats:?}");
+}
+
+#[test]
+fn a_paused_server_without_connections_ends_at_once() {
+    let Some(server) = start_with(&SUBJECT, Echo, paused()) else { return };
+    assert_eq!(server.stop().accepted, 0);
+}
+
+/// Each waits for those before it; who has been accepted does not wait any more.
+#[test]
+fn a_slow_operator_waits_before_each_accept() {
+    const DELAY: Duration = Duration::from_millis(100);
+    // One that accepts: where several do, each has a delay of its own.
+    let threads = SUBJECT.threads.map(|_| 1);
+    let slow = Options { accept_delay: DELAY, threads, ..options(&SUBJECT) };
+    let start = Instant::now();
+    let Some(server) = start_with(&SUBJECT, Echo, slow) else { return };
+    let clients = server.connect_many(5);
+    for (mut client, number) in clients.into_iter().zip(1..) {
+        client.exchange(b"hello!");
+        assert!(start.elapsed() >= DELAY * number, "number {number} after {:?}", start.elapsed());
+        client.exchange(b"again");
+    }
+    kernel::until_closed(server.addr);
+    let stats = server.stop();
+    assert_eq!((stats.accepted, stats.exchanges), (5, 10), "{stats:?}");
+}
+
+/// The delay is for those who come while the server runs; nobody has to sit it out at the end.
+#[test]
+fn a_slow_operator_who_stops_accepts_who_waits() {
+    let slow = Options { accept_delay: Duration::from_secs(3600), ..options(&SUBJECT) };
+    let Some(server) = start_with(&SUBJECT, Echo, slow) else { return };
+    let mut clients = server.connect_many(8);
+    clients.iter_mut().for_each(|client| client.say(b"hello!"));
+    thread::sleep(Duration::from_millis(50));
+    until("they wait", || kernel::listen_queues(server.addr) == [8]);
+    server.drain();
+    for client in &mut clients {
+        assert_eq!(client.hear_the_rest(), b"hello!");
+    }
+    drop(clients);
+    let stats = server.join();
+    assert_eq!((stats.accepted, stats.exchanges, stats.drain_cut), (8, 8, 0), "{stats:?}");
+}

@@ -109,6 +109,7 @@ fn rehearse(session: &Session, base: &RunArgs, entries: &[Entry]) -> Result<(), 
             command: entry.subject.command(),
             argv: Vec::new(),
             label: format!("trying {}: ", entry.name),
+            floor: None,
         })?;
         // That one exchange is no measurement is no surprise.
         if !matches!(finished.code, 0 | exit::INVALID) {
@@ -186,6 +187,7 @@ impl Rounds {
             command: entry.subject.command(),
             argv: self.plan.argv.clone(),
             label: format!("round {round} of at most {most}, {conns}x{size}, {name}: "),
+            floor: None,
         })?;
         let Finished { record, code } = finished;
         let interrupted = record.interrupted;

@@ -114,9 +114,13 @@ fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
                 print(&compare::text(&comparison))?;
                 return Ok(0);
             }
-            _ => {
-                let error = format!("{}: a comparison is shown alone", path.display());
-                return Err(failed(error));
+            Document::Sweep(sweep) if args.records.len() == 1 => {
+                print(&sweep.text())?;
+                return Ok(0);
+            }
+            other => {
+                let what = if matches!(other, Document::Sweep(_)) { "sweep" } else { "comparison" };
+                return Err(failed(format!("{}: a {what} is shown alone", path.display())));
             }
         }
     }

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockstep_results::{Cost, Environment, Fairness, Latencies, Latency, Rate, Record, SCHEMA};
+use lockstep_results::{
+    Cost, Environment, Fairness, Floor, Latencies, Latency, Rate, Record, SCHEMA,
+};
 
 use crate::args::RunArgs;
 use crate::connection::Service;
@@ -28,6 +30,8 @@ pub struct Asked<'a> {
     pub run: &'a Run,
     /// The server under test.
     pub subject: Subject,
+    /// What the machine can do at all, if that was measured.
+    pub floor: Option<Floor>,
     /// Where it ran.
     pub environment: Environment,
 }
@@ -110,6 +114,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         intervals: Vec::new(),
         fairness: Fairness::from_counts(tally.per_connection.iter().copied()),
         server_statistics: statistics.cloned(),
+        floor: asked.floor,
         environment: asked.environment,
         errors: measured.tally.failures.into_counts(),
     }

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lockstep_results::{Environment, Record, store};
+use lockstep_results::{Environment, Floor, Record, store};
 
 use crate::args::RunArgs;
 use crate::command;
@@ -47,7 +47,7 @@ pub fn run(args: &RunArgs, argv: Vec<String>) -> Result<Finished, Failure> {
     }
     let session = Session::start()?;
     session.check(args)?;
-    session.run(&Job { args, command: None, argv, label: String::new() })
+    session.run(&Job { args, command: None, argv, label: String::new(), floor: None })
 }
 
 /// What all runs of this process share.
@@ -69,6 +69,8 @@ pub struct Job<'a> {
     pub argv: Vec<String>,
     /// What the progress line begins with.
     pub label: String,
+    /// What the machine can do at all, for the record; measured by who makes several runs once.
+    pub floor: Option<Floor>,
 }
 
 impl Session {
@@ -168,6 +170,7 @@ fn carry_out(
         seed,
         run: &run,
         subject: Subject { addr: subject.addr, ready: subject.ready, ended },
+        floor: job.floor.clone(),
         environment,
     };
     let mut record = record(asked, measured);

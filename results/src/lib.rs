@@ -22,6 +22,7 @@
 //! * [`Environment`]: the machine, its settings and the build.
 //! * [`store`]: files, written whole or not at all, never overwritten by accident.
 //! * [`Comparison`]: several subjects in rounds, judged by [`statistics`].
+//! * [`Sweep`]: one server under a series of loads; [`Floor`]: what the machine can do at all.
 //! * [`table()`]: one, two or more records side by side.
 //! * [`format`](mod@format), [`wrap`]: durations, counts and lines for people.
 
@@ -30,11 +31,13 @@
 mod comparison;
 mod environment;
 mod fairness;
+mod floor;
 pub mod format;
 mod histogram;
 mod record;
 pub mod statistics;
 pub mod store;
+mod sweep;
 mod table;
 mod text;
 
@@ -42,9 +45,11 @@ pub use comparison::{
     ByMetric, Cell, Comparison, Exclusion, Measured, Measurement, Metric, Plan, Run, Summary,
 };
 pub use environment::{Build, Environment, Load};
+pub use floor::{Calls, Exchange, Floor, Spread};
 pub use histogram::HistogramError;
 pub use record::{
     Cost, ErrorCount, Fairness, Interval, Latencies, Latency, Rate, Record, SCHEMA, Subject,
 };
+pub use sweep::{Axis, Bound, Knee, Level, Outcome, Point, Purpose, SloResult, Sweep, SweepPlan};
 pub use table::table;
 pub use text::wrap;

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Environment;
+use crate::{Environment, Floor};
 
 /// The version of the record's layout.
 pub const SCHEMA: u32 = 1;
@@ -83,6 +83,9 @@ pub struct Record {
     /// An embedded server's own statistics, as it printed them when it stopped; whole run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_statistics: Option<serde_json::Value>,
+    /// What this machine can do at all, as measured before the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Floor>,
     /// Where it ran.
     pub environment: Environment,
 }

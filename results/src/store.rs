@@ -1,6 +1,6 @@
 //! Record files: written whole or not at all, and never overwritten by accident.
 //!
-//! One file a run, or a comparison, which is a record of its own kind; indented JSON. The folder of
+//! One file a run, or a comparison or a sweep, which are records of their own kinds; indented JSON. The folder of
 //! runs is append-only: a record is written once and then only read.
 
 use std::fmt;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use serde::Serialize;
 
-use crate::{Comparison, Record, SCHEMA};
+use crate::{Comparison, Record, SCHEMA, Sweep};
 
 /// The most characters that a comparison's subjects take in the name of its file.
 const TITLE_MAX: usize = 100;
@@ -60,6 +60,20 @@ impl Stored for Comparison {
     }
 }
 
+impl Stored for Sweep {
+    fn started(&self) -> &str {
+        &self.plan.started
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.environment.host.as_deref()
+    }
+
+    fn title(&self) -> String {
+        format!("{}-sweep", self.plan.subject)
+    }
+}
+
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -68,6 +82,8 @@ pub enum Document {
     Record(Box<Record>),
     /// Several subjects, in rounds.
     Comparison(Box<Comparison>),
+    /// One subject, under a series of loads.
+    Sweep(Box<Sweep>),
 }
 
 /// Says beforehand whether [`write()`] would refuse `path`, so that no measured run is lost to it.
@@ -95,11 +111,11 @@ pub fn check(path: &Path, force: bool) -> io::Result<()> {
     }
 }
 
-/// Writes a record or a comparison to `path`, and returns the file's path.
+/// Writes a record, a comparison or a sweep to `path`, and returns the file's path.
 ///
-/// In a directory the file is named `<UTC time>-<host>-<subject>-<conns>x<size>.json`, or with the
-/// subjects of a comparison `<UTC time>-<host>-<subject>-vs-<subject>.json`, with a number more
-/// where that is taken. The file appears whole or not at all: it is written beside its place,
+/// In a directory the file is named `<UTC time>-<host>-<subject>-<conns>x<size>.json`, with the
+/// subjects of a comparison `<UTC time>-<host>-<subject>-vs-<subject>.json`, or
+/// `<UTC time>-<host>-<subject>-sweep.json`, with a number more where that is taken. The file appears whole or not at all: it is written beside its place,
 /// synchronised, and renamed.
 ///
 /// # Errors
@@ -140,14 +156,16 @@ pub fn write(stored: &impl Stored, path: &Path, force: bool) -> io::Result<PathB
 pub fn read(path: &Path) -> Result<Record, ReadError> {
     match read_any(path)? {
         Document::Record(record) => Ok(*record),
-        Document::Comparison(_) => Err(ReadError {
-            path: path.to_owned(),
-            cause: Cause::NotARecord("a comparison, which is shown alone".into()),
-        }),
+        Document::Comparison(_) => Err(not_a_record(path, "a comparison, which is shown alone")),
+        Document::Sweep(_) => Err(not_a_record(path, "a sweep, which is shown alone")),
     }
 }
 
-/// Reads a record or a comparison.
+fn not_a_record(path: &Path, reason: &str) -> ReadError {
+    ReadError { path: path.to_owned(), cause: Cause::NotARecord(reason.into()) }
+}
+
+/// Reads a record, a comparison or a sweep.
 ///
 /// # Errors
 ///
@@ -232,6 +250,9 @@ fn parse(text: &[u8]) -> Result<Document, Cause> {
         Some(Some("comparison")) => serde_json::from_value(value)
             .map(Document::Comparison)
             .map_err(|error| wrong("nor a comparison: ", error)),
+        Some(Some("sweep")) => serde_json::from_value(value)
+            .map(Document::Sweep)
+            .map_err(|error| wrong("nor a sweep: ", error)),
         Some(_) => Err(Cause::NotARecord("of a kind that is not known here".into())),
     }
 }

@@ -5,6 +5,7 @@ mod record;
 mod schema;
 mod simulation;
 mod store;
+mod sweep;
 mod table;
 
 use lockstep_results::Record;

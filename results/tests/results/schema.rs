@@ -4,7 +4,7 @@
 
 use std::{env, fs};
 
-use lockstep_results::{Comparison, Record};
+use lockstep_results::{Comparison, Record, Sweep};
 use schemars::{JsonSchema, schema_for};
 use serde_json::Value;
 
@@ -16,6 +16,11 @@ fn the_records_schema_is_up_to_date() {
 #[test]
 fn the_comparisons_schema_is_up_to_date() {
     check::<Comparison>("comparison");
+}
+
+#[test]
+fn the_sweeps_schema_is_up_to_date() {
+    check::<Sweep>("sweep");
 }
 
 fn check<T: JsonSchema>(name: &str) {

@@ -99,7 +99,7 @@ fn a_comparison_is_a_file_like_a_record_and_told_from_one() {
     let record = directory.path().join("run.json");
     store::write(&sample(), &record, false).unwrap();
     assert_eq!(store::read_any(&record).unwrap(), Document::Record(Box::new(sample())));
-    fs::write(&record, r#"{"schema":1,"kind":"sweep"}"#).unwrap();
+    fs::write(&record, r#"{"schema":1,"kind":"survey"}"#).unwrap();
     assert!(one_line(&store::read_any(&record).unwrap_err(), &record).contains("of a kind"));
 }
 

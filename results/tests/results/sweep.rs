@@ -1,0 +1,202 @@
+//! Curves: what becomes of runs as points, what the text says, and files.
+
+use lockstep_results::store::{self, Document};
+use lockstep_results::{
+    Axis, Bound, Latencies, Outcome, Point, Purpose, Rate, Record, SCHEMA, SloResult, Sweep,
+    SweepPlan,
+};
+use tempfile::tempdir;
+
+use crate::sample;
+
+/// A run at a rate, whose latencies are a multiple of the sample's.
+fn run(rate: u64, p99_ms: u64, reasons: &[&str]) -> Record {
+    let mut record = sample();
+    let mut response = record.latency.exchange.take().unwrap();
+    (response.p50_ns, response.p99_ns) = (p99_ms * 500_000, p99_ms * 1_000_000);
+    record.latency = Latencies { response: Some(response), ..Latencies::default() };
+    record.load = "open".into();
+    record.rate = Some(Rate {
+        planned_per_s: rate as f64,
+        achieved_per_s: rate as f64,
+        arrivals: "constant".into(),
+        planned: rate,
+        unsent: 0,
+        waited: 0,
+        own_lateness_p99_ns: None,
+        spin_ns: 0,
+    });
+    record.throughput_per_s = rate as f64;
+    record.errors_total = 0;
+    record.invalid_reasons = reasons.iter().map(|&reason| reason.to_owned()).collect();
+    record.valid = reasons.is_empty();
+    record
+}
+
+fn sweep(points: Vec<Point>) -> Sweep {
+    let plan = SweepPlan {
+        tool: "loadgen".into(),
+        version: "0.1.0".into(),
+        started: "2026-11-23T12:24:05.678Z".into(),
+        argv: vec!["loadgen".into()],
+        seed: 1,
+        subject: "mio".into(),
+        service: "echo".into(),
+        axis: Axis::Rate,
+        levels: points.iter().map(|point| point.level).collect(),
+        rounds: 1,
+        conns: Some(64),
+        rate_per_s: None,
+        arrivals: Some("constant".into()),
+        size: 64,
+        warmup_s: 0.5,
+        duration_s: 2.0,
+    };
+    let mut sweep = Sweep {
+        schema: SCHEMA,
+        kind: "sweep".into(),
+        plan,
+        interrupted: false,
+        points,
+        knee: None,
+        slo: None,
+        floor: None,
+        environment: sample().environment,
+    };
+    sweep.knee = sweep.find_knee();
+    sweep
+}
+
+fn levels(runs: &[(u64, u64, &[&str])]) -> Sweep {
+    let point = |&(rate, p99_ms, reasons): &(u64, u64, &[&str])| {
+        Point::of(rate, 1, Purpose::Level, &run(rate, p99_ms, reasons))
+    };
+    sweep(runs.iter().map(point).collect())
+}
+
+#[test]
+fn an_overload_is_a_point_and_the_generators_limit_is_none() {
+    let outcome = |reasons| Point::of(1000, 1, Purpose::Level, &run(1000, 1, reasons)).outcome;
+    assert_eq!(outcome(&[]), Outcome::Ok);
+    assert_eq!(outcome(&["overloaded: the server kept all busy"]), Outcome::Overloaded);
+    assert_eq!(outcome(&["overloaded: so", "rate-missed: 80 %"]), Outcome::Overloaded);
+    assert_eq!(outcome(&["rate-missed: 80 %"]), Outcome::Invalid);
+    assert_eq!(outcome(&["overloaded: so", "late: the generator"]), Outcome::Invalid);
+    assert_eq!(outcome(&["something without a group"]), Outcome::Invalid);
+}
+
+#[test]
+fn the_knee_is_named() {
+    let sweep = levels(&[
+        (40_000, 90, &["overloaded: the server was the limit"]),
+        (10_000, 1, &[]),
+        (30_000, 2, &[]),
+        (20_000, 50, &["late: the generator itself was late"]),
+    ]);
+    let knee = sweep.knee.as_ref().unwrap();
+    assert_eq!((knee.level, knee.p99_ns), (30_000, Some(2e6)));
+    let text = sweep.text();
+    for words in [
+        "the knee is at 30.00k/s: p99 of the response is 2.00ms; at 40.00k/s the server is",
+        "INVALID at 20.00k/s: late: the generator itself was late",
+        "|    20.00k |     20.00k | 25.0ms | 50.0ms |",
+        "| INVALID late |",
+        "| overloaded   |",
+        "random order, seed 1",
+    ] {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    // A row a level, in their order.
+    let rows: Vec<&str> = text.lines().filter(|line| line.contains("00k |")).collect();
+    assert_eq!(rows.len(), 4, "{text}");
+    assert!(rows.is_sorted(), "{text}");
+}
+
+#[test]
+fn the_picture_has_every_level_that_counts() {
+    let sweep = levels(&[
+        (10_000, 1, &[]),
+        (20_000, 3, &[]),
+        (30_000, 9, &["late: so"]),
+        (40_000, 81, &["overloaded: so"]),
+    ]);
+    let picture = sweep.picture().join("\n");
+    let plot = picture.rsplit_once('+').unwrap().0;
+    let marks = |mark| plot.matches(mark).count();
+    assert_eq!((marks('o'), marks('*'), marks('x')), (3, 2, 1), "{picture}");
+    let top = picture.lines().next().unwrap();
+    assert!(top.trim_start().starts_with("81.0ms |") && top.ends_with('x'), "{picture}");
+    assert!(levels(&[(10_000, 1, &[])]).picture().is_empty());
+}
+
+#[test]
+fn a_curve_without_a_bend_says_where_to_look() {
+    for (runs, words) in [
+        (&[(10_000, 1, &[][..]), (20_000, 1, &[])][..], "no knee up to 20.00k/s"),
+        (&[(10_000, 1, &["overloaded: so"][..])], "the knee is below 10.00k/s"),
+        (&[(10_000, 1, &["late: so"][..])], "no level counts"),
+    ] {
+        let text = levels(runs).text();
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn rounds_of_a_level_are_one_row() {
+    let mut points = Vec::new();
+    for (round, p99_ms) in [(1, 1), (2, 9), (3, 2)] {
+        points.push(Point::of(10_000, round, Purpose::Level, &run(10_000, p99_ms, &[])));
+    }
+    points.push(Point::of(10_000, 4, Purpose::Level, &run(10_000, 99, &["late: so"])));
+    let text = sweep(points).text();
+    assert!(text.contains("2.00ms |"), "the median: {text}");
+    assert!(text.contains("ok (1 of 4 INVALID late)"), "{text}");
+}
+
+#[test]
+fn a_search_says_what_it_found() {
+    let held = |rate, p99_ms, purpose, held| {
+        let point = Point::of(rate, 1, purpose, &run(rate, p99_ms, &[]));
+        Point { held: Some(held), ..point }
+    };
+    let mut sweep = sweep(vec![
+        held(10_000, 1, Purpose::Search, true),
+        held(20_000, 4, Purpose::Search, false),
+        held(10_000, 2, Purpose::Confirm, true),
+        held(5_000, 1, Purpose::Share, true),
+    ]);
+    sweep.slo = Some(SloResult {
+        objectives: vec!["p99<3ms".into()],
+        rate_per_s: Some(10_000),
+        missed_per_s: Some(20_000),
+        bound: Bound::Objectives,
+        tolerance: 0.05,
+    });
+    let text = sweep.text();
+    for words in [
+        "10.00k/s holds p99<3ms; 20.00k/s does not",
+        "measured again for 10.0 s: p50 1.00ms, p99 2.00ms",
+        "at 50 % of it, 5.000k/s: p50 500us, p99 1.00ms",
+        "held (measured again)",
+        "missed",
+    ] {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+    assert_eq!(sweep.find_knee(), None, "the search's points are not spread over the curve");
+    let slo = sweep.slo.as_mut().unwrap();
+    (slo.rate_per_s, slo.missed_per_s) = (None, Some(10_000));
+    assert!(sweep.text().contains("no rate holds p99<3ms, not 5.000k/s"), "{}", sweep.text());
+    sweep.slo.as_mut().unwrap().bound = Bound::Generator;
+    assert!(sweep.text().contains("the generator's limit, not the server's"), "{}", sweep.text());
+}
+
+#[test]
+fn a_sweep_is_a_file_of_its_own_kind() {
+    let directory = tempdir().unwrap();
+    let sweep = levels(&[(10_000, 1, &[]), (20_000, 9, &["overloaded: so"])]);
+    let path = store::write(&sweep, directory.path(), false).unwrap();
+    assert_eq!(path, directory.path().join("20261123T122405Z-9f86d081-mio-sweep.json"));
+    assert_eq!(store::read_any(&path).unwrap(), Document::Sweep(Box::new(sweep)));
+    assert!(store::read(&path).unwrap_err().to_string().contains("a sweep, which is shown alone"));
+}

@@ -26,6 +26,7 @@ mod drive;
 pub mod errno;
 mod gate;
 pub mod io_uring;
+mod listen_queue;
 mod listener;
 pub mod mio;
 mod options;

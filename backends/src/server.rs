@@ -16,6 +16,7 @@ use lockstep_core::{Echo, Hi, Service};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::chat::{Chat, Console};
+use crate::listen_queue::Overflows;
 use crate::listener::listen;
 use crate::{Admission, Backend, Gate, Options, ServiceKind, Shard, Stats, Stop, Unsupported};
 
@@ -64,6 +65,8 @@ pub struct Server {
     stop: Arc<Stop>,
     gate: Arc<Gate>,
     admission: Arc<Admission>,
+    /// What had overflown before it listened.
+    overflows: Option<Overflows>,
     shards: Vec<JoinHandle<io::Result<Stats>>>,
 }
 
@@ -77,6 +80,7 @@ impl Server {
         config.backend.probe().map_err(StartError::Unsupported)?;
         try_to_pin(&config.options.pin).map_err(StartError::Pin)?;
         let count = shards(config);
+        let overflows = Overflows::now();
         let listeners =
             listen(config.listen, count, config.options.backlog).map_err(StartError::Listen)?;
         let addr = listeners[0].local_addr().map_err(StartError::Listen)?;
@@ -85,7 +89,8 @@ impl Server {
         let gate = Arc::new(gate);
         let admission = Arc::new(Admission::new(config.options.conns_max));
         let console = Console::new(Arc::clone(&stop));
-        let mut server = Self { addr, stop, gate, admission, shards: Vec::with_capacity(count) };
+        let shards = Vec::with_capacity(count);
+        let mut server = Self { addr, stop, gate, admission, overflows, shards };
         for (index, listener) in listeners.into_iter().enumerate() {
             let pinned = share(&config.options.pin, index, count);
             match server.spawn(config.clone(), index, listener, pinned, Arc::clone(&console)) {
@@ -174,6 +179,9 @@ impl Server {
             }
         }
         stats.connections_peak = self.admission.peak();
+        let overflown = Overflows::now().zip(self.overflows).map(|(now, then)| now.since(then));
+        stats.listen_overflows = overflown.map(|it| it.overflows);
+        stats.listen_drops = overflown.map(|it| it.drops);
         debug_assert!(trouble.is_some() || stats.accepted == stats.closed.total());
         trouble.map_or(Ok(stats), Err)
     }

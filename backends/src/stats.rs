@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsFd;
 
 use lockstep_core::Cause;
 use serde::Serialize;
 
 use crate::errno;
+use crate::listen_queue::AcceptQueue;
 
 /// The counts of one shard, or of a whole server after [`merge`](Self::merge).
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
@@ -29,6 +31,19 @@ pub struct Stats {
     pub io_errors: BTreeMap<String, u64>,
     /// Connections open at once, at most.
     pub connections_peak: u64,
+    /// The most connections seen waiting in the accept queue of one shard, when it was about to
+    /// accept. Who comes while a shard waits for somebody to come is not seen waiting.
+    pub accept_queue_peak: u64,
+    /// The limit of each shard's accept queue; it holds one more.
+    pub accept_queue_limit: u64,
+    /// How often a handshake found an accept queue full while the server ran: this server's or
+    /// another's of this network namespace, for which the kernel counts (`ListenOverflows`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen_overflows: Option<u64>,
+    /// How often a handshake was not begun or not completed, for that or another reason: likewise
+    /// of this network namespace (`ListenDrops`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen_drops: Option<u64>,
     /// Conversations cut because they outlasted the drain timeout.
     pub drain_cut: u64,
     /// System calls made to accept, wait, receive, send and close.
@@ -80,6 +95,8 @@ impl Stats {
         }
         // Shards share one count of the open connections, so its peak is the largest they saw.
         self.connections_peak = self.connections_peak.max(other.connections_peak);
+        self.accept_queue_peak = self.accept_queue_peak.max(other.accept_queue_peak);
+        self.accept_queue_limit = self.accept_queue_limit.max(other.accept_queue_limit);
         self.drain_cut += other.drain_cut;
         self.syscalls += other.syscalls;
         self.buffers_starved += other.buffers_starved;
@@ -111,6 +128,14 @@ impl Stats {
         } else {
             self.sends_short += 1;
         }
+    }
+
+    /// Looks at the accept queue; it is worth a look when there is somebody to accept.
+    pub(crate) fn look_at_queue(&mut self, listener: impl AsFd) {
+        self.syscalls += 1;
+        let Ok(queue) = AcceptQueue::of(listener) else { return };
+        self.accept_queue_peak = self.accept_queue_peak.max(queue.waiting.into());
+        self.accept_queue_limit = queue.limit.into();
     }
 
     /// Counts the end of a conversation.

@@ -152,6 +152,7 @@ impl Server<'_> {
 
     /// Accepts one connection. Unlike std's, it comes back when a signal interrupts it.
     fn accept_one(&self, listener: &TcpListener) -> io::Result<TcpStream> {
+        self.stats().look_at_queue(listener);
         let accepted = accept_with(listener, SocketFlags::CLOEXEC).map_err(io::Error::from);
         let mut stats = self.stats();
         stats.syscalls += 1;

@@ -50,6 +50,7 @@ impl Statistics<'_> {
                 stats.accepted, stats.connections_peak
             ),
             listed("closed        ", &mut closed),
+            self.accept_queue(),
             format!(
                 "exchanges     {} ({} bytes received, {} sent, {} short sends)\n",
                 stats.exchanges, stats.bytes_received, stats.bytes_sent, stats.sends_short
@@ -60,5 +61,20 @@ impl Statistics<'_> {
             listed("drain         ", &mut [("cut".to_owned(), stats.drain_cut)].into_iter()),
         ]
         .concat()
+    }
+
+    fn accept_queue(&self) -> String {
+        let Stats { accept_queue_peak, accept_queue_limit, .. } = self.stats;
+        let whose = if self.shards > 1 { " of each shard's" } else { "" };
+        let mut text = format!(
+            "accept queue  {accept_queue_peak} at most, limit {accept_queue_limit}{whose}\n"
+        );
+        let drops = self.stats.listen_drops.unwrap_or(0);
+        if drops > 0 {
+            let overflows = self.stats.listen_overflows.unwrap_or(0);
+            let counts = format!("overflows {overflows}, drops {drops}");
+            text += &format!("not admitted  {counts} (of all servers in this network namespace)\n");
+        }
+        text
     }
 }

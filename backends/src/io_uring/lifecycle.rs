@@ -22,9 +22,16 @@ impl Loop<'_> {
         match &self.listener {
             Some(listener) if wanted && !self.accepting && !self.stop.is_draining() => {
                 self.accepting = true;
+                self.stats.look_at_queue(listener);
                 self.ring.accept(listener.as_raw_fd(), self.options.accept_delay.is_zero())
             }
             _ => Ok(()),
+        }
+    }
+
+    pub(super) fn look_at_queue(&mut self) {
+        if let Some(listener) = &self.listener {
+            self.stats.look_at_queue(listener);
         }
     }
 
@@ -244,6 +251,7 @@ impl Loop<'_> {
     fn close_listener(&mut self) -> io::Result<()> {
         let Some(listener) = self.listener.take() else { return Ok(()) };
         listener.set_nonblocking(true)?;
+        self.stats.look_at_queue(&listener);
         for _ in 0..=self.options.backlog {
             self.stats.syscalls += 1;
             match listener.accept() {

@@ -157,6 +157,7 @@ impl<'a> Loop<'a> {
         let mut held_back = false;
         self.arm_accept()?;
         while self.listener.is_some() || self.connections.len() > 0 {
+            let accepted = self.stats.accepted;
             // A starved connection waits for buffers that come back in this turn.
             let at_once = held_back || !self.starved.is_empty();
             let timeout = if at_once { None } else { self.time_left() };
@@ -178,6 +179,9 @@ impl<'a> Loop<'a> {
             self.feed_starved()?;
             self.expire()?;
             self.admit_parked()?;
+            if self.stats.accepted > accepted {
+                self.look_at_queue(); // who came while these were let in
+            }
             self.arm_accept()?;
         }
         self.stats.syscalls += self.ring.enters;

@@ -25,6 +25,9 @@ impl Loop<'_> {
         if self.pause.until().is_some() {
             self.pause.expire(Instant::now());
         }
+        if let (true, Some(listener)) = (self.may_accept(), &self.listener) {
+            self.stats.look_at_queue(listener);
+        }
         for _ in 0..bound {
             if !self.may_accept() {
                 return;

@@ -63,6 +63,11 @@ fn a_paused_server_has_room_for_one_more_than_the_backlog_and_serves_nobody() {
         let stats = server.stop();
         assert_eq!(stats.accepted, u64::from(backlog) + 2, "{stats:?}");
         assert_eq!(stats.closed.count(Cause::Eof), stats.accepted, "{stats:?}");
+        let queue = (stats.accept_queue_peak, stats.accept_queue_limit);
+        assert_eq!(queue, (u64::from(backlog) + 1, u64::from(backlog)), "{stats:?}");
+        // The one who came late; and whoever else, since others' listeners count as well.
+        assert!(stats.listen_overflows >= Some(1), "{stats:?}");
+        assert!(stats.listen_drops >= stats.listen_overflows, "{stats:?}");
     }
 }
 
@@ -96,7 +101,9 @@ fn every_shard_is_paused_and_released() {
     }
     drop(clients);
     kernel::until_closed(server.addr);
-    assert_eq!(server.stop().closed.count(Cause::Eof), 64);
+    let stats = server.stop();
+    assert_eq!(stats.closed.count(Cause::Eof), 64, "{stats:?}");
+    assert!((32..=64).contains(&stats.accept_queue_peak), "the longer of two queues: {stats:?}");
 }
 
 #[test]

@@ -102,6 +102,10 @@ fn the_statistics_are_one_json_object(backend: &str) {
     assert_eq!(ratio, syscalls as f64 / 4.0);
     let buffers_starved = fields.remove("buffers_starved");
     assert!(buffers_starved.is_none_or(|count| count.is_u64()));
+    // As deep as it happened to be; overflown, by any server there is.
+    for count in ["accept_queue_peak", "listen_overflows", "listen_drops"] {
+        assert!(fields.remove(count).is_some_and(|count| count.is_u64()), "{count}");
+    }
     let expected = json!({
         "schema": 1,
         "backend": backend,
@@ -116,6 +120,7 @@ fn the_statistics_are_one_json_object(backend: &str) {
         "accept_errors": {},
         "io_errors": {},
         "connections_peak": 2,
+        "accept_queue_limit": 1024,
         "drain_cut": 0,
     });
     assert_eq!(stats, expected);
@@ -131,9 +136,11 @@ fn the_statistics_are_text_for_people(backend: &str) {
     server.process.signal(Signal::TERM);
     let ended = server.process.wait();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    let [head, connections, closed, exchanges, calls] = &ended.stderr[..] else {
-        panic!("not five lines: {ended:?}")
+    // There may be a line about overflows, of whatever server.
+    let [head, connections, closed, queue, .., exchanges, calls] = &ended.stderr[..] else {
+        panic!("not six lines: {ended:?}")
     };
+    assert!(queue.starts_with("accept queue  ") && queue.ends_with(" at most, limit 1024"));
     assert_eq!(head, &format!("{backend} served echo, shards 1"));
     assert_eq!(connections, "connections   1 accepted, 1 at once");
     assert_eq!(closed, "closed        eof 1");

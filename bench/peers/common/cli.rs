@@ -1,15 +1,16 @@
 //! The command line of a reference server.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 
-use clap::Parser;
+use clap::Args;
 
 /// The most processors an affinity mask can name (CPU_SETSIZE, sched_setaffinity(2)).
-const CPUS_MAX: usize = 1024;
+pub(super) const CPUS_MAX: usize = 1024;
 
-/// A reference server: an echo server on another runtime, to compare with.
-#[derive(Debug, Parser)]
-pub(super) struct Args {
+/// What every reference server can be told, as `lockstep serve` can.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
     /// Where to listen; port 0 lets the kernel choose
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8898")]
     pub(super) listen: SocketAddr,
@@ -21,6 +22,14 @@ pub(super) struct Args {
     /// Processors to run on, such as 0 or 0,2-3
     #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
     pub(super) pin: Option<CpuList>,
+}
+
+/// For the reference servers that use more than one processor.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Workers {
+    /// Threads that serve; by default one for each processor it may run on
+    #[arg(long, value_name = "N")]
+    pub(super) workers: Option<NonZeroUsize>,
 }
 
 type CpuList = Vec<usize>;

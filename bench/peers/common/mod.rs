@@ -1,64 +1,111 @@
 //! What every reference server has in common, so that they differ in their runtime alone: the
 //! command line, the listening socket, the readiness line and the end. All are those of
 //! `lockstep serve`.
+//!
+//! A server is either handed the one listening socket ([`run`]), or is run once on each of so many
+//! threads, each with a listening socket of its own that the kernel gives its share of the
+//! connections ([`run_sharded`]).
+
+// Each server is a program of its own, and none uses all of this.
+#![allow(dead_code, unused_imports)]
 
 mod cli;
+mod listen;
+mod placement;
 
-use std::io::{self, Write};
-use std::net::TcpListener;
+use std::io::{self, ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::process::{self, ExitCode};
+use std::sync::mpsc;
 use std::thread;
 
-use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_setaffinity};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use socket2::{Domain, Protocol, Socket, Type};
 
-use cli::Args;
+pub(crate) use cli::{Options, Workers};
 
 /// The buffer of each connection, and so the longest request.
 pub(crate) const BUFFER_SIZE: usize = lockstep_core::RECV_MAX;
 
-/// Runs a reference server, on a listening socket in non-blocking mode; its accepted connections
-/// inherit TCP_NODELAY. It ends with exit code 0 on SIGTERM or SIGINT, whatever its connections
-/// do, and with 1 if `serve` returns.
-pub(crate) fn run(name: &str, serve: impl FnOnce(TcpListener) -> io::Result<()>) -> ExitCode {
-    let args = Args::parse();
-    let listener = match listen(&args) {
-        Ok(listener) => listener,
-        Err(error) => {
-            eprintln!("error: cannot listen on {}: {error}", args.listen);
-            return ExitCode::from(4);
-        }
-    };
-    let served = prepare(&args)
-        .and_then(|()| announce(name, &listener, args.backlog))
-        .and_then(|()| serve(listener));
-    if let Err(error) = served {
-        eprintln!("error: the server failed: {error}");
-    }
-    ExitCode::FAILURE
+/// Slots of a ring's submission queue: so many that it is not what a comparison finds. These are
+/// the numbers of our own io-uring backend.
+pub(crate) const SUBMISSIONS: u32 = 4096;
+
+/// Slots of a ring's completion queue.
+pub(crate) const COMPLETIONS: u32 = 4 * SUBMISSIONS;
+
+/// Why a reference server has ended.
+enum Failure {
+    Failed(io::Error),
+    Unavailable(io::Error),
+    CannotListen(SocketAddr, io::Error),
 }
 
-fn listen(args: &Args) -> io::Result<TcpListener> {
-    let domain = Domain::for_address(args.listen);
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&args.listen.into())?;
-    socket.listen(i32::try_from(args.backlog).unwrap_or(i32::MAX))?;
-    Ok(socket.into())
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Runs a reference server on a blocking listening socket, whose accepted connections inherit
+/// TCP_NODELAY. It ends with exit code 0 on SIGTERM or SIGINT, whatever its connections do; else
+/// with those of `lockstep serve`: 4 if it cannot listen, and 1 if `serve` returns.
+pub(crate) fn run(
+    name: &str,
+    options: &Options,
+    serve: impl FnOnce(TcpListener) -> io::Result<()>,
+) -> ExitCode {
+    let served = || {
+        prepare(options)?;
+        let mut listeners = listen::listen(options, 1)?;
+        announce(name, &listeners, options.backlog)?;
+        Ok(serve(listeners.remove(0))?)
+    };
+    end(name, served())
+}
+
+/// Like [`run`], with `serve` on as many threads as there are workers, each on a processor of its
+/// own where there are as many, and a listening socket each. Exit code 3 if `available` says that
+/// the runtime cannot run on this machine.
+pub(crate) fn run_sharded(
+    name: &str,
+    options: &Options,
+    workers: Workers,
+    available: impl FnOnce() -> io::Result<()>,
+    serve: impl Fn(TcpListener) -> io::Result<()> + Copy + Send + 'static,
+) -> ExitCode {
+    let served = || {
+        prepare(options)?;
+        let (cpus, count) = (placement::allowed()?, workers.count()?);
+        available().map_err(Failure::Unavailable)?;
+        let listeners = listen::listen(options, count)?;
+        announce(name, &listeners, options.backlog)?;
+        let (results, returned) = mpsc::channel();
+        for (shard, listener) in listeners.into_iter().enumerate() {
+            let own = (count >= cpus.len()).then(|| cpus[shard % cpus.len()]);
+            let results = results.clone();
+            thread::Builder::new().name(format!("shard-{shard}")).spawn(move || {
+                let pinned = own.map_or(Ok(()), |cpu| placement::pin(&[cpu]));
+                results.send(pinned.and_then(|()| serve(listener)))
+            })?;
+        }
+        drop(results);
+        Ok(returned.recv().unwrap_or(Ok(()))?)
+    };
+    end(name, served())
+}
+
+/// An accept that failed for a reason of that connection's own; any other, such as a lack of
+/// descriptors, ends the server, because a run in which it happened compares nothing.
+pub(crate) fn is_one_connections_own(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::ConnectionAborted
 }
 
 /// Pins the process, raises the limit of open descriptors as far as it goes, and sees to its end.
-fn prepare(args: &Args) -> io::Result<()> {
-    if let Some(cpus) = &args.pin {
-        let mut set = CpuSet::new();
-        cpus.iter().for_each(|&cpu| set.set(cpu));
-        sched_setaffinity(None, &set)?;
+fn prepare(options: &Options) -> io::Result<()> {
+    if let Some(cpus) = &options.pin {
+        placement::pin(cpus)?;
     }
     let limit = getrlimit(Resource::Nofile);
     let _stays_as_it_is = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
@@ -71,9 +118,30 @@ fn prepare(args: &Args) -> io::Result<()> {
     Ok(())
 }
 
-fn announce(name: &str, listener: &TcpListener, backlog: u32) -> io::Result<()> {
-    let (addr, pid) = (listener.local_addr()?, process::id());
+fn announce(name: &str, listeners: &[TcpListener], backlog: u32) -> io::Result<()> {
+    let (addr, shards, pid) = (listeners[0].local_addr()?, listeners.len(), process::id());
     let mut stdout = io::stdout();
-    let line = format!("listening addr={addr} backend={name} shards=1 backlog={backlog} pid={pid}");
-    writeln!(stdout, "{line}").and_then(|()| stdout.flush())
+    writeln!(
+        stdout,
+        "listening addr={addr} backend={name} shards={shards} backlog={backlog} pid={pid}"
+    )?;
+    stdout.flush()
+}
+
+fn end(name: &str, served: Result<(), Failure>) -> ExitCode {
+    match served {
+        Ok(()) => ExitCode::FAILURE,
+        Err(Failure::Failed(error)) => {
+            eprintln!("error: the server failed: {error}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Unavailable(error)) => {
+            eprintln!("error: {name} cannot run here: {error}");
+            ExitCode::from(3)
+        }
+        Err(Failure::CannotListen(addr, error)) => {
+            eprintln!("error: cannot listen on {addr}: {error}");
+            ExitCode::from(4)
+        }
+    }
 }

@@ -12,6 +12,7 @@ use crate::pattern::{SIZE_MAX, SIZE_MAX_ONE_SHOT};
 use crate::schedule::{Arrivals, OpenLoop, SECOND};
 use crate::subject::{self, EmbeddedArgs};
 use crate::units;
+use crate::warmup::Warmup;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -115,9 +116,10 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
 
-    /// The same load before the measured window
-    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = units::duration)]
-    pub warmup: Duration,
+    /// The same load before the measured window; in a closed loop also auto: until it is steady, up
+    /// to 3s
+    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = Warmup::parse)]
+    pub warmup: Warmup,
 
     /// The longest that a connect or an exchange may take
     #[arg(
@@ -196,6 +198,9 @@ impl RunArgs {
                 SIZE_MAX_ONE_SHOT
             ));
         }
+        if self.rate.is_some() && self.warmup == Warmup::Auto {
+            return Err("--warmup auto is for a closed loop; with --rate give it a time".to_owned());
+        }
         if let Some(threads) = self.threads
             && threads > self.conns as usize
         {
@@ -209,7 +214,7 @@ impl RunArgs {
 
     /// When requests are due; none in a closed loop.
     pub fn open_loop(&self, seed: u64) -> Option<OpenLoop> {
-        let arrivals = self.arrivals.unwrap_or(Arrivals::Constant);
+        let arrivals = self.arrivals.unwrap_or_default();
         let spin = self.spin.unwrap_or_default();
         self.rate.map(|rate| OpenLoop { rate, arrivals, spin, seed })
     }
@@ -222,14 +227,14 @@ pub(crate) fn positive(text: &str) -> Result<u64, String> {
     }
 }
 
-fn rate(text: &str) -> Result<u64, String> {
+pub(crate) fn rate(text: &str) -> Result<u64, String> {
     match positive(text)? {
         rate @ ..=SECOND => Ok(rate),
         _ => Err("at most 1000M, one a nanosecond".to_owned()),
     }
 }
 
-fn arrivals(text: &str) -> Result<Arrivals, String> {
+pub(crate) fn arrivals(text: &str) -> Result<Arrivals, String> {
     match text {
         "constant" => Ok(Arrivals::Constant),
         "poisson" => Ok(Arrivals::Poisson),
@@ -244,7 +249,7 @@ pub(crate) fn conns(text: &str) -> Result<u32, String> {
     }
 }
 
-fn backlog(text: &str) -> Result<u32, String> {
+pub(crate) fn backlog(text: &str) -> Result<u32, String> {
     // listen(2) takes an int.
     match units::count(text)? {
         count @ 0..=0x7fff_ffff => Ok(count as u32),
@@ -334,6 +339,7 @@ mod tests {
             ("loadgen --target a:1 --backend mio", "cannot be used with"),
             ("loadgen --force", "--output"),
             ("loadgen --backend nonsense", "mio"),
+            ("loadgen --rate 5 --warmup auto", "closed loop"),
             ("loadgen --connect-rate 0", "must be at least 1"),
             ("loadgen --rate 0", "must be at least 1"),
             ("loadgen --rate 2000M", "at most 1000M"),

@@ -8,14 +8,15 @@
 
 mod args;
 mod peers;
+mod plan;
+mod rehearsal;
+mod rounds;
 mod subjects;
 mod text;
 
-use std::time::{Duration, SystemTime};
+use std::path::Path;
 
-use fastrand::Rng;
-use lockstep_results::statistics::{Stopped, Stopping};
-use lockstep_results::{Comparison, Plan, Run, store};
+use lockstep_results::{Comparison, store};
 
 pub use args::CompareArgs;
 pub use subjects::Subject;
@@ -23,8 +24,8 @@ pub use text::text;
 
 use crate::args::RunArgs;
 use crate::exit::{self, Failure};
-use crate::run::{Finished, Job, Session};
-use subjects::Entry;
+use crate::run::Session;
+use rounds::{Keep, Rounds};
 
 /// A comparison that has come to an end.
 #[derive(Debug)]
@@ -45,10 +46,11 @@ pub struct Compared {
 /// came before the first run was over. Runs that are invalid are a result.
 pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Compared, Failure> {
     let usage = |error: String| Failure::new(exit::USAGE, error);
-    let entries = subjects::entries(args).map_err(usage)?;
+    let mut entries = subjects::entries(args).map_err(usage)?;
     if let Some(path) = &args.output {
         store::check(path, args.force).map_err(|error| usage(error.to_string()))?;
     }
+    let keep = keep(args).map_err(usage)?;
     let session = Session::start()?;
     let base = args.base();
     for &(conns, size) in &args.cells() {
@@ -57,160 +59,26 @@ pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Compared, Failur
     let conns_max = args.conns.iter().copied().max().unwrap_or(1);
     session.check(&RunArgs { conns: conns_max, ..base.clone() })?;
     let size_max = args.size.iter().copied().max().unwrap_or(1);
-    rehearse(&session, &RunArgs { size: size_max, ..base.clone() }, &entries)?;
+    let rehearsed = RunArgs { size: size_max, ..base.clone() };
+    let absent = rehearsal::rehearse(&session, &rehearsed, &mut entries)?;
 
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
-    let plan = Plan {
-        tool: env!("CARGO_PKG_NAME").to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-        argv,
-        seed,
-        subjects: entries.iter().map(|entry| entry.name.clone()).collect(),
-        baseline: entries[0].name.clone(),
-        aa: entries.iter().all(|entry| entry.subject == entries[0].subject),
-        stopping: Stopping {
-            rounds_min: Stopping::default().rounds_min.min(args.rounds),
-            rounds_max: args.rounds,
-            ..Stopping::default()
-        },
-    };
-    let mut rounds = Rounds {
-        session,
-        base,
-        entries,
-        plan,
-        runs: Vec::new(),
-        rng: Rng::with_seed(seed),
-        code: 0,
-    };
+    let plan = plan::plan(args, &base, argv, seed, &entries, absent);
+    let mut rounds = Rounds::new(session, base, entries, plan, keep);
     let failure = rounds.make(&args.cells()).err();
     rounds.into_compared(failure)
 }
 
-/// Starts every subject once, for one exchange, so that what cannot start, or does not answer with
-/// what it was sent, is known before the first round.
-fn rehearse(session: &Session, base: &RunArgs, entries: &[Entry]) -> Result<(), Failure> {
-    for (index, entry) in entries.iter().enumerate() {
-        if entries[..index].iter().any(|before| before.subject == entry.subject) {
-            continue;
-        }
-        let args = RunArgs {
-            conns: 1,
-            threads: None,
-            requests: Some(1),
-            duration: None,
-            warmup: Duration::ZERO,
-            backend: entry.subject.backend(),
-            ..base.clone()
-        };
-        let finished = session.run(&Job {
-            args: &args,
-            command: entry.subject.command(),
-            argv: Vec::new(),
-            label: format!("trying {}: ", entry.name),
-            floor: None,
-        })?;
-        // That one exchange is no measurement is no surprise.
-        if !matches!(finished.code, 0 | exit::INVALID) {
-            return Err(unfit(&entry.name, &finished));
-        }
+/// Where the records of the runs go, if they are to be kept.
+fn keep(args: &CompareArgs) -> Result<Option<Keep>, String> {
+    let Some(directory) = args.keep_runs.clone() else { return Ok(None) };
+    if !directory.is_dir() {
+        return Err(format!("--keep-runs: {}: no such directory", directory.display()));
     }
-    Ok(())
-}
-
-/// What is wrong with a subject that does not get through one exchange.
-fn unfit(name: &str, finished: &Finished) -> Failure {
-    if finished.record.interrupted {
-        return Failure::new(finished.code, "");
-    }
-    let errors = finished.record.errors.iter().map(|error| &error.first);
-    let cause = errors.chain(&finished.record.invalid_reasons).next();
-    let cause = cause.map_or("one exchange failed", String::as_str);
-    let failure = Failure::new(finished.code, format!("{name}: {cause}"));
-    match finished.code {
-        exit::WRONG_REPLY => failure.hint("a subject sends back the bytes that it receives"),
-        _ => failure,
-    }
-}
-
-/// The rounds, as they are made.
-struct Rounds {
-    session: Session,
-    base: RunArgs,
-    entries: Vec<Entry>,
-    plan: Plan,
-    runs: Vec<Run>,
-    rng: Rng,
-    code: u8,
-}
-
-impl Rounds {
-    /// Makes rounds until every cell has enough.
-    fn make(&mut self, cells: &[(u32, u32)]) -> Result<(), Failure> {
-        for round in 1.. {
-            let judged = Comparison::judge(self.plan.clone(), &self.runs);
-            let stopped: Vec<((u32, u32), Option<Stopped>)> =
-                judged.cells.iter().map(|cell| ((cell.conns, cell.size), cell.stopped)).collect();
-            let enough = |cell| stopped.iter().any(|&(key, why)| key == cell && why.is_some());
-            let mut open: Vec<_> = cells.iter().copied().filter(|&cell| !enough(cell)).collect();
-            if open.is_empty() {
-                break;
-            }
-            self.rng.shuffle(&mut open);
-            for cell in open {
-                let mut order: Vec<usize> = (0..self.entries.len()).collect();
-                self.rng.shuffle(&mut order);
-                for index in order {
-                    self.run(round, cell, index)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn run(&mut self, round: u32, (conns, size): (u32, u32), index: usize) -> Result<(), Failure> {
-        if let Some(signal) = self.session.signal() {
-            return Err(Failure::signal(signal));
-        }
-        let entry = &self.entries[index];
-        let args = RunArgs {
-            conns,
-            size,
-            backend: entry.subject.backend(),
-            seed: Some(self.rng.u64(..)),
-            ..self.base.clone()
-        };
-        let (most, name) = (self.plan.stopping.rounds_max, &entry.name);
-        let finished = self.session.run(&Job {
-            args: &args,
-            command: entry.subject.command(),
-            argv: self.plan.argv.clone(),
-            label: format!("round {round} of at most {most}, {conns}x{size}, {name}: "),
-            floor: None,
-        })?;
-        let Finished { record, code } = finished;
-        let interrupted = record.interrupted;
-        self.runs.push(Run { round, subject: name.clone(), record, file: None });
-        match code {
-            // What is invalid is left out, and the comparison says so.
-            0 | exit::INVALID => {}
-            code if interrupted => return Err(Failure::new(code, "")),
-            exit::WRONG_REPLY => self.code = exit::WRONG_REPLY,
-            _ => self.code = self.code.max(exit::INCOMPLETE),
-        }
-        Ok(())
-    }
-
-    fn into_compared(self, failure: Option<Failure>) -> Result<Compared, Failure> {
-        match failure {
-            Some(failure) if self.runs.is_empty() => Err(failure),
-            failure => {
-                let mut comparison = Comparison::judge(self.plan, &self.runs);
-                comparison.interrupted |= failure.is_some();
-                let code = failure.as_ref().map_or(self.code, |failure| failure.code);
-                Ok(Compared { comparison, code, failure })
-            }
-        }
-    }
+    let beside = args.output.as_deref().map(|path| match path.is_dir() {
+        true => path,
+        false => path.parent().unwrap_or(Path::new("")),
+    });
+    let beside = beside.map(Path::to_owned);
+    Ok(Some(Keep { directory, beside }))
 }

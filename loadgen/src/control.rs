@@ -84,14 +84,19 @@ impl Control {
         })
     }
 
-    /// Begins the loop, measured between the latter two instants. An open loop's schedule begins
-    /// at the first.
-    pub fn begin_loop(&self, begin_ns: u64, start_ns: u64, end_ns: u64) {
+    /// Begins the loop. An open loop's schedule begins at the instant given, and its window has to
+    /// be set before; a closed loop does without, and warms up until it is.
+    pub fn begin_loop(&self, begin_ns: u64) {
         self.begin_ns.store(begin_ns, Relaxed);
-        self.start_ns.store(start_ns, Relaxed);
-        self.end_ns.store(end_ns, Relaxed);
         self.looping.store(true, Release);
         self.wake_all();
+    }
+
+    /// Sets the instants between which the loop is measured. They have to lie ahead: an exchange
+    /// that was judged before the window was known lies outside of it.
+    pub fn set_window(&self, start_ns: u64, end_ns: u64) {
+        self.end_ns.fetch_min(end_ns, Relaxed);
+        self.start_ns.store(start_ns, Relaxed);
     }
 
     /// Ends the run early: nothing is sent after `end_ns`, nothing awaited after `abandon_ns`.

@@ -9,7 +9,7 @@
 //! * [`socket`], `engine`, [`worker`]: system calls, event handling, and the phases of one thread.
 //! * [`schedule`], `pacer`, [`spacing`]: when requests of an open loop are due, sending them then,
 //!   and whether they were.
-//! * [`control`], [`measure`]: the main thread and the threads it conducts.
+//! * [`control`], [`measure`], [`warmup`]: the main thread and the threads it conducts.
 //! * [`tally`], [`failures`]: what is counted.
 //! * [`placement`], [`limits`], [`cpu_time`], [`procfs`], [`subject`], [`command`]: processors,
 //!   descriptors, accounting, the embedded server, and anybody else's.
@@ -49,4 +49,5 @@ pub mod subject;
 pub mod tally;
 pub mod units;
 pub mod verdict;
+pub mod warmup;
 pub mod worker;

@@ -15,6 +15,7 @@ use crate::procfs::{self, Processes, Usage};
 use crate::progress::{self, Progress};
 use crate::subject::Ready;
 use crate::tally::Tally;
+use crate::warmup::{self, Warmup, Watch};
 use crate::worker::{Plan, Share, Worker};
 
 /// How long outstanding replies are awaited after a signal.
@@ -23,6 +24,10 @@ const PATIENCE_NS: u64 = 500_000_000;
 /// How long before an open loop begins the threads are told, so that none of them is late for the
 /// first request.
 const HEAD_START: Duration = Duration::from_millis(10);
+
+/// How long before the measured window the threads can know when it starts: more than this thread
+/// is usually kept from its processor.
+const NOTICE: Duration = Duration::from_millis(20);
 
 /// What the main thread waits for.
 #[derive(Debug)]
@@ -49,7 +54,7 @@ pub struct Run {
     /// Measured exchanges in all.
     pub requests: Option<u64>,
     /// The loop before the window.
-    pub warmup: Duration,
+    pub warmup: Warmup,
     /// The window; without it, as long as `requests` take.
     pub duration: Option<Duration>,
     /// Which thread runs where.
@@ -71,6 +76,10 @@ pub struct Measured {
     pub start_ns: u64,
     /// The window's length.
     pub window: Duration,
+    /// How long the loop was before the window.
+    pub warmup: Duration,
+    /// How that came to its end; `None` if its length was given.
+    pub warmup_end: Option<warmup::End>,
     /// What the generator used in the window.
     pub client: Option<Usage>,
     /// What the server used in the window.
@@ -177,8 +186,10 @@ struct Conductor<'a> {
 /// What was read at the edges of the measured window.
 struct Edges {
     started: SystemTime,
+    begin_ns: u64,
     start_ns: u64,
     end_ns: u64,
+    warmup_end: Option<warmup::End>,
     before: Option<Readings>,
     after: Option<Readings>,
     server_capacity: Option<(usize, Vec<usize>)>,
@@ -201,9 +212,11 @@ impl Conductor<'_> {
         let ahead = self.run.plan.open.map_or(Duration::ZERO, |_| HEAD_START);
         let begin_ns = now + ahead.as_nanos() as u64;
         let mut edges = Edges {
-            started: SystemTime::now() + ahead + self.run.warmup,
-            start_ns: begin_ns + self.run.warmup.as_nanos() as u64,
+            started: SystemTime::now(),
+            begin_ns,
+            start_ns: begin_ns,
             end_ns: NEVER,
+            warmup_end: None,
             before: None,
             after: None,
             server_capacity: None,
@@ -212,9 +225,7 @@ impl Conductor<'_> {
         if lost || self.signal.is_some() {
             self.control.cut(now, now);
         } else {
-            let length = self.run.duration.map_or(NEVER, |length| length.as_nanos() as u64);
-            edges.end_ns = edges.start_ns.saturating_add(length);
-            self.control.begin_loop(begin_ns, edges.start_ns, edges.end_ns);
+            self.warm_up(&mut edges);
             self.wait_until(edges.start_ns);
             edges.before = Some(self.read());
             // Now it has the threads that it needs for its connections.
@@ -228,6 +239,52 @@ impl Conductor<'_> {
             self.wait(NEVER);
         }
         edges
+    }
+
+    /// Begins the loop and sets the window that is measured.
+    fn warm_up(&mut self, edges: &mut Edges) {
+        match self.run.warmup {
+            Warmup::Fixed(length) => {
+                self.set_window(edges, edges.begin_ns + length.as_nanos() as u64);
+                self.control.begin_loop(edges.begin_ns);
+            }
+            Warmup::Auto => {
+                self.control.begin_loop(edges.begin_ns);
+                edges.warmup_end = self.await_steady(edges.begin_ns);
+                edges.start_ns = self.control.clock.now();
+                // What a signal or a lack of connections has ended is not measured.
+                if edges.warmup_end.is_some() {
+                    self.set_window(edges, edges.start_ns + NOTICE.as_nanos() as u64);
+                    // Had this thread no processor meanwhile, then nothing was counted either.
+                    edges.start_ns = edges.start_ns.max(self.control.clock.now());
+                }
+            }
+        }
+    }
+
+    fn set_window(&self, edges: &mut Edges, start_ns: u64) {
+        let length = self.run.duration.map_or(NEVER, |length| length.as_nanos() as u64);
+        (edges.start_ns, edges.end_ns) = (start_ns, start_ns.saturating_add(length));
+        self.control.set_window(start_ns, edges.end_ns);
+        edges.started = SystemTime::now() + self.control.clock.until(edges.start_ns);
+    }
+
+    /// Watches the loop until it is steady or has had its time; `None` when it ended before.
+    fn await_steady(&mut self, begin_ns: u64) -> Option<warmup::End> {
+        let mut watch = Watch::default();
+        let (mut then, mut before) = (begin_ns, self.control.progress().1);
+        loop {
+            self.wait_until(then + warmup::SLICE.as_nanos() as u64);
+            if self.signal.is_some() || self.finished == self.started {
+                return None;
+            }
+            let (now, (_, exchanges)) = (self.control.clock.now(), self.control.progress());
+            let end = watch.note(now - then, exchanges - before);
+            if end.is_some() {
+                return end;
+            }
+            (then, before) = (now, exchanges);
+        }
     }
 
     /// Waits until that instant, or a signal, or all threads have ended.
@@ -284,6 +341,8 @@ impl Edges {
             started: self.started,
             start_ns: self.start_ns,
             window: Duration::from_nanos(window_ns),
+            warmup: Duration::from_nanos(self.start_ns - self.begin_ns),
+            warmup_end: self.warmup_end,
             client: used(|readings| readings.client),
             server: used(|readings| readings.server),
             server_capacity: self.server_capacity,

@@ -33,6 +33,9 @@ impl Progress {
             return;
         }
         let now = control.clock.now();
+        if self.last.is_some_and(|(then, _)| now - then < INTERVAL.as_nanos() as u64) {
+            return;
+        }
         let (opened, exchanges) = control.progress();
         let rate = match self.last.replace((now, exchanges)) {
             Some((then, before)) if now > then => {
@@ -45,6 +48,7 @@ impl Progress {
         let (start, end) = (control.start_ns(), control.end_ns());
         let line = match () {
             () if !control.looping() => format!("opening {opened} of {conns} connections"),
+            () if start == NEVER => format!("warming up until it is steady, {rate}/s"),
             () if now < start => format!("warming up for {} more, {rate}/s", seconds(now, start)),
             () if now >= end => "waiting for the last replies".to_owned(),
             () if end == NEVER => format!("measured {}, {rate}/s", seconds(start, now)),

@@ -16,6 +16,7 @@ use crate::subject::{Ended, Ready};
 use crate::tally::{OpenTally, Tally};
 use crate::units::format_cpu_list;
 use crate::verdict::{Evidence, OpenEvidence, judge};
+use crate::warmup;
 
 /// What was asked for, and of whom.
 #[derive(Debug)]
@@ -77,6 +78,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         wrong_replies: tally.failures.wrong_replies(),
         disagreement: disagreement(&asked, &measured),
         debug_build: cfg!(debug_assertions),
+        warmup_at_bound: measured.warmup_end == Some(warmup::End::Bound),
         open: rate
             .as_ref()
             .zip(tally.open.as_ref())
@@ -101,7 +103,8 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         conns: asked.args.conns,
         size: asked.args.size,
         threads: asked.run.plan.threads as u32,
-        warmup_s: asked.args.warmup.as_secs_f64(),
+        warmup_s: measured.warmup.as_secs_f64(),
+        warmup_end: measured.warmup_end.map(|end| end.name().to_owned()),
         duration_s: seconds,
         exchanges,
         throughput_per_s: if exchanges > 0 { exchanges as f64 / seconds } else { 0.0 },

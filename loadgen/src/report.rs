@@ -60,9 +60,14 @@ fn throughput(record: &Record) -> String {
     let rate = grouped(record.throughput_per_s.round() as u64);
     let exchanges = plural(record.exchanges, "exchange", "exchanges");
     let interrupted = if record.interrupted { ", interrupted" } else { "" };
+    let until = match record.warmup_end.as_deref() {
+        Some("steady") => ", until it was steady",
+        Some(_) => ", and not steady yet",
+        None => "",
+    };
     let invalid = if record.valid { "" } else { "\nINVALID        the last lines say why\n" };
     format!(
-        "{invalid}\n{rate} exchanges/s   ({exchanges} in {:.2} s after {:.2} s of warm-up{interrupted})\n",
+        "{invalid}\n{rate} exchanges/s   ({exchanges} in {:.2} s after {:.2} s of warm-up{until}{interrupted})\n",
         record.duration_s, record.warmup_s,
     )
 }

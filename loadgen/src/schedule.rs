@@ -15,9 +15,10 @@ use std::time::Duration;
 pub const SECOND: u64 = 1_000_000_000;
 
 /// How the planned instants lie.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Arrivals {
     /// At equal distances.
+    #[default]
     Constant,
     /// At random, each independent of all others, as from many users.
     Poisson,

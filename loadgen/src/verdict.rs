@@ -39,6 +39,8 @@ pub struct Evidence {
     pub disagreement: Option<String>,
     /// Whether the generator was built without optimisation.
     pub debug_build: bool,
+    /// Whether the load was not steady yet when the warm-up had taken as long as it may.
+    pub warmup_at_bound: bool,
     /// What became of the plan of an open loop; `None` in a closed loop.
     pub open: Option<OpenEvidence>,
 }
@@ -129,6 +131,11 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         let list = if waiting >= DISTURBED_TOO_MUCH { &mut reasons } else { &mut warnings };
         list.push(disturbed);
     }
+    if evidence.warmup_at_bound {
+        let text = "not-steady: the load had not settled when the longest warm-up was over; give \
+                    --warmup a time";
+        warnings.push(text.to_owned());
+    }
     if evidence.debug_build {
         let text = "debug-build: loadgen was built without optimisation; build it with --release";
         warnings.push(text.to_owned());
@@ -167,6 +174,7 @@ mod tests {
             wrong_replies: 0,
             disagreement: None,
             debug_build: false,
+            warmup_at_bound: false,
             open: None,
         }
     }
@@ -232,9 +240,14 @@ mod tests {
 
     #[test]
     fn what_spoils_little_is_a_warning() {
-        let doubtful = Evidence { debug_build: true, client_waiting: Some(0.19), ..good() };
+        let doubtful = Evidence {
+            debug_build: true,
+            warmup_at_bound: true,
+            client_waiting: Some(0.19),
+            ..good()
+        };
         let verdict = judge(&doubtful);
-        assert_eq!(words_of(&verdict.warnings), ["disturbed", "debug-build"]);
+        assert_eq!(words_of(&verdict.warnings), ["disturbed", "not-steady", "debug-build"]);
         assert_eq!(verdict.invalid_reasons, [""; 0]);
         assert_eq!(judge(&Evidence { client_waiting: Some(0.04), ..good() }).warnings, [""; 0]);
     }

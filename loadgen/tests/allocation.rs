@@ -14,6 +14,7 @@ use loadgen::pattern::Pattern;
 use loadgen::placement::{Placement, allowed};
 use loadgen::schedule::{Arrivals, OpenLoop};
 use loadgen::socket::Target;
+use loadgen::warmup::Warmup;
 use loadgen::worker::Plan;
 
 /// Counts what is taken.
@@ -73,7 +74,7 @@ fn taken(requests: u64, open: Option<OpenLoop>) -> u64 {
         },
         conns: 8,
         requests: Some(requests),
-        warmup: Duration::ZERO,
+        warmup: Warmup::Fixed(Duration::ZERO),
         duration: None,
         placement: Placement { client: allowed().unwrap(), server: None },
         server: None,

@@ -72,6 +72,79 @@ pub struct Plan {
     pub aa: bool,
     /// When a cell has rounds enough.
     pub stopping: Stopping,
+    /// Servers that were found but could not be compared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub absent: Vec<Absent>,
+    /// What was asked of every run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
+}
+
+/// A server that the comparison went on without.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Absent {
+    /// Its name.
+    pub subject: String,
+    /// Why, in words.
+    pub cause: String,
+}
+
+/// The options of every run: with the subjects and the rounds, what it takes to do it again.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Asked {
+    /// Numbers of connections, each with every size a cell.
+    pub conns: Vec<u32>,
+    /// Bytes in a request.
+    pub sizes: Vec<u32>,
+    /// Length of the measured window.
+    pub duration_s: f64,
+    /// The load before it; absent where it lasted until it was steady.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_s: Option<f64>,
+    /// The longest that a connect or an exchange may take.
+    pub timeout_s: f64,
+    /// The planned rate of an open loop, requests a second; absent in a closed loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_per_s: Option<u64>,
+    /// How its instants lie: `constant` or `poisson`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arrivals: Option<String>,
+    /// How long before them the clock was watched, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spin_s: Option<f64>,
+    /// New connections a second; absent where there was no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_rate_per_s: Option<u64>,
+    /// Load-generating threads; absent where it was one for each of its processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    /// The generator's processors, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_cpus: Option<String>,
+    /// The servers' processors, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_cpus: Option<String>,
+    /// Shards of the backends, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shards: Option<u32>,
+    /// The listen queue of the backends' shards, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u32>,
+    /// The commands of subjects that are not backends, with `{addr}` or `{port}` in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<Command>,
+}
+
+/// The command that starts a subject.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Command {
+    /// The subject.
+    pub subject: String,
+    /// For `sh -c`.
+    pub command: String,
 }
 
 /// One run of one subject in one round, as measured.

@@ -42,7 +42,8 @@ mod table;
 mod text;
 
 pub use comparison::{
-    ByMetric, Cell, Comparison, Exclusion, Measured, Measurement, Metric, Plan, Run, Summary,
+    Absent, Asked, ByMetric, Cell, Command, Comparison, Exclusion, Measured, Measurement, Metric,
+    Plan, Run, Summary,
 };
 pub use environment::{Build, Environment, Load};
 pub use floor::{Calls, Exchange, Floor, Spread};

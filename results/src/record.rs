@@ -52,6 +52,10 @@ pub struct Record {
     pub threads: u32,
     /// Seconds between the last connection's opening and the measured window.
     pub warmup_s: f64,
+    /// How a warm-up ended that was watched: `steady`, the load having settled, or `bound`, having
+    /// taken as long as it may. Absent where its length was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup_end: Option<String>,
     /// Seconds actually measured; the divisor of every rate.
     pub duration_s: f64,
     /// Exchanges completed in the measured window, each verified byte for byte; of a run of a given

@@ -6,8 +6,15 @@ use std::time::Duration;
 use clap::{Args, Parser};
 
 use super::subjects::{self, Subject};
-use crate::args::{Cli, CpuList, RunArgs, conns, cpu_list, positive, size, threads};
+use crate::args::{
+    Cli, CpuList, RunArgs, arrivals, backlog, conns, cpu_list, positive, rate, size, threads,
+};
+use crate::schedule::Arrivals;
 use crate::units;
+use crate::warmup::Warmup;
+
+/// The warm-up of an open loop, which cannot be watched: its rate is what was planned.
+const WARMUP_OPEN: Duration = Duration::from_millis(500);
 
 /// More rounds than anybody waits for.
 const ROUNDS_MAX: u64 = 1000;
@@ -49,10 +56,28 @@ pub struct CompareArgs {
     #[arg(value_parser = units::duration_positive)]
     pub duration: Duration,
 
-    /// Closed loop before each measured window
-    #[arg(short, long, value_name = "TIME", default_value = "500ms")]
-    #[arg(value_parser = units::duration)]
-    pub warmup: Duration,
+    /// The same load before each measured window; auto: until it is steady, up to 3s
+    /// [default: auto; with --rate 500ms]
+    #[arg(short, long, value_name = "TIME", value_parser = Warmup::parse)]
+    pub warmup: Option<Warmup>,
+
+    /// Open loop: so many requests a second in all, due at instants fixed before the run, the same
+    /// for all subjects of a round
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub rate: Option<u64>,
+
+    /// How the instants lie: constant (at equal distances), poisson (at random, as from many users)
+    /// [default: constant]
+    #[arg(long, value_name = "NAME", value_parser = arrivals, requires = "rate")]
+    pub arrivals: Option<Arrivals>,
+
+    /// Watch the clock so long before a request is due, in place of sleeping
+    #[arg(long, value_name = "TIME", value_parser = units::duration, requires = "rate")]
+    pub spin: Option<Duration>,
+
+    /// New connections a second while connections are opened [default: as fast as they come]
+    #[arg(long, value_name = "RATE", value_parser = positive)]
+    pub connect_rate: Option<u64>,
 
     /// Load-generating threads [default: one for each processor of the generator]
     #[arg(short, long, value_name = "N", value_parser = threads)]
@@ -71,6 +96,15 @@ pub struct CompareArgs {
     #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
     pub server_pin: Option<CpuList>,
 
+    /// The listen queue of servers that are backends, for each shard
+    #[arg(long, value_name = "N", value_parser = backlog)]
+    pub backlog: Option<u32>,
+
+    /// The shards of servers that are backends [default: one for each of their processors;
+    /// blocking: 1]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub shards: Option<usize>,
+
     /// Determines the order of the runs and the bytes that are sent [default: another one each time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -83,6 +117,10 @@ pub struct CompareArgs {
     #[arg(short, long, value_name = "FILE|DIR")]
     pub output: Option<PathBuf>,
 
+    /// Also write the record of every run into a directory, for the comparison to name
+    #[arg(long, value_name = "DIR")]
+    pub keep_runs: Option<PathBuf>,
+
     /// Let --output overwrite a file
     #[arg(long, requires = "output")]
     pub force: bool,
@@ -94,7 +132,16 @@ impl CompareArgs {
         let defaults = Cli::try_parse_from(["loadgen"]).expect("a run needs no option").run;
         RunArgs {
             duration: Some(self.duration),
-            warmup: self.warmup,
+            warmup: self.warmup.unwrap_or(match self.rate {
+                Some(_) => Warmup::Fixed(WARMUP_OPEN),
+                None => Warmup::Auto,
+            }),
+            rate: self.rate,
+            arrivals: self.arrivals,
+            spin: self.spin,
+            connect_rate: self.connect_rate,
+            backlog: self.backlog,
+            shards: self.shards,
             threads: self.threads,
             timeout: self.timeout,
             pin: self.pin.clone(),

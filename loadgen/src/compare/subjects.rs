@@ -47,6 +47,8 @@ impl Subject {
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) subject: Subject,
+    /// Whether it is there because it was found, and not by its name.
+    pub(super) found: bool,
 }
 
 /// Parses `mio` or `name=command`.
@@ -84,6 +86,7 @@ pub(super) fn parse(text: &str) -> Result<Subject, String> {
 /// One line: too few or too many, or two different ones of one name.
 pub(super) fn entries(args: &CompareArgs) -> Result<Vec<Entry>, String> {
     let mut subjects = args.subjects.clone();
+    let named = subjects.len();
     if let Some(directory) = &args.peers {
         subjects.extend(peers::find(directory)?);
     }
@@ -96,7 +99,7 @@ pub(super) fn entries(args: &CompareArgs) -> Result<Vec<Entry>, String> {
         (false, _) => {}
     }
     let mut entries: Vec<Entry> = Vec::new();
-    for subject in subjects {
+    for (index, subject) in subjects.into_iter().enumerate() {
         let alike = entries.iter().filter(|entry| entry.subject.name() == subject.name());
         if alike.clone().any(|entry| entry.subject != subject) {
             return Err(format!("two different subjects are called {}", subject.name()));
@@ -108,7 +111,7 @@ pub(super) fn entries(args: &CompareArgs) -> Result<Vec<Entry>, String> {
         if entries.iter().any(|entry| entry.name == name) {
             return Err(format!("two subjects are called {name}"));
         }
-        entries.push(Entry { name, subject });
+        entries.push(Entry { name, subject, found: index >= named && !args.aa });
     }
     Ok(entries)
 }

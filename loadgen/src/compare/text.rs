@@ -1,6 +1,6 @@
 //! A comparison as text.
 
-use lockstep_results::{Comparison, wrap};
+use lockstep_results::{Asked, Comparison, wrap};
 
 /// Columns at most.
 const WIDTH: usize = 100;
@@ -39,6 +39,28 @@ fn header(comparison: &Comparison) -> Vec<String> {
         }
     }
     lines.extend(places);
+    lines.extend(plan.asked.as_ref().map(asked));
     lines.push(format!("seed {}", plan.seed));
+    for absent in &plan.absent {
+        lines.push(format!("without {}, which did not start: {}", absent.subject, absent.cause));
+    }
     lines
+}
+
+/// What every run was asked for.
+fn asked(asked: &Asked) -> String {
+    let load = match (asked.rate_per_s, &asked.arrivals) {
+        (Some(rate), Some(arrivals)) => format!("{rate} requests/s, {arrivals}"),
+        _ => "closed loop".to_owned(),
+    };
+    let warmup = match asked.warmup_s {
+        Some(seconds) => format!("{seconds} s of warm-up"),
+        None => "it was steady".to_owned(),
+    };
+    let mut line = format!("each run: {load}, {} s after {warmup}", asked.duration_s);
+    let more = [("threads", asked.threads), ("shards", asked.shards), ("backlog", asked.backlog)];
+    for (name, value) in more {
+        line.extend(value.map(|value| format!(", {name} {value}")));
+    }
+    line
 }

@@ -129,6 +129,77 @@ fn a_server_against_itself_shows_the_noise() {
 }
 
 #[test]
+fn the_file_says_how_to_do_it_again_and_names_the_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let kept = directory.path().join("runs");
+    fs::create_dir(&kept).unwrap();
+    let subject = format!("other={}", echo());
+    let mut args = vec!["blocking", &subject, "--rounds", "2", "--rate", "500", "--json"];
+    args.extend(["--arrivals", "poisson", "--backlog", "77", "--timeout", "4s"]);
+    let output = directory.path().to_str().unwrap();
+    args.extend(["-o", output, "--keep-runs", kept.to_str().unwrap()]);
+    let finished = run_compare(&args);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let comparison = finished.record();
+    let asked = &comparison["asked"];
+    for (key, value) in [
+        ("rate_per_s", Value::from(500)),
+        ("arrivals", "poisson".into()),
+        ("duration_s", 0.1.into()),
+        ("warmup_s", 0.02.into()),
+        ("timeout_s", 4.0.into()),
+        ("backlog", 77.into()),
+        ("conns", vec![2].into()),
+    ] {
+        assert_eq!(asked[key], value, "{asked}");
+    }
+    assert_eq!(asked["commands"][0]["command"], echo(), "{asked}");
+    assert_eq!(comparison["cells"][0]["load"], "open");
+    // Who is compared has the same instants and bytes in a round, and others in the next.
+    let mut seeds = Vec::new();
+    for (index, backlog) in [(0, Value::from(77)), (1, Value::Null)] {
+        for run in comparison["cells"][0]["subjects"][index]["runs"].as_array().unwrap() {
+            let file = run["record"].as_str().expect("it was kept");
+            assert!(file.starts_with("runs/"), "named from where the comparison is: {file}");
+            let record = fs::read_to_string(directory.path().join(file)).unwrap();
+            let record: Value = serde_json::from_str(&record).unwrap();
+            assert_eq!(record["subject"]["backlog"], backlog);
+            assert_eq!(record["rate"]["arrivals"], "poisson");
+            seeds.push(record["seed"].clone());
+        }
+    }
+    assert_eq!(seeds[..2], seeds[2..]);
+    assert_ne!(seeds[0], seeds[1]);
+    let nowhere = directory.path().join("nowhere");
+    run_compare(&["blocking", "--aa", "--keep-runs", nowhere.to_str().unwrap()])
+        .assert_complains(2, "no such directory");
+}
+
+#[test]
+fn a_reference_server_that_is_not_fit_is_left_out_aloud() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let program = env!("CARGO_BIN_EXE_loadgen");
+    let fit = format!("exec '{program}' serve --backend blocking \"$@\"");
+    for (name, script) in [("peer-fit", fit.as_str()), ("peer-unfit", "echo no ring >&2; exit 3")] {
+        let path = directory.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let peers = format!("--peers={}", directory.path().display());
+    let finished = run_compare(&["blocking", &peers, "--rounds", "1"]);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    assert!(finished.stderr.starts_with("warning: goes on without unfit: "), "{finished:#?}");
+    let flat = finished.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("fit against blocking") && flat.contains("no ring"), "{finished:#?}");
+    // With nobody left to compare it with, that is an error.
+    fs::remove_file(directory.path().join("peer-fit")).unwrap();
+    let finished = run_compare(&["blocking", &peers, "--rounds", "1"]);
+    assert_eq!(finished.code, Some(3), "{finished:#?}");
+    assert!(finished.stderr.contains("fewer than two subjects"), "{finished:#?}");
+}
+
+#[test]
 fn what_cannot_start_is_known_before_the_first_run() {
     for (subject, code, words) in [
         ("absent=no-such-program {addr}", 3, "absent: sh: "),

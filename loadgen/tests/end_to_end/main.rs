@@ -10,3 +10,4 @@ mod output;
 mod replies;
 mod signals;
 mod usage;
+mod warmup;

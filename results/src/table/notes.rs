@@ -60,7 +60,7 @@ fn circumstances(record: &Record) -> Vec<Circumstance> {
         ("connections", number(Some(record.conns))),
         ("bytes", number(Some(record.size))),
         ("measured", Some(format!("{:.0}s", record.duration_s))),
-        ("warm-up", Some(format!("{:.1}s", record.warmup_s))),
+        ("warm-up", Some(warmup(record))),
         ("shards", number(subject.shards)),
         ("backlog", number(subject.backlog)),
         ("client threads", number(Some(record.threads))),
@@ -70,6 +70,14 @@ fn circumstances(record: &Record) -> Vec<Circumstance> {
     ];
     let named = named.map(|(name, value)| (name.to_owned(), value));
     named.into_iter().chain(places(&record.environment)).collect()
+}
+
+/// `1.0s`; a warm-up that was watched is as long as it has to be.
+fn warmup(record: &Record) -> String {
+    match &record.warmup_end {
+        None => format!("{:.1}s", record.warmup_s),
+        Some(_) => "until steady".to_owned(),
+    }
 }
 
 /// The circumstances that lie in the environment.

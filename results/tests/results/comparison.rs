@@ -20,6 +20,8 @@ fn plan(subjects: &[&str]) -> Plan {
         baseline: subjects[0].to_owned(),
         aa: false,
         stopping: RULE,
+        absent: Vec::new(),
+        asked: None,
     }
 }
 

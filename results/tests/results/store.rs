@@ -77,6 +77,8 @@ fn comparison() -> Comparison {
         baseline: "mio".into(),
         aa: false,
         stopping: Stopping::default(),
+        absent: Vec::new(),
+        asked: None,
     };
     let run =
         |subject: &str| Run { round: 1, subject: subject.into(), record: sample(), file: None };

@@ -1,0 +1,67 @@
+//! What is planned, as the comparison's file keeps it: enough to do it again.
+
+use std::time::{Duration, SystemTime};
+
+use lockstep_results::statistics::Stopping;
+use lockstep_results::{Absent, Asked, Command, Plan};
+
+use super::CompareArgs;
+use super::subjects::Entry;
+use crate::args::RunArgs;
+use crate::units::format_cpu_list;
+use crate::warmup::Warmup;
+
+/// The plan for these subjects; `absent` are those that it goes on without.
+pub(super) fn plan(
+    args: &CompareArgs,
+    base: &RunArgs,
+    argv: Vec<String>,
+    seed: u64,
+    entries: &[Entry],
+    absent: Vec<Absent>,
+) -> Plan {
+    Plan {
+        tool: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+        argv,
+        seed,
+        subjects: entries.iter().map(|entry| entry.name.clone()).collect(),
+        baseline: entries[0].name.clone(),
+        aa: entries.iter().all(|entry| entry.subject == entries[0].subject),
+        stopping: Stopping {
+            rounds_min: Stopping::default().rounds_min.min(args.rounds),
+            rounds_max: args.rounds,
+            ..Stopping::default()
+        },
+        absent,
+        asked: Some(asked(args, base, entries)),
+    }
+}
+
+fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry]) -> Asked {
+    let command = |entry: &Entry| {
+        let command = entry.subject.command()?.command.clone();
+        Some(Command { subject: entry.name.clone(), command })
+    };
+    Asked {
+        conns: args.conns.clone(),
+        sizes: args.size.clone(),
+        duration_s: args.duration.as_secs_f64(),
+        warmup_s: match base.warmup {
+            Warmup::Fixed(length) => Some(length.as_secs_f64()),
+            Warmup::Auto => None,
+        },
+        timeout_s: args.timeout.as_secs_f64(),
+        rate_per_s: base.rate,
+        arrivals: base.rate.map(|_| base.arrivals.unwrap_or_default().name().to_owned()),
+        spin_s: base.spin.map(|spin: Duration| spin.as_secs_f64()),
+        connect_rate_per_s: base.connect_rate,
+        threads: base.threads.map(|threads| threads as u32),
+        client_cpus: base.pin.as_deref().map(format_cpu_list),
+        server_cpus: base.server_pin.as_deref().map(format_cpu_list),
+        shards: base.shards.map(|shards| shards as u32),
+        backlog: base.backlog,
+        commands: entries.iter().filter_map(command).collect(),
+    }
+}

@@ -1,0 +1,198 @@
+//! The rounds, as they are made.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use lockstep_results::statistics::Stopped;
+use lockstep_results::{Comparison, Plan, Run, store};
+
+use super::Compared;
+use super::subjects::Entry;
+use crate::args::RunArgs;
+use crate::exit::{self, Failure};
+use crate::run::{Finished, Job, Session};
+
+/// A cell: connections and size.
+type Key = (u32, u32);
+
+/// The rounds made so far.
+pub(super) struct Rounds {
+    pub(super) session: Session,
+    pub(super) base: RunArgs,
+    pub(super) entries: Vec<Entry>,
+    pub(super) plan: Plan,
+    pub(super) keep: Option<Keep>,
+    runs: Vec<Run>,
+    rng: Rng,
+    code: u8,
+    /// The subjects whose last run could not be made.
+    failed: Vec<usize>,
+    began: Instant,
+    /// Runs tried, and how many more there may be.
+    done: u32,
+    left: u32,
+}
+
+/// Where the runs' records are kept.
+pub(super) struct Keep {
+    /// The directory they go into.
+    pub(super) directory: PathBuf,
+    /// The comparison's own, from which they are named where that leads to them.
+    pub(super) beside: Option<PathBuf>,
+}
+
+impl Keep {
+    fn write(&self, finished: &Finished) -> Result<String, Failure> {
+        let file = store::write(&finished.record, &self.directory, false)
+            .map_err(|error| Failure::new(exit::FAILURE, error.to_string()))?;
+        let base = self.beside.as_deref().unwrap_or(Path::new(""));
+        Ok(file.strip_prefix(base).unwrap_or(&file).display().to_string())
+    }
+}
+
+impl Rounds {
+    pub(super) fn new(
+        session: Session,
+        base: RunArgs,
+        entries: Vec<Entry>,
+        plan: Plan,
+        keep: Option<Keep>,
+    ) -> Self {
+        let rng = Rng::with_seed(plan.seed);
+        Self {
+            session,
+            base,
+            entries,
+            plan,
+            keep,
+            runs: Vec::new(),
+            rng,
+            code: 0,
+            failed: Vec::new(),
+            began: Instant::now(),
+            done: 0,
+            left: 0,
+        }
+    }
+
+    /// Makes rounds until every cell has enough.
+    pub(super) fn make(&mut self, cells: &[Key]) -> Result<(), Failure> {
+        for round in 1..=self.plan.stopping.rounds_max {
+            let judged = Comparison::judge(self.plan.clone(), &self.runs);
+            let stopped: Vec<(Key, Option<Stopped>)> =
+                judged.cells.iter().map(|cell| ((cell.conns, cell.size), cell.stopped)).collect();
+            let enough = |cell| stopped.iter().any(|&(key, why)| key == cell && why.is_some());
+            let mut open: Vec<Key> = cells.iter().copied().filter(|&cell| !enough(cell)).collect();
+            let rounds_left = self.plan.stopping.rounds_max - round + 1;
+            self.left = rounds_left * (open.len() * self.entries.len()) as u32;
+            self.rng.shuffle(&mut open);
+            for cell in open {
+                let mut order: Vec<usize> = (0..self.entries.len()).collect();
+                self.rng.shuffle(&mut order);
+                // The same bytes, and in an open loop the same instants, for all.
+                let seed = self.rng.u64(..);
+                for index in order {
+                    self.run(round, cell, index, seed)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, round: u32, cell: Key, index: usize, seed: u64) -> Result<(), Failure> {
+        if let Some(signal) = self.session.signal() {
+            return Err(Failure::signal(signal));
+        }
+        let entry = &self.entries[index];
+        let (conns, size) = cell;
+        let backend = entry.subject.backend();
+        let args = RunArgs { conns, size, backend, seed: Some(seed), ..self.base.clone() };
+        let label = format!(
+            "round {round}/{}, {conns}x{size}, {}; {}: ",
+            self.plan.stopping.rounds_max,
+            entry.name,
+            remaining(self.began.elapsed(), self.done, self.left)
+        );
+        let (argv, command) = (self.plan.argv.clone(), entry.subject.command());
+        let result = self.session.run(&Job { args: &args, command, argv, label, floor: None });
+        self.done += 1;
+        self.left = self.left.saturating_sub(1);
+        match result {
+            Ok(finished) => {
+                self.failed.retain(|&failed| failed != index);
+                self.take(round, index, finished)
+            }
+            // What has started before may fail once; the rounds made so far are worth more.
+            Err(failure) if !failure.error.is_empty() && !self.failed.contains(&index) => {
+                let (name, error) = (&self.entries[index].name, &failure.error);
+                let line = format!("warning: round {round} goes on without {name}: {error}");
+                let _nobody_reads = writeln!(io::stderr(), "{line}");
+                self.failed.push(index);
+                self.code = self.code.max(exit::INCOMPLETE);
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn take(&mut self, round: u32, index: usize, finished: Finished) -> Result<(), Failure> {
+        let subject = self.entries[index].name.clone();
+        let file = self.keep.as_ref().map(|keep| keep.write(&finished)).transpose();
+        let Finished { record, code } = finished;
+        let interrupted = record.interrupted;
+        let (file, lost) = match file {
+            Ok(file) => (file, None),
+            Err(failure) => (None, Some(failure)),
+        };
+        self.runs.push(Run { round, subject, record, file });
+        match code {
+            // What is invalid is left out, and the comparison says so.
+            0 | exit::INVALID => {}
+            code if interrupted => return Err(Failure::new(code, "")),
+            exit::WRONG_REPLY => self.code = exit::WRONG_REPLY,
+            _ => self.code = self.code.max(exit::INCOMPLETE),
+        }
+        lost.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn into_compared(self, failure: Option<Failure>) -> Result<Compared, Failure> {
+        match failure {
+            Some(failure) if self.runs.is_empty() => Err(failure),
+            failure => {
+                let mut comparison = Comparison::judge(self.plan, &self.runs);
+                comparison.interrupted |= failure.is_some();
+                let code = failure.as_ref().map_or(self.code, |failure| failure.code);
+                Ok(Compared { comparison, code, failure })
+            }
+        }
+    }
+}
+
+/// `at most 12 min left`, by how long the runs took that are done; rounds may end earlier.
+fn remaining(elapsed: Duration, done: u32, left: u32) -> String {
+    if done == 0 {
+        return format!("at most {left} runs");
+    }
+    match (elapsed / done * left).as_secs() {
+        seconds @ ..120 => format!("at most {seconds} s left"),
+        seconds @ ..7200 => format!("at most {} min left", seconds.div_ceil(60)),
+        seconds => format!("at most {} h left", seconds.div_ceil(3600)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_is_by_the_runs_that_are_done() {
+        let after = |seconds, done, left| remaining(Duration::from_secs(seconds), done, left);
+        assert_eq!(after(0, 0, 40), "at most 40 runs");
+        assert_eq!(after(5, 2, 38), "at most 95 s left");
+        assert_eq!(after(30, 10, 41), "at most 3 min left");
+        assert_eq!(after(3000, 100, 1000), "at most 9 h left");
+        assert_eq!(after(30, 10, 0), "at most 0 s left");
+    }
+}

@@ -23,11 +23,13 @@
 //! * [`store`]: files, written whole or not at all, never overwritten by accident.
 //! * [`Comparison`]: several subjects in rounds, judged by [`statistics`].
 //! * [`Sweep`]: one server under a series of loads; [`Floor`]: what the machine can do at all.
+//! * [`Backlog`]: what `listen(n)` did, against what it was predicted to do.
 //! * [`table()`]: one, two or more records side by side.
 //! * [`format`](mod@format), [`wrap`]: durations, counts and lines for people.
 
 #![forbid(unsafe_code)]
 
+pub mod backlog;
 mod comparison;
 mod environment;
 mod fairness;
@@ -41,6 +43,7 @@ mod sweep;
 mod table;
 mod text;
 
+pub use backlog::Backlog;
 pub use comparison::{
     Absent, Asked, ByMetric, Cell, Command, Comparison, Exclusion, Measured, Measurement, Metric,
     Plan, Run, Summary,

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use serde::Serialize;
 
-use crate::{Comparison, Record, SCHEMA, Sweep};
+use crate::{Backlog, Comparison, Record, SCHEMA, Sweep};
 
 /// The most characters that a comparison's subjects take in the name of its file.
 const TITLE_MAX: usize = 100;
@@ -74,6 +74,21 @@ impl Stored for Sweep {
     }
 }
 
+impl Stored for Backlog {
+    fn started(&self) -> &str {
+        &self.started
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.environment.host.as_deref()
+    }
+
+    fn title(&self) -> String {
+        let numbers: Vec<String> = self.trials.iter().map(|trial| trial.n.to_string()).collect();
+        format!("backlog-{}", numbers.join("-")).chars().take(TITLE_MAX).collect()
+    }
+}
+
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -84,6 +99,8 @@ pub enum Document {
     Comparison(Box<Comparison>),
     /// One subject, under a series of loads.
     Sweep(Box<Sweep>),
+    /// What `listen(n)` did.
+    Backlog(Box<Backlog>),
 }
 
 /// Says beforehand whether [`write()`] would refuse `path`, so that no measured run is lost to it.
@@ -158,6 +175,9 @@ pub fn read(path: &Path) -> Result<Record, ReadError> {
         Document::Record(record) => Ok(*record),
         Document::Comparison(_) => Err(not_a_record(path, "a comparison, which is shown alone")),
         Document::Sweep(_) => Err(not_a_record(path, "a sweep, which is shown alone")),
+        Document::Backlog(_) => {
+            Err(not_a_record(path, "a backlog experiment, which is shown alone"))
+        }
     }
 }
 
@@ -253,6 +273,9 @@ fn parse(text: &[u8]) -> Result<Document, Cause> {
         Some(Some("sweep")) => serde_json::from_value(value)
             .map(Document::Sweep)
             .map_err(|error| wrong("nor a sweep: ", error)),
+        Some(Some("backlog")) => serde_json::from_value(value)
+            .map(Document::Backlog)
+            .map_err(|error| wrong("nor a backlog: ", error)),
         Some(_) => Err(Cause::NotARecord("of a kind that is not known here".into())),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::backlog::{BacklogArgs, TrialArgs};
 use crate::command::ExecArgs;
 use crate::compare::CompareArgs;
 use crate::connection::Service;
@@ -25,6 +26,7 @@ Examples:
   loadgen --conns 64 --json | jq .throughput_per_s
   loadgen compare mio io-uring --conns 64,1000    who is faster, by how much, and how surely
   loadgen compare mio mine='./server --port {port}'
+  loadgen backlog --netns                         who gets in while nobody accepts
   loadgen report runs/A.json runs/B.json          two runs side by side
 
 Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here, 4 cannot bind or
@@ -62,12 +64,17 @@ pub enum Command {
     Report(ReportArgs),
     /// Measure servers against each other, in rounds, until the difference is known
     Compare(CompareArgs),
+    /// Show what listen(n) does to clients while nobody accepts, and predict it
+    Backlog(BacklogArgs),
     /// The embedded server: `lockstep serve`.
     #[command(hide = true)]
     Serve(EmbeddedArgs),
     /// A command as a server that ends with the generator.
     #[command(hide = true)]
     Exec(ExecArgs),
+    /// One trial of `loadgen backlog`.
+    #[command(hide = true)]
+    BacklogTrial(TrialArgs),
 }
 
 /// The options of `loadgen report`.

@@ -17,11 +17,13 @@
 //! * [`run`](mod@run): all of it in order, up to the record; [`report`], [`picture`]: the record
 //!   as text.
 //! * [`compare`](mod@compare): several servers, in rounds.
+//! * [`backlog`](mod@backlog): what `listen(n)` does to clients while nobody accepts.
 //!
 //! The client shares no code with the servers it measures beyond the protocol's constants: a
 //! shared bug would cancel out.
 
 pub mod args;
+pub mod backlog;
 pub mod command;
 pub mod compare;
 pub mod connection;

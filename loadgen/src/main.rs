@@ -11,6 +11,7 @@ use lockstep_results::{Record, table};
 use serde::Serialize;
 
 use loadgen::args::{Cli, Command, ReportArgs, RunArgs};
+use loadgen::backlog::{self, BacklogArgs};
 use loadgen::compare::{self, CompareArgs};
 use loadgen::exit::{self, Failure};
 use loadgen::failures::with_name;
@@ -24,9 +25,11 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => run_and_print(cli.run),
         Some(Command::Compare(args)) => compare_and_print(&args),
+        Some(Command::Backlog(args)) => backlog_and_print(&args),
         Some(Command::Report(args)) => print_report(&args),
         Some(Command::Serve(args)) => return subject::serve(&args),
         Some(Command::Exec(args)) => return command::exec(&args),
+        Some(Command::BacklogTrial(args)) => return backlog::trial(&args),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -82,6 +85,19 @@ fn compare_and_print(args: &CompareArgs) -> Result<u8, Failure> {
     Ok(compared.code)
 }
 
+fn backlog_and_print(args: &BacklogArgs) -> Result<u8, Failure> {
+    let finished = backlog::backlog(args, argv())?;
+    let backlog = &finished.backlog;
+    // The file first: it is what must not be lost.
+    let stored = args.output.as_ref().map(|path| store::write(backlog, path, args.force));
+    match args.json {
+        true => print(&json(backlog)?)?,
+        false => print(&backlog.text())?,
+    }
+    report_stored(stored)?;
+    Ok(finished.code)
+}
+
 fn argv() -> Vec<String> {
     std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect()
 }
@@ -118,8 +134,16 @@ fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
                 print(&sweep.text())?;
                 return Ok(0);
             }
+            Document::Backlog(backlog) if args.records.len() == 1 => {
+                print(&backlog.text())?;
+                return Ok(0);
+            }
             other => {
-                let what = if matches!(other, Document::Sweep(_)) { "sweep" } else { "comparison" };
+                let what = match other {
+                    Document::Sweep(_) => "sweep",
+                    Document::Backlog(_) => "backlog experiment",
+                    _ => "comparison",
+                };
                 return Err(failed(format!("{}: a {what} is shown alone", path.display())));
             }
         }

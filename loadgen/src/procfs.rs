@@ -154,6 +154,18 @@ pub fn listener(addr: SocketAddr) -> Option<Pid> {
     None
 }
 
+/// Whether `pid` has a handler for a signal, which would otherwise end it (`SigCgt`).
+pub fn catches(pid: Pid, signal: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
+    status.is_ok_and(|status| parse_catches(&status, signal))
+}
+
+/// A mask in hexadecimal; signal 1 is the lowest bit.
+fn parse_catches(status: &str, signal: i32) -> bool {
+    let caught = field(status, "SigCgt:").and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    caught.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 /// `utime` and `stime`, fields 14 and 15. The second field, the name, may contain anything.
 fn parse_stat(stat: &str) -> Option<(u64, u64)> {
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(11);
@@ -223,6 +235,14 @@ mod tests {
         assert_eq!(parse_group(stat), Some(77));
         assert_eq!(parse_stat("77 (short) S 1"), None);
         assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn caught_signals_are_told_from_others() {
+        let status = "SigIgn:\t0000000000001000\nSigCgt:\t0000000000004a02\n";
+        let caught: Vec<i32> = (1..=64).filter(|&s| parse_catches(status, s)).collect();
+        assert_eq!(caught, [2, 10, 12, 15]);
+        assert!(!parse_catches("", 10));
     }
 
     #[test]

@@ -49,23 +49,19 @@ impl Backlog {
 
     /// Predicted and measured, a trial a line.
     fn table(&self) -> String {
-        let mut text = format!(
-            "\n{:<16} {:>6} {:>8} {:>9} {:>6} {:>9} {:>6} {:>9} {:>7} {:>5} {:>6} {:>6}\n",
-            "", "", "at once", "", "late", "", "ghosts", "", "refused", "reset", "timed", "served",
-        );
-        let _ = writeln!(
-            text,
-            "{:<16} {:>6} {:>8} {:>9} {:>6} {:>9} {:>6} {:>9} {:>7} {:>5} {:>6} {:>6}",
-            "", "conns", "", "predicted", "", "predicted", "", "predicted", "", "", "out", ""
-        );
+        let mut text =
+            "\n                           at            late          ghosts                  \
+                        timed\n                conns    once predicted      predicted      \
+                        predicted refused reset   out served\n"
+                .to_owned();
         for trial in &self.trials {
             let Outcome { instant, late, ghosts, refused, reset, timed_out, served, .. } =
                 trial.measured;
             let predicted = &trial.predicted;
             let _ = writeln!(
                 text,
-                "{:<16} {:>6} {instant:>8} {:>9} {late:>6} {:>9} {ghosts:>6} {:>9} {refused:>7} \
-                 {reset:>5} {timed_out:>6} {served:>6}",
+                "{:<15} {:>5} {instant:>7} {:>9} {late:>5} {:>9} {ghosts:>6} {:>9} {refused:>7} \
+                 {reset:>5} {timed_out:>5} {served:>6}",
                 trial.name(),
                 trial.conns,
                 range(predicted.instant),
@@ -89,27 +85,28 @@ impl Backlog {
             if names.is_empty() {
                 continue;
             }
-            let _ = write!(text, "\n{:<49}", "the kernel's counters");
+            let _ = write!(text, "\n{:<51}", "the kernel's counters");
             for trial in trials {
-                let _ = write!(text, " {:>9}", format!("n={}", trial.n));
+                let _ = write!(text, " {:>8}", format!("n={}", trial.n));
             }
             text.push('\n');
             for name in names {
-                let _ = write!(text, "{:<49}", printable(name));
+                let _ = write!(text, "{:<51}", printable(name));
                 for trial in trials {
                     let check = trial.checks.iter().find(|check| check.name == name);
                     let cell = check.map_or_else(String::new, |check| match check.holds {
                         true if check.left == check.right => check.left.to_string(),
-                        true => format!("{}, {}", check.left, check.right),
+                        true => format!("{} >= {}", check.left, check.right),
                         false => format!("{} / {}!", check.left, check.right),
                     });
-                    let _ = write!(text, " {cell:>9}");
+                    let _ = write!(text, " {cell:>8}");
                 }
                 text.push('\n');
             }
         }
         if !self.private && !text.is_empty() {
-            text += "Others in this network namespace count there too: no verdict is based on these.\n";
+            text +=
+                "Others in this network namespace count there too: no verdict is based on these.\n";
         }
         text
     }
@@ -168,8 +165,7 @@ impl Trial {
         let mut parts = vec![format!("{} admitted {instant} at once", self.name())];
         if late > 0 {
             let rungs = ladder(&self.clients);
-            let later: Vec<_> =
-                rungs.iter().skip(1).filter(|rung| rung.clients > 0).collect();
+            let later: Vec<_> = rungs.iter().skip(1).filter(|rung| rung.clients > 0).collect();
             let waited = match later.as_slice() {
                 [rung] => format!(
                     "{} for their {} SYN",
@@ -196,9 +192,7 @@ impl Trial {
             };
             parts.push(format!("{ghosts} {of}{were}"));
         }
-        for (count, what) in
-            [(refused, "refused"), (reset, "reset after they had connected")]
-        {
+        for (count, what) in [(refused, "refused"), (reset, "reset after they had connected")] {
             if count > 0 {
                 parts.push(format!("{count} {} {what}", if count == 1 { "was" } else { "were" }));
             }

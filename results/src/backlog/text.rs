@@ -163,6 +163,9 @@ impl Trial {
         let Outcome { instant, late, ghosts, refused, reset, timed_out, served, unserved } =
             self.measured;
         let mut parts = vec![format!("{} admitted {instant} at once", self.name())];
+        if self.listeners > 1 {
+            parts[0] += &format!(", {} for each listener", instant / u64::from(self.listeners));
+        }
         if late > 0 {
             let rungs = ladder(&self.clients);
             let later: Vec<_> = rungs.iter().skip(1).filter(|rung| rung.clients > 0).collect();

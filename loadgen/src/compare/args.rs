@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser};
 
 use super::subjects::{self, Subject};
@@ -30,7 +31,7 @@ pub struct CompareArgs {
     /// Also the reference servers on other runtimes: programs called peer-*, beside this one or in
     /// DIR
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "")]
+    #[arg(default_missing_value = "", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub peers: Option<PathBuf>,
 
     /// One subject, against itself: what differs then is noise

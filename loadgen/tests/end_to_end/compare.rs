@@ -1,6 +1,8 @@
 //! Comparisons: backends, commands, and how they end.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -197,6 +199,25 @@ fn a_reference_server_that_is_not_fit_is_left_out_aloud() {
     let finished = run_compare(&["blocking", &peers, "--rounds", "1"]);
     assert_eq!(finished.code, Some(3), "{finished:#?}");
     assert!(finished.stderr.contains("fewer than two subjects"), "{finished:#?}");
+}
+
+#[test]
+fn reference_servers_are_looked_for_beside_the_program() {
+    // Another directory for it, since it may be built beside real ones.
+    let program = Path::new(env!("CARGO_BIN_EXE_loadgen"));
+    let directory = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+    let moved = directory.path().join("loadgen");
+    fs::hard_link(program, &moved).unwrap();
+    let mut command = Command::new(&moved);
+    command.args(compare(&["blocking", "--peers", "--rounds", "1"]));
+    let how = "`cargo build --release -p lockstep-bench --features peers`";
+    Finished::of(command.output().unwrap()).assert_complains(2, how);
+
+    // Found, and found to be no program.
+    fs::write(directory.path().join("peer-beside"), "").unwrap();
+    let finished = Finished::of(command.output().unwrap());
+    assert_eq!(finished.code, Some(3), "{finished:#?}");
+    assert!(finished.stderr.contains("beside: "), "{finished:#?}");
 }
 
 #[test]

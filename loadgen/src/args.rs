@@ -15,6 +15,12 @@ use crate::subject::{self, EmbeddedArgs};
 use crate::units;
 use crate::warmup::Warmup;
 
+/// The shortest interval: to sum one up takes about a millisecond.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+/// The most intervals: a record of so many can still be read.
+const INTERVALS_MAX: u128 = 100_000;
+
 const EXAMPLES: &str = "\
 Examples:
   loadgen --conns 1000                            the best backend of this machine, 1,000 clients
@@ -27,6 +33,7 @@ Examples:
   loadgen compare mio io-uring --conns 64,1000    who is faster, by how much, and how surely
   loadgen compare mio mine='./server --port {port}'
   loadgen backlog --netns                         who gets in while nobody accepts
+  loadgen -d 1m --interval 1s --hlog run.hlog     a line a second, and an HdrHistogram log
   loadgen report runs/A.json runs/B.json          two runs side by side
 
 Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here, 4 cannot bind or
@@ -55,6 +62,9 @@ pub struct Cli {
     /// The options of a run.
     #[command(flatten)]
     pub run: RunArgs,
+    /// What it tells while it goes on.
+    #[command(flatten)]
+    pub live: LiveArgs,
 }
 
 /// What else there is to do.
@@ -83,6 +93,18 @@ pub struct ReportArgs {
     /// Files that `-o` wrote; of a comparison one alone
     #[arg(value_name = "RECORD", required = true)]
     pub records: Vec<PathBuf>,
+}
+
+/// What a run tells while it goes on.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LiveArgs {
+    /// Print each interval as one JSON object a line while the run goes on, and then the record
+    #[arg(long, conflicts_with = "json")]
+    pub json_lines: bool,
+
+    /// Also write each interval's histograms to an HdrHistogram log, while the run goes on
+    #[arg(long, value_name = "FILE", group = "files")]
+    pub hlog: Option<PathBuf>,
 }
 
 /// The options of a run.
@@ -173,16 +195,21 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
+    /// Print a line for each interval of that length while the run goes on; the record has them
+    /// always [default: no line; 1s, or a thousandth of the duration if that is longer]
+    #[arg(short, long, value_name = "TIME", value_parser = interval)]
+    pub interval: Option<Duration>,
+
     /// Print the record as one JSON object and nothing else
     #[arg(long)]
     pub json: bool,
 
     /// Also write the record to a file, or under a name of its own into a directory
-    #[arg(short, long, value_name = "FILE|DIR")]
+    #[arg(short, long, value_name = "FILE|DIR", group = "files")]
     pub output: Option<PathBuf>,
 
-    /// Let --output overwrite a file
-    #[arg(long, requires = "output")]
+    /// Let --output and --hlog overwrite a file
+    #[arg(long, requires = "files")]
     pub force: bool,
 }
 
@@ -216,7 +243,21 @@ impl RunArgs {
                 self.conns
             ));
         }
+        if let (Some(duration), Some(interval)) = (self.duration, self.interval)
+            && duration.as_nanos() / interval.as_nanos() > INTERVALS_MAX
+        {
+            return Err(format!(
+                "--interval: more than {INTERVALS_MAX} of them; take a longer one"
+            ));
+        }
         Ok(self)
+    }
+
+    /// How long the intervals of the measured window are: unless asked for, there are a thousand of
+    /// them at most, and none is shorter than a second.
+    pub fn interval(&self) -> Duration {
+        let seconds = self.duration.map_or(0, |duration| duration.as_secs().div_ceil(1000));
+        self.interval.unwrap_or(Duration::from_secs(seconds.max(1)))
     }
 
     /// When requests are due; none in a closed loop.
@@ -231,6 +272,13 @@ pub(crate) fn positive(text: &str) -> Result<u64, String> {
     match units::count(text)? {
         0 => Err("must be at least 1".to_owned()),
         count => Ok(count),
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    match units::duration(text)? {
+        interval if interval < INTERVAL_MIN => Err("must be at least 10ms".to_owned()),
+        interval => Ok(interval),
     }
 }
 
@@ -331,6 +379,19 @@ mod tests {
     }
 
     #[test]
+    fn intervals_are_seconds_but_not_too_many() {
+        for (line, seconds) in [
+            ("loadgen", 1),
+            ("loadgen -n 5", 1),
+            ("loadgen -d 1000s", 1),
+            ("loadgen -d 1h", 4),
+            ("loadgen -d 1h --interval 1s", 1),
+        ] {
+            assert_eq!(parse(line).unwrap().interval(), Duration::from_secs(seconds), "{line}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_in_words() {
         for (line, words) in [
             ("loadgen --conns 0", "must be at least 1"),
@@ -354,6 +415,9 @@ mod tests {
             ("loadgen --arrivals poisson", "--rate"),
             ("loadgen --spin 1ms", "--rate"),
             ("loadgen --rate 5 --spin 1", "write 1s"),
+            ("loadgen --interval 9ms", "at least 10ms"),
+            ("loadgen --interval 10ms -d 1h", "more than 100000"),
+            ("loadgen --json --json-lines", "cannot be used with"),
         ] {
             let error = parse(line).unwrap_err();
             assert!(error.contains(words), "{line}: {error}");

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::laps::Mailbox;
+
 /// An instant that does not come.
 pub const NEVER: u64 = u64::MAX;
 
@@ -50,6 +52,7 @@ pub struct Control {
     end_ns: AtomicU64,
     abandon_ns: AtomicU64,
     threads: Vec<Thread>,
+    mailboxes: Vec<Mailbox>,
 }
 
 /// What belongs to one load-generating thread. On cache lines of its own: one thread writes them
@@ -63,12 +66,12 @@ struct Thread {
 }
 
 impl Control {
-    /// For `threads` threads, none of which has been told anything.
+    /// For `threads` threads of a closed or an open loop, none of which has been told anything.
     ///
     /// # Errors
     ///
     /// When the descriptors that wake the threads cannot be had (eventfd(2)).
-    pub fn new(clock: Clock, threads: usize) -> io::Result<Self> {
+    pub fn new(clock: Clock, threads: usize, open: bool) -> io::Result<Self> {
         let thread = || {
             let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
             Ok(Thread { wake, opened: AtomicU64::new(0), exchanges: AtomicU64::new(0) })
@@ -81,6 +84,7 @@ impl Control {
             end_ns: AtomicU64::new(NEVER),
             abandon_ns: AtomicU64::new(NEVER),
             threads: (0..threads).map(|_| thread()).collect::<io::Result<_>>()?,
+            mailboxes: (0..threads).map(|_| Mailbox::new(open)).collect(),
         })
     }
 
@@ -131,6 +135,11 @@ impl Control {
     /// When replies are no longer waited for, however young.
     pub fn abandon_ns(&self) -> u64 {
         self.abandon_ns.load(Relaxed)
+    }
+
+    /// Where each thread leaves what it counted in an interval.
+    pub fn mailboxes(&self) -> &[Mailbox] {
+        &self.mailboxes
     }
 
     /// The descriptor that becomes readable when a thread should look at what it was told.

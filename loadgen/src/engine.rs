@@ -71,6 +71,8 @@ impl Worker<'_> {
         errno: Option<i32>,
         describe: impl FnOnce(&Connection) -> String,
     ) {
+        self.next_lap_if_due(self.now);
+        self.lap.errors += u64::from(self.now >= self.control.start_ns());
         let connection = &mut self.connections[index];
         let state = std::mem::replace(&mut connection.state, State::Out);
         connection.socket = None;
@@ -197,20 +199,21 @@ impl Worker<'_> {
     /// began in it.
     #[inline]
     fn complete(&mut self, index: usize, replied_ns: u64) {
+        self.next_lap_if_due(replied_ns);
         let connection = &mut self.connections[index];
         let latency_ns = replied_ns - connection.since_ns;
         self.tally.total += 1;
         let began_inside = std::mem::take(&mut connection.measured);
         if began_inside {
-            self.tally.exchange.saturating_record(latency_ns);
-            if let Some(open) = &mut self.tally.open {
+            self.lap.exchange.saturating_record(latency_ns);
+            if let Some(open) = &mut self.lap.open {
                 open.response.saturating_record(replied_ns - connection.planned_ns);
             }
         }
         let window = self.control.start_ns()..self.control.end_ns();
         if window.contains(&replied_ns) && (began_inside || self.share.requests == u64::MAX) {
             connection.exchanges += 1;
-            self.tally.measured += 1;
+            self.lap.exchanges += 1;
             self.tally.last_reply_ns = replied_ns;
         }
         if !connection.served {
@@ -258,7 +261,7 @@ impl Worker<'_> {
     fn request(&mut self, index: usize) {
         let connection = &mut self.connections[index];
         connection.begin(self.now);
-        if let Some(open) = &mut self.tally.open
+        if let Some(open) = &mut self.lap.open
             && connection.measured
         {
             open.lateness.saturating_record(self.now - connection.planned_ns);

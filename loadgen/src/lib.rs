@@ -10,12 +10,12 @@
 //! * [`schedule`], `pacer`, [`spacing`]: when requests of an open loop are due, sending them then,
 //!   and whether they were.
 //! * [`control`], [`measure`], [`warmup`]: the main thread and the threads it conducts.
-//! * [`tally`], [`failures`]: what is counted.
+//! * [`laps`], [`tally`], [`failures`]: what is counted, by interval and in all.
 //! * [`placement`], [`limits`], [`cpu_time`], [`procfs`], [`subject`], [`command`]: processors,
 //!   descriptors, accounting, the embedded server, and anybody else's.
 //! * [`verdict`]: who was the limit, and whether the numbers may be believed.
 //! * [`run`](mod@run): all of it in order, up to the record; [`report`], [`picture`]: the record
-//!   as text.
+//!   as text; [`live`], [`hlog`]: its intervals while it goes on.
 //! * [`compare`](mod@compare): several servers, in rounds.
 //! * [`backlog`](mod@backlog): what `listen(n)` does to clients while nobody accepts.
 //!
@@ -32,7 +32,10 @@ pub mod cpu_time;
 mod engine;
 pub mod exit;
 pub mod failures;
+pub mod hlog;
+pub mod laps;
 pub mod limits;
+pub mod live;
 pub mod measure;
 mod pacer;
 pub mod pattern;

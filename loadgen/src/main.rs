@@ -10,11 +10,12 @@ use lockstep_results::store::{self, Document};
 use lockstep_results::{Record, table};
 use serde::Serialize;
 
-use loadgen::args::{Cli, Command, ReportArgs, RunArgs};
+use loadgen::args::{Cli, Command, LiveArgs, ReportArgs, RunArgs};
 use loadgen::backlog::{self, BacklogArgs};
 use loadgen::compare::{self, CompareArgs};
 use loadgen::exit::{self, Failure};
 use loadgen::failures::with_name;
+use loadgen::live::Live;
 use loadgen::{command, report, run, subject};
 
 fn main() -> ExitCode {
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
         Err(error) => return ExitCode::from(complain(&error)),
     };
     let result = match cli.command {
-        None => run_and_print(cli.run),
+        None => run_and_print(cli.run, &cli.live),
         Some(Command::Compare(args)) => compare_and_print(&args),
         Some(Command::Backlog(args)) => backlog_and_print(&args),
         Some(Command::Report(args)) => print_report(&args),
@@ -40,23 +41,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_and_print(args: RunArgs) -> Result<u8, Failure> {
+fn run_and_print(args: RunArgs, live: &LiveArgs) -> Result<u8, Failure> {
     let args = args
         .finish()
         .map_err(|error| Failure::new(exit::USAGE, error).hint("see loadgen --help"))?;
-    let finished = run::run(&args, argv())?;
+    let mut live = Live::open(&args, live)?;
+    let finished = run::run(&args, argv(), &mut live)?;
     // The file first: it is what must not be lost.
     let stored = args.output.as_ref().map(|path| store::write(&finished.record, path, args.force));
     let unconnected = finished.code == exit::ADDRESS;
-    match args.json {
-        true => print(&json(&finished.record)?)?,
-        false if unconnected => {} // A table of nothing would only hide the error.
-        false => print(&report::text(&finished.record))?,
+    match live.last_line(&finished.record) {
+        Some(line) => print(&line)?,
+        None if args.json => print(&json(&finished.record)?)?,
+        None if unconnected => {} // A table of nothing would only hide the error.
+        None if live.prints() => print(&format!("\n{}", report::text(&finished.record)))?,
+        None => print(&report::text(&finished.record))?,
     }
     if unconnected {
         not_connected(&finished.record).print();
     }
     report_stored(stored)?;
+    live.finish()?;
     Ok(finished.code)
 }
 

@@ -5,11 +5,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use lockstep_results::Interval;
 use rustix::process::{Pid, getpid};
 
 use crate::control::{Clock, Control, NEVER};
 use crate::exit::{self, Failure};
 use crate::failures::with_name;
+use crate::laps::{Lap, Laps, Over};
 use crate::placement::{Placement, pin};
 use crate::procfs::{self, Processes, Usage};
 use crate::progress::{self, Progress};
@@ -20,6 +22,13 @@ use crate::worker::{Plan, Share, Worker};
 
 /// How long outstanding replies are awaited after a signal.
 const PATIENCE_NS: u64 = 500_000_000;
+
+/// How long after the end of an interval it is looked for what the threads counted: they are not
+/// to wait for this one.
+const THREADS_FIRST: Duration = Duration::from_millis(2);
+
+/// How soon it is looked again when a thread was not there yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// How long before an open loop begins the threads are told, so that none of them is late for the
 /// first request.
@@ -61,8 +70,8 @@ pub struct Run {
     pub placement: Placement,
     /// The server's processes, if it is on this machine.
     pub server: Option<Processes>,
-    /// What the progress line begins with.
-    pub label: String,
+    /// What the progress line begins with; without it there is none.
+    pub progress: Option<String>,
 }
 
 /// What was measured.
@@ -70,6 +79,10 @@ pub struct Run {
 pub struct Measured {
     /// The counts of all threads.
     pub tally: Tally,
+    /// What was counted in the window.
+    pub sum: Lap,
+    /// The window's intervals.
+    pub intervals: Vec<Interval>,
     /// When the window began, in the calendar.
     pub started: SystemTime,
     /// When it began, on the clock of the run.
@@ -90,7 +103,7 @@ pub struct Measured {
     pub signal: Option<i32>,
 }
 
-/// Carries out a run.
+/// Carries out a run. `over` is told of each interval of the measured window when it is over.
 ///
 /// # Errors
 ///
@@ -99,23 +112,28 @@ pub fn measure(
     run: &Run,
     sender: &Sender<News>,
     news: &Receiver<News>,
+    over: &mut dyn FnMut(&Over<'_>),
 ) -> Result<Measured, Failure> {
     let cannot = |what: &str, error: &io::Error| {
         Failure::new(exit::FAILURE, format!("{what}: {}", with_name(error)))
     };
-    let control = Control::new(Clock::start(), run.plan.threads)
+    let open = run.plan.open.is_some();
+    let control = Control::new(Clock::start(), run.plan.threads, open)
         .map_err(|error| cannot("cannot wake threads", &error))?;
     thread::scope(|scope| {
         let mut conductor = Conductor {
             run,
             control: &control,
             news,
-            progress: Progress::start(&run.label),
+            progress: Progress::start(run.progress.as_deref()),
             server: Vec::new(),
             opened: 0,
             finished: 0,
             started: 0,
             signal: None,
+            laps: Laps::new(run.plan.interval_ns, open),
+            over,
+            window_started: SystemTime::now(),
         };
         let mut threads = Vec::new();
         for share in Share::divide(run.conns, run.requests, run.plan.threads) {
@@ -134,9 +152,6 @@ pub fn measure(
         }
         conductor.started = threads.len();
         let edges = conductor.conduct();
-        let signal = conductor.signal;
-        drop(conductor);
-
         let mut tally = Tally::new();
         for thread in threads {
             match thread.join() {
@@ -145,7 +160,7 @@ pub fn measure(
                 Err(_) => return Err(Failure::new(exit::FAILURE, "a client thread panicked")),
             }
         }
-        Ok(edges.into_measured(&control, run, tally, signal))
+        Ok(conductor.into_measured(edges, tally))
     })
 }
 
@@ -181,11 +196,14 @@ struct Conductor<'a> {
     finished: usize,
     started: usize,
     signal: Option<i32>,
+    laps: Laps,
+    over: &'a mut dyn FnMut(&Over<'_>),
+    /// When the measured window begins, in the calendar.
+    window_started: SystemTime,
 }
 
 /// What was read at the edges of the measured window.
 struct Edges {
-    started: SystemTime,
     begin_ns: u64,
     start_ns: u64,
     end_ns: u64,
@@ -212,7 +230,6 @@ impl Conductor<'_> {
         let ahead = self.run.plan.open.map_or(Duration::ZERO, |_| HEAD_START);
         let begin_ns = now + ahead.as_nanos() as u64;
         let mut edges = Edges {
-            started: SystemTime::now(),
             begin_ns,
             start_ns: begin_ns,
             end_ns: NEVER,
@@ -262,11 +279,11 @@ impl Conductor<'_> {
         }
     }
 
-    fn set_window(&self, edges: &mut Edges, start_ns: u64) {
+    fn set_window(&mut self, edges: &mut Edges, start_ns: u64) {
         let length = self.run.duration.map_or(NEVER, |length| length.as_nanos() as u64);
         (edges.start_ns, edges.end_ns) = (start_ns, start_ns.saturating_add(length));
         self.control.set_window(start_ns, edges.end_ns);
-        edges.started = SystemTime::now() + self.control.clock.until(edges.start_ns);
+        self.window_started = SystemTime::now() + self.control.clock.until(edges.start_ns);
     }
 
     /// Watches the loop until it is steady or has had its time; `None` when it ended before.
@@ -298,9 +315,10 @@ impl Conductor<'_> {
     }
 
     /// Waits for one piece of news, but no longer than until that instant, nor than until the
-    /// progress line is due.
+    /// progress line is due or an interval is over.
     fn wait(&mut self, instant: u64) {
         let patience = self.control.clock.until(instant).min(progress::INTERVAL);
+        let patience = patience.min(self.end_laps());
         match self.news.recv_timeout(patience) {
             Ok(News::Opened) => self.opened += 1,
             Ok(News::Finished) => self.finished += 1,
@@ -314,39 +332,62 @@ impl Conductor<'_> {
         }
     }
 
+    /// Tells of the intervals that all threads are through with, and how long until it should be
+    /// looked again. The last one is left for the end: its own is not sure before.
+    fn end_laps(&mut self) -> Duration {
+        let (control, length_ns) = (self.control, self.run.plan.interval_ns);
+        let (start_ns, end_ns) = (control.start_ns(), control.end_ns());
+        let due_ns = start_ns.saturating_add(self.laps.next_end_ns());
+        if due_ns >= end_ns {
+            return Duration::MAX;
+        }
+        let now = control.clock.now();
+        if now < due_ns {
+            return control.clock.until(due_ns) + THREADS_FIRST;
+        }
+        let reached = self.laps.collect(control.mailboxes());
+        let window_ns = now.min(end_ns) - start_ns;
+        let before = reached.min(window_ns / length_ns).min((end_ns - start_ns - 1) / length_ns);
+        let started = self.window_started;
+        self.laps.end(before, window_ns, control.mailboxes(), |interval, lap| {
+            (self.over)(&Over { interval, lap, started });
+        });
+        LOOK_AGAIN
+    }
+
     fn read(&self) -> Readings {
         Readings { client: procfs::usage(getpid()), server: procfs::usage_of(&self.server) }
     }
-}
 
-impl Edges {
-    fn into_measured(
-        self,
-        control: &Control,
-        run: &Run,
-        tally: Tally,
-        signal: Option<i32>,
-    ) -> Measured {
-        let mut end_ns = self.end_ns;
-        if run.requests.is_some_and(|requests| tally.measured == requests) {
+    fn into_measured(mut self, edges: Edges, tally: Tally) -> Measured {
+        let (control, mut end_ns) = (self.control, edges.end_ns);
+        self.laps.collect(control.mailboxes());
+        if self.run.requests.is_some_and(|requests| self.laps.exchanges == requests) {
             end_ns = tally.last_reply_ns;
         }
         let used = |side: fn(Readings) -> Option<Usage>| {
-            let (before, after) = (self.before.and_then(side)?, self.after.and_then(side)?);
+            let (before, after) = (edges.before.and_then(side)?, edges.after.and_then(side)?);
             Some(after.since(before))
         };
-        let begun = control.looping();
-        let window_ns = if begun { end_ns.saturating_sub(self.start_ns) } else { 0 };
+        let window_ns = if control.looping() { end_ns.saturating_sub(edges.start_ns) } else { 0 };
+        let started = self.window_started;
+        // Where the threads have it from; no window, no intervals.
+        let since_ns = control.start_ns().min(end_ns);
+        self.laps.finish(end_ns - since_ns, control.mailboxes(), |interval, lap| {
+            (self.over)(&Over { interval, lap, started });
+        });
         Measured {
-            started: self.started,
-            start_ns: self.start_ns,
+            sum: self.laps.sum,
+            intervals: self.laps.intervals,
+            started,
+            start_ns: edges.start_ns,
             window: Duration::from_nanos(window_ns),
-            warmup: Duration::from_nanos(self.start_ns - self.begin_ns),
-            warmup_end: self.warmup_end,
+            warmup: Duration::from_nanos(edges.start_ns - edges.begin_ns),
+            warmup_end: edges.warmup_end,
             client: used(|readings| readings.client),
             server: used(|readings| readings.server),
-            server_capacity: self.server_capacity,
-            signal,
+            server_capacity: edges.server_capacity,
+            signal: self.signal,
             tally,
         }
     }

@@ -21,10 +21,12 @@ pub struct Progress {
 impl Progress {
     /// Shows nothing if nobody looks: no terminal, or a build service's.
     ///
-    /// The line begins with `label`, which says which of several runs it is.
-    pub fn start(label: &str) -> Self {
+    /// The line begins with `label`, which says which of several runs it is; without one there is
+    /// no line.
+    pub fn start(label: Option<&str>) -> Self {
         let watched = io::stderr().is_terminal() && std::env::var_os("CI").is_none();
-        Self { shown: watched, label: label.to_owned(), last: None }
+        let shown = watched && label.is_some();
+        Self { shown, label: label.unwrap_or_default().to_owned(), last: None }
     }
 
     /// Renews the line.

@@ -9,6 +9,7 @@ use lockstep_results::{
 
 use crate::args::RunArgs;
 use crate::connection::Service;
+use crate::laps::Lap;
 use crate::measure::{Measured, Run};
 use crate::pattern::SIZE_MAX_ONE_SHOT;
 use crate::procfs::Usage;
@@ -51,7 +52,7 @@ pub struct Subject {
 /// Builds the record.
 pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
     let tally = &measured.tally;
-    let exchanges = tally.measured;
+    let exchanges = measured.sum.exchanges;
     let cpus = &asked.run.placement.client;
     let client = Side { usage: measured.client, threads: asked.run.plan.threads, cpus };
     let server = measured.server_capacity.as_ref().map(|(threads, cpus)| Side {
@@ -110,11 +111,11 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         throughput_per_s: if exchanges > 0 { exchanges as f64 / seconds } else { 0.0 },
         errors_total: tally.failures.total(),
         unserved: tally.unserved,
-        latency: latencies(tally),
+        latency: latencies(tally, &measured.sum),
         client: cost(&client).unwrap_or_else(|| client.idle()),
         server: server_cost,
         limit: verdict.limit.name().to_owned(),
-        intervals: Vec::new(),
+        intervals: measured.intervals,
         fairness: Fairness::from_counts(tally.per_connection.iter().copied()),
         server_statistics: statistics.cloned(),
         floor: asked.floor,
@@ -123,14 +124,14 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
     }
 }
 
-fn latencies(tally: &Tally) -> Latencies {
-    let exchange = Latency::from_histogram(&tally.exchange);
+fn latencies(tally: &Tally, sum: &Lap) -> Latencies {
+    let exchange = Latency::from_histogram(&sum.exchange);
     let latencies = Latencies {
         connect: Latency::from_histogram(&tally.connect),
         first_exchange: Latency::from_histogram(&tally.first_exchange),
         ..Latencies::default()
     };
-    match &tally.open {
+    match &sum.open {
         None => Latencies { exchange, ..latencies },
         Some(open) => Latencies {
             response: Latency::from_histogram(&open.response),
@@ -180,7 +181,7 @@ fn kept(rate: &Rate, open: &OpenTally, measured: &Measured) -> OpenEvidence {
         unsent: if measured.signal.is_some() { 0 } else { open.unsent },
         waited: open.waited,
         own_late_p99_ns: rate.own_lateness_p99_ns.unwrap_or(0),
-        response_p99_ns: open.response.value_at_quantile(0.99),
+        response_p99_ns: measured.sum.main().value_at_quantile(0.99),
         spacing: open.spacing.iter().find_map(|spacing| spacing.fault()),
     }
 }

@@ -11,7 +11,9 @@ use crate::args::RunArgs;
 use crate::command;
 use crate::exit::{self, Failure, Outcome};
 use crate::failures::with_name;
+use crate::laps::Over;
 use crate::limits;
+use crate::live::Live;
 use crate::measure::{News, Run, measure};
 use crate::pattern::Pattern;
 use crate::placement::{self, Placement, pin};
@@ -40,14 +42,15 @@ pub struct Finished {
 /// # Errors
 ///
 /// When there is no result at all. Connections that fail are a result.
-pub fn run(args: &RunArgs, argv: Vec<String>) -> Result<Finished, Failure> {
+pub fn run(args: &RunArgs, argv: Vec<String>, live: &mut Live) -> Result<Finished, Failure> {
     if let Some(path) = &args.output {
         store::check(path, args.force)
             .map_err(|error| Failure::new(exit::USAGE, error.to_string()))?;
     }
     let session = Session::start()?;
     session.check(args)?;
-    session.run(&Job { args, command: None, argv, label: String::new(), floor: None })
+    let job = Job { args, command: None, argv, label: String::new(), floor: None };
+    session.run_live(&job, !live.prints(), &mut |over| live.tell(over))
 }
 
 /// What all runs of this process share.
@@ -119,18 +122,29 @@ impl Session {
     ///
     /// As [`run`].
     pub fn run(&self, job: &Job<'_>) -> Result<Finished, Failure> {
+        self.run_live(job, true, &mut |_| ())
+    }
+
+    /// Carries out a run, with a progress line or without; `over` is told of each interval.
+    fn run_live(
+        &self,
+        job: &Job<'_>,
+        progress: bool,
+        over: &mut dyn FnMut(&Over<'_>),
+    ) -> Result<Finished, Failure> {
         // The run before has confined this thread; the environment is the machine's own state.
         pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-        carry_out(job, &self.allowed, &self.sender, &self.news)
+        carry_out(self, job, progress, over)
     }
 }
 
 fn carry_out(
+    session: &Session,
     job: &Job<'_>,
-    allowed: &[usize],
-    sender: &Sender<News>,
-    news: &Receiver<News>,
+    progress: bool,
+    over: &mut dyn FnMut(&Over<'_>),
 ) -> Result<Finished, Failure> {
+    let Session { allowed, sender, news } = session;
     let args = job.args;
     let environment = Environment::capture();
     let (subject, placement) = prepare(job, allowed, sender, news)?;
@@ -145,6 +159,7 @@ fn carry_out(
             connect_rate: args.connect_rate,
             threads,
             open: args.open_loop(seed),
+            interval_ns: args.interval().as_nanos() as u64,
         },
         conns: args.conns,
         requests: args.requests,
@@ -152,9 +167,9 @@ fn carry_out(
         duration: args.duration,
         placement,
         server: subject.processes,
-        label: job.label.clone(),
+        progress: progress.then(|| job.label.clone()),
     };
-    let measured = measure(&run, sender, news)?;
+    let measured = measure(&run, sender, news, over)?;
     let ended = subject.server.and_then(Started::stop);
     let failures = &measured.tally.failures;
     let mut outcome = Outcome {

@@ -8,17 +8,14 @@ use crate::spacing::Spacing;
 /// The longest latency that is told apart from longer ones: an hour.
 const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
 
-/// The counts of one thread, or of all after [`merge`](Self::merge).
+/// The counts of one thread, or of all after [`merge`](Self::merge), other than those that are
+/// kept by interval: see [`Lap`](crate::laps::Lap).
 #[derive(Debug)]
 pub struct Tally {
     /// From connect(2) to an established connection.
     pub connect: Histogram<u64>,
     /// From the first send on a new connection to its whole reply.
     pub first_exchange: Histogram<u64>,
-    /// From a send in the measured window to the whole reply.
-    pub exchange: Histogram<u64>,
-    /// Verified exchanges completed in the measured window.
-    pub measured: u64,
     /// Verified exchanges, first ones and warm-up included.
     pub total: u64,
     /// When the last measured reply was complete, nanoseconds.
@@ -39,17 +36,13 @@ pub struct Tally {
     /// The part of the measured window that the thread could have run but had no processor; of
     /// several threads, the one that waited most.
     pub waiting: f64,
-    /// What only an open loop counts; [`exchange`](Self::exchange) is its service time.
+    /// What only an open loop counts.
     pub open: Option<OpenTally>,
 }
 
 /// What an open loop counts, of the requests planned in the measured window.
 #[derive(Debug)]
 pub struct OpenTally {
-    /// From the planned instant to the whole reply.
-    pub response: Histogram<u64>,
-    /// From the planned instant to the send.
-    pub lateness: Histogram<u64>,
     /// The part of the lateness that is the generator's own, without the wait for a connection.
     pub own_lateness: Histogram<u64>,
     /// How many there were.
@@ -74,8 +67,6 @@ impl OpenTally {
     /// Counts nothing yet.
     pub fn new(spacing: Option<Spacing>) -> Self {
         Self {
-            response: histogram(),
-            lateness: histogram(),
             own_lateness: histogram(),
             planned: 0,
             sent_in_time: 0,
@@ -89,12 +80,7 @@ impl OpenTally {
     }
 
     fn merge(&mut self, other: Self) {
-        let histograms = [
-            (&mut self.response, &other.response),
-            (&mut self.lateness, &other.lateness),
-            (&mut self.own_lateness, &other.own_lateness),
-        ];
-        add(histograms);
+        add([(&mut self.own_lateness, &other.own_lateness)]);
         self.planned += other.planned;
         self.sent_in_time += other.sent_in_time;
         self.unsent += other.unsent;
@@ -106,11 +92,12 @@ impl OpenTally {
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// Of nanoseconds.
+pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are valid and constant")
 }
 
-fn add<const N: usize>(histograms: [(&mut Histogram<u64>, &Histogram<u64>); N]) {
+pub(crate) fn add<const N: usize>(histograms: [(&mut Histogram<u64>, &Histogram<u64>); N]) {
     for (ours, theirs) in histograms {
         ours.add(theirs).expect("all have the same bounds");
     }
@@ -122,8 +109,6 @@ impl Tally {
         Self {
             connect: histogram(),
             first_exchange: histogram(),
-            exchange: histogram(),
-            measured: 0,
             total: 0,
             last_reply_ns: 0,
             attempted: 0,
@@ -142,10 +127,8 @@ impl Tally {
         let histograms = [
             (&mut self.connect, &other.connect),
             (&mut self.first_exchange, &other.first_exchange),
-            (&mut self.exchange, &other.exchange),
         ];
         add(histograms);
-        self.measured += other.measured;
         self.total += other.total;
         self.last_reply_ns = self.last_reply_ns.max(other.last_reply_ns);
         self.attempted += other.attempted;
@@ -176,25 +159,25 @@ mod tests {
         let mut sum = Tally::new();
         for (value, busy) in [(1_000, 0.5), (3_000, 0.9), (2_000, 0.2)] {
             let mut tally = Tally::new();
-            tally.exchange.saturating_record(value);
-            tally.measured = 1;
+            tally.connect.saturating_record(value);
+            tally.total = 1;
             tally.last_reply_ns = value;
             tally.per_connection.push(value);
             tally.busy = busy;
             sum.merge(tally);
         }
-        assert_eq!((sum.measured, sum.last_reply_ns, sum.busy), (3, 3_000, 0.9));
+        assert_eq!((sum.total, sum.last_reply_ns, sum.busy), (3, 3_000, 0.9));
         assert_eq!(sum.per_connection, [1_000, 3_000, 2_000]);
         // Three digits: values are told apart to a thousandth.
-        assert!((3_000..=3_003).contains(&sum.exchange.max()));
-        assert_eq!(sum.exchange.len(), 3);
+        assert!((3_000..=3_003).contains(&sum.connect.max()));
+        assert_eq!(sum.connect.len(), 3);
     }
 
     #[test]
     fn a_latency_beyond_the_range_still_counts() {
         let mut tally = Tally::new();
-        tally.exchange.saturating_record(u64::MAX);
-        assert_eq!(tally.exchange.len(), 1);
-        assert!(tally.exchange.max() >= LATENCY_MAX_NS);
+        tally.connect.saturating_record(u64::MAX);
+        assert_eq!(tally.connect.len(), 1);
+        assert!(tally.connect.max() >= LATENCY_MAX_NS);
     }
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use rustix::event::epoll;
 
 use crate::connection::{Connection, Service, State};
-use crate::control::Control;
+use crate::control::{Control, NEVER};
 use crate::cpu_time;
 use crate::failures::Kind;
+use crate::laps::Lap;
 use crate::pacer::{self, Pacer};
 use crate::pattern::Pattern;
 use crate::procfs;
@@ -57,6 +58,8 @@ pub struct Plan {
     pub threads: usize,
     /// When requests are due; without it, as soon as the reply to the last is here.
     pub open: Option<OpenLoop>,
+    /// How long the intervals of the measured window are.
+    pub interval_ns: u64,
 }
 
 /// The share of one thread.
@@ -101,6 +104,12 @@ pub struct Worker<'a> {
     pub(crate) scratch: Box<[u8]>,
     pub(crate) connections: Vec<Connection>,
     pub(crate) tally: Tally,
+    /// What is counted in the present interval.
+    pub(crate) lap: Lap,
+    /// Which that is.
+    lap_number: u64,
+    /// Where it ends.
+    lap_end_ns: u64,
     /// The last reading of the clock.
     pub(crate) now: u64,
     /// Measured exchanges that may still begin.
@@ -157,6 +166,9 @@ impl<'a> Worker<'a> {
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             connections: numbers.map(Connection::new).collect(),
             tally,
+            lap: Lap::new(plan.open.is_some()),
+            lap_number: 0,
+            lap_end_ns: NEVER,
             now: control.clock.now(),
             quota: share.requests,
             quota_returned: false,
@@ -189,6 +201,7 @@ impl<'a> Worker<'a> {
             }
         }
         self.note_window_end();
+        self.hand_over_lap(NEVER);
         finished();
         Ok(self.into_tally())
     }
@@ -335,7 +348,34 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Goes to the interval of that instant, if that is another one.
+    #[inline]
+    pub(crate) fn next_lap_if_due(&mut self, at_ns: u64) {
+        if at_ns >= self.lap_end_ns {
+            self.next_lap(at_ns);
+        }
+    }
+
+    #[cold]
+    fn next_lap(&mut self, at_ns: u64) {
+        let (start_ns, length_ns) = (self.control.start_ns(), self.plan.interval_ns);
+        let number = at_ns.saturating_sub(start_ns) / length_ns;
+        self.hand_over_lap(number);
+        self.lap_end_ns = start_ns.saturating_add((number + 1).saturating_mul(length_ns));
+    }
+
+    fn hand_over_lap(&mut self, next: u64) {
+        let mailbox = &self.control.mailboxes()[self.share.thread];
+        mailbox.hand_over(self.lap_number, next, &mut self.lap);
+        self.lap_number = next;
+    }
+
     fn note_window_edges(&mut self) {
+        if matches!(self.processor_time, ProcessorTime::Ahead) {
+            // The window is known some turns before it starts.
+            self.lap_end_ns = self.control.start_ns().saturating_add(self.plan.interval_ns);
+        }
+        self.next_lap_if_due(self.now);
         match self.processor_time {
             ProcessorTime::Ahead if self.now >= self.control.start_ns() => {
                 self.processor_time = ProcessorTime::Inside {

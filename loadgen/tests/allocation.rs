@@ -71,6 +71,7 @@ fn taken(requests: u64, open: Option<OpenLoop>) -> u64 {
             connect_rate: None,
             threads: 1,
             open,
+            interval_ns: 100_000_000,
         },
         conns: 8,
         requests: Some(requests),
@@ -78,13 +79,13 @@ fn taken(requests: u64, open: Option<OpenLoop>) -> u64 {
         duration: None,
         placement: Placement { client: allowed().unwrap(), server: None },
         server: None,
-        label: String::new(),
+        progress: None,
     };
     let (sender, news) = channel();
     let before = TAKEN.load(Relaxed);
-    let measured = measure(&run, &sender, &news).expect("the run is carried out");
+    let measured = measure(&run, &sender, &news, &mut |_| ()).expect("the run is carried out");
     let taken = TAKEN.load(Relaxed) - before;
-    assert_eq!(measured.tally.measured, requests);
+    assert_eq!(measured.sum.exchanges, requests);
     taken
 }
 

@@ -264,7 +264,8 @@ fn parse(text: &[u8]) -> Result<Document, Cause> {
     }
     let wrong = |what: &str, error: serde_json::Error| Cause::NotARecord(format!("{what}{error}"));
     match value.get("kind").map(serde_json::Value::as_str) {
-        None => {
+        // The last line of `loadgen --json-lines`.
+        None | Some(Some("run")) => {
             serde_json::from_value(value).map(Document::Record).map_err(|error| wrong("", error))
         }
         Some(Some("comparison")) => serde_json::from_value(value)

@@ -3,6 +3,7 @@
 mod compare;
 mod embedded;
 mod harness;
+mod intervals;
 mod loaded;
 mod one_shot;
 mod open_loop;

@@ -1,0 +1,192 @@
+//! HdrHistogram interval logs: the histograms of each interval, as the standard tools read them.
+//!
+//! A line is written when its interval is over, whole or not at all: what a full disk cuts off is
+//! taken back, so that the file can be read up to there.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::{
+    IntervalLogWriterBuilder, IntervalLogWriterError, Tag,
+};
+use lockstep_results::store;
+
+use crate::failures::with_name;
+use crate::laps::Over;
+
+/// A log that is being written. It is removed again if nothing was.
+#[derive(Debug)]
+pub struct Hlog {
+    path: PathBuf,
+    lines: WholeLines,
+}
+
+impl Hlog {
+    /// Makes the file; `force` empties one that is there.
+    ///
+    /// # Errors
+    ///
+    /// One line naming the path: it is there and `force` is not set, or cannot be written.
+    pub fn create(path: &Path, force: bool) -> io::Result<Self> {
+        store::check(path, force)?;
+        let at = |error| io::Error::other(format!("{}: {}", path.display(), with_name(&error)));
+        let mut options = OpenOptions::new();
+        let options = match force {
+            true => options.create(true).truncate(true),
+            false => options.create_new(true),
+        };
+        let file = options.write(true).open(path).map_err(at)?;
+        let lines = WholeLines { file, line: Vec::new(), written: 0 };
+        Ok(Self { path: path.to_owned(), lines })
+    }
+
+    /// Writes a line for each latency of an interval that is not empty.
+    ///
+    /// # Errors
+    ///
+    /// One line naming the path.
+    pub fn write(&mut self, over: &Over<'_>) -> io::Result<()> {
+        let result = self.lines.write_interval(over);
+        result.map_err(|error| {
+            io::Error::other(format!("{}: {}", self.path.display(), with_name(&error)))
+        })
+    }
+}
+
+impl Drop for Hlog {
+    fn drop(&mut self) {
+        if self.lines.written == 0 {
+            // It only was to be known that the file can be written.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A file that only ever holds whole lines.
+#[derive(Debug)]
+struct WholeLines {
+    file: File,
+    line: Vec<u8>,
+    written: u64,
+}
+
+impl WholeLines {
+    fn write_interval(&mut self, over: &Over<'_>) -> io::Result<()> {
+        let mut log = IntervalLogWriterBuilder::new();
+        if self.written == 0 {
+            let tool = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+            log.add_comment(&format!("[{tool}; latencies in nanoseconds]"));
+            log.with_start_time(over.started).with_base_time(over.started);
+        }
+        let mut serializer = V2DeflateSerializer::new();
+        let mut log = log.begin_log_with(self, &mut serializer)?;
+        let start = Duration::from_secs_f64(over.interval.start_s);
+        let length = Duration::from_secs_f64(over.interval.length_s);
+        for (name, histogram) in over.lap.latencies() {
+            if histogram.is_empty() {
+                continue;
+            }
+            let written = log.write_histogram(histogram, start, length, Tag::new(name));
+            written.map_err(|error| match error {
+                IntervalLogWriterError::IoError(error) => error,
+                error => io::Error::other(error.to_string()),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Write for WholeLines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        if bytes.ends_with(b"\n") {
+            let written = self.file.write_all(&self.line);
+            let whole = self.written + self.line.len() as u64;
+            self.line.clear();
+            if let Err(error) = written {
+                // To shorten a file needs no room.
+                let _ = self.file.set_len(self.written);
+                return Err(match error.kind() {
+                    // write(2) may be told in this way that the disk is full.
+                    ErrorKind::WriteZero => rustix::io::Errno::NOSPC.into(),
+                    _ => error,
+                });
+            }
+            self.written = whole;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+    use lockstep_results::Interval;
+
+    use super::*;
+    use crate::laps::Lap;
+
+    fn interval(start_s: f64) -> Interval {
+        Interval {
+            start_s,
+            length_s: 1.0,
+            exchanges: 1,
+            errors: 0,
+            p50_ns: None,
+            p90_ns: None,
+            p99_ns: None,
+            max_ns: None,
+        }
+    }
+
+    #[test]
+    fn a_log_is_read_as_it_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.hlog");
+        let mut lap = Lap::new(true);
+        lap.exchange.record(1000).unwrap();
+        lap.open.as_mut().unwrap().response.record(2000).unwrap();
+        let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let mut log = Hlog::create(&path, false).unwrap();
+        for start_s in [0.0, 1.0] {
+            log.write(&Over { interval: &interval(start_s), lap: &lap, started }).unwrap();
+        }
+        drop(log);
+        let text = fs::read(&path).unwrap();
+        let mut lines = Vec::new();
+        let mut times = Vec::new();
+        for entry in IntervalLogIterator::new(&text) {
+            match entry.unwrap() {
+                LogEntry::StartTime(time) | LogEntry::BaseTime(time) => times.push(time),
+                LogEntry::Interval(line) => lines.push((
+                    line.tag().unwrap().as_str(),
+                    line.start_timestamp().as_secs(),
+                    line.duration().as_secs(),
+                )),
+            }
+        }
+        assert_eq!(times, [Duration::from_secs(1_700_000_000); 2]);
+        assert_eq!(
+            lines,
+            [("response", 0, 1), ("service", 0, 1), ("response", 1, 1), ("service", 1, 1)],
+        );
+        assert!(Hlog::create(&path, false).unwrap_err().to_string().contains("exists"));
+    }
+
+    #[test]
+    fn a_log_of_nothing_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.hlog");
+        drop(Hlog::create(&path, false).unwrap());
+        assert!(!path.exists());
+    }
+}

@@ -90,9 +90,17 @@ pub enum Command {
 /// The options of `loadgen report`.
 #[derive(Args, Debug)]
 pub struct ReportArgs {
-    /// Files that `-o` wrote; of a comparison one alone
+    /// Files that `-o` wrote; as text, a comparison or a sweep alone
     #[arg(value_name = "RECORD", required = true)]
     pub records: Vec<PathBuf>,
+
+    /// Instead of printing, draw any of them into one page for a browser, which needs no network
+    #[arg(short, long, value_name = "FILE.html", value_parser = page)]
+    pub output: Option<PathBuf>,
+
+    /// Let --output overwrite a file
+    #[arg(long, requires = "output")]
+    pub force: bool,
 }
 
 /// What a run tells while it goes on.
@@ -294,6 +302,15 @@ pub(crate) fn arrivals(text: &str) -> Result<Arrivals, String> {
         "constant" => Ok(Arrivals::Constant),
         "poisson" => Ok(Arrivals::Poisson),
         _ => Err("there are constant and poisson".to_owned()),
+    }
+}
+
+/// A page's name says what it is, so that no record is overwritten by a slip.
+fn page(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension() {
+        Some(extension) if extension == "html" => Ok(path),
+        _ => Err("a page's name ends in .html".to_owned()),
     }
 }
 

@@ -1,13 +1,13 @@
 //! The `loadgen` command: arguments in, text or JSON out, exit code.
 
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind as ClapErrorKind;
 use lockstep_results::store::{self, Document};
-use lockstep_results::{Record, table};
+use lockstep_results::{Comparison, Record, html, table};
 use serde::Serialize;
 
 use loadgen::args::{Cli, Command, LiveArgs, ReportArgs, RunArgs};
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         None => run_and_print(cli.run, &cli.live),
-        Some(Command::Compare(args)) => compare_and_print(&args),
+        Some(Command::Compare(args)) => compare_and_print(args),
         Some(Command::Backlog(args)) => backlog_and_print(&args),
         Some(Command::Report(args)) => print_report(&args),
         Some(Command::Serve(args)) => return subject::serve(&args),
@@ -74,11 +74,16 @@ fn report_stored(stored: Option<io::Result<PathBuf>>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn compare_and_print(args: &CompareArgs) -> Result<u8, Failure> {
-    let compared = compare::compare(args, argv())?;
+fn compare_and_print(mut args: CompareArgs) -> Result<u8, Failure> {
+    args.output = args.place()?;
+    let compared = compare::compare(&args, argv())?;
     let comparison = &compared.comparison;
-    // The file first: it is what must not be lost.
+    // The files first: they are what must not be lost.
     let stored = args.output.as_ref().map(|path| store::write(comparison, path, args.force));
+    let drawn = match &stored {
+        Some(Ok(path)) => Some(draw(comparison, path, args.force)),
+        _ => None,
+    };
     match args.json {
         true => print(&json(comparison)?)?,
         false => print(&compare::text(comparison))?,
@@ -87,6 +92,7 @@ fn compare_and_print(args: &CompareArgs) -> Result<u8, Failure> {
         failure.print();
     }
     report_stored(stored)?;
+    report_stored(drawn)?;
     Ok(compared.code)
 }
 
@@ -101,6 +107,14 @@ fn backlog_and_print(args: &BacklogArgs) -> Result<u8, Failure> {
     }
     report_stored(stored)?;
     Ok(finished.code)
+}
+
+/// Puts the picture of a comparison beside its record.
+fn draw(comparison: &Comparison, record: &Path, force: bool) -> io::Result<PathBuf> {
+    let path = record.with_extension("html");
+    let document = Document::Comparison(Box::new(comparison.clone()));
+    let page = html::report(&[(record.display().to_string(), document)]);
+    store::write_page(&page, &path, force).map(|()| path)
 }
 
 fn argv() -> Vec<String> {
@@ -127,6 +141,9 @@ fn not_connected(record: &Record) -> Failure {
 
 fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
     let failed = |error: String| Failure::new(exit::FAILURE, error);
+    if let Some(path) = &args.output {
+        return draw_report(args, path).map_err(|error| failed(error.to_string()));
+    }
     let mut records = Vec::new();
     for path in &args.records {
         match store::read_any(path).map_err(|error| failed(error.to_string()))? {
@@ -161,6 +178,18 @@ fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
             print(&table(&named))?;
         }
     }
+    Ok(0)
+}
+
+/// Draws what the files hold, in any mixture.
+fn draw_report(args: &ReportArgs, path: &Path) -> Result<u8, Box<dyn std::error::Error>> {
+    store::check(path, args.force)?;
+    let mut documents = Vec::new();
+    for file in &args.records {
+        documents.push((file.display().to_string(), store::read_any(file)?));
+    }
+    store::write_page(&html::report(&documents), path, args.force)?;
+    let _nobody_reads = writeln!(io::stderr(), "wrote {}", path.display());
     Ok(0)
 }
 

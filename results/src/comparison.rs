@@ -22,7 +22,9 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 pub use exclusion::Exclusion;
+pub(crate) use metric::latency;
 pub use metric::{ByMetric, Metric};
+pub(crate) use sentences::interval;
 
 use crate::statistics::{Ratio, Stopped, Stopping};
 use crate::{Environment, Latency, Record, Subject};
@@ -248,7 +250,7 @@ pub struct Summary {
 
 impl Cell {
     /// The subjects that ran, but for the baseline.
-    fn others<'a>(&'a self, baseline: &'a str) -> impl Iterator<Item = &'a Measured> {
+    pub(crate) fn others<'a>(&'a self, baseline: &'a str) -> impl Iterator<Item = &'a Measured> {
         self.subjects.iter().filter(move |measured| measured.name != baseline)
     }
 }

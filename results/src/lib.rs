@@ -25,6 +25,7 @@
 //! * [`Sweep`]: one server under a series of loads; [`Floor`]: what the machine can do at all.
 //! * [`Backlog`]: what `listen(n)` did, against what it was predicted to do.
 //! * [`table()`]: one, two or more records side by side.
+//! * [`html`]: any of them as a page with charts.
 //! * [`format`](mod@format), [`wrap`]: durations, counts and lines for people.
 
 #![forbid(unsafe_code)]
@@ -36,6 +37,7 @@ mod fairness;
 mod floor;
 pub mod format;
 mod histogram;
+pub mod html;
 mod record;
 pub mod statistics;
 pub mod store;

@@ -165,6 +165,21 @@ pub fn write(stored: &impl Stored, path: &Path, force: bool) -> io::Result<PathB
     }
 }
 
+/// Writes a page of [`html`](crate::html) to the file `path`, as [`write()`] does a record: whole or
+/// not at all.
+///
+/// # Errors
+///
+/// One line naming the path: see [`check`]; or it is a directory; or the file system's own error.
+pub fn write_page(page: &str, path: &Path, force: bool) -> io::Result<()> {
+    check(path, force)?;
+    if path.is_dir() {
+        return Err(refusal(ErrorKind::IsADirectory, path, "is a directory"));
+    }
+    let mut temporary = Temporary::write(directory_of(path), page.as_bytes())?;
+    temporary.rename(path, force).map_err(|error| at(path, error))
+}
+
 /// Reads a record.
 ///
 /// # Errors

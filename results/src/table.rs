@@ -1,6 +1,6 @@
 //! Records side by side, in plain text that is also a Markdown table.
 
-mod notes;
+pub(crate) mod notes;
 
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
@@ -49,8 +49,8 @@ fn labels(records: &[(&str, &Record)]) -> Vec<String> {
 }
 
 /// One line of a comparison.
-struct Metric {
-    label: &'static str,
+pub(crate) struct Metric {
+    pub(crate) label: &'static str,
     value: fn(&Record) -> Option<f64>,
     show: fn(f64) -> String,
     /// Whether a ratio to the first record says anything.
@@ -70,7 +70,7 @@ impl Metric {
         Metric { compared: false, ..self }
     }
 
-    fn shown(&self, record: &Record) -> String {
+    pub(crate) fn shown(&self, record: &Record) -> String {
         (self.value)(record).map_or("-".into(), self.show)
     }
 
@@ -87,7 +87,8 @@ const SERVER_CPU: Metric = Metric::new("server CPU/exchange", server_cpu, micros
 const ERRORS: Metric =
     Metric::new("errors", |r| Some(r.errors_total as f64), format::count).uncompared();
 
-const METRICS: [Metric; 16] = [
+/// All of them, in the order they are shown.
+pub(crate) const METRICS: [Metric; 16] = [
     THROUGHPUT,
     P50,
     Metric::new("exchange p90", |r| exchange(r, |l| l.p90_ns), nanoseconds),

@@ -1,21 +1,26 @@
 //! The options of `loadgen compare`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser};
+use lockstep_results::store;
 
 use super::subjects::{self, Subject};
 use crate::args::{
     Cli, CpuList, RunArgs, arrivals, backlog, conns, cpu_list, positive, rate, size, threads,
 };
+use crate::exit::{self, Failure};
 use crate::schedule::Arrivals;
 use crate::units;
 use crate::warmup::Warmup;
 
 /// The warm-up of an open loop, which cannot be watched: its rate is what was planned.
 const WARMUP_OPEN: Duration = Duration::from_millis(500);
+
+/// Where this repository keeps its records.
+const RUNS: &str = "results/runs";
 
 /// More rounds than anybody waits for.
 const ROUNDS_MAX: u64 = 1000;
@@ -114,7 +119,8 @@ pub struct CompareArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// Also write the comparison to a file, or under a name of its own into a directory
+    /// Write the comparison to a file, or under a name of its own into a directory, and beside it
+    /// its picture, as .html [default: results/runs, if that is there, else here; with --json, none]
     #[arg(short, long, value_name = "FILE|DIR")]
     pub output: Option<PathBuf>,
 
@@ -122,12 +128,41 @@ pub struct CompareArgs {
     #[arg(long, value_name = "DIR")]
     pub keep_runs: Option<PathBuf>,
 
+    /// Write no file
+    #[arg(long, conflicts_with = "output")]
+    pub no_output: bool,
+
     /// Let --output overwrite a file
     #[arg(long, requires = "output")]
     pub force: bool,
 }
 
 impl CompareArgs {
+    /// Where the comparison is to be written, with its picture beside it.
+    ///
+    /// # Errors
+    ///
+    /// When the picture could not be beside it: that should be known before the first round.
+    pub fn place(&self) -> Result<Option<PathBuf>, Failure> {
+        let usage = |error: String| Failure::new(exit::USAGE, error);
+        match &self.output {
+            None if self.json || self.no_output => Ok(None),
+            None if Path::new(RUNS).is_dir() => Ok(Some(RUNS.into())),
+            None => Ok(Some(".".into())),
+            Some(path) if path.extension().is_some_and(|extension| extension == "html") => {
+                let error = format!("{}: the picture's name, not the record's", path.display());
+                Err(usage(error).hint("the picture is written beside the record"))
+            }
+            Some(path) => {
+                if !path.is_dir() {
+                    let picture = path.with_extension("html");
+                    store::check(&picture, self.force).map_err(|error| usage(error.to_string()))?;
+                }
+                Ok(Some(path.clone()))
+            }
+        }
+    }
+
     /// The options that all runs have in common.
     pub(super) fn base(&self) -> RunArgs {
         let defaults = Cli::try_parse_from(["loadgen"]).expect("a run needs no option").run;

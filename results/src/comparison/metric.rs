@@ -105,7 +105,7 @@ fn percentile(record: &Record, quantile: f64, value: fn(&Latency) -> u64) -> Opt
 }
 
 /// The latency that is compared.
-pub(super) fn latency(record: &Record) -> Option<&Latency> {
+pub(crate) fn latency(record: &Record) -> Option<&Latency> {
     record.latency.exchange.as_ref().or(record.latency.response.as_ref())
 }
 

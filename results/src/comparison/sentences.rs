@@ -23,6 +23,15 @@ impl Comparison {
         sentences
     }
 
+    /// Of the [`sentences`](Comparison::sentences) those on the primary metric.
+    pub(crate) fn primary_sentences(&self) -> Vec<String> {
+        let sentences = self.cells.iter().flat_map(|cell| {
+            let others = cell.others(&self.plan.baseline);
+            others.map(move |measured| self.in_cell(cell, &self.primary_sentence(measured)))
+        });
+        sentences.collect()
+    }
+
     /// With the same server on all sides: how large a difference the noise alone makes, for each
     /// cell.
     pub fn noise_floor(&self) -> Vec<String> {
@@ -147,7 +156,7 @@ fn exclusion(exclusion: &Exclusion) -> String {
 }
 
 /// `0.87x [0.84, 0.90]`; with one digit more where two would hide the interval or a claim.
-pub(super) fn interval(ratio: &Ratio) -> String {
+pub(crate) fn interval(ratio: &Ratio) -> String {
     let Ratio { median, low, high, .. } = ratio;
     let text = |decimals| format!("{median:.decimals$}x [{low:.decimals$}, {high:.decimals$}]");
     let ends = [format!("{low:.2}"), format!("{high:.2}")];

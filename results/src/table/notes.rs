@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::WIDTH;
-use crate::{Environment, Record, text};
+use crate::{Build, Environment, Record, text};
 
 /// Where the lines' text starts.
 const INDENT: usize = 4;
@@ -29,9 +29,10 @@ pub(super) fn differences(records: &[(&str, &Record)]) -> Vec<String> {
 }
 
 /// What a run's numbers depend on besides its subject: a name, and the value if it has one.
-type Circumstance = (String, Option<String>);
+pub(crate) type Circumstance = (String, Option<String>);
 
-fn value<'a>(circumstances: &'a [Circumstance], name: &str) -> &'a str {
+/// What a circumstance is, `-` if it is absent.
+pub(crate) fn value<'a>(circumstances: &'a [Circumstance], name: &str) -> &'a str {
     let found = circumstances.iter().find(|(found, _)| found == name);
     found.and_then(|(_, value)| value.as_deref()).unwrap_or("-")
 }
@@ -51,7 +52,8 @@ fn difference(name: &str, values: &[(&str, &str)]) -> String {
     text::wrap(&text::printable(&line), WIDTH, INDENT)
 }
 
-fn circumstances(record: &Record) -> Vec<Circumstance> {
+/// A run's circumstances.
+pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
     let subject = &record.subject;
     let number = |value: Option<u32>| value.map(|value| value.to_string());
     let named = [
@@ -81,14 +83,11 @@ fn warmup(record: &Record) -> String {
 }
 
 /// The circumstances that lie in the environment.
-fn places(environment: &Environment) -> Vec<Circumstance> {
+pub(crate) fn places(environment: &Environment) -> Vec<Circumstance> {
     let Environment { build, .. } = environment;
-    let dirty = if build.git_dirty == Some(true) { " changed" } else { "" };
-    let revision = build.git_revision.as_ref();
-    let git = revision.map(|all| format!("{}{dirty}", all.get(..10).unwrap_or(all)));
     let yes = |flag: Option<bool>| flag.map(|flag| if flag { "yes" } else { "no" }.to_owned());
     let named = [
-        ("git", git),
+        ("git", git(build)),
         ("profile", build.profile.clone()),
         ("target", build.target.clone()),
         ("rustc", build.rustc.clone()),
@@ -116,6 +115,13 @@ fn places(environment: &Environment) -> Vec<Circumstance> {
         .chain(mitigations.map(|(name, text)| (format!("mitigation {name}"), Some(text.clone()))))
         .chain(sysctl.map(|(name, text)| (name.clone(), Some(text.clone()))))
         .collect()
+}
+
+/// The commit, and whether the sources differed from it: `912762ea10 changed`.
+pub(crate) fn git(build: &Build) -> Option<String> {
+    let dirty = if build.git_dirty == Some(true) { " changed" } else { "" };
+    let revision = build.git_revision.as_ref();
+    revision.map(|all| format!("{}{dirty}", all.get(..10).unwrap_or(all)))
 }
 
 /// What stands against believing a record.

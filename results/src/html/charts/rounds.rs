@@ -1,0 +1,92 @@
+//! One metric of every subject of a comparison: its rounds, their median, and its interval.
+
+use crate::html::figure::Figure;
+use crate::html::rows::{Mark, Row, Rows};
+use crate::html::scale::Scale;
+use crate::html::table::Table;
+use crate::html::unit::Unit;
+use crate::statistics::median_interval;
+use crate::{Cell, Measured, Metric};
+
+/// The confidence of the interval.
+const CONFIDENCE: f64 = 0.95;
+
+/// The chart of a metric in a cell, or `None` where it was not measured.
+pub(crate) fn rounds(cell: &Cell, metric: Metric, title: &str) -> Option<Figure> {
+    let mut rows = Vec::new();
+    let mut max = 0.0f64;
+    let mut data = Table::new(["subject", "median", "interval", "rounds, in order"]);
+    for (series, subject) in cell.subjects.iter().enumerate() {
+        let values = values(subject, metric);
+        max = values.iter().map(|&(value, _)| value).fold(max, f64::max);
+        let counted: Vec<f64> =
+            values.iter().filter(|(_, counts)| *counts).map(|&(value, _)| value).collect();
+        let mut marks: Vec<Mark> = values
+            .iter()
+            .map(
+                |&(value, counts)| if counts { Mark::Sample(value) } else { Mark::Excluded(value) },
+            )
+            .collect();
+        let summary = subject.metrics.get(metric);
+        let interval = median_interval(&counted, CONFIDENCE);
+        if let (Some(summary), Some((low, high))) = (summary, interval) {
+            marks.push(Mark::Interval(low, high));
+            marks.push(Mark::Value(summary.median));
+        }
+        let median = summary.map_or("-".into(), |summary| metric.show(summary.median));
+        data.row([
+            subject.name.clone(),
+            median.clone(),
+            interval.map_or("-".into(), |(low, high)| {
+                format!("[{}, {}]", metric.show(low), metric.show(high))
+            }),
+            values
+                .iter()
+                .map(|&(value, counts)| {
+                    metric.show(value) + if counts { "" } else { " (left out)" }
+                })
+                .collect::<Vec<_>>()
+                .join(", "),
+        ]);
+        rows.push(Row::Marks { name: subject.name.clone(), series, marks, value: median });
+    }
+    (max > 0.0).then(|| {
+        let rows = Rows {
+            title: title.to_owned(),
+            description: format!(
+                "For each subject the {} of every round, their median and its interval.",
+                metric.words()
+            ),
+            scale: Scale::from_zero(unit(metric), max),
+            reference: None,
+            rows,
+            note: "Small dots: rounds (a cross: left out). Large: their median, with its 95 % \
+                   bootstrap interval."
+                .into(),
+            data,
+        };
+        rows.figure()
+    })
+}
+
+/// Each run's value, and whether it counts.
+fn values(subject: &Measured, metric: Metric) -> Vec<(f64, bool)> {
+    let value = |run: &crate::Measurement| {
+        let value = *run.values.get(metric)?;
+        // Where it is not said what a run is left out of, it is everything.
+        let counts = match run.left_out_of.as_slice() {
+            [] => run.excluded.is_empty(),
+            metrics => !metrics.contains(&metric),
+        };
+        value.is_finite().then_some((value, counts))
+    };
+    subject.runs.iter().filter_map(value).collect()
+}
+
+fn unit(metric: Metric) -> Unit {
+    match metric {
+        Metric::ThroughputPerS => Unit::PerSecond,
+        Metric::P50Ns | Metric::P99Ns | Metric::P999Ns => Unit::Nanoseconds,
+        Metric::ServerCpuUsPerExchange | Metric::ClientCpuUsPerExchange => Unit::Microseconds,
+    }
+}

@@ -1,0 +1,72 @@
+//! Where the documents come from, with what is not the same in all of them set apart.
+
+use std::collections::BTreeSet;
+
+use super::page::Page;
+use super::table::Table;
+use crate::table::notes::{Circumstance, value};
+
+/// What a document's numbers depend on, under its name.
+pub(super) struct Origin {
+    pub(super) name: String,
+    pub(super) circumstances: Vec<Circumstance>,
+}
+
+/// What a reader looks for first; the rest is behind a line to open.
+const FIRST: [&str; 14] = [
+    "CPU",
+    "CPUs online",
+    "client CPUs",
+    "server CPUs",
+    "hypervisor",
+    "product",
+    "kernel",
+    "governor",
+    "SMT",
+    "turbo",
+    "git",
+    "profile",
+    "rustc",
+    "program",
+];
+
+/// Adds the tables: of several documents first what differs.
+pub(super) fn section(page: &mut Page, origins: &[Origin]) {
+    let mut seen = BTreeSet::new();
+    let names = origins.iter().flat_map(|origin| &origin.circumstances).map(|(name, _)| name);
+    let names: Vec<&str> = names.filter(|&name| seen.insert(name)).map(String::as_str).collect();
+    let values = |name: &str| -> Vec<String> {
+        origins.iter().map(|origin| value(&origin.circumstances, name).to_owned()).collect()
+    };
+    let (same, different): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| {
+        let values = values(name);
+        values.iter().all(|value| *value == values[0])
+    });
+    page.push("<section class=\"document\" id=\"environment\"><h2>Environment</h2>");
+    if !different.is_empty() {
+        let heads = origins.iter().map(|origin| origin.name.clone());
+        let mut table = Table::new(std::iter::once("not the same in all".to_owned()).chain(heads));
+        for name in &different {
+            table.row(std::iter::once(format!("\u{2260} {name}")).chain(values(name)));
+        }
+        page.paragraph("warning", "The documents do not have all circumstances in common:");
+        page.push("<div class=\"different\">");
+        page.push(&table.html());
+        page.push("</div>");
+    }
+    let table = |names: Vec<&str>| {
+        let mut table = Table::default();
+        for name in names {
+            let value = values(name).swap_remove(0);
+            if value != "-" {
+                table.row([name.to_owned(), value]);
+            }
+        }
+        table
+    };
+    let (first, rest): (Vec<&str>, Vec<&str>) =
+        same.into_iter().partition(|name| FIRST.contains(name));
+    page.push(&table(first).html());
+    page.push(&table(rest).behind("All settings, mitigations and sysctls"));
+    page.push("</section>");
+}

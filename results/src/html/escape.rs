@@ -1,0 +1,35 @@
+//! Text of unknown origin between tags and in attributes.
+
+use crate::text;
+
+/// Makes `text` mean nothing but itself, between tags and inside a quoted attribute.
+///
+/// Names, command lines, paths and errors come from whoever wrote the file.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text::printable(text).chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            // Marks that reverse the text around them could make one name look like another.
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => escaped.push('?'),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn nothing_opens_a_tag_or_ends_an_attribute() {
+        assert_eq!(escape("<script>'\"&]]>"), "&lt;script&gt;&#39;&quot;&amp;]]&gt;");
+        assert_eq!(escape("a\0b\nc\u{202e}d"), "a?b?c?d");
+        assert_eq!(escape("plain é"), "plain é");
+    }
+}

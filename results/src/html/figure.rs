@@ -1,0 +1,84 @@
+//! What all charts have in common: caption, drawing, names for those who cannot see it, data.
+
+use super::escape::escape;
+use super::table::Table;
+
+/// The width of every drawing in its own units; text in it is 13 of them high.
+pub(super) const WIDTH: f64 = 460.0;
+
+/// A chart.
+#[derive(Debug)]
+pub(super) struct Figure {
+    pub(super) title: String,
+    /// What the drawing shows, for who cannot see it.
+    pub(super) description: String,
+    pub(super) height: f64,
+    /// For the script, as attributes of the drawing.
+    pub(super) attributes: String,
+    /// The inside of the `<svg>`.
+    pub(super) drawing: String,
+    /// Names of the series, in the order of their styles; none where rows name them.
+    pub(super) legend: Vec<String>,
+    /// How to read it.
+    pub(super) note: String,
+    /// The values drawn.
+    pub(super) data: Table,
+}
+
+impl Figure {
+    /// The chart, with `id` for its parts to refer to each other by.
+    pub(super) fn html(&self, id: &str) -> String {
+        let (title, description) = (escape(&self.title), escape(&self.description));
+        let Figure { height, attributes, drawing, .. } = self;
+        let mut html = format!(
+            "<figure class=\"chart\"><figcaption>{title}</figcaption>\
+             <svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-labelledby=\"{id}t {id}d\" \
+             {attributes}><title id=\"{id}t\">{title}</title><desc id=\"{id}d\">{description}\
+             </desc>{drawing}</svg>",
+            height = number(*height),
+        );
+        if !self.legend.is_empty() {
+            html += "<ul class=\"legend\">";
+            for (index, name) in self.legend.iter().enumerate() {
+                html += &format!(
+                    "<li class=\"{}\" data-series=\"{index}\"><svg class=\"swatch\" \
+                     viewBox=\"0 0 28 10\" aria-hidden=\"true\"><path class=\"line\" d=\"M1 5H27\"/>\
+                     </svg><span>{}</span></li>",
+                    style(index),
+                    escape(name)
+                );
+            }
+            html += "</ul>";
+        }
+        if !self.note.is_empty() {
+            html += &format!("<p class=\"note\">{}</p>", escape(&self.note));
+        }
+        html += &self.data.behind("Data");
+        html + "</figure>"
+    }
+}
+
+/// The classes of a series: a colour and a pattern of dashes, so that either tells it.
+pub(super) fn style(index: usize) -> String {
+    format!("s{} d{}", index % 8, index % 7)
+}
+
+/// A number for an attribute: at most one decimal, always finite.
+pub(super) fn number(value: f64) -> String {
+    let value = if value.is_finite() { value } else { 0.0 };
+    let text = format!("{value:.1}");
+    let text = text.strip_suffix(".0").unwrap_or(&text);
+    if text == "-0" { "0".into() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn numbers_are_short_and_finite() {
+        for (value, text) in [(1.0, "1"), (-0.01, "0"), (2.25, "2.2"), (f64::NAN, "0")] {
+            assert_eq!(number(value), text);
+        }
+    }
+}

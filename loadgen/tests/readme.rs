@@ -41,6 +41,10 @@ fn the_readme_does_what_it_says() {
                 let shown = succeed(binary("lockstep").args(&words[1..]), line);
                 assert!(shown.contains("blocking"), "{line}: {shown}");
             }
+            ("loadgen", Some("backlog")) => {
+                let shown = succeed(binary("loadgen").args(&words[1..]), line);
+                assert!(shown.contains("listen(5) admitted 6 at once"), "{line}: {shown}");
+            }
             ("loadgen", _) => {
                 let shown = measure(binary("loadgen").args(&words[1..]).current_dir(&folder), line);
                 assert!(shown.contains("exchange"), "{line}: {shown}");
@@ -76,7 +80,7 @@ fn words(line: &str) -> Vec<String> {
     let line = line.replace("--peers --conns 64,1000", "--conns 10 --rounds 1");
     let line = line.replace("127.0.0.1:8898", "127.0.0.1:0");
     let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-    if words[0] == "loadgen" && words[1] != "report" {
+    if words[0] == "loadgen" && !["report", "backlog"].contains(&words[1].as_str()) {
         words.extend(["--duration", "300ms", "--warmup", "100ms"].map(str::to_owned));
     }
     if words.iter().any(|word| word == "serve") && !words.iter().any(|word| word == "--listen") {

@@ -137,10 +137,18 @@ impl Children {
                 }
             }
             for running in running {
-                trials.extend(running.finish()?);
+                match running.finish() {
+                    Ok(trial) => trials.extend(trial),
+                    // It was told to end before it could say anything.
+                    Err(_) if signal.is_some() => {}
+                    Err(failure) => return Err(failure),
+                }
             }
         }
-        Ok((trials, signal))
+        match signal {
+            Some(signal) if trials.is_empty() => Err(Failure::signal(signal)),
+            _ => Ok((trials, signal)),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The `loadgen` command against servers that follow a script, and against its own.
 
+mod backlog;
 mod compare;
 mod embedded;
 mod harness;

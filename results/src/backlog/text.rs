@@ -49,18 +49,20 @@ impl Backlog {
 
     /// Predicted and measured, a trial a line.
     fn table(&self) -> String {
-        let mut text =
-            "\n                           at            late          ghosts                  \
-                        timed\n                conns    once predicted      predicted      \
-                        predicted refused reset   out served\n"
-                .to_owned();
+        let mut text = [
+            "\n                            at                              ",
+            "                            timed\n",
+            "                  conns   once predicted  late predicted gho",
+            "sts predicted refused reset   out served\n",
+        ]
+        .concat();
         for trial in &self.trials {
             let Outcome { instant, late, ghosts, refused, reset, timed_out, served, .. } =
                 trial.measured;
             let predicted = &trial.predicted;
             let _ = writeln!(
                 text,
-                "{:<15} {:>5} {instant:>7} {:>9} {late:>5} {:>9} {ghosts:>6} {:>9} {refused:>7} \
+                "{:<17} {:>5} {instant:>6} {:>9} {late:>5} {:>9} {ghosts:>6} {:>9} {refused:>7} \
                  {reset:>5} {timed_out:>5} {served:>6}",
                 trial.name(),
                 trial.conns,
@@ -195,10 +197,12 @@ impl Trial {
             };
             parts.push(format!("{ghosts} {of}{were}"));
         }
-        for (count, what) in [(refused, "refused"), (reset, "reset after they had connected")] {
-            if count > 0 {
-                parts.push(format!("{count} {} {what}", if count == 1 { "was" } else { "were" }));
-            }
+        if refused > 0 {
+            parts.push(format!("{refused} {} refused", if refused == 1 { "was" } else { "were" }));
+        }
+        if reset > 0 {
+            let they = if reset == 1 { "was reset after it" } else { "were reset after they" };
+            parts.push(format!("{reset} {they} had connected"));
         }
         if timed_out > 0 {
             parts.push(format!("{timed_out} waited in vain"));

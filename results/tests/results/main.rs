@@ -1,5 +1,6 @@
 //! The crate as `loadgen` uses it: the layouts, their schemas, files, tables and verdicts.
 
+mod backlog;
 mod comparison;
 mod record;
 mod schema;

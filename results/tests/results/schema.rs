@@ -4,7 +4,7 @@
 
 use std::{env, fs};
 
-use lockstep_results::{Comparison, Record, Sweep};
+use lockstep_results::{Backlog, Comparison, Record, Sweep};
 use schemars::{JsonSchema, schema_for};
 use serde_json::Value;
 
@@ -21,6 +21,11 @@ fn the_comparisons_schema_is_up_to_date() {
 #[test]
 fn the_sweeps_schema_is_up_to_date() {
     check::<Sweep>("sweep");
+}
+
+#[test]
+fn the_backlogs_schema_is_up_to_date() {
+    check::<Backlog>("backlog");
 }
 
 fn check<T: JsonSchema>(name: &str) {

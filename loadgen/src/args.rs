@@ -9,6 +9,7 @@ use crate::backlog::{BacklogArgs, TrialArgs};
 use crate::command::ExecArgs;
 use crate::compare::CompareArgs;
 use crate::connection::Service;
+use crate::floor::FloorArgs;
 use crate::pattern::{SIZE_MAX, SIZE_MAX_ONE_SHOT};
 use crate::schedule::{Arrivals, OpenLoop, SECOND};
 use crate::subject::{self, EmbeddedArgs};
@@ -34,6 +35,7 @@ Examples:
   loadgen compare mio mine='./server --port {port}'
   loadgen backlog --netns                         who gets in while nobody accepts
   loadgen -d 1m --interval 1s --hlog run.hlog     a line a second, and an HdrHistogram log
+  loadgen floor                                   what this machine can do at all
   loadgen report runs/A.json runs/B.json          two runs side by side
 
 Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here, 4 cannot bind or
@@ -76,6 +78,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Show what listen(n) does to clients while nobody accepts, and predict it
     Backlog(BacklogArgs),
+    /// Measure what this machine can do at all: exchanges without any event loop
+    Floor(FloorArgs),
     /// The embedded server: `lockstep serve`.
     #[command(hide = true)]
     Serve(EmbeddedArgs),
@@ -207,6 +211,11 @@ pub struct RunArgs {
     /// always [default: no line; 1s, or a thousandth of the duration if that is longer]
     #[arg(short, long, value_name = "TIME", value_parser = interval)]
     pub interval: Option<Duration>,
+
+    /// Do not measure beforehand what this machine can do at all; it takes a few tenths of a second
+    /// and as many connections again, which the kernel counts with the run's
+    #[arg(long)]
+    pub no_floor: bool,
 
     /// Print the record as one JSON object and nothing else
     #[arg(long)]

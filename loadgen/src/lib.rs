@@ -16,6 +16,7 @@
 //! * [`verdict`]: who was the limit, and whether the numbers may be believed.
 //! * [`run`](mod@run): all of it in order, up to the record; [`report`], [`picture`]: the record
 //!   as text; [`live`], [`hlog`]: its intervals while it goes on.
+//! * [`floor`](mod@floor): what the machine can do at all.
 //! * [`compare`](mod@compare): several servers, in rounds.
 //! * [`backlog`](mod@backlog): what `listen(n)` does to clients while nobody accepts.
 //!
@@ -32,6 +33,7 @@ pub mod cpu_time;
 mod engine;
 pub mod exit;
 pub mod failures;
+pub mod floor;
 pub mod hlog;
 pub mod laps;
 pub mod limits;

@@ -15,6 +15,7 @@ use loadgen::backlog::{self, BacklogArgs};
 use loadgen::compare::{self, CompareArgs};
 use loadgen::exit::{self, Failure};
 use loadgen::failures::with_name;
+use loadgen::floor::{self, FloorArgs};
 use loadgen::live::Live;
 use loadgen::{command, report, run, subject};
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Some(Command::Compare(args)) => compare_and_print(args),
         Some(Command::Backlog(args)) => backlog_and_print(&args),
         Some(Command::Report(args)) => print_report(&args),
+        Some(Command::Floor(args)) => floor_and_print(&args),
         Some(Command::Serve(args)) => return subject::serve(&args),
         Some(Command::Exec(args)) => return command::exec(&args),
         Some(Command::BacklogTrial(args)) => return backlog::trial(&args),
@@ -117,6 +119,17 @@ fn draw(comparison: &Comparison, record: &Path, force: bool) -> io::Result<PathB
     store::write_page(&page, &path, force).map(|()| path)
 }
 
+fn floor_and_print(args: &FloorArgs) -> Result<u8, Failure> {
+    let report = floor::floor(args, argv())?;
+    let stored = args.output.as_ref().map(|path| store::write(&report, path, args.force));
+    match args.json {
+        true => print(&json(&report)?)?,
+        false => print(&report.floor.text())?,
+    }
+    report_stored(stored)?;
+    Ok(0)
+}
+
 fn argv() -> Vec<String> {
     std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect()
 }
@@ -160,8 +173,13 @@ fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
                 print(&backlog.text())?;
                 return Ok(0);
             }
+            Document::Floor(report) if args.records.len() == 1 => {
+                print(&report.floor.text())?;
+                return Ok(0);
+            }
             other => {
                 let what = match other {
+                    Document::Floor(_) => "floor",
                     Document::Sweep(_) => "sweep",
                     Document::Backlog(_) => "backlog experiment",
                     _ => "comparison",

@@ -20,6 +20,7 @@ pub fn text(record: &Record) -> String {
     text += &errors(record);
     text += &costs(record);
     text += &fairness(record);
+    text += &floor(record);
     text += &verdict(record);
     text
 }
@@ -216,6 +217,12 @@ fn fairness(record: &Record) -> String {
             grouped(fairness.max),
             fairness.jain,
         )
+    })
+}
+
+fn floor(record: &Record) -> String {
+    record.against_floor().map_or_else(String::new, |sentence| {
+        wrap(&format!("floor          {sentence}"), WIDTH, 15) + "\n"
     })
 }
 

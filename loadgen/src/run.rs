@@ -11,6 +11,7 @@ use crate::args::RunArgs;
 use crate::command;
 use crate::exit::{self, Failure, Outcome};
 use crate::failures::with_name;
+use crate::floor;
 use crate::laps::Over;
 use crate::limits;
 use crate::live::Live;
@@ -49,7 +50,8 @@ pub fn run(args: &RunArgs, argv: Vec<String>, live: &mut Live) -> Result<Finishe
     }
     let session = Session::start()?;
     session.check(args)?;
-    let job = Job { args, command: None, argv, label: String::new(), floor: None };
+    let floor = floor::brief(args);
+    let job = Job { args, command: None, argv, label: String::new(), floor };
     session.run_live(&job, !live.prints(), &mut |over| live.tell(over))
 }
 
@@ -196,7 +198,12 @@ fn carry_out(
     Ok(Finished { record, code: outcome.code() })
 }
 
-fn check_cpus(option: &str, cpus: Option<&[usize]>, allowed: &[usize]) -> Result<(), Failure> {
+/// Checks that there are the processors that an option names.
+pub(crate) fn check_cpus(
+    option: &str,
+    cpus: Option<&[usize]>,
+    allowed: &[usize],
+) -> Result<(), Failure> {
     match cpus.unwrap_or_default().iter().find(|cpu| !allowed.contains(cpu)) {
         None => Ok(()),
         Some(cpu) => {

@@ -5,9 +5,11 @@
 //! [`one_thread`](Floor::one_thread), and no pair of a server and a generator, each on one
 //! processor, does more than [`two_threads`](Floor::two_threads).
 
+mod text;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{Record, format};
+use crate::{Environment, Record, format};
 
 /// What was measured, each the median of several interleaved rounds with the lowest and the highest.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -29,20 +31,41 @@ pub struct Floor {
     /// TCP connections that were opened for it: the kernel counts them as everybody's.
     pub connections: u32,
     /// A whole exchange in one thread: the client's send, the server's receive and send, the
-    /// client's receive, over loopback TCP, with nothing to wait for. Both sides' cost.
+    /// client's receive, over loopback TCP, with nothing to wait for. Processor time, of both sides.
     pub one_thread: Vec<Exchange>,
     /// The same between two threads on two processors that ask their sockets over and over, a
     /// request in flight on every connection. The time is that between two replies: with one
-    /// connection a round trip, with many the reciprocal of the throughput.
+    /// connection a round trip, with many the reciprocal of the throughput. Absent where other
+    /// programs used the processors in every round.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub two_threads: Vec<Exchange>,
     /// A round trip on one connection between two threads that sleep in recv(2), on two
     /// processors: what being woken adds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocking_ns: Option<Spread>,
-    /// System calls that an event loop makes.
+    /// Calls that an event loop makes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calls: Option<Calls>,
+}
+
+/// A floor with where it was measured, as its file holds it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FloorReport {
+    /// The version of this layout: [`SCHEMA`](crate::SCHEMA).
+    pub schema: u32,
+    /// `floor`, to tell it from a run's record.
+    pub kind: String,
+    /// The program that wrote it: `loadgen`.
+    pub tool: String,
+    /// The program's version.
+    pub version: String,
+    /// The command line, program name first.
+    pub argv: Vec<String>,
+    /// What was measured.
+    pub floor: Floor,
+    /// Where.
+    pub environment: Environment,
 }
 
 /// The time of an exchange with a number of connections that take turns.
@@ -55,7 +78,7 @@ pub struct Exchange {
     pub ns: Spread,
 }
 
-/// What calls take that are made for every exchange, or would be; nanoseconds.
+/// What calls take that are made for every exchange, or would be; nanoseconds of processor time.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Calls {
@@ -167,5 +190,45 @@ mod tests {
         }
         assert_eq!(nearest(&[], 1), None);
         assert_eq!(nearest(&[exchange(1, 0.0)], 1), None, "nothing is divided by zero");
+    }
+
+    fn floor() -> Floor {
+        let spread = |ns| Spread { median: ns, low: ns - 1.0, high: ns + 1.0 };
+        Floor {
+            measured: "2026-11-23T12:24:05Z".into(),
+            duration_s: 5.0,
+            rounds: 7,
+            size: 64,
+            client_cpu: 1,
+            server_cpu: Some(0),
+            connections: 1007,
+            one_thread: vec![exchange(1, 4000.0), exchange(1000, 5000.0)],
+            two_threads: vec![exchange(1, 7000.0), exchange(1000, 4000.0)],
+            blocking_ns: Some(spread(87_000.0)),
+            calls: Some(Calls {
+                clock_ns: spread(22.3),
+                syscall_ns: spread(108.0),
+                recv_nothing_ns: spread(170.0),
+                epoll_nothing_ns: spread(107.0),
+            }),
+        }
+    }
+
+    #[test]
+    fn every_line_says_what_it_is() {
+        let text = floor().text();
+        for words in [
+            "| 1 thread, 1 connection    | 4.00us | 4.00us | 4.00us | a whole exchange, both",
+            "| 2 spinning, 1000 conns    | 4.00us |",
+            "| 2 blocking, 1 connection  | 87.0us |",
+            "| clock                     | 22.3ns | 21.3ns | 23.3ns | reading the",
+            "one thread:         at most 250.0k/s",
+            "waking a thread on another CPU:                   40.0us each time",
+        ] {
+            assert!(text.contains(words), "{words} is missing in\n{text}");
+        }
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        let one = Floor { server_cpu: None, two_threads: vec![], blocking_ns: None, ..floor() };
+        assert!(one.text().contains("there is only one CPU"), "{}", one.text());
     }
 }

@@ -51,7 +51,7 @@ pub use comparison::{
     Plan, Run, Summary,
 };
 pub use environment::{Build, Environment, Load};
-pub use floor::{Calls, Exchange, Floor, Spread};
+pub use floor::{Calls, Exchange, Floor, FloorReport, Spread};
 pub use histogram::HistogramError;
 pub use record::{
     Cost, ErrorCount, Fairness, Interval, Latencies, Latency, Rate, Record, SCHEMA, Subject,

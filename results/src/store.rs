@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use serde::Serialize;
 
-use crate::{Backlog, Comparison, Record, SCHEMA, Sweep};
+use crate::{Backlog, Comparison, FloorReport, Record, SCHEMA, Sweep};
 
 /// The most characters that a comparison's subjects take in the name of its file.
 const TITLE_MAX: usize = 100;
@@ -89,6 +89,20 @@ impl Stored for Backlog {
     }
 }
 
+impl Stored for FloorReport {
+    fn started(&self) -> &str {
+        &self.floor.measured
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.environment.host.as_deref()
+    }
+
+    fn title(&self) -> String {
+        format!("floor-{}", self.floor.size)
+    }
+}
+
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -101,6 +115,8 @@ pub enum Document {
     Sweep(Box<Sweep>),
     /// What `listen(n)` did.
     Backlog(Box<Backlog>),
+    /// What a machine can do at all.
+    Floor(Box<FloorReport>),
 }
 
 /// Says beforehand whether [`write()`] would refuse `path`, so that no measured run is lost to it.
@@ -190,6 +206,7 @@ pub fn read(path: &Path) -> Result<Record, ReadError> {
         Document::Record(record) => Ok(*record),
         Document::Comparison(_) => Err(not_a_record(path, "a comparison, which is shown alone")),
         Document::Sweep(_) => Err(not_a_record(path, "a sweep, which is shown alone")),
+        Document::Floor(_) => Err(not_a_record(path, "a floor, which is shown alone")),
         Document::Backlog(_) => {
             Err(not_a_record(path, "a backlog experiment, which is shown alone"))
         }
@@ -292,6 +309,9 @@ fn parse(text: &[u8]) -> Result<Document, Cause> {
         Some(Some("backlog")) => serde_json::from_value(value)
             .map(Document::Backlog)
             .map_err(|error| wrong("nor a backlog: ", error)),
+        Some(Some("floor")) => serde_json::from_value(value)
+            .map(Document::Floor)
+            .map_err(|error| wrong("nor a floor: ", error)),
         Some(_) => Err(Cause::NotARecord("of a kind that is not known here".into())),
     }
 }

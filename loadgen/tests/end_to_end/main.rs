@@ -3,6 +3,7 @@
 mod backlog;
 mod compare;
 mod embedded;
+mod floor;
 mod harness;
 mod intervals;
 mod loaded;

@@ -53,6 +53,10 @@ pub fn report(documents: &[(String, Document)]) -> String {
                 texts.push((format!("Backlog experiment, {}", backlog.started), backlog.text()));
                 notes::places(&backlog.environment)
             }
+            Document::Floor(report) => {
+                texts.push((format!("Floor, {}", report.floor.measured), report.floor.text()));
+                notes::places(&report.environment)
+            }
             Document::Sweep(sweep) => {
                 sweeps.push((name, sweep));
                 notes::places(&sweep.environment)

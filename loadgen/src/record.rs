@@ -16,7 +16,7 @@ use crate::procfs::Usage;
 use crate::subject::{Ended, Ready};
 use crate::tally::{OpenTally, Tally};
 use crate::units::format_cpu_list;
-use crate::verdict::{Evidence, OpenEvidence, judge};
+use crate::verdict::{Evidence, OpenEvidence, judge, trend};
 use crate::warmup;
 
 /// What was asked for, and of whom.
@@ -80,6 +80,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         disagreement: disagreement(&asked, &measured),
         debug_build: cfg!(debug_assertions),
         warmup_at_bound: measured.warmup_end == Some(warmup::End::Bound),
+        trend: trend_of(&asked, &measured),
         open: rate
             .as_ref()
             .zip(tally.open.as_ref())
@@ -165,6 +166,15 @@ fn rate(asked: &Asked<'_>, measured: &Measured, open: &OpenTally) -> Option<Rate
 
 fn per_second(count: u64, span_ns: u64) -> f64 {
     if span_ns == 0 { 0.0 } else { count as f64 * 1e9 / span_ns as f64 }
+}
+
+/// The trend of a closed loop's throughput; an open loop's is planned.
+fn trend_of(asked: &Asked<'_>, measured: &Measured) -> Option<f64> {
+    let intervals = &measured.intervals;
+    let whole = intervals.iter().filter(|interval| interval.length_s == intervals[0].length_s);
+    let rates: Vec<f64> =
+        whole.map(|interval| interval.exchanges as f64 / interval.length_s).collect();
+    asked.run.plan.open.is_none().then(|| trend(&rates)).flatten()
 }
 
 /// How well an open loop kept to its plan.

@@ -1,8 +1,10 @@
 //! Who was the limit, and whether the numbers may be quoted as the server's.
 
 mod open;
+mod trend;
 
 pub use open::OpenEvidence;
+pub use trend::trend;
 
 /// The share of its processors from which on a side counts as full.
 const FULL: f64 = 0.95;
@@ -41,6 +43,8 @@ pub struct Evidence {
     pub debug_build: bool,
     /// Whether the load was not steady yet when the warm-up had taken as long as it may.
     pub warmup_at_bound: bool,
+    /// By which share the throughput of a closed loop clearly rose, or fell, in the window.
+    pub trend: Option<f64>,
     /// What became of the plan of an open loop; `None` in a closed loop.
     pub open: Option<OpenEvidence>,
 }
@@ -136,6 +140,13 @@ pub fn judge(evidence: &Evidence) -> Verdict {
                     --warmup a time";
         warnings.push(text.to_owned());
     }
+    if let Some(change) = evidence.trend {
+        warnings.push(format!(
+            "not-steady: the throughput {} by {} from the first quarter of the window to the last",
+            if change > 0.0 { "rose" } else { "fell" },
+            percent(change.abs())
+        ));
+    }
     if evidence.debug_build {
         let text = "debug-build: loadgen was built without optimisation; build it with --release";
         warnings.push(text.to_owned());
@@ -175,6 +186,7 @@ mod tests {
             disagreement: None,
             debug_build: false,
             warmup_at_bound: false,
+            trend: None,
             open: None,
         }
     }
@@ -243,11 +255,15 @@ mod tests {
         let doubtful = Evidence {
             debug_build: true,
             warmup_at_bound: true,
+            trend: Some(-0.07),
             client_waiting: Some(0.19),
             ..good()
         };
         let verdict = judge(&doubtful);
-        assert_eq!(words_of(&verdict.warnings), ["disturbed", "not-steady", "debug-build"]);
+        assert_eq!(
+            words_of(&verdict.warnings),
+            ["disturbed", "not-steady", "not-steady", "debug-build"]
+        );
         assert_eq!(verdict.invalid_reasons, [""; 0]);
         assert_eq!(judge(&Evidence { client_waiting: Some(0.04), ..good() }).warnings, [""; 0]);
     }

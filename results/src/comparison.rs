@@ -225,6 +225,9 @@ pub struct Measurement {
     /// The metrics that these reasons spoil: it is left out of them, whatever the values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out_of: Vec<Metric>,
+    /// What its record warns of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Failures, which do not by themselves exclude a run.
     pub errors_total: u64,
     /// What was measured.

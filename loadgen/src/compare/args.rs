@@ -22,6 +22,12 @@ const WARMUP_OPEN: Duration = Duration::from_millis(500);
 /// Where this repository keeps its records.
 const RUNS: &str = "results/runs";
 
+/// The window's intervals: enough to see a trend.
+const INTERVALS: u32 = 10;
+
+/// The shortest of them.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+
 /// More rounds than anybody waits for.
 const ROUNDS_MAX: u64 = 1000;
 
@@ -178,6 +184,7 @@ impl CompareArgs {
             connect_rate: self.connect_rate,
             backlog: self.backlog,
             shards: self.shards,
+            interval: Some((self.duration / INTERVALS).max(INTERVAL_MIN)),
             threads: self.threads,
             timeout: self.timeout,
             pin: self.pin.clone(),

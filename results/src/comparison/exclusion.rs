@@ -5,6 +5,8 @@
 //! To drop that too would be worse than needless: it happens in a cheap server's best runs, and
 //! choosing runs by their outcome finds differences between equals.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Measurement, Metric};
@@ -37,6 +39,22 @@ pub(super) fn reasons(record: &Record) -> Vec<String> {
         reasons.push("other: not valid".into());
     }
     reasons
+}
+
+/// How many runs warn of what, the most frequent first.
+pub(super) fn warnings<'a>(runs: impl Iterator<Item = &'a Measurement>) -> Vec<(&'a str, u32)> {
+    let mut found: Vec<(&str, u32)> = Vec::new();
+    for run in runs {
+        let kinds: BTreeSet<&str> = run.warnings.iter().map(|warning| kind(warning)).collect();
+        for kind in kinds {
+            match found.iter_mut().find(|(found, _)| *found == kind) {
+                Some((_, count)) => *count += 1,
+                None => found.push((kind, 1)),
+            }
+        }
+    }
+    found.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    found
 }
 
 /// The kind of a reason: `late` of `late: a millisecond and more`.

@@ -127,6 +127,7 @@ fn measurement(run: &Run) -> Measurement {
         started: run.record.started.clone(),
         left_out_of: exclusion::left_out(&excluded),
         excluded,
+        warnings: run.record.warnings.clone(),
         errors_total: run.record.errors_total,
         values: ByMetric::from_fn(finite),
         record: run.file.clone(),

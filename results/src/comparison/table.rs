@@ -3,6 +3,7 @@
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
+use super::exclusion;
 use super::sentences::interval;
 use super::{Cell, Comparison, Measured, Metric};
 use crate::statistics::{Ratio, Stopped, Verdict};
@@ -117,6 +118,14 @@ impl Comparison {
                  equals in up to 4 of 100 cases, so expect up to {:.1} such claims in all",
                 0.04 * comparisons as f64
             ));
+        }
+        let subjects = || self.cells.iter().flat_map(|cell| &cell.subjects);
+        let warnings = exclusion::warnings(subjects().flat_map(|measured| &measured.runs));
+        if !warnings.is_empty() {
+            let runs: usize = subjects().map(|measured| measured.runs.len()).sum();
+            let kinds: Vec<String> =
+                warnings.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
+            notes.push(format!("of {runs} runs some have warnings: {}", kinds.join(", ")));
         }
         if self.interrupted {
             notes.push("interrupted: there should be more rounds".into());

@@ -202,6 +202,22 @@ fn ring_low(runs: &[Run]) -> f64 {
 }
 
 #[test]
+fn warnings_are_counted_and_leave_nothing_out() {
+    let mut runs = runs(8, &THREE);
+    for run in runs.iter_mut().take(4) {
+        run.record.warnings = vec!["disturbed: by 7 %".into(), "not-steady: at all".into()];
+    }
+    runs[0].record.warnings.truncate(1);
+    let comparison = Comparison::judge(plan(&["mio", "io-uring", "blocking"]), &runs);
+    assert_eq!(comparison.cells[0].subjects[0].excluded, 0);
+    let table = comparison.table();
+    assert!(
+        table.contains("of 24 runs some have warnings: disturbed (4), not-steady (3)"),
+        "{table}"
+    );
+}
+
+#[test]
 fn a_repeated_round_counts_once() {
     let mut runs = runs(8, &THREE);
     runs[0].record.valid = false;

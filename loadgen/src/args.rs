@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::backlog::{BacklogArgs, TrialArgs};
 use crate::command::ExecArgs;
 use crate::compare::CompareArgs;
+use crate::condition::Condition;
 use crate::connection::Service;
 use crate::floor::FloorArgs;
 use crate::pattern::{SIZE_MAX, SIZE_MAX_ONE_SHOT};
@@ -36,11 +37,12 @@ Examples:
   loadgen backlog --netns                         who gets in while nobody accepts
   loadgen -d 1m --interval 1s --hlog run.hlog     a line a second, and an HdrHistogram log
   loadgen floor                                   what this machine can do at all
+  loadgen --fail-if 'p99>5ms' --fail-if 'errors>0'
   loadgen report runs/A.json runs/B.json          two runs side by side
 
 Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here, 4 cannot bind or
-connect, 5 some connections failed, 6 a reply differed from its request, 8 the result is INVALID
-(its reasons say why), 128+n signal n.";
+connect, 5 some connections failed, 6 a reply differed from its request, 7 a threshold was
+missed, 8 the result is INVALID (its reasons say why), 128+n signal n.";
 
 /// Opens connections to a lockstep server, sends a request on each as soon as the reply to the
 /// last is here (or, with --rate, when it is due), checks every byte, and says how long it took,
@@ -216,6 +218,10 @@ pub struct RunArgs {
     /// and as many connections again, which the kernel counts with the run's
     #[arg(long)]
     pub no_floor: bool,
+    /// A threshold, such as 'p99>5ms', 'service.max>1s', 'throughput<50k', 'errors>0',
+    /// 'error_rate>0.1%' or 'server_cpu>12us' (an exchange); with code 7 if it is so. Repeatable
+    #[arg(long, value_name = "CONDITION")]
+    pub fail_if: Vec<Condition>,
 
     /// Print the record as one JSON object and nothing else
     #[arg(long)]
@@ -441,6 +447,7 @@ mod tests {
             ("loadgen --arrivals poisson", "--rate"),
             ("loadgen --spin 1ms", "--rate"),
             ("loadgen --rate 5 --spin 1", "write 1s"),
+            ("loadgen --fail-if p98>1ms", "there is no \"p98\", but p50"),
             ("loadgen --interval 9ms", "at least 10ms"),
             ("loadgen --interval 10ms -d 1h", "more than 100000"),
             ("loadgen --json --json-lines", "cannot be used with"),

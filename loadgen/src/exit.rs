@@ -14,6 +14,8 @@ pub const ADDRESS: u8 = 4;
 pub const INCOMPLETE: u8 = 5;
 /// A reply differed from its request.
 pub const WRONG_REPLY: u8 = 6;
+/// A threshold was missed.
+pub const THRESHOLD: u8 = 7;
 /// The numbers must not be quoted as the server's.
 pub const INVALID: u8 = 8;
 
@@ -30,6 +32,8 @@ pub struct Outcome {
     pub failures: bool,
     /// Whether the verdict is that the numbers are the server's.
     pub valid: bool,
+    /// Whether all thresholds were held.
+    pub held: bool,
 }
 
 impl Outcome {
@@ -41,6 +45,7 @@ impl Outcome {
             None if !self.connected => ADDRESS,
             None if self.failures => INCOMPLETE,
             None if !self.valid => INVALID,
+            None if !self.held => THRESHOLD,
             None => 0,
         }
     }
@@ -105,6 +110,7 @@ mod tests {
             connected: false,
             failures: true,
             valid: false,
+            held: false,
         };
         assert_eq!(outcome.code(), 130);
         outcome.signal = None;
@@ -116,6 +122,8 @@ mod tests {
         outcome.failures = false;
         assert_eq!(outcome.code(), INVALID);
         outcome.valid = true;
+        assert_eq!(outcome.code(), THRESHOLD);
+        outcome.held = true;
         assert_eq!(outcome.code(), 0);
     }
 }

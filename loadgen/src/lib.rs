@@ -13,7 +13,8 @@
 //! * [`laps`], [`tally`], [`failures`]: what is counted, by interval and in all.
 //! * [`placement`], [`limits`], [`cpu_time`], [`procfs`], [`subject`], [`command`]: processors,
 //!   descriptors, accounting, the embedded server, and anybody else's.
-//! * [`verdict`]: who was the limit, and whether the numbers may be believed.
+//! * [`verdict`]: who was the limit, and whether the numbers may be believed; [`condition`]: whether
+//!   they are as they should be.
 //! * [`run`](mod@run): all of it in order, up to the record; [`report`], [`picture`]: the record
 //!   as text; [`live`], [`hlog`]: its intervals while it goes on.
 //! * [`floor`](mod@floor): what the machine can do at all.
@@ -27,6 +28,7 @@ pub mod args;
 pub mod backlog;
 pub mod command;
 pub mod compare;
+pub mod condition;
 pub mod connection;
 pub mod control;
 pub mod cpu_time;

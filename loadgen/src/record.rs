@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lockstep_results::{
-    Cost, Environment, Fairness, Floor, Latencies, Latency, Rate, Record, SCHEMA,
+    Cost, Environment, Fairness, Floor, Latencies, Latency, Rate, Record, SCHEMA, Threshold,
 };
 
 use crate::args::RunArgs;
+use crate::condition::Condition;
 use crate::connection::Service;
 use crate::laps::Lap;
 use crate::measure::{Measured, Run};
@@ -88,7 +89,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
     });
     let seconds = measured.window.as_secs_f64();
     asked.environment.capture_after();
-    Record {
+    let mut record = Record {
         schema: SCHEMA,
         tool: env!("CARGO_PKG_NAME").to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -122,7 +123,17 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         floor: asked.floor,
         environment: asked.environment,
         errors: measured.tally.failures.into_counts(),
-    }
+        thresholds: Vec::new(),
+    };
+    record.thresholds = asked.args.fail_if.iter().map(|limit| threshold(limit, &record)).collect();
+    record
+}
+
+/// What cannot be told counts as missed: who asked wants to know.
+fn threshold(condition: &Condition, record: &Record) -> Threshold {
+    let value = condition.value(record);
+    let held = value.is_some_and(|value| !condition.is_met_by(value));
+    Threshold { expression: condition.to_string(), value, held }
 }
 
 fn latencies(tally: &Tally, sum: &Lap) -> Latencies {

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use lockstep_results::{Cost, Latency, Record, format, wrap};
+use lockstep_results::{Cost, Latency, Record, Threshold, format, wrap};
 
+use crate::condition::Condition;
 use crate::picture;
 
 /// Columns at most.
@@ -235,6 +236,15 @@ fn verdict(record: &Record) -> String {
         _ => "unknown: the server's processors cannot be read from here",
     };
     let mut text = format!("limit          {limit}\n");
+    for Threshold { expression, value, held } in &record.thresholds {
+        let condition = expression.parse::<Condition>().ok();
+        let value = match value {
+            None => "which this run has not measured".to_owned(),
+            Some(value) => condition.map_or(value.to_string(), |condition| condition.show(*value)),
+        };
+        let verdict = if *held { "held  " } else { "MISSED" };
+        let _ = writeln!(text, "threshold      {verdict}   {expression}   {value}");
+    }
     let reasons = record.invalid_reasons.iter().map(|reason| ("INVALID", reason));
     let warnings = record.warnings.iter().map(|warning| ("warning", warning));
     for (name, sentence) in reasons.chain(warnings) {

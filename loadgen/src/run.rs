@@ -180,6 +180,7 @@ fn carry_out(
         connected: measured.tally.connected > 0,
         failures: failures.total() > 0 || ended.as_ref().is_some_and(|e| e.trouble.is_some()),
         valid: false,
+        held: false,
     };
     let asked = Asked {
         args,
@@ -195,6 +196,7 @@ fn carry_out(
         record.subject.name.clone_from(&command.name);
     }
     outcome.valid = record.valid;
+    outcome.held = record.thresholds.iter().all(|threshold| threshold.held);
     Ok(Finished { record, code: outcome.code() })
 }
 

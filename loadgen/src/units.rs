@@ -89,6 +89,24 @@ pub fn count(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses a part of a whole: `1%` is 0.01. Only zero goes without the sign.
+///
+/// # Errors
+///
+/// What to write instead.
+pub fn share(text: &str) -> Result<f64, String> {
+    let percent = |text: &str| {
+        let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        text.parse::<f64>().ok().filter(|percent| plain && *percent <= 100.0)
+    };
+    match text.strip_suffix('%').map(percent) {
+        Some(Some(percent)) => Ok(percent / 100.0),
+        None if text == "0" => Ok(0.0),
+        None if percent(text).is_some() => Err(format!("a share needs a unit: write {text}%")),
+        _ => Err("not a share: write 1% or 0.1%".to_owned()),
+    }
+}
+
 /// Parses a list of processors as the kernel writes it: `0`, `0,2-3`. Sorted, each once.
 ///
 /// # Errors
@@ -186,6 +204,16 @@ mod tests {
         }
         assert!(count("99999999999999999999").is_err());
         assert!(count("99999999999999999M").is_err());
+    }
+
+    #[test]
+    fn shares_are_in_percent() {
+        assert_eq!((share("1%"), share("0.5%")), (Ok(0.01), Ok(0.005)));
+        assert_eq!((share("0"), share("100%")), (Ok(0.0), Ok(1.0)));
+        assert!(share("1").unwrap_err().contains("write 1%"));
+        for wrong in ["", "%", "-1%", "101%", "1e1%", "inf%", "x", "1 %"] {
+            assert!(share(wrong).unwrap_err().starts_with("not a share"), "{wrong}");
+        }
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub use floor::{Calls, Exchange, Floor, FloorReport, Spread};
 pub use histogram::HistogramError;
 pub use record::{
     Cost, ErrorCount, Fairness, Interval, Latencies, Latency, Rate, Record, SCHEMA, Subject,
+    Threshold,
 };
 pub use sweep::{Axis, Bound, Knee, Level, Outcome, Point, Purpose, SloResult, Sweep, SweepPlan};
 pub use table::table;

@@ -81,6 +81,9 @@ pub struct Record {
     pub server: Option<Cost>,
     /// Whose processors were full: `server`, `client`, `both`, `neither` or `unknown`.
     pub limit: String,
+    /// What the run was to be held against, and whether it held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub thresholds: Vec<Threshold>,
     /// How evenly the connections were served in the measured window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fairness: Option<Fairness>,
@@ -227,6 +230,20 @@ pub struct Interval {
     /// The slowest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ns: Option<u64>,
+}
+
+/// What a run was to be held against.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Threshold {
+    /// What must not be, as it was asked: `p99>5ms`.
+    pub expression: String,
+    /// What was measured: nanoseconds, exchanges a second, failures, or a share of one. Absent when
+    /// it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    /// Whether the threshold was held; what was not measured is missed.
+    pub held: bool,
 }
 
 /// What one side of the exchange cost in the measured window.

@@ -12,5 +12,6 @@ mod open_loop;
 mod output;
 mod replies;
 mod signals;
+mod thresholds;
 mod usage;
 mod warmup;

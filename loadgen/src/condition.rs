@@ -1,0 +1,299 @@
+//! What a run's numbers can be held against, written as `p99>5ms`.
+//!
+//! A metric, a comparison and a limit in the metric's unit. Whether the condition is what should
+//! be or what should not is for who asks.
+
+use std::fmt;
+use std::str::FromStr;
+
+use lockstep_results::{Cost, Latency, Record, format};
+
+use crate::units;
+
+/// A condition on a run's numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition {
+    expression: String,
+    metric: Metric,
+    comparison: Comparison,
+    limit: f64,
+}
+
+/// What is compared. Values are in nanoseconds, exchanges a second, failures, or shares of one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Metric {
+    /// Of a latency; without one, of the response of an open loop, else of the exchange.
+    Latency(Option<&'static str>, Statistic),
+    Throughput,
+    Errors,
+    ErrorRate,
+    ServerCpu,
+    ClientCpu,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Statistic {
+    P50,
+    P90,
+    P99,
+    P999,
+    P9999,
+    Max,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Comparison {
+    Above,
+    AtLeast,
+    Below,
+    AtMost,
+}
+
+/// The longer of two that begin alike stands first.
+const COMPARISONS: [(&str, Comparison); 4] = [
+    (">=", Comparison::AtLeast),
+    ("<=", Comparison::AtMost),
+    (">", Comparison::Above),
+    ("<", Comparison::Below),
+];
+
+const STATISTICS: [(&str, Statistic); 6] = [
+    ("p50", Statistic::P50),
+    ("p90", Statistic::P90),
+    ("p99", Statistic::P99),
+    ("p99.9", Statistic::P999),
+    ("p99.99", Statistic::P9999),
+    ("max", Statistic::Max),
+];
+
+const LATENCIES: [&str; 6] =
+    ["connect", "first_exchange", "exchange", "response", "service", "lateness"];
+
+const OTHERS: [(&str, Metric); 5] = [
+    ("throughput", Metric::Throughput),
+    ("errors", Metric::Errors),
+    ("error_rate", Metric::ErrorRate),
+    ("server_cpu", Metric::ServerCpu),
+    ("client_cpu", Metric::ClientCpu),
+];
+
+impl FromStr for Condition {
+    type Err = String;
+
+    /// Parses `p99>5ms`, `service.p99.9 <= 300us`, `throughput<50k` or `error_rate>0.1%`.
+    ///
+    /// # Errors
+    ///
+    /// What there is in place of what was written.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = COMPARISONS.iter().find_map(|&(sign, comparison)| {
+            let (metric, limit) = text.split_once(sign)?;
+            Some((metric.trim(), comparison, limit.trim()))
+        });
+        let (name, comparison, limit) = found.ok_or("write it as p99>5ms")?;
+        let metric = Metric::parse(name)?;
+        let limit = metric.limit(limit).map_err(|error| format!("{name}: {error}"))?;
+        Ok(Self { expression: text.trim().to_owned(), metric, comparison, limit })
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.expression)
+    }
+}
+
+impl Condition {
+    /// The value that a run has: nanoseconds, exchanges a second, failures, or a share of one.
+    /// `None` when this was not measured.
+    pub fn value(&self, record: &Record) -> Option<f64> {
+        self.metric.value(record)
+    }
+
+    /// Whether a value is as the condition says.
+    pub fn is_met_by(&self, value: f64) -> bool {
+        match self.comparison {
+            Comparison::Above => value > self.limit,
+            Comparison::AtLeast => value >= self.limit,
+            Comparison::Below => value < self.limit,
+            Comparison::AtMost => value <= self.limit,
+        }
+    }
+
+    /// A value of the metric, for people.
+    pub fn show(&self, value: f64) -> String {
+        match self.metric {
+            Metric::Latency(..) | Metric::ServerCpu | Metric::ClientCpu => {
+                format::duration(value.round() as u64)
+            }
+            Metric::Throughput => format::count(value.round()) + "/s",
+            Metric::Errors => format::count(value),
+            Metric::ErrorRate => format!("{:.3}%", value * 100.0),
+        }
+    }
+}
+
+impl Metric {
+    fn parse(name: &str) -> Result<Self, String> {
+        if let Some(&(_, metric)) = OTHERS.iter().find(|(other, _)| *other == name) {
+            return Ok(metric);
+        }
+        let statistic = |name| STATISTICS.iter().find(|(other, _)| *other == name);
+        let prefixed = || {
+            let (latency, name) = name.split_once('.')?;
+            let latency = LATENCIES.iter().find(|&&other| other == latency)?;
+            Some(Self::Latency(Some(latency), statistic(name)?.1))
+        };
+        let plain = || Some(Self::Latency(None, statistic(name)?.1));
+        plain().or_else(prefixed).ok_or_else(|| {
+            let statistics: Vec<&str> = STATISTICS.iter().map(|&(name, _)| name).collect();
+            let others: Vec<&str> = OTHERS.iter().map(|&(name, _)| name).collect();
+            format!(
+                "there is no {name:?}, but {}; of another latency: {} with .p99 and so on; {}",
+                statistics.join(", "),
+                LATENCIES.join(", "),
+                others.join(", "),
+            )
+        })
+    }
+
+    fn limit(self, text: &str) -> Result<f64, String> {
+        match self {
+            Self::Latency(..) | Self::ServerCpu | Self::ClientCpu => {
+                Ok(units::duration(text)?.as_nanos() as f64)
+            }
+            Self::Throughput | Self::Errors => Ok(units::count(text)? as f64),
+            Self::ErrorRate => units::share(text),
+        }
+    }
+
+    fn value(self, record: &Record) -> Option<f64> {
+        let cpu_ns = |cost: &Cost| cost.cpu_us_per_exchange * 1e3;
+        match self {
+            Self::Latency(latency, statistic) => Some(statistic.of(of(record, latency)?) as f64),
+            Self::Throughput => Some(record.throughput_per_s),
+            Self::Errors => Some(record.errors_total as f64),
+            Self::ErrorRate => {
+                let tried = record.exchanges + record.errors_total;
+                (tried > 0).then(|| record.errors_total as f64 / tried as f64)
+            }
+            Self::ServerCpu => record.server.as_ref().map(cpu_ns),
+            // Without an exchange nobody bore the cost.
+            Self::ClientCpu => (record.exchanges > 0).then(|| cpu_ns(&record.client)),
+        }
+    }
+}
+
+fn of<'a>(record: &'a Record, latency: Option<&str>) -> Option<&'a Latency> {
+    let all = &record.latency;
+    match latency {
+        None => all.response.as_ref().or(all.exchange.as_ref()),
+        Some("connect") => all.connect.as_ref(),
+        Some("first_exchange") => all.first_exchange.as_ref(),
+        Some("exchange") => all.exchange.as_ref(),
+        Some("response") => all.response.as_ref(),
+        Some("service") => all.service.as_ref(),
+        Some(_) => all.lateness.as_ref(),
+    }
+}
+
+impl Statistic {
+    fn of(self, latency: &Latency) -> u64 {
+        match self {
+            Self::P50 => latency.p50_ns,
+            Self::P90 => latency.p90_ns,
+            Self::P99 => latency.p99_ns,
+            Self::P999 => latency.p999_ns,
+            Self::P9999 => latency.p9999_ns,
+            Self::Max => latency.max_ns,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Record {
+        let text = include_str!("../../results/tests/results/sample.json");
+        serde_json::from_str(text).expect("the sample is a record")
+    }
+
+    fn parse(text: &str) -> Condition {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn every_metric_has_its_unit() {
+        let record = sample();
+        for (text, value, shown) in [
+            ("p99>5ms", 7_900_000.0, "7.90ms"),
+            ("p50 <= 100us", 4_400_000.0, "4.40ms"),
+            ("exchange.p99.9>=1s", 7_900_000.0, "7.90ms"),
+            ("max<1m30s", 23_400_000.0, "23.4ms"),
+            ("connect.p99>0", 95_000.0, "95.0us"),
+            ("throughput<50k", 241_900.0, "241.9k/s"),
+            ("errors>0", 3.0, "3"),
+            ("server_cpu>5us", 4_120.0, "4.12us"),
+            ("client_cpu>5us", 3_210.0, "3.21us"),
+        ] {
+            let condition = parse(text);
+            let found = condition.value(&record).unwrap();
+            assert!((found / value - 1.0).abs() < 1e-2, "{text}: {found}");
+            assert_eq!(
+                (condition.show(found).as_str(), condition.to_string()),
+                (shown, text.into())
+            );
+        }
+        let rate = parse("error_rate>0.5%");
+        let found = rate.value(&record).unwrap();
+        let expected = 3.0 / (record.exchanges + 3) as f64;
+        assert!((found - expected).abs() < 1e-12 && !rate.is_met_by(found));
+        assert!(rate.is_met_by(0.006) && rate.show(0.006) == "0.600%");
+    }
+
+    #[test]
+    fn comparisons_are_those_of_numbers() {
+        let met = |text: &str| [4e6, 5e6, 6e6].map(|value| parse(text).is_met_by(value));
+        assert_eq!(met("p99>5ms"), [false, false, true]);
+        assert_eq!(met("p99>=5ms"), [false, true, true]);
+        assert_eq!(met("p99<5ms"), [true, false, false]);
+        assert_eq!(met("p99<=5ms"), [true, true, false]);
+    }
+
+    #[test]
+    fn the_main_latency_is_the_response_where_there_is_one() {
+        let mut record = sample();
+        record.latency.response = record.latency.connect.clone();
+        assert_eq!(parse("p99>1s").value(&record), parse("connect.p99>1s").value(&record));
+    }
+
+    #[test]
+    fn what_was_not_measured_has_no_value() {
+        let mut record = sample();
+        (record.server, record.latency) = (None, Default::default());
+        (record.exchanges, record.errors_total) = (0, 0);
+        for text in ["p99>1s", "lateness.max>1s", "server_cpu>1s", "client_cpu>1s", "error_rate>1%"]
+        {
+            assert_eq!(parse(text).value(&record), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused_with_what_there_is() {
+        for (text, words) in [
+            ("p99", "write it as p99>5ms"),
+            ("p98>5ms", "p99.9, p99.99, max; of another latency: connect"),
+            ("latency.p99>5ms", "server_cpu, client_cpu"),
+            ("p99>5", "p99: a duration needs a unit: write 5s or 5ms"),
+            ("throughput<50kB", "throughput: not a count"),
+            ("error_rate>1", "error_rate: a share needs a unit: write 1%"),
+            ("error_rate>x%", "error_rate: not a share"),
+            ("p99>5ms<6ms", "not a duration"),
+            ("", "write it as"),
+        ] {
+            let error = text.parse::<Condition>().unwrap_err();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+}

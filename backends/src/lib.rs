@@ -36,6 +36,7 @@ mod stats;
 mod stop;
 mod terminal;
 mod text;
+mod trace;
 
 use std::fmt;
 use std::io;
@@ -49,6 +50,7 @@ pub use options::{Options, ServiceKind};
 pub use server::{Config, Server, StartError};
 pub use stats::{Closed, Stats};
 pub use stop::Stop;
+pub use trace::Narrator;
 
 /// One way of moving bytes between sockets and exchanges.
 ///
@@ -100,6 +102,8 @@ pub struct Shard<'a> {
     pub stop: &'a Stop,
     /// How many may be open.
     pub admission: &'a Admission,
+    /// Who is told of the system calls, if anybody.
+    pub narrator: Option<&'a Narrator>,
     /// Makes what the server says, for this thread or, where a backend has a thread for each, for
     /// one conversation.
     pub service: &'a (dyn Fn() -> Box<dyn Service> + Sync),

@@ -1,5 +1,6 @@
 //! The accept queue as the kernel sees it: the connections that are established and not accepted.
 
+use std::fmt::{self, Display};
 use std::fs;
 use std::io;
 use std::mem::size_of;
@@ -12,6 +13,12 @@ pub(crate) struct AcceptQueue {
     pub(crate) waiting: u32,
     /// Its limit: the backlog, capped at `net.core.somaxconn`. It holds one more.
     pub(crate) limit: u32,
+}
+
+impl Display for AcceptQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "0, {} in the accept queue, limit {}", self.waiting, self.limit)
+    }
 }
 
 impl AcceptQueue {

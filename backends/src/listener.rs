@@ -4,10 +4,13 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::trace::{NONE, Trace, Traced};
 
 /// How long a port may stay taken by a server that has just been killed. The kernel ends a ring
 /// in a worker of its own, after the process has ended (`io_ring_exit_work`, io_uring/io_uring.c),
@@ -27,10 +30,15 @@ const TRY_AGAIN: Duration = Duration::from_millis(10);
 ///
 /// Whatever socket(2), bind(2) or listen(2) says; that the port is taken only if it stays so for
 /// half a second.
-pub(crate) fn listen(addr: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+pub(crate) fn listen(
+    addr: SocketAddr,
+    count: usize,
+    backlog: u32,
+    trace: impl Trace,
+) -> io::Result<Vec<TcpListener>> {
     let deadline = Instant::now() + TAKEN_FOR;
     loop {
-        match try_to_listen(addr, count, backlog) {
+        match try_to_listen(addr, count, backlog, trace) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
                 thread::sleep(TRY_AGAIN);
             }
@@ -39,33 +47,60 @@ pub(crate) fn listen(addr: SocketAddr, count: usize, backlog: u32) -> io::Result
     }
 }
 
-fn try_to_listen(addr: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+fn try_to_listen(
+    addr: SocketAddr,
+    count: usize,
+    backlog: u32,
+    trace: impl Trace,
+) -> io::Result<Vec<TcpListener>> {
     if count > 1 && addr.port() != 0 {
-        bind(addr, false)?; // a port that another server shares out is taken nevertheless
+        let socket = bind(addr, false, trace)?; // a port another server shares out is taken, too
+        trace.close(socket.socket);
     }
     let mut addr = addr;
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count {
-        let listener = listen_one(addr, count > 1, backlog)?;
-        addr = listener.local_addr()?; // port 0 has become a real port, for all of them
+        let listener = listen_one(addr, count > 1, backlog, trace)?;
+        let fd = listener.as_raw_fd();
+        let own_addr = || listener.local_addr();
+        // Port 0 has become a real port, for all of them.
+        addr = trace.call_for(fd, format_args!("getsockname({fd})"), own_addr, |addr| *addr)?;
         listeners.push(listener);
     }
     Ok(listeners)
 }
 
-fn listen_one(addr: SocketAddr, shared: bool, backlog: u32) -> io::Result<TcpListener> {
-    let socket = bind(addr, shared)?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    Ok(socket.into())
+fn listen_one(
+    addr: SocketAddr,
+    shared: bool,
+    backlog: u32,
+    trace: impl Trace,
+) -> io::Result<TcpListener> {
+    let socket = bind(addr, shared, trace)?;
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    socket.call("listen", backlog, |socket| socket.listen(backlog))?;
+    Ok(socket.socket.into())
 }
 
-fn bind(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+fn bind<T: Trace>(addr: SocketAddr, shared: bool, trace: T) -> io::Result<Traced<Socket, T>> {
+    let socket = open(addr, trace)?;
+    socket.call("setsockopt", "SO_REUSEADDR, 1", |socket| socket.set_reuse_address(true))?;
     if shared {
-        socket.set_reuse_port(true)?;
+        socket.call("setsockopt", "SO_REUSEPORT, 1", |socket| socket.set_reuse_port(true))?;
     }
-    socket.set_tcp_nodelay(true)?;
-    socket.bind(&addr.into())?;
+    socket.call("setsockopt", "TCP_NODELAY, 1", |socket| socket.set_tcp_nodelay(true))?;
+    socket.call("bind", addr, |socket| socket.bind(&addr.into()))?;
     Ok(socket)
+}
+
+/// socket(2), for talking to or listening on an address like `addr`.
+pub(crate) fn open<T: Trace>(addr: SocketAddr, trace: T) -> io::Result<Traced<Socket, T>> {
+    let (domain, name) = match addr {
+        SocketAddr::V4(_) => (Domain::IPV4, "AF_INET"),
+        SocketAddr::V6(_) => (Domain::IPV6, "AF_INET6"),
+    };
+    let name_and_args = format_args!("socket({name}, SOCK_STREAM, IPPROTO_TCP)");
+    let socket = || Socket::new(domain, Type::STREAM, Some(Protocol::TCP));
+    let socket = trace.call_for(NONE, name_and_args, socket, AsRawFd::as_raw_fd)?;
+    Ok(Traced { socket, trace })
 }

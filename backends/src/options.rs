@@ -24,6 +24,8 @@ pub struct Options {
     pub accept_pause: Duration,
     /// How long to wait before each accept: of a shard, or of a thread where those accept.
     pub accept_delay: Duration,
+    /// Whether every system call is told, on standard error.
+    pub trace: bool,
     /// How long a connection may go without a byte moving.
     pub idle_timeout: Option<Duration>,
     /// How long conversations may take to end after the stop signal, before they are cut.
@@ -40,6 +42,7 @@ impl Default for Options {
             conns_max: usize::MAX,
             accept_pause: Duration::ZERO,
             accept_delay: Duration::ZERO,
+            trace: false,
             idle_timeout: None,
             drain_timeout: Duration::from_secs(10),
         }

@@ -18,7 +18,9 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use crate::chat::{Chat, Console};
 use crate::listen_queue::Overflows;
 use crate::listener::listen;
-use crate::{Admission, Backend, Gate, Options, ServiceKind, Shard, Stats, Stop, Unsupported};
+use crate::{
+    Admission, Backend, Gate, Narrator, Options, ServiceKind, Shard, Stats, Stop, Unsupported,
+};
 
 /// What to start.
 #[derive(Clone)]
@@ -67,6 +69,7 @@ pub struct Server {
     admission: Arc<Admission>,
     /// What had overflown before it listened.
     overflows: Option<Overflows>,
+    narrator: Option<Arc<Narrator>>,
     shards: Vec<JoinHandle<io::Result<Stats>>>,
 }
 
@@ -81,8 +84,10 @@ impl Server {
         try_to_pin(&config.options.pin).map_err(StartError::Pin)?;
         let count = shards(config);
         let overflows = Overflows::now();
-        let listeners =
-            listen(config.listen, count, config.options.backlog).map_err(StartError::Listen)?;
+        let narrator = config.options.trace.then(|| Arc::new(Narrator::new("server")));
+        let backlog = config.options.backlog;
+        let listeners = listen(config.listen, count, backlog, narrator.as_deref())
+            .map_err(StartError::Listen)?;
         let addr = listeners[0].local_addr().map_err(StartError::Listen)?;
         let stop = Arc::new(Stop::new(config.options.drain_timeout).map_err(StartError::Other)?);
         let gate = Gate::new(config.options.accept_pause).map_err(StartError::Other)?;
@@ -90,7 +95,7 @@ impl Server {
         let admission = Arc::new(Admission::new(config.options.conns_max));
         let console = Console::new(Arc::clone(&stop));
         let shards = Vec::with_capacity(count);
-        let mut server = Self { addr, stop, gate, admission, overflows, shards };
+        let mut server = Self { addr, stop, gate, admission, overflows, narrator, shards };
         for (index, listener) in listeners.into_iter().enumerate() {
             let pinned = share(&config.options.pin, index, count);
             match server.spawn(config.clone(), index, listener, pinned, Arc::clone(&console)) {
@@ -114,7 +119,7 @@ impl Server {
         console: Arc<Console>,
     ) -> io::Result<JoinHandle<io::Result<Stats>>> {
         let (stop, gate) = (Arc::clone(&self.stop), Arc::clone(&self.gate));
-        let admission = Arc::clone(&self.admission);
+        let (admission, narrator) = (Arc::clone(&self.admission), self.narrator.clone());
         thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
             // A shard that ends, for whatever reason, ends the others: a server that serves a
             // part of its connections is worse than none.
@@ -133,6 +138,7 @@ impl Server {
                 options: &config.options,
                 stop: &stop,
                 admission: &admission,
+                narrator: narrator.as_deref(),
                 service: &service,
             })
         })

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use lockstep_core::Cause;
 use serde::Serialize;
 
 use crate::errno;
 use crate::listen_queue::AcceptQueue;
+use crate::trace::Trace;
 
 /// The counts of one shard, or of a whole server after [`merge`](Self::merge).
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
@@ -131,9 +132,12 @@ impl Stats {
     }
 
     /// Looks at the accept queue; it is worth a look when there is somebody to accept.
-    pub(crate) fn look_at_queue(&mut self, listener: impl AsFd) {
+    pub(crate) fn look_at_queue(&mut self, listener: impl AsFd, trace: impl Trace) {
         self.syscalls += 1;
-        let Ok(queue) = AcceptQueue::of(listener) else { return };
+        let fd = listener.as_fd().as_raw_fd();
+        let name_and_args = format_args!("getsockopt({fd}, TCP_INFO)");
+        let look = || AcceptQueue::of(listener);
+        let Ok(queue) = trace.call_for(fd, name_and_args, look, AcceptQueue::clone) else { return };
         self.accept_queue_peak = self.accept_queue_peak.max(queue.waiting.into());
         self.accept_queue_limit = queue.limit.into();
     }

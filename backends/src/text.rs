@@ -2,12 +2,16 @@
 
 use std::fmt::Write;
 
-/// The bytes as one line of text: UTF-8 as it is, but what is not UTF-8, and every control
-/// character, escaped. A peer can thus neither break the line nor drive the terminal. One line
-/// ending at the end is left out.
+/// The bytes as one line of text, [`escaped`]; one line ending at the end is left out.
 pub(crate) fn printable(bytes: &[u8]) -> String {
+    escaped(trim_line_ending(bytes))
+}
+
+/// The bytes as text: UTF-8 as it is, but what is not UTF-8, and every control character,
+/// escaped. A peer can thus neither break the line nor drive the terminal.
+pub(crate) fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
-    for chunk in trim_line_ending(bytes).utf8_chunks() {
+    for chunk in bytes.utf8_chunks() {
         for char in chunk.valid().chars() {
             if char.is_control() || is_directional(char) {
                 text.extend(char.escape_default());

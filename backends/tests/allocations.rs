@@ -102,7 +102,7 @@ fn allocations_of(backend: &str) -> u64 {
         let (options, stop, admission) = (&options, &stop, &admission);
         let shard = scope.spawn(move || {
             COUNTED.set(true);
-            backend.serve(Shard { listener, options, stop, admission, service })
+            backend.serve(Shard { listener, options, stop, admission, narrator: None, service })
         });
         let mut first = Client::connect(addr);
         let mut others: Vec<_> = (1..CONNECTIONS).map(|_| Client::connect(addr)).collect();

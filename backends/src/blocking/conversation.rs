@@ -2,8 +2,7 @@
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsRawFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lockstep_core::{Cause, Exchange, Op, RECV_MAX, Service};
 
@@ -11,19 +10,20 @@ use super::Server;
 use super::registry::Ticket;
 use crate::Stats;
 use crate::drive::{Discarded, Driven, LINGER, discard, drive, lingers};
+use crate::trace::{Trace, Traced};
 
 /// System calls between two looks at the stop signal, for a peer that never lets the thread wait.
 const BUDGET: u32 = 64;
 
 /// Serves a conversation to its end and counts its cause.
-pub(super) fn converse(
-    server: &Server<'_>,
-    stream: &mut TcpStream,
+pub(super) fn converse<T: Trace>(
+    server: &Server<'_, T>,
+    socket: &mut Traced<TcpStream, T>,
     mut ticket: Ticket<'_>,
     stats: &mut Stats,
 ) {
-    ticket.enter(Some(stream.as_raw_fd()));
-    let cause = exchange(server, stream, stats).unwrap_or_else(|error| {
+    ticket.enter(Some(socket.fd()));
+    let cause = exchange(server, socket, stats).unwrap_or_else(|error| {
         stats.on_io_error(&error);
         Cause::Error
     });
@@ -33,15 +33,20 @@ pub(super) fn converse(
     } else {
         stats.on_closed(cause);
         if lingers(cause) {
-            linger(stream, stats);
+            linger(socket, stats);
         }
     }
 }
 
-fn exchange(server: &Server<'_>, stream: &mut TcpStream, stats: &mut Stats) -> io::Result<Cause> {
+fn exchange<T: Trace>(
+    server: &Server<'_, T>,
+    socket: &mut Traced<TcpStream, T>,
+    stats: &mut Stats,
+) -> io::Result<Cause> {
     if let Some(timeout) = server.options.idle_timeout {
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_write_timeout(Some(timeout))?;
+        set_receive_timeout(socket, timeout)?;
+        let args = format_args!("SO_SNDTIMEO, {timeout:?}");
+        socket.call("setsockopt", args, |stream| stream.set_write_timeout(Some(timeout)))?;
         stats.syscalls += 2;
     }
     let mut service = (server.service)();
@@ -51,10 +56,10 @@ fn exchange(server: &Server<'_>, stream: &mut TcpStream, stats: &mut Stats) -> i
         if server.stop.is_draining() {
             exchange.drain();
             if exchange.op() == Op::Recv {
-                receive_last(&mut exchange, &mut *service, stream, &mut buffer, stats)?;
+                receive_last(&mut exchange, &mut *service, socket, &mut buffer, stats)?;
             }
         }
-        match drive(&mut exchange, &mut *service, stream, &mut buffer, stats, BUDGET, false) {
+        match drive(&mut exchange, &mut *service, socket, &mut buffer, stats, BUDGET, false) {
             Driven::Closed(cause) => return Ok(cause),
             Driven::Interrupted | Driven::Yielded | Driven::Drained => {}
             Driven::Blocked => {
@@ -72,26 +77,33 @@ fn exchange(server: &Server<'_>, stream: &mut TcpStream, stats: &mut Stats) -> i
 fn receive_last(
     exchange: &mut Exchange,
     service: &mut dyn Service,
-    stream: &mut TcpStream,
+    socket: &mut Traced<TcpStream, impl Trace>,
     buffer: &mut [u8; RECV_MAX],
     stats: &mut Stats,
 ) -> io::Result<()> {
-    stream.set_nonblocking(true)?;
+    socket.call("ioctl", "FIONBIO, 1", |stream| stream.set_nonblocking(true))?;
     stats.syscalls += 2;
-    if drive(exchange, service, stream, buffer, stats, 1, false) == Driven::Blocked {
+    if drive(exchange, service, socket, buffer, stats, 1, false) == Driven::Blocked {
         let _close = exchange.received(service, buffer, 0);
     }
-    stream.set_nonblocking(false)
+    socket.call("ioctl", "FIONBIO, 0", |stream| stream.set_nonblocking(false))
 }
 
-fn linger(stream: &mut TcpStream, stats: &mut Stats) {
+fn linger(socket: &mut Traced<TcpStream, impl Trace>, stats: &mut Stats) {
     let until = Instant::now() + LINGER;
     let mut buffer = [0; RECV_MAX];
     stats.syscalls += 2;
-    let ready =
-        stream.shutdown(Shutdown::Write).and_then(|()| stream.set_read_timeout(Some(LINGER)));
-    if ready.is_err() {
+    let shut = socket.call("shutdown", "SHUT_WR", |stream| stream.shutdown(Shutdown::Write));
+    if shut.and_then(|()| set_receive_timeout(socket, LINGER)).is_err() {
         return; // the connection is gone
     }
-    while discard(stream, &mut buffer, stats) == Discarded::More && Instant::now() < until {}
+    while discard(socket, &mut buffer, stats) == Discarded::More && Instant::now() < until {}
+}
+
+fn set_receive_timeout(
+    socket: &Traced<TcpStream, impl Trace>,
+    timeout: Duration,
+) -> io::Result<()> {
+    let args = format_args!("SO_RCVTIMEO, {timeout:?}");
+    socket.call("setsockopt", args, |stream| stream.set_read_timeout(Some(timeout)))
 }

@@ -13,6 +13,7 @@ mod registry;
 
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use crate::admission::Pause;
 use crate::errno::is_exhaustion;
+use crate::trace::{Silent, Trace, Traced};
 use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
 use registry::{Registry, Ticket};
 
@@ -49,34 +51,42 @@ impl Backend for Blocking {
     }
 
     fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
-        registry::prepare_interrupts()?;
-        let Shard { listener, options, stop, admission, service } = shard;
-        let (registry, stats) = (Registry::new(), Mutex::new(Stats::new()));
-        let server = Server { options, stop, admission, service, registry, stats };
-        thread::scope(|scope| {
-            let started = server.start_acceptors(scope, listener);
-            match started {
-                Ok(()) => while !stop.wait(Duration::from_secs(3600)) {},
-                Err(_) => stop.drain(), // those that did start have to end
-            }
-            server.interrupt_until_all_have_ended();
-            started
-        })?;
-        Ok(server.stats.into_inner().unwrap_or_else(PoisonError::into_inner))
+        match shard.narrator {
+            None => serve(shard, Silent),
+            narrator => serve(shard, narrator),
+        }
     }
 }
 
+fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
+    registry::prepare_interrupts()?;
+    let Shard { listener, options, stop, admission, service, narrator: _ } = shard;
+    let (registry, stats) = (Registry::new(), Mutex::new(Stats::new()));
+    let server = Server { options, stop, admission, service, trace, registry, stats };
+    thread::scope(|scope| {
+        let started = server.start_acceptors(scope, listener);
+        match started {
+            Ok(()) => while !stop.wait(Duration::from_secs(3600)) {},
+            Err(_) => stop.drain(), // those that did start have to end
+        }
+        server.interrupt_until_all_have_ended();
+        started
+    })?;
+    Ok(server.stats.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
 /// What the threads of one shard share.
-struct Server<'a> {
+struct Server<'a, T> {
     options: &'a Options,
     stop: &'a Stop,
     admission: &'a Admission,
     service: &'a (dyn Fn() -> Box<dyn Service> + Sync),
+    trace: T,
     registry: Registry,
     stats: Mutex<Stats>,
 }
 
-impl Server<'_> {
+impl<T: Trace> Server<'_, T> {
     fn stats(&self) -> MutexGuard<'_, Stats> {
         self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,7 +97,7 @@ impl Server<'_> {
         listener: TcpListener,
     ) -> io::Result<()> {
         let pool = self.options.threads;
-        let listener = Arc::new(listener); // closed when the last acceptor has ended
+        let listener = Arc::new(listener); // closed by the last acceptor that ends
         for _ in 0..pool.unwrap_or(1) {
             let (listener, mut ticket) = (Arc::clone(&listener), self.registry.announce());
             spawn(scope, "acceptor", move || {
@@ -97,6 +107,9 @@ impl Server<'_> {
                         self.converse(stream, self.registry.announce());
                     }),
                     None => self.accept(&listener, |stream| self.start(scope, stream)),
+                }
+                if let Some(listener) = Arc::into_inner(listener) {
+                    self.trace.close(listener);
                 }
             })?;
         }
@@ -121,7 +134,8 @@ impl Server<'_> {
             }
         }
         // The acceptors share the descriptor: from here on none of them waits.
-        if listener.set_nonblocking(true).is_err() {
+        let all = Traced { socket: listener, trace: self.trace };
+        if all.call("ioctl", "FIONBIO, 1", |listener| listener.set_nonblocking(true)).is_err() {
             return;
         }
         for _ in 0..=self.options.backlog {
@@ -152,8 +166,9 @@ impl Server<'_> {
 
     /// Accepts one connection. Unlike std's, it comes back when a signal interrupts it.
     fn accept_one(&self, listener: &TcpListener) -> io::Result<TcpStream> {
-        self.stats().look_at_queue(listener);
-        let accepted = accept_with(listener, SocketFlags::CLOEXEC).map_err(io::Error::from);
+        self.stats().look_at_queue(listener, self.trace);
+        let accept = || Ok(accept_with(listener, SocketFlags::CLOEXEC)?);
+        let accepted = self.trace.accept(listener, accept, AsRawFd::as_raw_fd);
         let mut stats = self.stats();
         stats.syscalls += 1;
         match &accepted {
@@ -181,10 +196,11 @@ impl Server<'_> {
     }
 
     /// Serves one conversation to its end, and counts it.
-    fn converse(&self, mut stream: TcpStream, ticket: Ticket<'_>) {
+    fn converse(&self, stream: TcpStream, ticket: Ticket<'_>) {
         let mut stats = Stats::new();
-        conversation::converse(self, &mut stream, ticket, &mut stats);
-        drop(stream);
+        let mut socket = Traced { socket: stream, trace: self.trace };
+        conversation::converse(self, &mut socket, ticket, &mut stats);
+        self.trace.close(socket.socket);
         stats.syscalls += 1;
         self.stats().merge(&stats);
         self.admission.close();

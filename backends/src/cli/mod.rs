@@ -52,6 +52,7 @@ Examples:
   lockstep serve --listen 127.0.0.1:0               a free port; the line on stdout names it
   lockstep serve --backend blocking --threads 1     the tutorial's server: one client at a time
   lockstep serve --backend mio --shards 2 --pin 0,1 a thread for each of two processors
+  lockstep serve --trace                            every system call, as it is made
   lockstep serve --accept-pause --backlog 5         let clients wait; kill -USR1 PID lets them in
   lockstep serve --service hi --json                statistics for programs, on stderr
 ",
@@ -76,6 +77,9 @@ enum Command {
         /// The server's address, such as 127.0.0.1:8898 or localhost:8898.
         #[arg(value_name = "ADDR")]
         addr: String,
+        /// Tell every system call on the way, with its result and its time, on standard error
+        #[arg(long)]
+        trace: bool,
     },
     /// Show which backends this machine can run, and why not the rest.
     Backends,
@@ -86,7 +90,7 @@ impl Cli {
     pub fn run(&self) -> ExitCode {
         match &self.command {
             Command::Serve(args) => serve(args),
-            Command::Talk { addr } => talk::talk(addr),
+            Command::Talk { addr, trace } => talk::talk(addr, *trace),
             Command::Backends => table::backends(),
         }
     }

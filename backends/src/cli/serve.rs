@@ -74,6 +74,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub drain_timeout: Duration,
 
+    /// Tell every system call on the way, with its result and its time, on standard error
+    #[arg(long)]
+    pub trace: bool,
+
     /// Print the statistics as one JSON object, on standard error
     #[arg(long)]
     pub json: bool,
@@ -130,6 +134,7 @@ fn options(args: &ServeArgs) -> Options {
         conns_max: args.max_conns.unwrap_or(possible.unwrap_or(usize::MAX)),
         accept_pause: args.accept_pause.unwrap_or_default(),
         accept_delay: args.accept_delay,
+        trace: args.trace,
         idle_timeout: (!args.idle_timeout.is_zero()).then_some(args.idle_timeout),
         drain_timeout: args.drain_timeout,
     }

@@ -5,7 +5,7 @@
 //! the end of the input.
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,16 @@ use lockstep_core::RECV_MAX;
 use super::exit;
 use crate::chat::BYE;
 use crate::errno::name_of;
+use crate::listener::open;
 use crate::terminal::{complain, prompt, say};
 use crate::text::{prefix, printable, trim_line_ending};
+use crate::trace::{Narrator, Trace, Traced};
 
 /// How long to wait for the server's end after ours.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// The conversation's socket, and who is told of its calls, if anybody.
+type Socket<'a> = Traced<TcpStream, Option<&'a Narrator>>;
 
 /// How a conversation ended.
 enum Ended {
@@ -30,10 +35,12 @@ enum Ended {
     Closed,
 }
 
-/// Talks with the server at `addr` until either side has had enough.
-pub(super) fn talk(addr: &str) -> ExitCode {
-    let stream = match TcpStream::connect(addr) {
-        Ok(stream) => stream,
+/// Talks with the server at `addr` until either side has had enough. With `trace`, every system
+/// call is told.
+pub(super) fn talk(addr: &str, trace: bool) -> ExitCode {
+    let narrator = trace.then(|| Narrator::new("client"));
+    let mut socket = match connect(addr, narrator.as_ref()) {
+        Ok(socket) => socket,
         Err(error) => {
             complain(
                 &format!("cannot connect to {addr}: {} ({})", error.kind(), name_of(&error)),
@@ -42,8 +49,10 @@ pub(super) fn talk(addr: &str) -> ExitCode {
             return ExitCode::from(exit::ADDRESS);
         }
     };
-    let _slower = stream.set_nodelay(true);
-    match converse(&stream) {
+    let _slower = socket.call("setsockopt", "TCP_NODELAY, 1", |stream| stream.set_nodelay(true));
+    let ended = converse(&mut socket);
+    socket.trace.close(socket.socket);
+    match ended {
         Ok(Ended::Us | Ended::Bye) => ExitCode::SUCCESS,
         Ok(Ended::Closed) => {
             say("the server has closed the connection");
@@ -56,27 +65,41 @@ pub(super) fn talk(addr: &str) -> ExitCode {
     }
 }
 
-fn converse(mut stream: &TcpStream) -> io::Result<Ended> {
+/// Connects to the first of the name's addresses where somebody listens.
+fn connect<'a>(addr: &str, narrator: Option<&'a Narrator>) -> io::Result<Socket<'a>> {
+    let mut refused = io::ErrorKind::AddrNotAvailable.into(); // the name has no address at all
+    for addr in addr.to_socket_addrs()? {
+        let socket = open(addr, narrator)?;
+        match socket.call("connect", addr, |socket| socket.connect(&addr.into())) {
+            Ok(()) => return Ok(Traced { socket: socket.socket.into(), trace: narrator }),
+            Err(error) => refused = error,
+        }
+        narrator.close(socket.socket);
+    }
+    Err(refused)
+}
+
+fn converse(socket: &mut Socket<'_>) -> io::Result<Ended> {
     let mut lines = io::stdin().lock();
     let mut line = Vec::new();
     loop {
         prompt();
         line.clear();
         if lines.read_until(b'\n', &mut line)? == 0 {
-            finish(stream)?;
+            finish(socket)?;
             return Ok(Ended::Us);
         }
         let text = String::from_utf8_lossy(trim_line_ending(&line)).into_owned();
         let mut rest = text.as_str(); // TCP cannot carry an empty request, and none is sent
         while !rest.is_empty() {
-            print_what_came_late(stream)?;
+            print_what_came_late(socket)?;
             let request = prefix(rest, RECV_MAX);
-            stream.write_all(request.as_bytes())?;
+            socket.write_all(request.as_bytes())?;
             if text.as_bytes() == BYE {
                 return Ok(Ended::Us);
             }
             rest = &rest[request.len()..];
-            match receive(stream)? {
+            match receive(socket)? {
                 answer if answer.is_empty() => return Ok(Ended::Closed),
                 answer => {
                     if show(&answer).is_err() {
@@ -91,10 +114,10 @@ fn converse(mut stream: &TcpStream) -> io::Result<Ended> {
     }
 }
 
-fn receive(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
+fn receive(socket: &mut Socket<'_>) -> io::Result<Vec<u8>> {
     let mut answer = vec![0; RECV_MAX];
     loop {
-        match stream.read(&mut answer) {
+        match socket.read(&mut answer) {
             Ok(count) => {
                 answer.truncate(count);
                 return Ok(answer);
@@ -107,8 +130,8 @@ fn receive(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
 
 /// The server sees our end, and we wait for its, showing what comes until then. Not for long: a
 /// server may have others to attend to, and every request has had its answer.
-fn finish(stream: &TcpStream) -> io::Result<()> {
-    match stream.shutdown(Shutdown::Write) {
+fn finish(socket: &mut Socket<'_>) -> io::Result<()> {
+    match socket.call("shutdown", "SHUT_WR", |stream| stream.shutdown(Shutdown::Write)) {
         Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(()), // it has gone
         result => result?,
     }
@@ -118,8 +141,9 @@ fn finish(stream: &TcpStream) -> io::Result<()> {
         if left.is_zero() {
             return Ok(());
         }
-        stream.set_read_timeout(Some(left))?;
-        match receive(stream) {
+        let args = format_args!("SO_RCVTIMEO, {left:.1?}");
+        socket.call("setsockopt", args, |stream| stream.set_read_timeout(Some(left)))?;
+        match receive(socket) {
             Ok(answer) if answer.is_empty() => return Ok(()),
             Ok(answer) => drop(show(&answer)),
             // SO_RCVTIMEO has passed (socket(7)).
@@ -131,17 +155,17 @@ fn finish(stream: &TcpStream) -> io::Result<()> {
 
 /// An answer may come in pieces. What came after the first is shown before the next request, lest
 /// it be taken for the next answer.
-fn print_what_came_late(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nonblocking(true)?;
+fn print_what_came_late(socket: &mut Socket<'_>) -> io::Result<()> {
+    socket.call("ioctl", "FIONBIO, 1", |stream| stream.set_nonblocking(true))?;
     let late = loop {
-        match receive(stream) {
+        match receive(socket) {
             Ok(answer) if answer.is_empty() => break Ok(()), // the next receive will say so
             Ok(answer) => drop(show(&answer)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
             Err(error) => break Err(error),
         }
     };
-    stream.set_nonblocking(false)?;
+    socket.call("ioctl", "FIONBIO, 0", |stream| stream.set_nonblocking(false))?;
     late
 }
 

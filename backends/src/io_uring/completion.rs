@@ -7,8 +7,9 @@ use lockstep_core::{Op, RECV_MAX};
 
 use super::{Flight, Loop};
 use crate::slots::Key;
+use crate::trace::Trace;
 
-impl Loop<'_> {
+impl<T: Trace> Loop<'_, T> {
     /// A receive has completed; in lockstep, that is all there is to an exchange.
     #[inline]
     pub(super) fn on_received(&mut self, key: Key, completion: &cqueue::Entry) -> io::Result<()> {
@@ -201,7 +202,7 @@ impl Loop<'_> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         match connection.flight {
             Flight::Receive | Flight::SendThenReceive(_) if result < 0 && !connection.lingering => {
-                self.ring.cancel_receive(key)
+                self.ring.cancel_receive(key, connection.fd)
             }
             _ => Ok(()),
         }

@@ -7,22 +7,22 @@ use std::time::Instant;
 
 use io_uring::cqueue;
 use lockstep_core::{Cause, Exchange};
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 
 use super::{Connection, Flight, Loop};
 use crate::drive::lingers;
 use crate::errno::is_exhaustion;
 use crate::slots::Key;
+use crate::trace::{Trace, Traced};
 
-impl Loop<'_> {
+impl<T: Trace> Loop<'_, T> {
     /// Asks for connections, if that is not done already and nothing forbids it.
     pub(super) fn arm_accept(&mut self) -> io::Result<()> {
         let wanted = self.parked.is_empty() && self.pause.until().is_none();
         match &self.listener {
             Some(listener) if wanted && !self.accepting && !self.stop.is_draining() => {
                 self.accepting = true;
-                self.stats.look_at_queue(listener);
+                self.stats.look_at_queue(listener, self.trace);
                 self.ring.accept(listener.as_raw_fd(), self.options.accept_delay.is_zero())
             }
             _ => Ok(()),
@@ -31,7 +31,7 @@ impl Loop<'_> {
 
     pub(super) fn look_at_queue(&mut self) {
         if let Some(listener) = &self.listener {
-            self.stats.look_at_queue(listener);
+            self.stats.look_at_queue(listener, self.trace);
         }
     }
 
@@ -119,7 +119,7 @@ impl Loop<'_> {
             return self.close(key);
         }
         self.stats.syscalls += 1;
-        if shut_down(connection.fd, Shutdown::Write).is_err() {
+        if shut_down(connection.fd, Shutdown::Write, self.trace).is_err() {
             return self.close(key); // the connection is gone
         }
         connection.lingering = true;
@@ -194,7 +194,11 @@ impl Loop<'_> {
         // SAFETY: the descriptor is a connection's, and open as long as the connection is.
         let fd = unsafe { BorrowedFd::borrow_raw(connection.fd) };
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        recv(fd, &mut [0_u8; 1], flags) != Err(Errno::AGAIN)
+        let peek = || Ok(recv(fd, &mut [0_u8; 1], flags)?.0);
+        let fd = connection.fd;
+        let call = format_args!("recv({fd}, 1, MSG_PEEK|MSG_DONTWAIT)");
+        let peeked = self.trace.call_for(fd, call, peek, usize::clone);
+        !peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
     /// Makes whatever is in flight complete; the connection then ends for `cause`, unless it has
@@ -204,7 +208,7 @@ impl Loop<'_> {
         connection.exchange.terminate(cause);
         if connection.flight != Flight::Starved {
             self.stats.syscalls += 1;
-            let _gone = shut_down(connection.fd, Shutdown::Both);
+            let _gone = shut_down(connection.fd, Shutdown::Both, self.trace);
             return Ok(());
         }
         if connection.lingering {
@@ -232,12 +236,12 @@ impl Loop<'_> {
             // when the receive is over: the wish has to wait until then.
             Flight::SendThenReceive(_) => {
                 connection.cancelled = true;
-                self.ring.cancel_receive(key)
+                self.ring.cancel_receive(key, connection.fd)
             }
             Flight::Receive => {
                 connection.exchange.drain();
                 connection.cancelled = true;
-                self.ring.cancel_receive(key)
+                self.ring.cancel_receive(key, connection.fd)
             }
             _ => {
                 connection.exchange.drain();
@@ -250,13 +254,15 @@ impl Loop<'_> {
     /// ended: a listener closed before would go on accepting.
     fn close_listener(&mut self) -> io::Result<()> {
         let Some(listener) = self.listener.take() else { return Ok(()) };
-        listener.set_nonblocking(true)?;
-        self.stats.look_at_queue(&listener);
+        let listener = Traced { socket: listener, trace: self.trace };
+        listener.call("ioctl", "FIONBIO, 1", |listener| listener.set_nonblocking(true))?;
+        let listener = listener.socket;
+        self.stats.look_at_queue(&listener, self.trace);
         for _ in 0..=self.options.backlog {
             self.stats.syscalls += 1;
-            match listener.accept() {
+            let accept = || listener.accept();
+            match self.trace.accept(&listener, accept, |(stream, _)| stream.as_raw_fd()) {
                 Ok((stream, _)) => {
-                    stream.set_nonblocking(false)?;
                     self.stats.accepted += 1;
                     self.admit(stream.into_raw_fd())?;
                 }
@@ -269,6 +275,7 @@ impl Loop<'_> {
                 }
             }
         }
+        self.trace.close(listener);
         Ok(())
     }
 }
@@ -278,8 +285,9 @@ impl Loop<'_> {
 /// Not by the ring, which would have a worker thread do it (REQ_F_FORCE_ASYNC, io_uring/net.c): the
 /// worker looks up the descriptor only then, and that may be after it has been closed and given to
 /// somebody else.
-fn shut_down(fd: RawFd, how: Shutdown) -> io::Result<()> {
+fn shut_down(fd: RawFd, how: Shutdown, trace: impl Trace) -> io::Result<()> {
     // SAFETY: the descriptor is a connection's, and open as long as the connection is.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    Ok(shutdown(fd, how)?)
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    let how_told = if how == Shutdown::Write { "SHUT_WR" } else { "SHUT_RDWR" };
+    trace.call(fd, format_args!("shutdown({fd}, {how_told})"), || Ok(shutdown(socket, how)?))
 }

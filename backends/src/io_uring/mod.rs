@@ -16,6 +16,7 @@ mod completion;
 mod lifecycle;
 mod probe;
 mod ring;
+mod telling;
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,6 +30,7 @@ use crate::admission::Pause;
 use crate::deadlines::Deadlines;
 use crate::drive::LINGER;
 use crate::slots::{Key, Slots};
+use crate::trace::{Silent, Trace};
 use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
 use buffers::Buffers;
 use ring::{Kind, Ring};
@@ -62,7 +64,10 @@ impl Backend for IoUring {
     }
 
     fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
-        Loop::new(self, shard)?.run()
+        match shard.narrator {
+            None => Loop::new(self, shard, Silent)?.run(),
+            narrator => Loop::new(self, shard, narrator)?.run(),
+        }
     }
 }
 
@@ -95,15 +100,16 @@ enum Flight {
     SendUnsent,
 }
 
-struct Loop<'a> {
+struct Loop<'a, T> {
     // The ring is dropped first: nothing it may still read or write is gone before it.
-    ring: Ring,
+    ring: Ring<T>,
     buffers: Buffers,
     listener: Option<TcpListener>,
     options: &'a Options,
     stop: &'a Stop,
     admission: &'a Admission,
     service: Box<dyn Service>,
+    trace: T,
     connections: Slots<Connection>,
     /// Buffers whose sends are submitted with the next wait, and those whose sends were with the
     /// last one.
@@ -123,12 +129,12 @@ struct Loop<'a> {
     stats: Stats,
 }
 
-impl<'a> Loop<'a> {
-    fn new(backend: &IoUring, shard: Shard<'a>) -> io::Result<Self> {
-        let Shard { listener, options, stop, admission, service } = shard;
-        let (ring, _flags) = ring::set_up(backend.defer_taskrun)?;
+impl<'a, T: Trace> Loop<'a, T> {
+    fn new(backend: &IoUring, shard: Shard<'a>, trace: T) -> io::Result<Self> {
+        let Shard { listener, options, stop, admission, service, narrator: _ } = shard;
+        let (ring, _flags) = ring::set_up(backend.defer_taskrun, trace)?;
         let buffers = Buffers::register(&ring, backend.buffers)?;
-        let mut ring = Ring::new(ring);
+        let mut ring = Ring::new(ring, trace);
         ring.poll_stop(stop.as_fd().as_raw_fd())?;
         Ok(Self {
             ring,
@@ -138,6 +144,7 @@ impl<'a> Loop<'a> {
             stop,
             admission,
             service: service(),
+            trace,
             connections: Slots::new(),
             sending: Vec::new(),
             sent: Vec::new(),
@@ -164,13 +171,14 @@ impl<'a> Loop<'a> {
             held_back = self.ring.wait(usize::from(!at_once), timeout, &mut completions)?;
             for completion in completions.drain(..) {
                 let (kind, key) = ring::of(&completion);
+                self.tell(kind, key, &completion);
                 match kind {
                     Kind::Receive => self.on_received(key, &completion)?,
                     Kind::Send => self.on_sent(key, completion.result())?,
                     Kind::Accept => self.on_accepted(&completion)?,
                     Kind::Stop => self.drain()?,
                     Kind::Cancel => self.on_cancelled(key, completion.result())?,
-                    Kind::Ignored => {}
+                    Kind::CancelAccept | Kind::Close => {}
                 }
             }
             if !held_back {

@@ -9,11 +9,12 @@ use super::buffers::Buffers;
 use super::{IoUring, ring};
 use crate::Unsupported;
 use crate::errno::name_of;
+use crate::trace::Silent;
 
 /// Makes a ring and a buffer ring as a shard would, and asks for the operations.
 pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
-    let (ring, flags) =
-        ring::set_up(backend.defer_taskrun).map_err(|error| refused(&error, &disabled_sysctl()))?;
+    let (ring, flags) = ring::set_up(backend.defer_taskrun, Silent)
+        .map_err(|error| refused(&error, &disabled_sysctl()))?;
     let buffers = Buffers::register(&ring, backend.buffers).map_err(|error| Unsupported {
         cause: format!("io_uring here has no buffer rings ({})", name_of(&error)),
         hint: "they need Linux 5.19; use --backend mio".to_owned(),

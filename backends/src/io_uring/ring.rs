@@ -1,7 +1,8 @@
 //! Setting up a ring, and putting operations into it.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
+use std::slice;
 use std::time::Duration;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
@@ -10,6 +11,7 @@ use lockstep_core::RECV_MAX;
 
 use super::buffers::GROUP;
 use crate::slots::Key;
+use crate::trace::{NONE, Trace, quoted};
 
 /// Slots of the submission queue; when it is full, what is in it is submitted.
 const SUBMISSIONS: u32 = 4096;
@@ -35,12 +37,17 @@ const LADDER: [(&str, SetFlags); 2] = [
 /// # Errors
 ///
 /// What io_uring_setup(2) says when even the plainest ring is refused.
-pub(super) fn set_up(defer_taskrun: bool) -> io::Result<(IoUring, &'static str)> {
+pub(super) fn set_up(
+    defer_taskrun: bool,
+    trace: impl Trace,
+) -> io::Result<(IoUring, &'static str)> {
     let mut refused = None;
     for (name, flags) in LADDER.into_iter().skip(usize::from(!defer_taskrun)) {
         let mut builder = IoUring::builder();
         builder.setup_taskrun_flag().setup_submit_all().setup_clamp().setup_cqsize(COMPLETIONS);
-        match flags(&mut builder).build(SUBMISSIONS) {
+        let call = format_args!("io_uring_setup({SUBMISSIONS}, {name})");
+        let ring = || flags(&mut builder).build(SUBMISSIONS);
+        match trace.call_for(NONE, call, ring, AsRawFd::as_raw_fd) {
             Ok(ring) => return Ok((ring, name)),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = Some(error),
             Err(error) => return Err(error),
@@ -60,8 +67,9 @@ pub(super) enum Kind {
     Stop,
     /// The cancelling of a receive.
     Cancel,
-    /// Operations of which only the effect matters.
-    Ignored,
+    CancelAccept,
+    /// Reported only if it fails.
+    Close,
 }
 
 /// Packs what a completion will be of.
@@ -78,7 +86,8 @@ pub(super) fn of(completion: &cqueue::Entry) -> (Kind, Key) {
         2 => Kind::Send,
         3 => Kind::Stop,
         4 => Kind::Cancel,
-        _ => Kind::Ignored,
+        5 => Kind::CancelAccept,
+        _ => Kind::Close,
     };
     (kind, Key::unpack(data))
 }
@@ -87,15 +96,16 @@ const NOBODY: Key = Key { index: 0, generation: 0 };
 
 /// A ring and the operations a shard uses. They are queued, and submitted by [`wait`](Self::wait)
 /// or when the queue is full.
-pub(super) struct Ring {
+pub(super) struct Ring<T> {
     ring: IoUring,
+    trace: T,
     /// Calls of io_uring_enter(2).
     pub(super) enters: u64,
 }
 
-impl Ring {
-    pub(super) fn new(ring: IoUring) -> Self {
-        Self { ring, enters: 0 }
+impl<T: Trace> Ring<T> {
+    pub(super) fn new(ring: IoUring, trace: T) -> Self {
+        Self { ring, trace, enters: 0 }
     }
 
     /// Queues an operation.
@@ -114,9 +124,37 @@ impl Ring {
     /// Makes room in the queue.
     fn submit(&mut self) -> io::Result<()> {
         self.enters += 1;
-        match self.ring.submit() {
+        let (trace, queued) = (self.trace, self.queued());
+        let told = trace.begin(NONE);
+        let submitted = self.ring.submit();
+        if let Some(told) = told {
+            let call = format_args!("io_uring_enter(submit {queued})");
+            told.returned(call, submitted.as_ref());
+        }
+        match submitted {
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => Ok(()),
             result => result.map(drop),
+        }
+    }
+
+    /// How many operations are queued, if anybody is told.
+    #[inline(always)]
+    fn queued(&mut self) -> usize {
+        if self.trace.narrator().is_some() { self.ring.submission().len() } else { 0 }
+    }
+
+    /// Tells of a send that is queued.
+    ///
+    /// # Safety
+    ///
+    /// The bytes must be valid and unwritten.
+    #[inline(always)]
+    unsafe fn tell_send(&self, fd: RawFd, bytes: *const u8, length: u16, flags: &str) {
+        if let Some(narrator) = self.trace.narrator() {
+            // SAFETY: as for the caller.
+            let bytes = unsafe { slice::from_raw_parts(bytes, length.into()) };
+            let shown = quoted(bytes);
+            narrator.note(fd, format_args!("submit SEND fd={fd} {shown} {length}{flags}"));
         }
     }
 
@@ -127,6 +165,8 @@ impl Ring {
 
     /// Accepts a connection or, with `many`, one after the other until it is cancelled or fails.
     pub(super) fn accept(&mut self, listener: RawFd, many: bool) -> io::Result<()> {
+        let multishot = if many { " MULTISHOT" } else { "" };
+        self.trace.note(listener, format_args!("submit ACCEPT fd={listener}{multishot}"));
         let entry = if many {
             opcode::AcceptMulti::new(Fd(listener)).flags(libc::SOCK_CLOEXEC).build()
         } else {
@@ -139,22 +179,26 @@ impl Ring {
     }
 
     pub(super) fn cancel_accept(&mut self) -> io::Result<()> {
+        self.trace.note(NONE, format_args!("submit ASYNC_CANCEL of ACCEPT"));
         let entry = opcode::AsyncCancel::new(user_data(Kind::Accept, NOBODY)).build();
-        self.push_plain(entry, Kind::Ignored, NOBODY)
+        self.push_plain(entry, Kind::CancelAccept, NOBODY)
     }
 
     /// Receives into a buffer of the kernel's choice.
     pub(super) fn receive(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
+        self.trace.note(fd, format_args!("submit RECV fd={fd} {RECV_MAX}"));
         self.push_plain(receive(fd, 0, 0), Kind::Receive, key)
     }
 
     /// As [`receive`](Self::receive), but only what is there already: else it fails with EAGAIN.
     pub(super) fn receive_now(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
+        self.trace.note(fd, format_args!("submit RECV fd={fd} {RECV_MAX} MSG_DONTWAIT"));
         self.push_plain(receive(fd, 0, libc::MSG_DONTWAIT), Kind::Receive, key)
     }
 
     /// Takes a receive back, if it waits. One that does not wait yet, or no longer, is not found.
-    pub(super) fn cancel_receive(&mut self, key: Key) -> io::Result<()> {
+    pub(super) fn cancel_receive(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
+        self.trace.note(fd, format_args!("submit ASYNC_CANCEL of RECV fd={fd}"));
         let entry = opcode::AsyncCancel::new(user_data(Kind::Receive, key)).build();
         self.push_plain(entry, Kind::Cancel, key)
     }
@@ -177,6 +221,9 @@ impl Ring {
         bytes: *const u8,
         length: u16,
     ) -> io::Result<()> {
+        // SAFETY: as for the caller.
+        unsafe { self.tell_send(fd, bytes, length, " IO_LINK|CQE_SKIP_SUCCESS") };
+        self.trace.note(fd, format_args!("submit RECV fd={fd} {RECV_MAX} POLL_FIRST"));
         let linked = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
         let send = send(fd, bytes, length, libc::MSG_WAITALL | libc::MSG_DONTWAIT)
             .flags(linked)
@@ -206,6 +253,8 @@ impl Ring {
         length: u16,
         now: bool,
     ) -> io::Result<()> {
+        // SAFETY: as for the caller.
+        unsafe { self.tell_send(fd, bytes, length, "") };
         let flags = libc::MSG_WAITALL | if now { libc::MSG_DONTWAIT } else { 0 };
         let entry = send(fd, bytes, length, flags).user_data(user_data(Kind::Send, key));
         // SAFETY: as for the caller.
@@ -214,12 +263,14 @@ impl Ring {
 
     /// close(2); nothing of the socket may be in flight.
     pub(super) fn close(&mut self, fd: RawFd) -> io::Result<()> {
+        self.trace.note(fd, format_args!("submit CLOSE fd={fd} CQE_SKIP_SUCCESS"));
         let entry = opcode::Close::new(Fd(fd)).build().flags(squeue::Flags::SKIP_SUCCESS);
-        self.push_plain(entry, Kind::Ignored, NOBODY)
+        self.push_plain(entry, Kind::Close, NOBODY)
     }
 
     /// Completes when the descriptor becomes readable.
     pub(super) fn poll_stop(&mut self, fd: RawFd) -> io::Result<()> {
+        self.trace.note(NONE, format_args!("submit POLL_ADD fd={fd} (the stop signal)"));
         let entry = opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).build();
         self.push_plain(entry, Kind::Stop, NOBODY)
     }
@@ -234,15 +285,22 @@ impl Ring {
         completions: &mut Vec<cqueue::Entry>,
     ) -> io::Result<bool> {
         self.enters += 1;
+        let (trace, queued) = (self.trace, self.queued());
+        let told = trace.begin(NONE);
         let submitter = self.ring.submitter();
-        match timeout {
+        let submitted = match timeout {
             None => submitter.submit_and_wait(count),
             Some(timeout) => {
                 let timeout = Timespec::from(timeout);
                 submitter.submit_with_args(count, &SubmitArgs::new().timespec(&timeout))
             }
+        };
+        if let Some(told) = told {
+            let limit = timeout.map_or_else(String::new, |it| format!(", at most {it:.1?}"));
+            let call = format_args!("io_uring_enter(submit {queued}, wait {count}{limit})");
+            told.returned(call, submitted.as_ref());
         }
-        .or_else(passing)?;
+        submitted.or_else(passing)?;
         completions.extend(self.ring.completion());
         let submission = self.ring.submission();
         Ok(submission.cq_overflow() || !submission.is_empty())

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use lockstep_core::{Cause, Exchange, Op};
@@ -9,12 +10,13 @@ use mio::Interest;
 use mio::Token;
 use mio::net::TcpStream;
 
-use super::{Connection, Loop, State};
+use super::{Connection, Loop, State, register};
 use crate::drive::{Discarded, discard, lingers};
 use crate::errno::is_exhaustion;
 use crate::slots::Key;
+use crate::trace::{Trace, Traced};
 
-impl Loop<'_> {
+impl<T: Trace> Loop<'_, T> {
     /// Whether there is somebody to accept, and nothing forbids it.
     pub(super) fn may_accept(&self) -> bool {
         self.acceptable && self.listener.is_some() && self.pause.until().is_none()
@@ -26,7 +28,7 @@ impl Loop<'_> {
             self.pause.expire(Instant::now());
         }
         if let (true, Some(listener)) = (self.may_accept(), &self.listener) {
-            self.stats.look_at_queue(listener);
+            self.stats.look_at_queue(listener, self.trace);
         }
         for _ in 0..bound {
             if !self.may_accept() {
@@ -49,7 +51,7 @@ impl Loop<'_> {
     fn accept_one(&mut self) -> bool {
         let Some(listener) = &self.listener else { return false };
         self.stats.syscalls += 1;
-        match listener.accept() {
+        match self.trace.accept(listener, || listener.accept(), |(stream, _)| stream.as_raw_fd()) {
             Ok((stream, _)) => {
                 self.pause.reset();
                 self.stats.accepted += 1;
@@ -85,8 +87,9 @@ impl Loop<'_> {
         let Some(connection) = self.connections.get_mut(key) else { unreachable!("inserted") };
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let token = Token(key.pack() as usize);
+        let (fd, stream) = (connection.stream.as_raw_fd(), &mut connection.stream);
         self.stats.syscalls += 1;
-        if let Err(error) = self.poll.registry().register(&mut connection.stream, token, interest) {
+        if let Err(error) = register(&self.poll, stream, fd, token, interest, self.trace) {
             self.stats.on_io_error(&error);
             self.stats.on_closed(Cause::Error);
             return self.close(key);
@@ -108,7 +111,9 @@ impl Loop<'_> {
             return self.close(key);
         }
         self.stats.syscalls += 1;
-        if connection.stream.shutdown(Shutdown::Write).is_err() {
+        let socket = Traced { socket: &connection.stream, trace: self.trace };
+        let shut = socket.call("shutdown", "SHUT_WR", |stream| stream.shutdown(Shutdown::Write));
+        if shut.is_err() {
             return self.close(key); // the connection is gone
         }
         connection.state = State::Lingering;
@@ -119,7 +124,8 @@ impl Loop<'_> {
     /// Throws away what the peer still sends, until it closes.
     pub(super) fn linger(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        match discard(&mut connection.stream, &mut self.buffer, &mut self.stats) {
+        let socket = &mut Traced { socket: &mut connection.stream, trace: self.trace };
+        match discard(socket, &mut self.buffer, &mut self.stats) {
             Discarded::Blocked => {}
             Discarded::More => {
                 connection.queued = true;
@@ -131,8 +137,9 @@ impl Loop<'_> {
 
     fn close(&mut self, key: Key) {
         self.lingering.stop(key.index);
-        // Dropping the stream closes it, which takes it out of the epoll instance as well.
-        self.connections.remove(key);
+        if let Some(connection) = self.connections.remove(key) {
+            self.trace.close(connection.stream); // which takes it out of the epoll as well
+        }
         self.stats.syscalls += 1;
         self.admission.close();
         self.pause.end(); // there is a descriptor and a place again
@@ -179,7 +186,9 @@ impl Loop<'_> {
         self.acceptable = true;
         self.pause.abolish();
         self.accept(self.options.backlog as usize + 1);
-        self.listener = None;
+        if let Some(listener) = self.listener.take() {
+            self.trace.close(listener);
+        }
     }
 
     fn drain_connection(&mut self, key: Key) {

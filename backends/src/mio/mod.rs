@@ -12,11 +12,13 @@
 mod lifecycle;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use lockstep_core::{Exchange, Op, RECV_MAX, Service};
+use mio::event::Source;
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -25,6 +27,7 @@ use crate::admission::Pause;
 use crate::deadlines::Deadlines;
 use crate::drive::{Driven, LINGER, drive};
 use crate::slots::{Key, Slots};
+use crate::trace::{NONE, Silent, Trace, Traced};
 use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
 
 /// The backend's value; it has no tuning.
@@ -63,7 +66,10 @@ impl Backend for Mio {
     }
 
     fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
-        Loop::new(shard)?.run()
+        match shard.narrator {
+            None => Loop::new(shard, Silent)?.run(),
+            narrator => Loop::new(shard, narrator)?.run(),
+        }
     }
 }
 
@@ -88,13 +94,14 @@ enum State {
     Lingering,
 }
 
-struct Loop<'a> {
+struct Loop<'a, T> {
     poll: Poll,
     listener: Option<TcpListener>,
     options: &'a Options,
     stop: &'a Stop,
     admission: &'a Admission,
     service: Box<dyn Service>,
+    trace: T,
     connections: Slots<Connection>,
     buffer: [u8; RECV_MAX],
     /// To be run in the next turn, without waiting for an event.
@@ -107,15 +114,17 @@ struct Loop<'a> {
     stats: Stats,
 }
 
-impl<'a> Loop<'a> {
-    fn new(shard: Shard<'a>) -> io::Result<Self> {
-        let Shard { listener, options, stop, admission, service } = shard;
-        let poll = Poll::new()?;
-        listener.set_nonblocking(true)?;
-        let mut listener = TcpListener::from_std(listener);
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        let stop_fd = stop.as_fd().as_raw_fd();
-        poll.registry().register(&mut SourceFd(&stop_fd), STOP, Interest::READABLE)?;
+impl<'a, T: Trace> Loop<'a, T> {
+    fn new(shard: Shard<'a>, trace: T) -> io::Result<Self> {
+        let Shard { listener, options, stop, admission, service, narrator: _ } = shard;
+        let new = format_args!("epoll_create1(EPOLL_CLOEXEC)");
+        let poll = trace.call_for(NONE, new, Poll::new, AsRawFd::as_raw_fd)?;
+        let listener = Traced { socket: listener, trace };
+        listener.call("ioctl", "FIONBIO, 1", |listener| listener.set_nonblocking(true))?;
+        let mut listener = TcpListener::from_std(listener.socket);
+        let (fd, stop_fd) = (listener.as_raw_fd(), stop.as_fd().as_raw_fd());
+        register(&poll, &mut listener, fd, LISTENER, Interest::READABLE, trace)?;
+        register(&poll, &mut SourceFd(&stop_fd), stop_fd, STOP, Interest::READABLE, trace)?;
         Ok(Self {
             poll,
             listener: Some(listener),
@@ -123,6 +132,7 @@ impl<'a> Loop<'a> {
             stop,
             admission,
             service: service(),
+            trace,
             connections: Slots::new(),
             buffer: [0; RECV_MAX],
             ready: VecDeque::new(),
@@ -164,7 +174,14 @@ impl<'a> Loop<'a> {
             self.deadline().map(|at| at.saturating_duration_since(Instant::now()))
         };
         self.stats.syscalls += 1;
-        match self.poll.poll(events, timeout) {
+        let told = self.trace.begin(NONE);
+        let polled = self.poll.poll(events, timeout);
+        if let Some(told) = told {
+            let timeout = timeout.map_or("no timeout".to_owned(), |it| format!("{it:.1?}"));
+            let call = format_args!("epoll_wait({}, {timeout})", self.poll.as_raw_fd());
+            told.returned(call, polled.as_ref().map(|()| Announced(events)));
+        }
+        match polled {
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
             result => result,
         }
@@ -210,7 +227,8 @@ impl<'a> Loop<'a> {
             put_back(exchange, buffer, &bytes);
         }
         let moved = stats.bytes_moved();
-        let driven = drive(exchange, service, stream, buffer, stats, BUDGET, !*read_on);
+        let socket = &mut Traced { socket: stream, trace: self.trace };
+        let driven = drive(exchange, service, socket, buffer, stats, BUDGET, !*read_on);
         match driven {
             Driven::Drained => {}
             Driven::Blocked => *unsent = take_out(exchange, buffer),
@@ -223,6 +241,31 @@ impl<'a> Loop<'a> {
         }
         if self.stats.bytes_moved() != moved {
             self.idle.start(key.index);
+        }
+    }
+}
+
+/// Has events on `source` announced, each once when it comes (EPOLLET).
+fn register(
+    poll: &Poll,
+    source: &mut impl Source,
+    fd: RawFd,
+    token: Token,
+    interest: Interest,
+    trace: impl Trace,
+) -> io::Result<()> {
+    let call = format_args!("epoll_ctl({}, EPOLL_CTL_ADD, {fd})", poll.as_raw_fd());
+    trace.call(fd, call, || poll.registry().register(source, token, interest))
+}
+
+/// How many events there are, as told.
+struct Announced<'a>(&'a Events);
+
+impl fmt::Display for Announced<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.iter().count() {
+            1 => f.write_str("1 event"),
+            count => write!(f, "{count} events"),
         }
     }
 }

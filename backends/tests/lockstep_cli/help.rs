@@ -32,6 +32,7 @@ fn every_command_and_flag_is_in_the_help() {
         "--max-conns",
         "--accept-pause",
         "--accept-delay",
+        "--trace",
         "--idle-timeout",
         "--drain-timeout",
         "--json",

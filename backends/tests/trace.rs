@@ -1,0 +1,246 @@
+//! `--trace`: what is told of a conversation is what was done, in that order, and all of it.
+
+mod common;
+
+#[path = "trace/strace.rs"]
+mod strace;
+#[path = "trace/told.rs"]
+mod told;
+
+use common::child::{Ended, Process, Served, is_available, lockstep};
+use common::client::Client;
+use rustix::process::Signal;
+
+use told::{Told, conversation};
+
+/// The arguments of a server of one shard whose calls are told.
+const CHAT: [&str; 4] = ["--service=chat", "--trace", "--shards=1", "--backlog=5"];
+
+/// The tutorial's client: says hello, hears the operator's answer, says bye.
+fn talk_to(server: &mut Served) {
+    let mut client = Process::start(lockstep(["talk", &server.addr.to_string()]));
+    client.type_line("hello!");
+    assert_eq!(server.process.stdout.next().as_deref(), Some("hello!"));
+    server.process.type_line("hi");
+    assert_eq!(client.stdout.next().as_deref(), Some("hi"));
+    client.type_line("bye");
+    assert_eq!(server.process.stdout.next().as_deref(), Some("bye"));
+    assert_eq!(client.wait().status.code(), Some(0));
+    common::kernel::until_closed(server.addr);
+}
+
+fn end(server: Served) -> Ended {
+    server.process.signal(Signal::TERM);
+    let ended = server.process.wait();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    ended
+}
+
+/// A conversation with the tutorial's client, as told; without the calls that found nothing yet,
+/// of which there may be any number.
+fn told_of_chat(backend: &str) -> Option<(Vec<Told>, Vec<String>)> {
+    if !is_available(backend) {
+        return None;
+    }
+    let mut server = Served::start(backend, CHAT);
+    talk_to(&mut server);
+    let told = Told::all(&end(server));
+    let conversation = conversation(&told, 1).filter(|told| !told.call.contains("EAGAIN"));
+    let conversation = conversation.map(|told| told.call.clone()).collect();
+    Some((told, conversation))
+}
+
+/// The descriptor that the first accept returned.
+fn accepted(conversation: &[String]) -> &str {
+    conversation[0].split_once("-> ").unwrap().1.split(' ').next().unwrap()
+}
+
+#[test]
+fn blocking_tells_the_tutorials_conversation() {
+    let Some((told, conversation)) = told_of_chat("blocking") else { return };
+    let (fd, listener) = (accepted(&conversation), told::listener(&told));
+    assert_eq!(
+        conversation,
+        [
+            format!("accept({listener}) -> {fd}"),
+            format!("recv({fd}, 1024) -> 6 \"hello!\""),
+            format!("send({fd}, \"hi\", 2) -> 2"),
+            format!("recv({fd}, 1024) -> 3 \"bye\""),
+            format!("shutdown({fd}, SHUT_WR) -> 0"),
+            format!("setsockopt({fd}, SO_RCVTIMEO, 1s) -> 0"),
+            format!("recv({fd}, 1024) -> 0 \"\""),
+            format!("close({fd})"),
+        ]
+    );
+}
+
+#[test]
+fn mio_tells_of_its_epoll_as_well() {
+    let Some((told, conversation)) = told_of_chat("mio") else { return };
+    let (fd, listener) = (accepted(&conversation), told::listener(&told));
+    let epoll =
+        told.iter().find_map(|told| told.call.strip_prefix("epoll_create1(EPOLL_CLOEXEC) -> "));
+    let epoll = epoll.expect("an epoll instance");
+    assert_eq!(
+        conversation,
+        [
+            format!("accept({listener}) -> {fd}"),
+            format!("epoll_ctl({epoll}, EPOLL_CTL_ADD, {fd}) -> 0"),
+            format!("recv({fd}, 1024) -> 6 \"hello!\""),
+            format!("send({fd}, \"hi\", 2) -> 2"),
+            format!("recv({fd}, 1024) -> 3 \"bye\""),
+            format!("shutdown({fd}, SHUT_WR) -> 0"),
+            format!("recv({fd}, 1024) -> 0 \"\""),
+            format!("close({fd})"),
+        ]
+    );
+    let wait = format!("epoll_wait({epoll}, no timeout) -> 1 event");
+    assert!(told.iter().any(|told| told.call == wait), "{told:?}");
+}
+
+#[test]
+fn io_uring_tells_of_submissions_and_completions() {
+    let Some((told, conversation)) = told_of_chat("io-uring") else { return };
+    let (fd, listener) = (accepted(&conversation), told::listener(&told));
+    assert_eq!(
+        conversation,
+        [
+            format!("complete ACCEPT fd={listener} -> {fd} F_MORE"),
+            format!("submit RECV fd={fd} 1024"),
+            format!("complete RECV fd={fd} -> 6 \"hello!\""),
+            format!("submit SEND fd={fd} \"hi\" 2 IO_LINK|CQE_SKIP_SUCCESS"),
+            format!("submit RECV fd={fd} 1024 POLL_FIRST"),
+            format!("complete RECV fd={fd} -> 3 \"bye\""),
+            format!("shutdown({fd}, SHUT_WR) -> 0"),
+            format!("submit RECV fd={fd} 1024"),
+            format!("complete RECV fd={fd} -> 0"),
+            format!("submit CLOSE fd={fd} CQE_SKIP_SUCCESS"),
+        ]
+    );
+    let both = "io_uring_enter(submit 2, wait 1) -> 2";
+    assert!(told.iter().any(|told| told.call == both), "the linked pair: {told:?}");
+}
+
+#[test]
+fn every_backend_tells_how_it_began_to_listen_and_when_it_ended() {
+    for backend in ["blocking", "mio", "io-uring"] {
+        let Some((told, _)) = told_of_chat(backend) else { continue };
+        let fd = told::listener(&told);
+        let address = told[3].call.split(", ").nth(1).unwrap().split(')').next().unwrap();
+        let begun: Vec<_> = told.iter().map(|told| &*told.call).take(6).collect();
+        assert_eq!(address, "127.0.0.1:0");
+        assert_eq!(
+            begun[..5],
+            [
+                format!("socket(AF_INET, SOCK_STREAM, IPPROTO_TCP) -> {fd}"),
+                format!("setsockopt({fd}, SO_REUSEADDR, 1) -> 0"),
+                format!("setsockopt({fd}, TCP_NODELAY, 1) -> 0"),
+                format!("bind({fd}, {address}) -> 0"),
+                format!("listen({fd}, 5) -> 0"),
+            ],
+            "{backend}"
+        );
+        assert!(begun[5].starts_with(&format!("getsockname({fd}) -> 127.0.0.1:")), "{begun:?}");
+        assert_eq!(told.last().unwrap().call, format!("close({fd})"), "{backend}");
+        assert!(told.is_sorted_by_key(|told| told.at_us), "{backend}: {told:?}");
+    }
+}
+
+/// An error is what teaches most: there is nothing to receive yet, so mio is told to wait.
+#[test]
+fn errors_are_told_by_name() {
+    let server = Served::start("mio", ["--trace", "--shards=1"]);
+    let mut client = server.connect();
+    let mut call = String::new();
+    while !call.starts_with("recv(") {
+        let line = server.process.stderr.next().expect("a line");
+        call = Told::parse(&line).call;
+    }
+    assert!(call.ends_with(", 1024) -> -1 EAGAIN"), "{call}");
+    client.exchange(b"hello!");
+    client.reset();
+    common::kernel::until_closed(server.addr);
+    let told = Told::all(&end(server));
+    assert!(told.iter().any(|told| told.call.ends_with(" -> -1 ECONNRESET")), "{told:?}");
+}
+
+#[test]
+fn connections_are_numbered_as_they_come_and_bytes_are_shown_short() {
+    for backend in ["blocking", "mio", "io-uring"] {
+        if !is_available(backend) {
+            continue;
+        }
+        let server = Served::start(backend, ["--trace", "--shards=1"]);
+        for request in [&b"first"[..], &[b'x'; 1024], "第三\n".as_bytes()] {
+            let mut client = server.connect();
+            client.exchange(request);
+            drop(client);
+            common::kernel::until_closed(server.addr);
+        }
+        let told = Told::all(&end(server));
+        let shortened = format!("\"{}\"...", "x".repeat(40));
+        for (number, shown) in [(1, "\"first\""), (2, &*shortened), (3, "\"第三\\n\"")] {
+            let shown = |told: &&Told| told.call.contains(shown);
+            let both: Vec<_> = conversation(&told, number).filter(shown).collect();
+            assert_eq!(both.len(), 2, "received and sent, number {number}: {told:?}");
+        }
+    }
+}
+
+#[test]
+fn the_client_tells_its_side() {
+    let server = Served::start("mio", ["--service=hi"]);
+    let mut client = Process::start(lockstep(["talk", "--trace", &server.addr.to_string()]));
+    client.type_line("hello!");
+    assert_eq!(client.stdout.next().as_deref(), Some("hi"));
+    client.type_end();
+    let ended = client.wait();
+    assert_eq!(ended.status.code(), Some(0));
+    let told: Vec<_> = ended.stderr.iter().map(|line| Told::parse(line)).collect();
+    assert!(told.iter().all(|told| told.who == "client"), "{told:?}");
+    let calls: Vec<_> = told.iter().map(|told| &*told.call).collect();
+    let fd = calls[0].split_once("-> ").unwrap().1;
+    assert_eq!(
+        calls[..9],
+        [
+            format!("socket(AF_INET, SOCK_STREAM, IPPROTO_TCP) -> {fd}"),
+            format!("connect({fd}, {}) -> 0", server.addr),
+            format!("setsockopt({fd}, TCP_NODELAY, 1) -> 0"),
+            format!("ioctl({fd}, FIONBIO, 1) -> 0"),
+            format!("recv({fd}, 1024) -> -1 EAGAIN"),
+            format!("ioctl({fd}, FIONBIO, 0) -> 0"),
+            format!("send({fd}, \"hello!\", 6) -> 6"),
+            format!("recv({fd}, 1024) -> 2 \"hi\""),
+            format!("shutdown({fd}, SHUT_WR) -> 0"),
+        ]
+    );
+    assert_eq!(calls.last(), Some(&&*format!("close({fd})")));
+    end(server);
+}
+
+/// Somebody else's word for it: strace sees the same calls on the connection, with the same
+/// results, in the same order.
+#[test]
+fn strace_says_the_same() {
+    if let Err(why) = strace::is_available() {
+        return common::skipped(&why);
+    }
+    for backend in ["blocking", "mio"] {
+        let files = strace::Files::new(backend);
+        let mut server = Served::start_command(strace::watch(&files, backend, &CHAT));
+        let mut quick = Client::connect(server.addr);
+        quick.say(b"bye");
+        quick.hear_the_end();
+        drop(quick);
+        assert_eq!(server.process.stdout.next().as_deref(), Some("bye"));
+        talk_to(&mut server);
+        let told = Told::all(&end(server));
+        let seen = files.conversations();
+        assert_eq!(seen.len(), 2, "{backend}: {seen:?}");
+        for (seen, number) in seen.iter().zip(1..) {
+            let told: Vec<_> = conversation(&told, number).map(Told::name_and_result).collect();
+            assert!(told.len() >= 6, "a whole conversation: {told:?}");
+            assert_eq!(&told, seen, "{backend}, connection {number}");
+        }
+    }
+}

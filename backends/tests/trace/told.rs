@@ -1,0 +1,61 @@
+//! The lines of `--trace`, taken apart.
+
+use crate::common::child::Ended;
+
+/// A line.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    /// When the call returned, in microseconds.
+    pub(crate) at_us: u64,
+    /// `server`, or `conn` and a number.
+    pub(crate) who: String,
+    /// The call with its arguments and its result.
+    pub(crate) call: String,
+}
+
+impl Told {
+    pub(crate) fn parse(line: &str) -> Self {
+        let parts: Vec<_> = line.trim_start().splitn(3, "  ").collect();
+        let [at, who, rest] = parts[..] else { panic!("not a line of a trace: {line:?}") };
+        let (seconds, micros) = at.strip_suffix(" s").and_then(|at| at.split_once('.')).unwrap();
+        // What is no call takes no time.
+        let call = match rest.trim_start().rsplit_once("  ") {
+            Some((call, took)) => {
+                let unit = took.split_once(' ').expect("a number and a unit").1;
+                assert!(["us", "ms", "s"].contains(&unit), "{line:?}");
+                call
+            }
+            None => rest.trim_start(),
+        };
+        let at_us = seconds.parse::<u64>().unwrap() * 1_000_000 + micros.parse::<u64>().unwrap();
+        Self { at_us, who: who.to_owned(), call: call.to_owned() }
+    }
+
+    /// All that a server has told; the statistics come last.
+    pub(crate) fn all(ended: &Ended) -> Vec<Self> {
+        let (statistics, lines) = ended.stderr.split_last().unwrap();
+        assert!(statistics.starts_with('{'), "{statistics}");
+        lines.iter().map(|line| Self::parse(line)).collect()
+    }
+
+    /// The call's name, and the number it returned with the error's name. Of close(2), the server
+    /// does not know what it returned.
+    pub(crate) fn name_and_result(&self) -> (String, String) {
+        let name = self.call.split('(').next().unwrap().to_owned();
+        let result = self.call.split_once(" -> ").map_or("", |(_, result)| result);
+        let words = if result.starts_with('-') { 2 } else { 1 };
+        let result: Vec<_> = result.split(' ').take(words).collect();
+        (name, result.join(" "))
+    }
+}
+
+/// What was told of a connection.
+pub(crate) fn conversation(told: &[Told], number: u32) -> impl Iterator<Item = &Told> {
+    let who = format!("conn {number}");
+    told.iter().filter(move |told| told.who == who)
+}
+
+/// The descriptor of the listener.
+pub(crate) fn listener(told: &[Told]) -> &str {
+    told[0].call.split_once(" -> ").unwrap().1
+}

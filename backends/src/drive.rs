@@ -100,7 +100,7 @@ pub(crate) enum Discarded {
     Ended,
 }
 
-/// Reads and throws away what the peer still sends after its last reply.
+/// Reads and throws away what the peer still sends after its last reply, at most `bound` times.
 ///
 /// A socket closed with unread bytes answers with a reset, and a reset can destroy the reply on
 /// its way (RFC 2525, 2.17). So the last reply is followed by shutdown(2) of the sending side,
@@ -109,9 +109,9 @@ pub(crate) fn discard(
     socket: &mut impl Read,
     buffer: &mut [u8; RECV_MAX],
     stats: &mut Stats,
+    bound: u32,
 ) -> Discarded {
-    const BOUND: usize = 16;
-    for _ in 0..BOUND {
+    for _ in 0..bound {
         stats.syscalls += 1;
         match socket.read(buffer) {
             Ok(0) => return Discarded::Ended,

@@ -33,6 +33,7 @@ pub(super) fn converse<T: Trace>(
     } else {
         stats.on_closed(cause);
         if lingers(cause) {
+            ticket.need_not_be_interrupted(); // it ends soon by itself
             linger(socket, stats);
         }
     }
@@ -97,7 +98,7 @@ fn linger(socket: &mut Traced<TcpStream, impl Trace>, stats: &mut Stats) {
     if shut.and_then(|()| set_receive_timeout(socket, LINGER)).is_err() {
         return; // the connection is gone
     }
-    while discard(socket, &mut buffer, stats) == Discarded::More && Instant::now() < until {}
+    while discard(socket, &mut buffer, stats, 1) == Discarded::More && Instant::now() < until {}
 }
 
 fn set_receive_timeout(

@@ -41,7 +41,8 @@ struct Threads {
 }
 
 struct Thread {
-    id: libc::pthread_t,
+    /// Whom to interrupt; nobody, once it has seen that it has to stop.
+    id: Option<libc::pthread_t>,
     fd: Option<RawFd>,
     cut: bool,
 }
@@ -61,14 +62,14 @@ impl Registry {
         Ticket { registry: self, key: None }
     }
 
-    /// Interrupts every thread; says how many have not ended yet.
+    /// Interrupts every thread that needs it; says how many have not ended yet.
     pub(super) fn interrupt(&self) -> usize {
         let mut threads = self.threads();
         for key in threads.entered.keys() {
-            if let Some(thread) = threads.entered.get_mut(key) {
+            if let Some(id) = threads.entered.get_mut(key).and_then(|thread| thread.id) {
                 // SAFETY: the thread runs: it leaves the registry, whose lock we hold, before it
                 // ends.
-                unsafe { libc::pthread_kill(thread.id, SIGNAL) };
+                unsafe { libc::pthread_kill(id, SIGNAL) };
             }
         }
         threads.alive
@@ -102,8 +103,16 @@ impl Ticket<'_> {
     pub(super) fn enter(&mut self, fd: Option<RawFd>) {
         // SAFETY: it has no preconditions.
         let id = unsafe { libc::pthread_self() };
-        let thread = Thread { id, fd, cut: false };
+        let thread = Thread { id: Some(id), fd, cut: false };
         self.key = Some(self.registry.threads().entered.insert(thread));
+    }
+
+    /// Whatever the thread waits for from here on, it does not wait for long.
+    pub(super) fn need_not_be_interrupted(&self) {
+        let mut threads = self.registry.threads();
+        if let Some(thread) = self.key.and_then(|key| threads.entered.get_mut(key)) {
+            thread.id = None;
+        }
     }
 
     /// Whether the conversation was cut.

@@ -16,6 +16,9 @@ use crate::errno::is_exhaustion;
 use crate::slots::Key;
 use crate::trace::{Trace, Traced};
 
+/// Receives of a connection that lingers, in one turn.
+const DISCARDS: u32 = 16;
+
 impl<T: Trace> Loop<'_, T> {
     /// Whether there is somebody to accept, and nothing forbids it.
     pub(super) fn may_accept(&self) -> bool {
@@ -125,7 +128,7 @@ impl<T: Trace> Loop<'_, T> {
     pub(super) fn linger(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let socket = &mut Traced { socket: &mut connection.stream, trace: self.trace };
-        match discard(socket, &mut self.buffer, &mut self.stats) {
+        match discard(socket, &mut self.buffer, &mut self.stats, DISCARDS) {
             Discarded::Blocked => {}
             Discarded::More => {
                 connection.queued = true;

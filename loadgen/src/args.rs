@@ -13,6 +13,7 @@ use crate::connection::Service;
 use crate::floor::FloorArgs;
 use crate::pattern::{SIZE_MAX, SIZE_MAX_ONE_SHOT};
 use crate::schedule::{Arrivals, OpenLoop, SECOND};
+use crate::storm::StormArgs;
 use crate::subject::{self, EmbeddedArgs};
 use crate::units;
 use crate::warmup::Warmup;
@@ -35,6 +36,7 @@ Examples:
   loadgen compare mio io-uring --conns 64,1000    who is faster, by how much, and how surely
   loadgen compare mio mine='./server --port {port}'
   loadgen backlog --netns                         who gets in while nobody accepts
+  loadgen storm --conns 2000 --backlog 16         what a short listen queue costs new clients
   loadgen -d 1m --interval 1s --hlog run.hlog     a line a second, and an HdrHistogram log
   loadgen floor                                   what this machine can do at all
   loadgen --fail-if 'p99>5ms' --fail-if 'errors>0'
@@ -82,6 +84,8 @@ pub enum Command {
     Backlog(BacklogArgs),
     /// Measure what this machine can do at all: exchanges without any event loop
     Floor(FloorArgs),
+    /// Open new connections by the thousand, and see what the accept queue makes of them
+    Storm(StormArgs),
     /// The embedded server: `lockstep serve`.
     #[command(hide = true)]
     Serve(EmbeddedArgs),

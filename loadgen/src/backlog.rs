@@ -9,12 +9,11 @@ mod checks;
 mod client;
 mod counters;
 mod diag;
-mod kernel;
+pub(crate) mod kernel;
 mod model;
 mod netns;
 mod process;
 mod server;
-mod tcp_info;
 mod trial;
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -24,6 +23,8 @@ use std::time::SystemTime;
 use lockstep_results::{Backlog, Environment, SCHEMA, store};
 
 pub use args::{BacklogArgs, Mode};
+pub(crate) use counters::Reading;
+pub(crate) use diag::Diag;
 pub use process::{TrialArgs, trial};
 
 use crate::exit::{self, Failure};

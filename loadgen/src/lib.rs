@@ -19,7 +19,8 @@
 //!   as text; [`live`], [`hlog`]: its intervals while it goes on.
 //! * [`floor`](mod@floor): what the machine can do at all.
 //! * [`compare`](mod@compare): several servers, in rounds.
-//! * [`backlog`](mod@backlog): what `listen(n)` does to clients while nobody accepts.
+//! * [`backlog`](mod@backlog): what `listen(n)` does to clients while nobody accepts;
+//!   [`storm`](mod@storm): new connections by the thousand while somebody does.
 //!
 //! The client shares no code with the servers it measures beyond the protocol's constants: a
 //! shared bug would cancel out.
@@ -54,8 +55,10 @@ pub mod schedule;
 pub mod signals;
 pub mod socket;
 pub mod spacing;
+pub mod storm;
 pub mod subject;
 pub mod tally;
+mod tcp_info;
 pub mod units;
 pub mod verdict;
 pub mod warmup;

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind as ClapErrorKind;
-use lockstep_results::store::{self, Document};
-use lockstep_results::{Comparison, Record, html, table};
+use lockstep_results::store::{self, Document, Stored};
+use lockstep_results::{Backlog, Comparison, FloorReport, Record, Storm, html, table};
 use serde::Serialize;
 
 use loadgen::args::{Cli, Command, LiveArgs, ReportArgs, RunArgs};
@@ -17,6 +17,7 @@ use loadgen::exit::{self, Failure};
 use loadgen::failures::with_name;
 use loadgen::floor::{self, FloorArgs};
 use loadgen::live::Live;
+use loadgen::storm::{self, StormArgs};
 use loadgen::{command, report, run, subject};
 
 fn main() -> ExitCode {
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         None => run_and_print(cli.run, &cli.live),
         Some(Command::Compare(args)) => compare_and_print(args),
         Some(Command::Backlog(args)) => backlog_and_print(&args),
+        Some(Command::Storm(args)) => storm_and_print(&args),
         Some(Command::Report(args)) => print_report(&args),
         Some(Command::Floor(args)) => floor_and_print(&args),
         Some(Command::Serve(args)) => return subject::serve(&args),
@@ -99,16 +101,32 @@ fn compare_and_print(mut args: CompareArgs) -> Result<u8, Failure> {
 }
 
 fn backlog_and_print(args: &BacklogArgs) -> Result<u8, Failure> {
-    let finished = backlog::backlog(args, argv())?;
-    let backlog = &finished.backlog;
+    let backlog::Finished { backlog, code } = backlog::backlog(args, argv())?;
+    keep_and_print(&backlog, Backlog::text, args.output.as_deref(), args.force, args.json)?;
+    Ok(code)
+}
+
+fn storm_and_print(args: &StormArgs) -> Result<u8, Failure> {
+    let storm::Finished { storm, code } = storm::storm(args, argv())?;
+    keep_and_print(&storm, Storm::text, args.output.as_deref(), args.force, args.json)?;
+    Ok(code)
+}
+
+/// Writes a result to its file, if there is to be one, and prints it.
+fn keep_and_print<T: Stored>(
+    result: &T,
+    text: fn(&T) -> String,
+    output: Option<&Path>,
+    force: bool,
+    in_json: bool,
+) -> Result<(), Failure> {
     // The file first: it is what must not be lost.
-    let stored = args.output.as_ref().map(|path| store::write(backlog, path, args.force));
-    match args.json {
-        true => print(&json(backlog)?)?,
-        false => print(&backlog.text())?,
+    let stored = output.map(|path| store::write(result, path, force));
+    match in_json {
+        true => print(&json(result)?)?,
+        false => print(&text(result))?,
     }
-    report_stored(stored)?;
-    Ok(finished.code)
+    report_stored(stored)
 }
 
 /// Puts the picture of a comparison beside its record.
@@ -121,12 +139,8 @@ fn draw(comparison: &Comparison, record: &Path, force: bool) -> io::Result<PathB
 
 fn floor_and_print(args: &FloorArgs) -> Result<u8, Failure> {
     let report = floor::floor(args, argv())?;
-    let stored = args.output.as_ref().map(|path| store::write(&report, path, args.force));
-    match args.json {
-        true => print(&json(&report)?)?,
-        false => print(&report.floor.text())?,
-    }
-    report_stored(stored)?;
+    let text = |report: &FloorReport| report.floor.text();
+    keep_and_print(&report, text, args.output.as_deref(), args.force, args.json)?;
     Ok(0)
 }
 
@@ -173,6 +187,10 @@ fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
                 print(&backlog.text())?;
                 return Ok(0);
             }
+            Document::Storm(storm) if args.records.len() == 1 => {
+                print(&storm.text())?;
+                return Ok(0);
+            }
             Document::Floor(report) if args.records.len() == 1 => {
                 print(&report.floor.text())?;
                 return Ok(0);
@@ -180,6 +198,7 @@ fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
             other => {
                 let what = match other {
                     Document::Floor(_) => "floor",
+                    Document::Storm(_) => "storm",
                     Document::Sweep(_) => "sweep",
                     Document::Backlog(_) => "backlog experiment",
                     _ => "comparison",

@@ -207,7 +207,7 @@ fn kept(rate: &Rate, open: &OpenTally, measured: &Measured) -> OpenEvidence {
     }
 }
 
-fn subject(subject: &Subject, service: Service) -> lockstep_results::Subject {
+pub(crate) fn subject(subject: &Subject, service: Service) -> lockstep_results::Subject {
     let addr = subject.addr.to_string();
     let ready = subject.ready.as_ref();
     lockstep_results::Subject {

@@ -9,6 +9,7 @@ use lockstep_results::{Environment, Floor, Record, store};
 
 use crate::args::RunArgs;
 use crate::command;
+use crate::connection::Service;
 use crate::exit::{self, Failure, Outcome};
 use crate::failures::with_name;
 use crate::floor;
@@ -19,7 +20,7 @@ use crate::measure::{News, Run, measure};
 use crate::pattern::Pattern;
 use crate::placement::{self, Placement, pin};
 use crate::procfs::{self, Processes};
-use crate::record::{Asked, Subject, record};
+use crate::record::{self, Asked, Subject, record};
 use crate::signals;
 use crate::socket::Target;
 use crate::subject::{Ended, READY_MAX, Ready, Server, Wish};
@@ -116,6 +117,20 @@ impl Session {
             News::Signal(signal) => Some(signal),
             _ => None, // It was about a run that is over.
         })
+    }
+
+    /// Waits for a signal, at most so long.
+    pub(crate) fn signal_within(&self, longest: Duration) -> Option<i32> {
+        match self.news.recv_timeout(longest) {
+            Ok(News::Signal(signal)) => Some(signal),
+            _ => None,
+        }
+    }
+
+    /// Starts the server that a job asks for, or finds its target, and confines this process to
+    /// its processors.
+    pub(crate) fn prepare(&self, job: &Job<'_>) -> Result<Prepared, Failure> {
+        prepare(job, &self.allowed, &self.sender, &self.news).map(|(prepared, _)| prepared)
     }
 
     /// Carries out a run.
@@ -217,11 +232,24 @@ pub(crate) fn check_cpus(
 }
 
 /// The server under test, while it runs.
-struct Prepared {
-    addr: SocketAddr,
+pub(crate) struct Prepared {
+    pub(crate) addr: SocketAddr,
     processes: Option<Processes>,
     server: Option<Started>,
     ready: Option<Ready>,
+}
+
+impl Prepared {
+    /// Ends the server if it is ours; what it was, and what was wrong about its end.
+    pub(crate) fn into_subject(
+        self,
+        service: Service,
+    ) -> (lockstep_results::Subject, Option<String>) {
+        let ended = self.server.and_then(Started::stop);
+        let trouble = ended.and_then(|ended| ended.trouble);
+        let subject = Subject { addr: self.addr, ready: self.ready, ended: None };
+        (record::subject(&subject, service), trouble)
+    }
 }
 
 /// A server that we have started.

@@ -45,6 +45,10 @@ fn the_readme_does_what_it_says() {
                 let shown = succeed(binary("loadgen").args(&words[1..]), line);
                 assert!(shown.contains("listen(5) admitted 6 at once"), "{line}: {shown}");
             }
+            ("loadgen", Some("storm")) => {
+                let shown = succeed(binary("loadgen").args(&words[1..]), line);
+                assert!(shown.contains("\n100 served, 0 failed"), "{line}: {shown}");
+            }
             ("loadgen", _) => {
                 let shown = measure(binary("loadgen").args(&words[1..]).current_dir(&folder), line);
                 assert!(shown.contains("exchange"), "{line}: {shown}");
@@ -78,9 +82,10 @@ fn words(line: &str) -> Vec<String> {
     let line = line.replace("target/release/", "").replace("--duration 5s", "");
     let line = line.replace("--rounds 8", "--rounds 1").replace("64,1000 --size 64,1024", "10");
     let line = line.replace("--peers --conns 64,1000", "--conns 10 --rounds 1");
+    let line = line.replace("--conns 2000 --at-once --backlog 16", "--conns 100 --backlog 4096");
     let line = line.replace("127.0.0.1:8898", "127.0.0.1:0");
     let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-    if words[0] == "loadgen" && !["report", "backlog"].contains(&words[1].as_str()) {
+    if words[0] == "loadgen" && !["report", "backlog", "storm"].contains(&words[1].as_str()) {
         words.extend(["--duration", "300ms", "--warmup", "100ms"].map(str::to_owned));
     }
     if words.iter().any(|word| word == "serve") && !words.iter().any(|word| word == "--listen") {

@@ -4,7 +4,7 @@
 //! client, with the kernel's own counters and the depth of the accept queue over time, so that
 //! every sentence about it can be checked from it.
 
-mod picture;
+pub(crate) mod picture;
 mod text;
 
 use std::collections::BTreeMap;

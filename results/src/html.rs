@@ -53,6 +53,10 @@ pub fn report(documents: &[(String, Document)]) -> String {
                 texts.push((format!("Backlog experiment, {}", backlog.started), backlog.text()));
                 notes::places(&backlog.environment)
             }
+            Document::Storm(storm) => {
+                texts.push((format!("Storm, {}", storm.started), storm.text()));
+                notes::places(&storm.environment)
+            }
             Document::Floor(report) => {
                 texts.push((format!("Floor, {}", report.floor.measured), report.floor.text()));
                 notes::places(&report.environment)

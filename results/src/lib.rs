@@ -24,6 +24,7 @@
 //! * [`Comparison`]: several subjects in rounds, judged by [`statistics`].
 //! * [`Sweep`]: one server under a series of loads; [`Floor`]: what the machine can do at all.
 //! * [`Backlog`]: what `listen(n)` did, against what it was predicted to do.
+//! * [`Storm`]: new connections by the thousand, and the accept queue meanwhile.
 //! * [`table()`]: one, two or more records side by side.
 //! * [`html`]: any of them as a page with charts.
 //! * [`format`](mod@format), [`wrap`]: durations, counts and lines for people.
@@ -41,6 +42,7 @@ pub mod html;
 mod record;
 pub mod statistics;
 pub mod store;
+pub mod storm;
 mod sweep;
 mod table;
 mod text;
@@ -57,6 +59,7 @@ pub use record::{
     Cost, ErrorCount, Fairness, Interval, Latencies, Latency, Rate, Record, SCHEMA, Subject,
     Threshold,
 };
+pub use storm::Storm;
 pub use sweep::{Axis, Bound, Knee, Level, Outcome, Point, Purpose, SloResult, Sweep, SweepPlan};
 pub use table::table;
 pub use text::wrap;

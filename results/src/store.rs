@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use serde::Serialize;
 
-use crate::{Backlog, Comparison, FloorReport, Record, SCHEMA, Sweep};
+use crate::{Backlog, Comparison, FloorReport, Record, SCHEMA, Storm, Sweep};
 
 /// The most characters that a comparison's subjects take in the name of its file.
 const TITLE_MAX: usize = 100;
@@ -103,6 +103,20 @@ impl Stored for FloorReport {
     }
 }
 
+impl Stored for Storm {
+    fn started(&self) -> &str {
+        &self.started
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.environment.host.as_deref()
+    }
+
+    fn title(&self) -> String {
+        format!("storm-{}-{}", self.subject.name, self.conns)
+    }
+}
+
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -117,6 +131,8 @@ pub enum Document {
     Backlog(Box<Backlog>),
     /// What a machine can do at all.
     Floor(Box<FloorReport>),
+    /// New connections by the thousand.
+    Storm(Box<Storm>),
 }
 
 /// Says beforehand whether [`write()`] would refuse `path`, so that no measured run is lost to it.
@@ -210,6 +226,7 @@ pub fn read(path: &Path) -> Result<Record, ReadError> {
         Document::Backlog(_) => {
             Err(not_a_record(path, "a backlog experiment, which is shown alone"))
         }
+        Document::Storm(_) => Err(not_a_record(path, "a storm, which is shown alone")),
     }
 }
 
@@ -312,6 +329,9 @@ fn parse(text: &[u8]) -> Result<Document, Cause> {
         Some(Some("floor")) => serde_json::from_value(value)
             .map(Document::Floor)
             .map_err(|error| wrong("nor a floor: ", error)),
+        Some(Some("storm")) => serde_json::from_value(value)
+            .map(Document::Storm)
+            .map_err(|error| wrong("nor a storm: ", error)),
         Some(_) => Err(Cause::NotARecord("of a kind that is not known here".into())),
     }
 }

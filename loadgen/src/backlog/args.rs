@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::args::backlog;
 use crate::units;
 
 /// More listeners at a time, each in a process of its own, than anybody compares.
@@ -137,14 +138,6 @@ impl BacklogArgs {
             ..=TRIALS_MAX => Ok(numbers),
             _ => Err(format!("--n: at most {TRIALS_MAX} numbers")),
         }
-    }
-}
-
-fn backlog(text: &str) -> Result<u32, String> {
-    // listen(2) takes an int.
-    match units::count(text)? {
-        count @ 0..=0x7fff_ffff => Ok(count as u32),
-        _ => Err("too many".to_owned()),
     }
 }
 

@@ -34,7 +34,7 @@ const NAMES: [(&str, &str); 20] = [
 
 /// A reading.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Reading(BTreeMap<&'static str, i64>);
+pub(crate) struct Reading(BTreeMap<&'static str, i64>);
 
 impl Reading {
     /// Reads the counters of this thread's network namespace.
@@ -42,7 +42,7 @@ impl Reading {
     /// # Errors
     ///
     /// When they cannot be read.
-    pub(super) fn take() -> io::Result<Self> {
+    pub(crate) fn take() -> io::Result<Self> {
         let netstat = fs::read_to_string("/proc/thread-self/net/netstat")?;
         let snmp = fs::read_to_string("/proc/thread-self/net/snmp")?;
         Ok(Self::parse(&netstat, &snmp))
@@ -73,7 +73,7 @@ impl Reading {
     }
 
     /// What was counted from `before` to this reading.
-    pub(super) fn since(&self, before: &Self) -> Counters {
+    pub(crate) fn since(&self, before: &Self) -> Counters {
         let differences = self.0.iter().map(|(name, value)| {
             let before = before.0.get(name).copied().unwrap_or(0);
             ((*name).to_owned(), value.wrapping_sub(before))

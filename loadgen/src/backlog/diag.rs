@@ -29,16 +29,16 @@ const BUFFER: usize = 32 << 10;
 
 /// A listener's accept queue.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     /// Connections in it (`idiag_rqueue`).
-    pub(super) depth: u32,
+    pub(crate) depth: u32,
     /// Its limit (`idiag_wqueue`); it holds one more.
-    pub(super) limit: u32,
+    pub(crate) limit: u32,
 }
 
 /// A socket to ask the kernel by.
 #[derive(Debug)]
-pub(super) struct Diag {
+pub(crate) struct Diag {
     socket: OwnedFd,
     buffer: Vec<u8>,
 }
@@ -49,7 +49,7 @@ impl Diag {
     /// # Errors
     ///
     /// Where the kernel has no sock_diag.
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let socket = socket_with(
             AddressFamily::NETLINK,
             SocketType::DGRAM,
@@ -64,7 +64,7 @@ impl Diag {
     /// # Errors
     ///
     /// When the kernel does not answer.
-    pub(super) fn listeners(&mut self, addr: SocketAddr) -> io::Result<Vec<Queue>> {
+    pub(crate) fn listeners(&mut self, addr: SocketAddr) -> io::Result<Vec<Queue>> {
         let mut queues = Vec::new();
         // A listener at [::] may take IPv4 connections as well.
         let families: &[u8] = match addr {
@@ -88,7 +88,7 @@ impl Diag {
     /// # Errors
     ///
     /// When the kernel does not answer.
-    pub(super) fn knows(&mut self, server: SocketAddr, client: SocketAddr) -> io::Result<bool> {
+    pub(crate) fn knows(&mut self, server: SocketAddr, client: SocketAddr) -> io::Result<bool> {
         let family = if server.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
         let request = Request { family, flags: 0, states: u32::MAX, ends: Some((server, client)) };
         match self.ask(&request) {

@@ -6,7 +6,7 @@ use lockstep_results::backlog::Kernel;
 use rustix::system::uname;
 
 /// Reads them; what cannot be read is left out.
-pub(super) fn settings() -> Kernel {
+pub(crate) fn settings() -> Kernel {
     let setting = |name: &str| fs::read_to_string(format!("/proc/sys/net/{name}")).ok();
     let number = |name: &str| setting(name)?.trim().parse().ok();
     Kernel {

@@ -12,6 +12,7 @@ mod open_loop;
 mod output;
 mod replies;
 mod signals;
+mod storm;
 mod thresholds;
 mod usage;
 mod warmup;

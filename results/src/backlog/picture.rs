@@ -10,7 +10,7 @@ const HEIGHTS: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇
 
 /// The depth over `length_s` seconds, left to right: each column the greatest depth in its time,
 /// `full` as high as a line.
-pub(super) fn timeline(depth: &[Depth], full: u64, length_s: f64) -> String {
+pub(crate) fn timeline(depth: &[Depth], full: u64, length_s: f64) -> String {
     if !(length_s > 0.0 && length_s.is_finite()) {
         return String::new();
     }
@@ -63,7 +63,7 @@ pub(super) fn ladder(clients: &[Client]) -> Vec<Rung> {
 }
 
 /// A bar as long as the share of `count` in `most`.
-pub(super) fn bar(count: usize, most: usize) -> String {
+pub(crate) fn bar(count: usize, most: usize) -> String {
     "█".repeat((count * WIDTH.min(most)).div_ceil(most.max(1)))
 }
 

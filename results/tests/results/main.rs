@@ -6,6 +6,7 @@ mod record;
 mod schema;
 mod simulation;
 mod store;
+mod storm;
 mod sweep;
 mod table;
 

@@ -4,7 +4,7 @@
 
 use std::{env, fs};
 
-use lockstep_results::{Backlog, Comparison, Record, Sweep};
+use lockstep_results::{Backlog, Comparison, Record, Storm, Sweep};
 use schemars::{JsonSchema, schema_for};
 use serde_json::Value;
 
@@ -26,6 +26,11 @@ fn the_sweeps_schema_is_up_to_date() {
 #[test]
 fn the_backlogs_schema_is_up_to_date() {
     check::<Backlog>("backlog");
+}
+
+#[test]
+fn the_storms_schema_is_up_to_date() {
+    check::<Storm>("storm");
 }
 
 fn check<T: JsonSchema>(name: &str) {

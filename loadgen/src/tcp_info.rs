@@ -6,15 +6,20 @@ use std::os::fd::AsRawFd;
 
 use socket2::Socket;
 
-/// The part of it that this experiment is about.
+/// `TCP_ESTABLISHED` (net/tcp_states.h).
+const ESTABLISHED: u8 = 1;
+
+/// The part of it that the experiments on listening are about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct TcpInfo {
+pub(crate) struct TcpInfo {
+    /// Whether the handshake is over, and the end has not begun.
+    pub(crate) established: bool,
     /// Segments not acknowledged; of a listener, connections in its accept queue.
-    pub(super) unacked: u32,
+    pub(crate) unacked: u32,
     /// Segments acknowledged out of order; of a listener, the limit of its accept queue.
-    pub(super) sacked: u32,
+    pub(crate) sacked: u32,
     /// Segments sent again since the socket was made, SYNs among them.
-    pub(super) total_retrans: u32,
+    pub(crate) total_retrans: u32,
 }
 
 /// Asks for it.
@@ -22,7 +27,7 @@ pub(super) struct TcpInfo {
 /// # Errors
 ///
 /// Of getsockopt(2).
-pub(super) fn of(socket: &Socket) -> io::Result<TcpInfo> {
+pub(crate) fn of(socket: &Socket) -> io::Result<TcpInfo> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes to where there
@@ -42,6 +47,7 @@ pub(super) fn of(socket: &Socket) -> io::Result<TcpInfo> {
     // SAFETY: every field is an integer, for which what the kernel wrote and zeroes are values.
     let info = unsafe { info.assume_init() };
     Ok(TcpInfo {
+        established: info.tcpi_state == ESTABLISHED,
         unacked: info.tcpi_unacked,
         sacked: info.tcpi_sacked,
         total_retrans: info.tcpi_total_retrans,
@@ -64,6 +70,7 @@ mod tests {
         client.connect(&listener.local_addr().unwrap()).unwrap();
         let info = of(&listener).unwrap();
         assert_eq!((info.unacked, info.sacked), (1, 5));
-        assert_eq!(of(&client).unwrap().total_retrans, 0);
+        let info = of(&client).unwrap();
+        assert_eq!((info.established, info.total_retrans), (true, 0));
     }
 }

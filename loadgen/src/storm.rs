@@ -1,0 +1,188 @@
+//! New connections against a server that accepts, all at once or at a rate.
+//!
+//! One thread makes the connections and their exchanges; this one watches the server's accept
+//! queue meanwhile. An accept queue that overflows drops SYNs, and a SYN that is dropped costs its
+//! client a second: what the storm shows is that cliff, and who has fallen off it.
+
+mod args;
+mod wave;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use lockstep_results::backlog::Depth;
+use lockstep_results::storm::{Queue, Storm};
+use lockstep_results::{Environment, Latencies, Latency, SCHEMA, store};
+
+pub use args::{Close, StormArgs};
+
+use crate::backlog::{Diag, Reading, kernel};
+use crate::control::Clock;
+use crate::exit::{self, Failure, Outcome};
+use crate::failures::with_name;
+use crate::pattern::Pattern;
+use crate::run::{Job, Session};
+use crate::socket::Target;
+use wave::{Plan, Tally, Wave};
+
+/// How often the depth of the accept queue is looked at.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Changes of the depth that are kept, at most; a storm of a minute has fewer.
+const DEPTHS_MAX: usize = 50_000;
+
+/// A storm that is over.
+#[derive(Debug)]
+pub struct Finished {
+    /// What came of it.
+    pub storm: Storm,
+    /// The exit code.
+    pub code: u8,
+}
+
+/// Carries out a storm.
+///
+/// # Errors
+///
+/// When there is no result at all. Connections that fail are a result.
+pub fn storm(args: &StormArgs, argv: Vec<String>) -> Result<Finished, Failure> {
+    let failed = |what: &'static str| {
+        move |error: io::Error| {
+            Failure::new(exit::FAILURE, format!("{what}: {}", with_name(&error)))
+        }
+    };
+    if let Some(path) = &args.output {
+        store::check(path, args.force)
+            .map_err(|error| Failure::new(exit::USAGE, error.to_string()))?;
+    }
+    let session = Session::start()?;
+    let server_args = args.server();
+    session.check(&server_args)?;
+    let mut environment = Environment::capture();
+    let job = Job {
+        args: &server_args,
+        command: None,
+        argv: Vec::new(),
+        label: String::new(),
+        floor: None,
+    };
+    let prepared = session.prepare(&job)?;
+    let addr = prepared.addr;
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    let plan = Plan {
+        target: Target::new(addr),
+        pattern: Pattern::new(args.size, seed),
+        conns: args.conns,
+        interval_ns: args.rate.map_or(0.0, |rate| 1e9 / rate as f64),
+        exchanges: args.exchanges,
+        close: args.close,
+        timeout: args.timeout,
+    };
+    let mut watch = Watch::start(addr);
+    let before = Reading::take().map_err(failed("the kernel's counters"))?;
+    let started = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    let stop = AtomicBool::new(false);
+    let clock = Clock::start();
+    let (tally, signal) = thread::scope(|scope| {
+        let (plan, stop) = (&plan, &stop);
+        let wave = thread::Builder::new()
+            .name("storm".to_owned())
+            .spawn_scoped(scope, move || Wave::new(plan, clock, stop)?.run())
+            .map_err(failed("cannot start a thread"))?;
+        let mut signal = None;
+        while !wave.is_finished() {
+            watch.look(clock);
+            if let Some(number) = session.signal_within(LOOK) {
+                signal = Some(number);
+                stop.store(true, Relaxed);
+            }
+        }
+        let tally = wave.join().map_err(|_| Failure::new(exit::FAILURE, "the storm panicked"))?;
+        Ok::<_, Failure>((tally.map_err(failed("cannot wait for events"))?, signal))
+    })?;
+    watch.look(clock);
+    let counters = Reading::take().map_err(failed("the kernel's counters"))?.since(&before);
+    let (subject, trouble) = prepared.into_subject(server_args.service);
+    environment.capture_after();
+    let errors_total = tally.failures.total();
+    let outcome = Outcome {
+        signal,
+        wrong_replies: tally.failures.wrong_replies() > 0,
+        connected: tally.connected > 0,
+        failures: errors_total > 0 || trouble.is_some(),
+        valid: true,
+        held: true,
+    };
+    let storm = Storm {
+        schema: SCHEMA,
+        kind: "storm".to_owned(),
+        tool: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started,
+        argv,
+        seed,
+        interrupted: signal.is_some(),
+        subject,
+        kernel: kernel::settings(),
+        conns: args.conns.into(),
+        rate_per_s: args.rate.map(|rate| rate as f64),
+        exchanges_each: args.exchanges,
+        size: args.size,
+        close: args.close.name().to_owned(),
+        issued_s: tally.issued_ns as f64 / 1e9,
+        length_s: tally.over_ns as f64 / 1e9,
+        completed: tally.completed,
+        unfinished: u64::from(args.conns) - tally.completed - errors_total,
+        errors_total,
+        latency: latencies(&tally),
+        by_syn: tally.by_syn(),
+        resent: tally.resent,
+        queue: watch.queue,
+        counters,
+        errors: tally.failures.into_counts(),
+        notes: trouble.into_iter().collect(),
+        environment,
+    };
+    Ok(Finished { storm, code: outcome.code() })
+}
+
+fn latencies(tally: &Tally) -> Latencies {
+    Latencies {
+        connect: Latency::from_histogram(&tally.connect),
+        first_exchange: Latency::from_histogram(&tally.first_exchange),
+        exchange: Latency::from_histogram(&tally.exchange),
+        ..Latencies::default()
+    }
+}
+
+/// The depth of the server's accept queues over time, where the kernel shows it.
+struct Watch {
+    addr: SocketAddr,
+    diag: Option<Diag>,
+    queue: Option<Queue>,
+}
+
+impl Watch {
+    fn start(addr: SocketAddr) -> Self {
+        let mut diag = Diag::open().ok();
+        let queues = diag.as_mut().and_then(|diag| diag.listeners(addr).ok()).unwrap_or_default();
+        let limit = queues.iter().map(|queue| queue.limit).min();
+        let listeners = queues.len() as u32;
+        let queue = limit.map(|limit| Queue { listeners, limit, depth: Vec::new() });
+        Self { addr, diag, queue }
+    }
+
+    fn look(&mut self, clock: Clock) {
+        let (Some(diag), Some(queue)) = (&mut self.diag, &mut self.queue) else { return };
+        let at_s = clock.now() as f64 / 1e9;
+        let Ok(queues) = diag.listeners(self.addr) else { return };
+        let depth = queues.iter().map(|queue| queue.depth).sum();
+        let same = queue.depth.last().is_some_and(|last| last.depth == depth);
+        if !same && queue.depth.len() < DEPTHS_MAX {
+            queue.depth.push(Depth { at_s, depth });
+        }
+    }
+}

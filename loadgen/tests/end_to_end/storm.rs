@@ -1,0 +1,150 @@
+//! `loadgen storm`: every connection is accounted for, and an overflow is told as one.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::thread;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+
+use crate::harness::{Running, Server, echo, loadgen, run, wait_until};
+
+#[track_caller]
+fn assert_accounted(storm: &Value) {
+    let count = |key: &str| storm[key].as_u64().unwrap_or_else(|| panic!("no {key} in {storm}"));
+    let sum = count("completed") + count("errors_total") + count("unfinished");
+    assert_eq!(sum, count("conns"), "{storm}");
+    let by_syn = storm["by_syn"].as_array().unwrap().iter();
+    let connected: u64 = by_syn.map(|by| by["connections"].as_u64().unwrap()).sum();
+    let connects = storm["latency"]["connect"]["count"].as_u64().unwrap_or(0);
+    assert_eq!(connected, connects, "{storm}");
+}
+
+#[test]
+fn every_backend_serves_a_storm_that_it_has_room_for() {
+    for backend in ["blocking", "mio", "io-uring"] {
+        let common = ["storm", "--conns", "200", "--backend", backend, "--backlog", "4096"];
+        let more = ["--at-once", "--exchanges", "3", "--close", "rst", "--json"];
+        let finished = run(&[&common[..], &more].concat());
+        if finished.code == Some(3) {
+            let required = std::env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
+            assert!(!required.split(',').any(|name| name == backend), "{backend} is required");
+            println!("SKIPPED: {}", finished.stderr.trim_end());
+            continue;
+        }
+        assert_eq!(finished.code, Some(0), "{finished:#?}");
+        let storm = finished.record();
+        assert_accounted(&storm);
+        assert_eq!(storm["completed"], 200, "{storm}");
+        assert_eq!(storm["subject"]["backend"], backend);
+        assert_eq!(storm["queue"]["limit"], 4096, "{storm}");
+        assert_eq!(storm["by_syn"].as_array().map(Vec::len), Some(1), "{storm}");
+        let latency = &storm["latency"];
+        for (what, count) in [("connect", 200), ("first_exchange", 200), ("exchange", 600)] {
+            assert_eq!(latency[what]["count"], count, "{storm}");
+        }
+    }
+}
+
+/// Whether somebody waits for an answer to a SYN to that port (`/proc/net/tcp`, state 02).
+fn somebody_waits_at(port: u16) -> bool {
+    let remote = format!(":{port:04X}");
+    fs::read_to_string("/proc/net/tcp").unwrap().lines().any(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        fields.get(2).is_some_and(|addr| addr.ends_with(&remote)) && fields.get(3) == Some(&"02")
+    })
+}
+
+#[test]
+fn an_overflow_is_seen_in_the_connects_and_named() {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(4).unwrap();
+    let addr = listener.local_addr().unwrap().as_socket().unwrap();
+    thread::spawn(move || {
+        wait_until("a SYN was dropped", || somebody_waits_at(addr.port()));
+        let listener = std::net::TcpListener::from(listener);
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || echo(stream, 0));
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("storm.json");
+    let (file, target) = (file.to_str().unwrap(), addr.to_string());
+    let args = ["storm", "--target", &target, "--conns", "12", "--at-once", "--json", "-o", file];
+    let finished = run(&args);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let storm = finished.record();
+    assert_accounted(&storm);
+    assert_eq!(storm["completed"], 12, "{storm}");
+    assert_eq!((&storm["queue"]["listeners"], &storm["queue"]["limit"]), (&1.into(), &4.into()));
+    assert!(storm["counters"]["ListenOverflows"].as_u64() > Some(0), "{storm}");
+    let longest = storm["latency"]["connect"]["max_ns"].as_u64();
+    assert!(longest > Some(900_000_000), "{storm}");
+    let report = run(&["report", file]);
+    assert!(report.stdout.contains(" of connect is "), "{report:#?}");
+    assert!(report.stdout.contains("the accept queue overflowed"), "{report:#?}");
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let server = Server::start(echo);
+    let target = server.target();
+    let args = ["storm", "--target", &target, "--conns", "50", "--rate", "100", "--json"];
+    let finished = run(&args);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let storm = finished.record();
+    assert_accounted(&storm);
+    // The last is due after 0.49 s.
+    assert!(storm["issued_s"].as_f64() >= Some(0.49), "{storm}");
+    assert_eq!(storm["rate_per_s"], 100.0);
+}
+
+#[test]
+fn what_the_server_does_wrong_is_counted() {
+    let server = Server::start(|stream, number| match number % 2 {
+        0 => drop(stream),
+        _ => echo(stream, number),
+    });
+    let target = server.target();
+    let finished = run(&["storm", "--target", &target, "--conns", "20", "--json"]);
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
+    let storm = finished.record();
+    assert_accounted(&storm);
+    assert_eq!((&storm["completed"], &storm["errors_total"]), (&10.into(), &10.into()));
+    let finished = run(&["storm", "--target", "127.0.0.1:1", "--conns", "3"]);
+    assert_eq!(finished.code, Some(4), "{finished:#?}");
+}
+
+#[test]
+fn a_signal_ends_a_storm_with_what_there_is() {
+    let server = Server::start(echo);
+    let target = server.target();
+    let args = ["storm", "--target", &target, "--conns", "1000", "--rate", "10", "--json"];
+    let running = Running::start(&mut loadgen(&args));
+    let accepted = || server.accepted.load(std::sync::atomic::Ordering::Relaxed);
+    wait_until("it has begun", || accepted() > 2);
+    running.signal(Signal::INT);
+    let finished = running.finish();
+    assert_eq!(finished.code, Some(130), "{finished:#?}");
+    let storm = finished.record();
+    assert_accounted(&storm);
+    assert_eq!(storm["interrupted"], true);
+    assert!(storm["unfinished"].as_u64() > Some(0), "{storm}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for (args, words) in [
+        (&["--at-once", "--rate", "5"][..], "cannot be used with"),
+        (&["--close", "slam"], "fin and rst"),
+        (&["--exchanges", "0"], "at least 1"),
+        (&["--conns", "0"], "at least 1"),
+        (&["--target", "127.0.0.1:1", "--backlog", "5"], "cannot be used with"),
+        (&["--target", "127.0.0.1"], "not an address with a port"),
+        (&["-o", "/no/such/directory/record.json"], "/no/such/directory"),
+    ] {
+        run(&[&["storm"], args].concat()).assert_complains(2, words);
+    }
+}

@@ -218,6 +218,44 @@ fn the_client_tells_its_side() {
     end(server);
 }
 
+/// There is one telephone: who calls meanwhile is connected, and waits until it is hung up.
+#[test]
+fn one_thread_takes_the_next_call_when_the_last_is_over() {
+    let args = ["--threads=1", "--trace", "--backlog=5"];
+    let server = Served::start("blocking", args);
+    let mut first = server.connect();
+    first.exchange(b"first");
+    let mut second = server.connect();
+    second.say(b"second");
+    common::until("the second waits", || common::kernel::listen_queues(server.addr) == [1]);
+    first.exchange(b"still the first");
+    assert!(!second.has_news(), "two at once, on one telephone");
+    drop(first);
+    assert_eq!(second.hear(6), b"second");
+    drop(second);
+    common::kernel::until_closed(server.addr);
+    let told = Told::all(&end(server));
+    let listener = told::listener(&told);
+    let whose: Vec<_> = told.iter().filter(|told| told.who != "server").collect();
+    let fd = accepted(&[whose[0].call.clone()]).to_owned();
+    let calls: Vec<_> = whose.iter().map(|told| (&*told.who, &*told.call)).collect();
+    let expected = [
+        ("conn 1", format!("accept({listener}) -> {fd}")),
+        ("conn 1", format!("recv({fd}, 1024) -> 5 \"first\"")),
+        ("conn 1", format!("send({fd}, \"first\", 5) -> 5")),
+        ("conn 1", format!("recv({fd}, 1024) -> 15 \"still the first\"")),
+        ("conn 1", format!("send({fd}, \"still the first\", 15) -> 15")),
+        ("conn 1", format!("recv({fd}, 1024) -> 0 \"\"")),
+        ("conn 1", format!("close({fd})")),
+        ("conn 2", format!("accept({listener}) -> {fd}")),
+        ("conn 2", format!("recv({fd}, 1024) -> 6 \"second\"")),
+        ("conn 2", format!("send({fd}, \"second\", 6) -> 6")),
+        ("conn 2", format!("recv({fd}, 1024) -> 0 \"\"")),
+        ("conn 2", format!("close({fd})")),
+    ];
+    assert_eq!(calls, expected.each_ref().map(|(who, call)| (*who, &**call)));
+}
+
 /// Somebody else's word for it: strace sees the same calls on the connection, with the same
 /// results, in the same order.
 #[test]

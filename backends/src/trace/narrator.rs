@@ -62,12 +62,14 @@ impl Narrator {
         connections.numbers.get(&fd).copied()
     }
 
-    /// A line is written at once, so that those of several threads do not mix.
+    /// A line is written at once, so that those of several threads do not mix, and with the time
+    /// when its turn came, so that the times only grow.
     fn tell(&self, number: Option<u64>, what: fmt::Arguments<'_>, took: fmt::Arguments<'_>) {
+        let mut stderr = io::stderr().lock();
         let at = self.began.elapsed().as_secs_f64();
         let who = number.map_or_else(|| self.name.to_owned(), |number| format!("conn {number}"));
         let line = format!("{at:>10.6} s  {who:<8}  {what}{took}\n");
-        let _nobody_reads = io::stderr().write_all(line.as_bytes());
+        let _nobody_reads = stderr.write_all(line.as_bytes());
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::backlog::{BacklogArgs, TrialArgs};
 use crate::command::ExecArgs;
@@ -59,7 +59,8 @@ missed, 8 the result is INVALID (its reasons say why), 128+n signal n.";
     max_term_width = 100,
     after_long_help = EXAMPLES,
     after_help = "--help shows more, and examples.",
-    args_conflicts_with_subcommands = true
+    args_conflicts_with_subcommands = true,
+    group(ArgGroup::new("files").args(["output", "hlog"]).multiple(true))
 )]
 pub struct Cli {
     /// Absent for a run.
@@ -121,7 +122,7 @@ pub struct LiveArgs {
     pub json_lines: bool,
 
     /// Also write each interval's histograms to an HdrHistogram log, while the run goes on
-    #[arg(long, value_name = "FILE", group = "files")]
+    #[arg(long, value_name = "FILE")]
     pub hlog: Option<PathBuf>,
 }
 
@@ -232,7 +233,7 @@ pub struct RunArgs {
     pub json: bool,
 
     /// Also write the record to a file, or under a name of its own into a directory
-    #[arg(short, long, value_name = "FILE|DIR", group = "files")]
+    #[arg(short, long, value_name = "FILE|DIR")]
     pub output: Option<PathBuf>,
 
     /// Let --output and --hlog overwrite a file

@@ -18,13 +18,15 @@ use loadgen::failures::with_name;
 use loadgen::floor::{self, FloorArgs};
 use loadgen::live::Live;
 use loadgen::storm::{self, StormArgs};
-use loadgen::{command, report, run, subject};
+use loadgen::{command, report, run, signals, subject};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(complain(&error)),
     };
+    // Where even this fails, a file that is too large ends the command as it does any other.
+    let _ = signals::tell_of_full_files();
     let result = match cli.command {
         None => run_and_print(cli.run, &cli.live),
         Some(Command::Compare(args)) => compare_and_print(args),

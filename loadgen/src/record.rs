@@ -98,7 +98,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         seed: asked.seed,
         valid: verdict.invalid_reasons.is_empty(),
         invalid_reasons: verdict.invalid_reasons,
-        warnings: verdict.warnings,
+        warnings: [verdict.warnings, asked.environment.warnings()].concat(),
         interrupted: measured.signal.is_some(),
         subject: subject(&asked.subject, asked.args.service),
         load: if rate.is_some() { "open" } else { "closed" }.to_owned(),

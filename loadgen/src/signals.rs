@@ -2,14 +2,26 @@
 
 use std::io;
 use std::process;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::thread;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 use crate::exit;
 use crate::measure::News;
+
+/// Lets a write beyond RLIMIT_FSIZE fail with an error that can be told, and not by a signal.
+///
+/// # Errors
+///
+/// When the signal cannot be caught.
+pub fn tell_of_full_files() -> io::Result<()> {
+    flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map(drop)
+}
 
 /// Sends the first signal as news and lets the second end the process.
 ///

@@ -5,6 +5,7 @@
 
 mod cgroup;
 mod cpu;
+mod during;
 mod kernel;
 
 use std::collections::BTreeMap;
@@ -88,6 +89,9 @@ pub struct Environment {
     /// How busy the machine was after the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_after: Option<Load>,
+    /// What was no longer the same after the run, as it was then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub changed: BTreeMap<String, String>,
     /// The build of the program that wrote the record.
     pub build: Build,
 }
@@ -104,6 +108,16 @@ pub struct Load {
     /// else although this machine had work (proc_stat(5), `steal`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steal_s: Option<f64>,
+    /// Time since boot, in which the control group had used up its share of the processors and was
+    /// kept from them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled_s: Option<f64>,
+    /// The mean frequency of the processors, where it can change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequency_mhz: Option<f64>,
+    /// Seconds since boot, at which this was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uptime_s: Option<f64>,
 }
 
 /// The build of a program.
@@ -190,13 +204,24 @@ impl Environment {
             sysctl: SYSCTLS.iter().filter_map(|&name| Some((name.into(), sysctl(name)?))).collect(),
             load_before: Load::now(),
             load_after: None,
+            changed: BTreeMap::new(),
             build: Build::of_this_program(),
         }
     }
 
-    /// Notes how busy the machine is after the run.
+    /// Looks around again after the run, and notes how busy the machine is and what has changed.
     pub fn capture_after(&mut self) {
-        self.load_after = Load::now();
+        let mut after = Self::capture();
+        self.load_after = after.load_before.take();
+        // The run has confined the thread that asks, and may have raised its own limit.
+        after.cpus_allowed.clone_from(&self.cpus_allowed);
+        self.changed = during::changes(self, &after);
+    }
+
+    /// What happened during the run that a reader of its numbers should know: a word for programs,
+    /// a colon, and words for people.
+    pub fn warnings(&self) -> Vec<String> {
+        during::warnings(self)
     }
 }
 
@@ -206,7 +231,15 @@ impl Load {
         let (loadavg_1m, runnable) = kernel::loadavg(&read("/proc/loadavg")?)?;
         let steal = read("/proc/stat").and_then(|stat| kernel::steal_ticks(&stat));
         let per_second = rustix::param::clock_ticks_per_second() as f64;
-        Some(Load { loadavg_1m, runnable, steal_s: steal.map(|ticks| ticks as f64 / per_second) })
+        let uptime = || read("/proc/uptime")?.split_once(' ')?.0.parse().ok();
+        Some(Load {
+            loadavg_1m,
+            runnable,
+            steal_s: steal.map(|ticks| ticks as f64 / per_second),
+            throttled_s: cgroup::throttled_s_of_this_process(),
+            frequency_mhz: cpu::frequency_mhz_of_this_machine(),
+            uptime_s: uptime(),
+        })
     }
 }
 

@@ -18,7 +18,7 @@ const COLUMNS_MAX: usize = 4;
 
 /// Compares records, each under its name, in at most 100 columns.
 ///
-/// Every metric is a row and every record a column; from the second record on, a value is followed
+/// Every metric that one of them has is a row, and every record a column; from the second record on, a value is followed
 /// by its ratio to the first's. More than four records take a row each, with the main metrics
 /// only. What is absent is `-`. Below the table: what differs between the places and settings of
 /// the runs, and what stands against believing one of them.
@@ -79,22 +79,38 @@ impl Metric {
     }
 }
 
+/// The latency that a record is known by: the response of an open loop, else the exchange.
+const MAIN: [Metric; 3] = [
+    Metric::new("p50", |r| main(r, |l| l.p50_ns), nanoseconds),
+    Metric::new("p99", |r| main(r, |l| l.p99_ns), nanoseconds),
+    Metric::new("p99.9", |r| main(r, |l| l.p999_ns), nanoseconds),
+];
+
 const THROUGHPUT: Metric = Metric::new("throughput", |r| Some(r.throughput_per_s), per_second);
-const P50: Metric = Metric::new("exchange p50", |r| exchange(r, |l| l.p50_ns), nanoseconds);
-const P99: Metric = Metric::new("exchange p99", |r| exchange(r, |l| l.p99_ns), nanoseconds);
-const P999: Metric = Metric::new("exchange p99.9", |r| exchange(r, |l| l.p999_ns), nanoseconds);
 const SERVER_CPU: Metric = Metric::new("server CPU/exchange", server_cpu, microseconds);
 const ERRORS: Metric =
     Metric::new("errors", |r| Some(r.errors_total as f64), format::count).uncompared();
 
-/// All of them, in the order they are shown.
-pub(crate) const METRICS: [Metric; 16] = [
+/// The metrics that any of the records has, in the order they are shown.
+pub(crate) fn metrics(records: &[(&str, &Record)]) -> impl Iterator<Item = &'static Metric> {
+    METRICS.iter().filter(|metric| records.iter().any(|(_, r)| (metric.value)(r).is_some()))
+}
+
+static METRICS: [Metric; 24] = [
     THROUGHPUT,
-    P50,
+    Metric::new("exchange p50", |r| exchange(r, |l| l.p50_ns), nanoseconds),
     Metric::new("exchange p90", |r| exchange(r, |l| l.p90_ns), nanoseconds),
-    P99,
-    P999,
+    Metric::new("exchange p99", |r| exchange(r, |l| l.p99_ns), nanoseconds),
+    Metric::new("exchange p99.9", |r| exchange(r, |l| l.p999_ns), nanoseconds),
     Metric::new("exchange max", |r| exchange(r, |l| l.max_ns), nanoseconds),
+    Metric::new("response p50", |r| response(r, |l| l.p50_ns), nanoseconds),
+    Metric::new("response p90", |r| response(r, |l| l.p90_ns), nanoseconds),
+    Metric::new("response p99", |r| response(r, |l| l.p99_ns), nanoseconds),
+    Metric::new("response p99.9", |r| response(r, |l| l.p999_ns), nanoseconds),
+    Metric::new("response max", |r| response(r, |l| l.max_ns), nanoseconds),
+    Metric::new("service p50", |r| Some(r.latency.service.as_ref()?.p50_ns as f64), nanoseconds),
+    Metric::new("service p99", |r| p99(r.latency.service.as_ref()), nanoseconds),
+    Metric::new("lateness p99", |r| p99(r.latency.lateness.as_ref()), nanoseconds),
     Metric::new("connect p99", |r| p99(r.latency.connect.as_ref()), nanoseconds),
     Metric::new("first exchange p99", |r| p99(r.latency.first_exchange.as_ref()), nanoseconds),
     SERVER_CPU,
@@ -109,6 +125,14 @@ pub(crate) const METRICS: [Metric; 16] = [
 
 fn exchange(record: &Record, value: fn(&Latency) -> u64) -> Option<f64> {
     record.latency.exchange.as_ref().map(|latency| value(latency) as f64)
+}
+
+fn response(record: &Record, value: fn(&Latency) -> u64) -> Option<f64> {
+    record.latency.response.as_ref().map(|latency| value(latency) as f64)
+}
+
+fn main(record: &Record, value: fn(&Latency) -> u64) -> Option<f64> {
+    response(record, value).or_else(|| exchange(record, value))
 }
 
 fn p99(latency: Option<&Latency>) -> Option<f64> {
@@ -160,7 +184,7 @@ fn by_column(records: &[(&str, &Record)]) -> Table {
     table.add_row(facts("connections x bytes", |record| {
         format!("{}x{}", record.conns, record.size)
     }));
-    for metric in &METRICS {
+    for metric in metrics(records) {
         let cells = records.iter().enumerate().map(|(column, (_, record))| {
             let shown = metric.shown(record);
             match column {
@@ -196,7 +220,7 @@ fn by_row(records: &[(&str, &Record)]) -> Table {
         row.push(format!("{}x{}", record.conns, record.size));
         row.push(THROUGHPUT.shown(record));
         row.push(THROUGHPUT.ratio(record, records[0].1).unwrap_or_default());
-        row.extend([P50, P99, P999, SERVER_CPU, ERRORS].map(|metric| metric.shown(record)));
+        row.extend(MAIN.iter().chain([&SERVER_CPU, &ERRORS]).map(|metric| metric.shown(record)));
         row.push(valid(record));
         table.add_row(row);
     }

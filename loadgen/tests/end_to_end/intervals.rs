@@ -132,13 +132,16 @@ fn lines_for_programs_come_while_it_runs_and_a_signal_keeps_them() {
         let hlog = directory.path().join(name);
         let hlog_text = hlog.to_str().unwrap();
         let args = ["--target", &target, "--conns", "4", "-d", "100s", "--warmup", "0"];
-        let more = ["--interval", "50ms", "--json-lines", "--hlog", hlog_text];
+        let stored = directory.path().join(format!("{name}-stored.json"));
+        let stored_text = stored.to_str().unwrap();
+        let more = ["--interval", "50ms", "--json-lines", "--hlog", hlog_text, "-o", stored_text];
         let (values, finished) = cut_after_an_interval(&[&args[..], load, &more].concat());
         assert_eq!(finished.code, Some(130), "{finished:#?}");
         let (run, intervals) = values.split_last().unwrap();
         assert_eq!((&run["kind"], &run["interrupted"]), (&"run".into(), &true.into()));
         let record: Record = serde_json::from_value(run.clone()).unwrap();
         assert_adds_up(&record, &hlog);
+        assert_eq!(lockstep_results::store::read(&stored).unwrap(), record);
         assert!(intervals.iter().all(|interval| interval["kind"] == "interval"));
         let told: Vec<Interval> =
             intervals.iter().map(|v| serde_json::from_value(v.clone()).unwrap()).collect();

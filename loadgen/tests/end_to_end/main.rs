@@ -4,6 +4,7 @@ mod backlog;
 mod compare;
 mod embedded;
 mod floor;
+mod full_disk;
 mod harness;
 mod intervals;
 mod loaded;

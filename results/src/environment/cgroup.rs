@@ -16,11 +16,35 @@ pub(super) struct Limits {
     pub memory_bytes: Option<u64>,
 }
 
+/// The directories of this process's group for `controller` and of every group around it.
+fn directories_of_this_process(controller: &str) -> Vec<PathBuf> {
+    let groups = read("/proc/self/cgroup").unwrap_or_default();
+    let mounts = read("/proc/self/mountinfo").unwrap_or_default();
+    directories(&groups, &mounts, controller)
+}
+
+/// How long a group of this process was kept from the processors since it was made, for having used
+/// up its share; of several groups, the one that was kept longest.
+pub(super) fn throttled_s_of_this_process() -> Option<f64> {
+    let directories = directories_of_this_process("cpu");
+    let stats = directories.iter().filter_map(|at| throttled_s(&read(at.join("cpu.stat"))?));
+    stats.reduce(f64::max)
+}
+
+/// From a group's `cpu.stat`: in nanoseconds in version 1, microseconds in version 2.
+fn throttled_s(stat: &str) -> Option<f64> {
+    let value = |name: &str| {
+        let found = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        found?.parse::<f64>().ok()
+    };
+    value("throttled_time")
+        .map(|ns| ns / 1e9)
+        .or_else(|| value("throttled_usec").map(|us| us / 1e6))
+}
+
 impl Limits {
     pub(super) fn of_this_process() -> Limits {
-        let groups = read("/proc/self/cgroup").unwrap_or_default();
-        let mounts = read("/proc/self/mountinfo").unwrap_or_default();
-        let directories = |controller| directories(&groups, &mounts, controller);
+        let directories = directories_of_this_process;
         Limits {
             cpus: directories("cpu").iter().filter_map(|at| cpus(at)).reduce(f64::min),
             memory_bytes: directories("memory").iter().filter_map(|at| memory_bytes(at)).min(),
@@ -166,6 +190,13 @@ mod tests {
         assert_eq!(cpu_share("max 100000"), None);
         assert_eq!(cpu_share("-1 100000"), None);
         assert_eq!(cpu_share("100000 0"), None);
+    }
+
+    #[test]
+    fn throttling_of_both_versions() {
+        let v1 = "nr_periods 9\nnr_throttled 3\nthrottled_time 1500000000\n";
+        let v2 = "usage_usec 9\nuser_usec 5\nnr_throttled 3\nthrottled_usec 250000\n";
+        assert_eq!([v1, v2, "usage_usec 9"].map(throttled_s), [Some(1.5), Some(0.25), None]);
     }
 
     #[test]

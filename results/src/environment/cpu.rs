@@ -104,6 +104,18 @@ pub(super) fn governor_of_this_machine() -> Option<String> {
     (!governors.is_empty()).then(|| governors.join(","))
 }
 
+/// The mean of the processors' present frequencies, where the kernel can change them.
+pub(super) fn frequency_mhz_of_this_machine() -> Option<f64> {
+    let policies = fs::read_dir("/sys/devices/system/cpu/cpufreq").ok()?;
+    let frequencies: Vec<f64> = policies
+        .flatten()
+        .filter_map(|policy| read(policy.path().join("scaling_cur_freq"))?.parse().ok())
+        .collect();
+    // The kernel gives kilohertz.
+    let sum: f64 = frequencies.iter().sum();
+    (!frequencies.is_empty()).then(|| sum / frequencies.len() as f64 / 1e3)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

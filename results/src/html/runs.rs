@@ -6,7 +6,7 @@ use super::escape::escape;
 use super::page::Page;
 use super::table::Table;
 use crate::comparison::latency;
-use crate::table::{METRICS, notes};
+use crate::table::{metrics, notes};
 use crate::{Latency, Record, format};
 
 /// The most runs in a chart: there are as many colours.
@@ -188,12 +188,12 @@ type Fact = fn(&Record) -> String;
 /// All metrics, and how the runs were made.
 fn details(page: &mut Page, runs: &[(&str, &Record)]) {
     let names = runs.iter().map(|(name, _)| (*name).to_owned());
-    let mut metrics = Table::new(std::iter::once(String::new()).chain(names.clone()));
-    for metric in &METRICS {
+    let mut numbers = Table::new(std::iter::once(String::new()).chain(names.clone()));
+    for metric in metrics(runs) {
         let values = runs.iter().map(|(_, run)| metric.shown(run));
-        metrics.row(std::iter::once(metric.label.to_owned()).chain(values));
+        numbers.row(std::iter::once(metric.label.to_owned()).chain(values));
     }
-    page.push(&metrics.behind("All metrics"));
+    page.push(&numbers.behind("All metrics"));
     let mut made = Table::new(std::iter::once(String::new()).chain(names));
     let facts: [(&str, Fact); 6] = [
         ("command line", |run| run.argv.join(" ")),

@@ -59,6 +59,7 @@ pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
     let named = [
         ("service", Some(subject.service.clone())),
         ("load", Some(record.load.clone())),
+        ("rate", record.rate.as_ref().map(|r| format!("{}/s {}", r.planned_per_s, r.arrivals))),
         ("connections", number(Some(record.conns))),
         ("bytes", number(Some(record.size))),
         ("measured", Some(format!("{:.0}s", record.duration_s))),
@@ -149,7 +150,11 @@ pub(super) fn doubts(label: &str, record: &Record) -> Vec<String> {
         let kinds = if kinds.is_empty() { "of no stated kind".into() } else { kinds.join(", ") };
         doubts.push(format!("errors: {kinds}"));
     }
-    if let Some(stolen) = stolen_s(&record.environment).filter(|s| *s > 0.01 * record.duration_s) {
+    doubts.extend(record.warnings.iter().map(|warning| format!("warning: {warning}")));
+    let told = record.warnings.iter().any(|warning| warning.starts_with("stolen: "));
+    if let Some(stolen) = stolen_s(&record.environment).filter(|s| *s > 0.01 * record.duration_s)
+        && !told
+    {
         doubts.push(format!("the hypervisor withheld {stolen:.2}s of processor time"));
     }
     let line = |doubt| text::wrap(&text::printable(&format!("{label}: {doubt}")), WIDTH, INDENT);

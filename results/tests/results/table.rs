@@ -88,6 +88,26 @@ fn what_is_absent_is_a_dash_without_a_ratio() {
 }
 
 #[test]
+fn an_open_loop_has_rows_of_its_own() {
+    let mut open = sample();
+    open.load = "open".into();
+    let exchange = open.latency.exchange.take();
+    (open.latency.response, open.latency.service) = (exchange.clone(), exchange);
+    open.latency.lateness = open.latency.connect.clone();
+    let text = table(&[("open", &open)]);
+    assert_eq!(line(&text, "| response p99 "), "| response p99         |   7.90ms |");
+    assert_eq!(line(&text, "| service p99 "), "| service p99          |   7.90ms |");
+    assert_eq!(line(&text, "| lateness p99 "), "| lateness p99         |   95.0us |");
+    assert!(!text.contains("| exchange p99"), "no row without a value:\n{text}");
+    // Beside a closed loop both are shown, and one line of many has the one that there is.
+    let text = table(&[("open", &open), ("closed", &sample())]);
+    assert!(text.contains("| exchange p50         |        - |"), "{text}");
+    assert!(text.contains("  load: open (open) | closed (closed)"), "{text}");
+    let text = table(&[("a", &open), ("b", &open), ("c", &open), ("d", &open), ("e", &open)]);
+    assert!(line(&text, "| a").contains("| 4.40ms | 7.90ms | 7.90ms |"), "{text}");
+}
+
+#[test]
 fn long_names_are_numbered_and_listed() {
     let text = table(&[("mio", &sample()), ("results/runs/io-uring.json", &faster())]);
     assert!(line(&text, "|   ").contains("#1 |"), "{text}");
@@ -150,6 +170,7 @@ fn an_invalid_record_is_marked_and_explained() {
     let mut invalid = faster();
     invalid.valid = false;
     invalid.interrupted = true;
+    invalid.warnings = vec!["disturbed: a little".into()];
     invalid.invalid_reasons = vec!["a debug build".into(), "no exchange".into()];
     invalid.environment.load_after.as_mut().unwrap().steal_s = Some(9.0);
     let text = table(&[("mio", &sample()), ("ring", &invalid)]);
@@ -157,6 +178,7 @@ fn an_invalid_record_is_marked_and_explained() {
     let (_, below) = text.split_once("ring: ").unwrap();
     let expected = "not valid: a debug build; no exchange
 ring: interrupted: the window was cut short
+ring: warning: disturbed: a little
 ring: the hypervisor withheld 0.55s of processor time
 ";
     assert_eq!(below, expected);

@@ -1,0 +1,124 @@
+//! What became of a place while something was measured there.
+
+use std::collections::BTreeMap;
+
+use super::{Environment, Load};
+use crate::format;
+use crate::table::notes::places;
+
+/// The share of the processors' time from which on its loss is told: less is lost to any neighbour.
+const STOLEN: f64 = 0.03;
+
+/// The share of the time from which on it is told that a control group was kept from the processors.
+const THROTTLED: f64 = 0.01;
+
+/// The settings that are no longer as they were, as they are now.
+pub(super) fn changes(before: &Environment, after: &Environment) -> BTreeMap<String, String> {
+    let was: BTreeMap<_, _> = places(before).into_iter().collect();
+    let is: BTreeMap<_, _> = places(after).into_iter().collect();
+    let names = was.keys().chain(is.keys());
+    let value = |values: &BTreeMap<String, Option<String>>, name: &String| {
+        values.get(name).cloned().flatten()
+    };
+    names
+        .filter(|name| value(&was, name) != value(&is, name))
+        .map(|name| (name.clone(), value(&is, name).unwrap_or("-".into())))
+        .collect()
+}
+
+pub(super) fn warnings(environment: &Environment) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let during = |value: fn(&Load) -> Option<f64>| {
+        let before = value(environment.load_before.as_ref()?)?;
+        Some(value(environment.load_after.as_ref()?)? - before)
+    };
+    if let Some(elapsed_s) = during(|load| load.uptime_s).filter(|elapsed_s| *elapsed_s > 0.0) {
+        let shown = format::duration((elapsed_s * 1e9) as u64);
+        let processors = environment.cpus_online.as_deref().map_or(1, count);
+        let stolen = during(|load| load.steal_s).map(|s| s / elapsed_s / processors as f64);
+        if let Some(stolen) = stolen.filter(|share| *share >= STOLEN) {
+            warnings.push(format!(
+                "stolen: the hypervisor gave {:.0} % of the processors' time to others in the {shown} \
+                 of the run",
+                stolen * 100.0
+            ));
+        }
+        let throttled = during(|load| load.throttled_s).map(|s| s / elapsed_s);
+        if let Some(throttled) = throttled.filter(|share| *share >= THROTTLED) {
+            warnings.push(format!(
+                "throttled: the control group had used up its share of the processors for {:.0} % of \
+                 the {shown} of the run",
+                throttled * 100.0
+            ));
+        }
+    }
+    let was: BTreeMap<_, _> = places(environment).into_iter().collect();
+    for (name, now) in &environment.changed {
+        let before = was.get(name).and_then(Option::as_deref).unwrap_or("-");
+        warnings.push(format!("changed: {name} was {before} before the run and {now} after it"));
+    }
+    warnings
+}
+
+/// How many processors a list such as `0,2-3` names.
+fn count(list: &str) -> usize {
+    let part = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        (last + 1).checked_sub(first)
+    };
+    list.split(',').filter_map(part).sum::<usize>().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(uptime_s: f64, steal_s: f64, throttled_s: f64) -> Option<Load> {
+        Some(Load {
+            loadavg_1m: 0.0,
+            runnable: 1,
+            steal_s: Some(steal_s),
+            throttled_s: Some(throttled_s),
+            frequency_mhz: None,
+            uptime_s: Some(uptime_s),
+        })
+    }
+
+    #[test]
+    fn what_was_withheld_is_told() {
+        let mut environment = Environment {
+            cpus_online: Some("0,2-4".into()),
+            load_before: load(100.0, 8.0, 1.0),
+            load_after: load(110.0, 9.1, 1.05),
+            ..Environment::default()
+        };
+        assert_eq!(warnings(&environment), [""; 0], "1.1 s of 40 s, and 0.05 s of 10 s");
+        environment.load_after = load(110.0, 10.0, 2.0);
+        let found = warnings(&environment);
+        assert_eq!(found.len(), 2);
+        assert!(found[0].starts_with("stolen: ") && found[0].contains(" 5 % "), "{found:?}");
+        assert!(found[1].starts_with("throttled: ") && found[1].contains(" 10 % "), "{found:?}");
+        // Records of before it was noted when they were asked.
+        environment.load_before = None;
+        assert_eq!(warnings(&environment), [""; 0]);
+    }
+
+    #[test]
+    fn what_changed_is_told() {
+        let before = Environment { governor: Some("powersave".into()), ..Environment::default() };
+        let mut after = before.clone();
+        after.load_after = load(1.0, 1.0, 1.0);
+        assert_eq!(changes(&before, &after), BTreeMap::new(), "to be busier is no change");
+        after.governor = Some("performance".into());
+        let changed = changes(&before, &after);
+        let found = warnings(&Environment { changed, ..before });
+        let expected = "changed: governor was powersave before the run and performance after it";
+        assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn lists_of_processors_are_counted() {
+        assert_eq!(["0", "0-1", "0,2-3", "", "x"].map(count), [1, 2, 3, 1, 1]);
+    }
+}

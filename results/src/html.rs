@@ -40,33 +40,33 @@ pub fn report(documents: &[(String, Document)]) -> String {
     let mut texts: Vec<(String, String)> = Vec::new();
     let mut origins = Vec::new();
     for (name, document) in documents {
-        let circumstances = match document {
+        let (kind, circumstances) = match document {
             Document::Record(run) => {
                 runs.push((name, run));
-                notes::circumstances(run)
+                ("run", notes::circumstances(run))
             }
             Document::Comparison(comparison) => {
                 comparisons.push((name, comparison));
-                notes::places(&comparison.environment)
+                ("comparison", notes::places(&comparison.environment))
             }
             Document::Backlog(backlog) => {
                 texts.push((format!("Backlog experiment, {}", backlog.started), backlog.text()));
-                notes::places(&backlog.environment)
+                ("backlog", notes::places(&backlog.environment))
             }
             Document::Storm(storm) => {
                 texts.push((format!("Storm, {}", storm.started), storm.text()));
-                notes::places(&storm.environment)
+                ("storm", notes::places(&storm.environment))
             }
             Document::Floor(report) => {
                 texts.push((format!("Floor, {}", report.floor.measured), report.floor.text()));
-                notes::places(&report.environment)
+                ("floor", notes::places(&report.environment))
             }
             Document::Sweep(sweep) => {
                 sweeps.push((name, sweep));
-                notes::places(&sweep.environment)
+                ("sweep", notes::places(&sweep.environment))
             }
         };
-        origins.push(Origin { name: file_name(name).to_owned(), circumstances });
+        origins.push(Origin { name: file_name(name).to_owned(), kind, circumstances });
     }
     let alone = documents.len() == 1;
     let title = title(&runs, &comparisons, &sweeps, texts.len());

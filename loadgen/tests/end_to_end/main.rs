@@ -11,6 +11,7 @@ mod loaded;
 mod one_shot;
 mod open_loop;
 mod output;
+mod page;
 mod replies;
 mod signals;
 mod storm;

@@ -9,6 +9,8 @@ use crate::table::notes::{Circumstance, value};
 /// What a document's numbers depend on, under its name.
 pub(super) struct Origin {
     pub(super) name: String,
+    /// What kind of document it is.
+    pub(super) kind: &'static str,
     pub(super) circumstances: Vec<Circumstance>,
 }
 
@@ -39,8 +41,13 @@ pub(super) fn section(page: &mut Page, origins: &[Origin]) {
         origins.iter().map(|origin| value(&origin.circumstances, name).to_owned()).collect()
     };
     let (same, different): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| {
-        let values = values(name);
-        values.iter().all(|value| *value == values[0])
+        // What only runs have does not make an experiment different from them.
+        let has = |origin: &&Origin| origin.circumstances.iter().any(|(found, _)| found == name);
+        let kinds: Vec<&str> = origins.iter().filter(has).map(|origin| origin.kind).collect();
+        let concerned = origins.iter().filter(|origin| kinds.contains(&origin.kind));
+        let mut values = concerned.map(|origin| value(&origin.circumstances, name));
+        let first = values.next();
+        values.all(|value| Some(value) == first)
     });
     page.push("<section class=\"document\" id=\"environment\"><h2>Environment</h2>");
     if !different.is_empty() {
@@ -57,8 +64,7 @@ pub(super) fn section(page: &mut Page, origins: &[Origin]) {
     let table = |names: Vec<&str>| {
         let mut table = Table::default();
         for name in names {
-            let value = values(name).swap_remove(0);
-            if value != "-" {
+            if let Some(value) = values(name).into_iter().find(|value| value != "-") {
                 table.row([name.to_owned(), value]);
             }
         }

@@ -86,12 +86,25 @@ fn card(page: &mut Page, file: &str, label: &str, run: &Record) {
         page.paragraph("loud", "INVALID: these numbers may not be quoted as the server's.");
         page.list("loud", &run.invalid_reasons);
     }
+    let thresholds = |held: bool| -> Vec<String> {
+        let found = run.thresholds.iter().filter(|threshold| threshold.held == held);
+        found.map(|threshold| threshold.expression.clone()).collect()
+    };
+    if !thresholds(false).is_empty() {
+        page.paragraph("loud", &format!("Threshold missed: {}", thresholds(false).join(", ")));
+    }
+    if !thresholds(true).is_empty() {
+        page.paragraph("sub", &format!("threshold held: {}", thresholds(true).join(", ")));
+    }
     page.list("warning", &run.warnings);
     page.push("<dl class=\"tiles\">");
     for (name, value) in tiles(run) {
         page.push(&format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(&value)));
     }
     page.push("</dl>");
+    if let Some(share) = run.against_floor() {
+        page.paragraph("sub", &share);
+    }
     let doubts: Vec<String> = run
         .errors
         .iter()

@@ -24,8 +24,8 @@ pub fn percentile_interval(
     Some((histogram.lowest_equivalent(low), histogram.highest_equivalent(high)))
 }
 
-/// Ranks, from 1, of the samples that bound the quantile.
-fn ranks(count: u64, quantile: f64, confidence: f64) -> Option<(u64, u64)> {
+/// Ranks, from 1, of the samples that bound the quantile of `count` of them.
+pub(crate) fn ranks(count: u64, quantile: f64, confidence: f64) -> Option<(u64, u64)> {
     let below = Binomial::new(count, quantile);
     let tail = (1.0 - confidence) / 2.0;
     let (low, high) = (below.low(tail), below.high(tail));

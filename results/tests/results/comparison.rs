@@ -52,7 +52,7 @@ fn runs(count: u32, subjects: &[(&str, f64)]) -> Vec<Run> {
 
 const THREE: [(&str, f64); 3] = [("mio", 1.0), ("io-uring", 0.87), ("blocking", 1.0)];
 
-fn three(count: u32) -> Comparison {
+pub(crate) fn three(count: u32) -> Comparison {
     Comparison::judge(plan(&["mio", "io-uring", "blocking"]), &runs(count, &THREE))
 }
 

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod comparison;
+mod html;
 mod record;
 mod schema;
 mod simulation;

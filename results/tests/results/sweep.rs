@@ -67,7 +67,7 @@ fn sweep(points: Vec<Point>) -> Sweep {
     sweep
 }
 
-fn levels(runs: &[(u64, u64, &[&str])]) -> Sweep {
+pub(crate) fn levels(runs: &[(u64, u64, &[&str])]) -> Sweep {
     let point = |&(rate, p99_ms, reasons): &(u64, u64, &[&str])| {
         Point::of(rate, 1, Purpose::Level, &run(rate, p99_ms, reasons))
     };

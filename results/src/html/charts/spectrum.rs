@@ -7,11 +7,11 @@ use crate::html::lines::{Lines, Point, Series};
 use crate::html::scale::Scale;
 use crate::html::table::Table;
 use crate::html::unit::Unit;
-use crate::statistics::percentile_interval;
+use crate::statistics::ranks;
 use crate::{Latency, format};
 
 /// Points for each nine.
-const STEPS: u32 = 16;
+const STEPS: u32 = 12;
 
 /// The most nines: beyond a ten-millionth nobody reads on.
 const NINES_MAX: f64 = 7.0;
@@ -34,6 +34,52 @@ const TABLE: [(f64, &str); 7] = [
     (0.99999, "p99.999"),
 ];
 
+/// A histogram as its samples in order, for many looks at few of them.
+struct Ordered {
+    count: u64,
+    min: u64,
+    max: u64,
+    /// How many samples are at most the value, and the value: the largest with its resolution.
+    upto: Vec<(u64, u64)>,
+    histogram: Histogram<u64>,
+}
+
+impl Ordered {
+    fn new(histogram: Histogram<u64>) -> Ordered {
+        let mut passed = 0;
+        let upto = histogram.iter_recorded().map(|value| {
+            passed += value.count_since_last_iteration();
+            (passed, value.value_iterated_to())
+        });
+        Ordered {
+            upto: upto.collect(),
+            count: histogram.len(),
+            min: histogram.min(),
+            max: histogram.max(),
+            histogram,
+        }
+    }
+
+    /// The value of the sample with this rank, from 1.
+    fn at(&self, rank: u64) -> u64 {
+        let place = self.upto.partition_point(|&(passed, _)| passed < rank);
+        self.upto.get(place).map_or(self.max, |&(_, value)| value)
+    }
+
+    fn quantile(&self, quantile: f64) -> u64 {
+        let rank = (quantile * self.count as f64).ceil() as u64;
+        self.histogram.highest_equivalent(self.at(rank.clamp(1, self.count)))
+    }
+
+    /// As [`percentile_interval`](crate::statistics::percentile_interval).
+    fn interval(&self, quantile: f64) -> Option<(u64, u64)> {
+        let few = self.count <= BANDED_MAX && quantile > 0.0;
+        let (low, high) = few.then(|| ranks(self.count, quantile, CONFIDENCE)).flatten()?;
+        let low = self.histogram.lowest_equivalent(self.at(low));
+        Some((low, self.histogram.highest_equivalent(self.at(high))))
+    }
+}
+
 /// A distribution and what it is called.
 pub(crate) struct Named<'a> {
     pub(crate) name: String,
@@ -45,10 +91,10 @@ pub(crate) struct Named<'a> {
 /// cannot.
 pub(crate) fn spectrum(title: &str, named: &[Named]) -> (Option<Figure>, Vec<String>) {
     let mut problems = Vec::new();
-    let mut histograms: Vec<(&str, Option<Histogram<u64>>)> = Vec::new();
+    let mut histograms: Vec<(&str, Option<Ordered>)> = Vec::new();
     for Named { name, latency } in named {
         let histogram = latency.and_then(|latency| match latency.histogram() {
-            Ok(histogram) => Some(histogram).filter(|histogram| !histogram.is_empty()),
+            Ok(histogram) => (!histogram.is_empty()).then(|| Ordered::new(histogram)),
             Err(error) => {
                 problems.push(format!("{name}: the distribution cannot be drawn: {error}"));
                 None
@@ -89,23 +135,19 @@ pub(crate) fn spectrum(title: &str, named: &[Named]) -> (Option<Figure>, Vec<Str
 }
 
 /// Percentiles at equal distances on the axis, up to the largest sample.
-fn points(histogram: &Histogram<u64>) -> Vec<Point> {
-    let count = histogram.len();
-    let end = (count as f64).log10().clamp(0.1, NINES_MAX);
+fn points(samples: &Ordered) -> Vec<Point> {
+    let end = (samples.count as f64).log10().clamp(0.1, NINES_MAX);
     let steps = (end * f64::from(STEPS)).ceil() as u32;
     let places = (0..=steps).map(|step| (f64::from(step) / f64::from(STEPS)).min(end));
     places
         .map(|nines| {
             let quantile = 1.0 - 10f64.powf(-nines);
             let value = match nines {
-                0.0 => histogram.min(),
-                _ if nines == end && end < NINES_MAX => histogram.max(),
-                _ => histogram.value_at_quantile(quantile),
+                0.0 => samples.min,
+                _ if nines == end && end < NINES_MAX => samples.max,
+                _ => samples.quantile(quantile),
             };
-            let band = (count <= BANDED_MAX && nines > 0.0)
-                .then(|| percentile_interval(histogram, quantile, CONFIDENCE))
-                .flatten()
-                .map(|(low, high)| (low as f64, high as f64));
+            let band = samples.interval(quantile).map(|(low, high)| (low as f64, high as f64));
             Point { band, ..Point::new(nines, value as f64) }
         })
         .collect()
@@ -113,21 +155,19 @@ fn points(histogram: &Histogram<u64>) -> Vec<Point> {
 
 /// A percentile a row, a distribution a column; those that the samples bound on both sides with
 /// their interval.
-fn table(histograms: &[(&str, Option<Histogram<u64>>)]) -> Table {
-    let names = histograms.iter().map(|(name, _)| (*name).to_owned());
+fn table(distributions: &[(&str, Option<Ordered>)]) -> Table {
+    let names = distributions.iter().map(|(name, _)| (*name).to_owned());
     let mut table = Table::new(std::iter::once("percentile".to_owned()).chain(names));
-    let mut row = |label: &str, cell: &dyn Fn(&Histogram<u64>) -> String| {
-        let cells = histograms.iter().map(|(_, h)| h.as_ref().map_or("-".into(), cell));
+    let mut row = |label: &str, cell: &dyn Fn(&Ordered) -> String| {
+        let cells =
+            distributions.iter().map(|(_, samples)| samples.as_ref().map_or("-".into(), cell));
         table.row(std::iter::once(label.to_owned()).chain(cells));
     };
-    row("min", &|histogram| format::duration(histogram.min()));
+    row("min", &|samples| format::duration(samples.min));
     for (quantile, label) in TABLE {
-        row(label, &|histogram| {
-            let value = format::duration(histogram.value_at_quantile(quantile));
-            let interval = (histogram.len() <= BANDED_MAX)
-                .then(|| percentile_interval(histogram, quantile, CONFIDENCE))
-                .flatten();
-            interval.map_or_else(
+        row(label, &|samples| {
+            let value = format::duration(samples.quantile(quantile));
+            samples.interval(quantile).map_or_else(
                 || "-".to_owned(),
                 |(low, high)| {
                     let [low, high] = [low, high].map(format::duration);
@@ -136,7 +176,29 @@ fn table(histograms: &[(&str, Option<Histogram<u64>>)]) -> Table {
             )
         });
     }
-    row("max", &|histogram| format::duration(histogram.max()));
-    row("samples", &|histogram| histogram.len().to_string());
+    row("max", &|samples| format::duration(samples.max));
+    row("samples", &|samples| samples.count.to_string());
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::Histogram;
+
+    use super::Ordered;
+    use crate::statistics::percentile_interval;
+
+    #[test]
+    fn samples_in_order_say_what_the_histogram_says() {
+        let mut histogram = Histogram::<u64>::new(3).unwrap();
+        for index in 0..20_000u64 {
+            histogram.record(1000 + index * index % 9_999_991).unwrap();
+        }
+        let samples = Ordered::new(histogram.clone());
+        for quantile in [0.01, 0.25, 0.5, 0.9, 0.99, 0.999] {
+            assert_eq!(samples.quantile(quantile), histogram.value_at_quantile(quantile));
+            let expected = percentile_interval(&histogram, quantile, super::CONFIDENCE);
+            assert_eq!(samples.interval(quantile), expected);
+        }
+    }
 }

@@ -1,0 +1,206 @@
+//! The page in a real browser: drawn with and without its script, and the script at work.
+//!
+//! Without Chromium it is skipped, which is said aloud, and is a failure if `LOCKSTEP_REQUIRE` names
+//! `chromium`. Pictures of the page are left in the target directory, to be looked at.
+
+mod devtools;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use lockstep_results::html::report;
+use lockstep_results::store::{self, Document};
+use serde_json::{Value, json};
+
+use devtools::Browser;
+
+#[test]
+fn the_page_is_drawn_and_answers_to_pointer_and_keys() {
+    let Some(program) = devtools::find() else { return skipped() };
+    let directory = tempfile::tempdir().unwrap();
+    let page = report(&documents());
+    let charts = page.matches("<figure class=\"chart\">").count();
+    assert!(charts >= 12, "{charts}");
+    let file = directory.path().join("report.html");
+    fs::write(&file, page).unwrap();
+
+    let mut browser = Browser::start(&program);
+    browser.open(&file);
+    assert_eq!(browser.evaluate("document.querySelectorAll('svg[role=img]').length"), charts);
+    assert_eq!(browser.evaluate("document.documentElement.className"), "scripted");
+    nothing_came_of_hostile_names(&mut browser);
+    the_pointer_reads_values(&mut browser);
+    a_drag_zooms_and_the_button_undoes_it(&mut browser);
+    a_series_can_be_switched_off(&mut browser);
+    keys_walk_along_a_line(&mut browser);
+    it_fits_a_phone(&mut browser);
+    it_is_dark_where_wished(&mut browser);
+    assert_eq!(browser.complaints(), [""; 0]);
+
+    browser.call("Emulation.setScriptExecutionDisabled", json!({ "value": true }));
+    browser.open(&file);
+    every_chart_has_a_size(&mut browser, charts);
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+fn skipped() {
+    let required = std::env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name == "chromium"), "Chromium is required");
+    eprintln!("SKIPPED: there is no Chromium");
+}
+
+/// The stored runs, one of them under a name that is markup and with intervals.
+fn documents() -> Vec<(String, Document)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("runs");
+    let mut files: Vec<PathBuf> = (fs::read_dir(folder).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .collect();
+    files.sort();
+    // The first of them, however many there will be: two comparisons and some runs.
+    let mut documents = Vec::new();
+    for file in files {
+        match store::read_any(&file).unwrap() {
+            document if documents.len() < 4 => {
+                documents.push((file.display().to_string(), document))
+            }
+            _ => break,
+        }
+    }
+    let run = documents.iter_mut().find_map(|(_, document)| match document {
+        Document::Record(run) => Some(run),
+        _ => None,
+    });
+    let run = run.expect("there is a run among them");
+    run.subject.name = "<img src=x onerror=\"window.hurt=1\"><script>window.hurt=1</script>".into();
+    let interval = |index: u32| {
+        json!({
+            "start_s": index, "length_s": 1, "exchanges": 1000, "errors": 0,
+            "p50_ns": 500_000, "p90_ns": 700_000, "p99_ns": 900_000 + index * 1000,
+            "max_ns": 4_000_000
+        })
+    };
+    run.intervals = serde_json::from_value((0..9).map(interval).collect()).unwrap();
+    documents
+}
+
+fn nothing_came_of_hostile_names(browser: &mut Browser) {
+    assert_eq!(browser.evaluate("typeof window.hurt"), "undefined");
+    assert_eq!(browser.evaluate("document.images.length"), 0);
+    assert_eq!(browser.evaluate("document.scripts.length"), 1);
+}
+
+/// Where the drawing of the first chart of lines is in the window, after scrolling to it: left, top,
+/// width, height.
+fn plot(browser: &mut Browser) -> [f64; 4] {
+    let place = browser.evaluate(
+        "(() => { const plot = document.querySelector('svg.lines .plot rect, svg.lines .frame');
+           const svg = document.querySelector('svg.lines');
+           svg.scrollIntoView({ block: 'center' });
+           const box = svg.getBoundingClientRect(); const axis = plot.getBoundingClientRect();
+           return [axis.left, box.top, axis.width, box.height]; })()",
+    );
+    serde_json::from_value(place).unwrap()
+}
+
+fn tip(browser: &mut Browser) -> Option<String> {
+    let text = browser
+        .evaluate("(tip => tip.hidden ? null : tip.textContent)(document.querySelector('#tip'))");
+    text.as_str().map(str::to_owned)
+}
+
+fn labels(browser: &mut Browser) -> Vec<String> {
+    let labels = browser.evaluate(
+        "[...document.querySelectorAll('svg.lines')[0].querySelectorAll('.axis.x text')]
+           .map(text => text.textContent)",
+    );
+    serde_json::from_value(labels).unwrap()
+}
+
+fn the_pointer_reads_values(browser: &mut Browser) {
+    let [left, top, width, height] = plot(browser);
+    assert_eq!(tip(browser), None);
+    browser.pointer("mouseMoved", (left + width / 2.0, top + height / 2.0), false);
+    let name = browser.evaluate("document.querySelector('svg.lines .series').dataset.name");
+    let tip = tip(browser).expect("a box with values");
+    assert!(tip.contains(name.as_str().unwrap()) && tip.contains('%'), "{tip}");
+}
+
+fn a_drag_zooms_and_the_button_undoes_it(browser: &mut Browser) {
+    let [left, top, width, height] = plot(browser);
+    let before = labels(browser);
+    let middle = top + height / 2.0;
+    browser.pointer("mouseMoved", (left + width * 0.5, middle), false);
+    browser.pointer("mousePressed", (left + width * 0.5, middle), true);
+    browser.pointer("mouseMoved", (left + width * 0.7, middle), true);
+    browser.pointer("mouseReleased", (left + width * 0.7, middle), false);
+    let zoomed = labels(browser);
+    assert!(zoomed.len() >= 2 && zoomed != before, "{zoomed:?}");
+    browser.evaluate("document.querySelector('.reset:not([hidden])').click()");
+    assert_eq!(labels(browser), before);
+}
+
+fn a_series_can_be_switched_off(browser: &mut Browser) {
+    let shown = "getComputedStyle(document.querySelector('svg.lines .series')).display";
+    assert_eq!(browser.evaluate(shown), "inline");
+    browser.evaluate("document.querySelector('.legend [role=button]').click()");
+    assert_eq!(browser.evaluate(shown), "none");
+    browser.evaluate("document.querySelector('.legend [role=button]').click()");
+    assert_eq!(browser.evaluate(shown), "inline");
+}
+
+fn keys_walk_along_a_line(browser: &mut Browser) {
+    browser.evaluate("document.querySelector('svg.lines').focus()");
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        for kind in ["keyDown", "keyUp"] {
+            let key = json!({ "type": kind, "key": "ArrowRight", "code": "ArrowRight" });
+            browser.call("Input.dispatchKeyEvent", key);
+        }
+        seen.push(tip(browser).expect("a box with values"));
+    }
+    assert_ne!(seen[0], seen[1]);
+}
+
+fn it_fits_a_phone(browser: &mut Browser) {
+    let phone = json!({ "width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": true });
+    browser.call("Emulation.setDeviceMetricsOverride", phone);
+    assert_eq!(browser.evaluate("document.documentElement.scrollWidth"), 360);
+    picture(browser, "report-phone.png");
+    browser.call("Emulation.clearDeviceMetricsOverride", json!({}));
+}
+
+fn it_is_dark_where_wished(browser: &mut Browser) {
+    let color = "getComputedStyle(document.body).backgroundColor";
+    let light = browser.evaluate(color);
+    picture(browser, "report-light.png");
+    let dark = json!({ "features": [{ "name": "prefers-color-scheme", "value": "dark" }] });
+    browser.call("Emulation.setEmulatedMedia", dark);
+    assert_ne!(browser.evaluate(color), light);
+    picture(browser, "report-dark.png");
+}
+
+/// The whole page as it is seen. A blank one is a PNG of a few hundred bytes.
+fn picture(browser: &mut Browser, name: &str) {
+    let parameters = json!({ "format": "png", "captureBeyondViewport": true });
+    let picture = browser.call("Page.captureScreenshot", parameters);
+    let png = BASE64_STANDARD.decode(picture["data"].as_str().unwrap()).unwrap();
+    assert!(png.len() > 20_000, "{name} has {} bytes", png.len());
+    fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name), png).unwrap();
+}
+
+fn every_chart_has_a_size(browser: &mut Browser, charts: usize) {
+    let document = browser.call("DOM.getDocument", json!({}));
+    let all = json!({ "nodeId": document["root"]["nodeId"], "selector": "svg[role=img]" });
+    let found = browser.call("DOM.querySelectorAll", all);
+    let nodes: Vec<Value> = serde_json::from_value(found["nodeIds"].clone()).unwrap();
+    assert_eq!(nodes.len(), charts);
+    for node in nodes {
+        let size = browser.call("DOM.getBoxModel", json!({ "nodeId": node }));
+        let model = &size["model"];
+        let large = |side: &str| model[side].as_f64() > Some(40.0);
+        assert!(large("width") && large("height"), "{model}");
+    }
+}

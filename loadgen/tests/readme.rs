@@ -7,15 +7,19 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use clap::Parser;
 use rustix::process::{Pid, Signal, kill_process};
 
 #[path = "end_to_end/loaded.rs"]
 mod loaded;
 
 const README: &str = include_str!("../../README.md");
+
+/// The pages with further commands.
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
 
 /// Lines that would build or test everything again from within a test of it.
 const NOT_RUN: [&str; 3] = [
@@ -29,7 +33,7 @@ fn the_readme_does_what_it_says() {
     let folder = tempfile::tempdir().unwrap();
     let mut servers = Servers::default();
     let mut run = 0;
-    for line in commands() {
+    for line in commands(README) {
         if NOT_RUN.contains(&line) {
             continue;
         }
@@ -63,10 +67,43 @@ fn the_readme_does_what_it_says() {
     assert!(run >= 8, "only {run} commands were found on the README");
 }
 
-fn commands() -> Vec<&'static str> {
+/// What they show is tested where it is made; here, that they are not misspelt or out of date.
+#[test]
+fn every_command_in_docs_is_understood() {
+    let mut found = 0;
+    for entry in fs::read_dir(DOCS).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        for line in commands(&fs::read_to_string(&path).unwrap()) {
+            understand(line).unwrap_or_else(|error| panic!("{}: {line}: {error}", path.display()));
+            found += 1;
+        }
+    }
+    assert!(found >= 10, "only {found} commands were found in docs");
+}
+
+fn understand(line: &str) -> Result<(), String> {
+    let line = line.strip_prefix("target/release/").unwrap_or(line);
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let parsed = match words[0] {
+        "lockstep" => lockstep_backends::cli::Cli::try_parse_from(words).map(drop),
+        "loadgen" => loadgen::args::Cli::try_parse_from(words).map(drop),
+        "python3" => {
+            let program = Path::new(DOCS).parent().unwrap().join(words[1]);
+            return program.exists().then_some(()).ok_or_else(|| "there is no such file".into());
+        }
+        _ => return Err("a program that this test does not know".to_owned()),
+    };
+    parsed.map_err(|error| error.to_string())
+}
+
+/// The lines of all `sh` blocks of a page.
+fn commands(page: &str) -> Vec<&str> {
     let mut in_block = false;
     let mut commands = Vec::new();
-    for line in README.lines() {
+    for line in page.lines() {
         match line {
             "```sh" => in_block = true,
             "```" => in_block = false,

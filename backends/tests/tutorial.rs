@@ -1,0 +1,86 @@
+//! The tutorial's programs in `docs/programs`: what the pages in `docs/` show is what they print.
+
+mod common;
+
+use std::process::Command;
+
+use common::child::{Process, Served, is_available};
+use common::skipped;
+use lockstep_backends::BACKENDS;
+
+fn python(program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new("python3");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/programs/").to_owned() + program;
+    command.arg(path).args(args);
+    command
+}
+
+/// Whether there is a Python here; if not, that is said aloud.
+fn has_python() -> bool {
+    let found = Command::new("python3").arg("--version").output().is_ok();
+    if !found {
+        skipped("no python3");
+    }
+    found
+}
+
+fn printed(command: Command) -> Vec<String> {
+    let ended = Process::start(command).wait();
+    assert_eq!(ended.status.code(), Some(0), "{:?}", ended.stderr);
+    ended.stdout
+}
+
+#[test]
+fn the_two_programs_talk_to_each_other() {
+    if !has_python() {
+        return;
+    }
+    let server = Process::start(python("tcp_server.py", &["0"]));
+    let ready = server.stdout.next().unwrap();
+    let port = ready.strip_prefix("listening on port ").unwrap();
+    assert_eq!(printed(python("tcp_client.py", &[port])), ["b'hi'", "b''"]);
+    assert_eq!(server.wait().stdout, ["b'hello!'"]);
+}
+
+#[test]
+fn the_client_talks_to_every_backend() {
+    if !has_python() {
+        return;
+    }
+    for backend in BACKENDS.iter().map(|backend| backend.name()).filter(|name| is_available(name)) {
+        let server = Served::start(backend, ["--service", "hi"]);
+        let port = server.addr.port().to_string();
+        assert_eq!(printed(python("tcp_client.py", &[&port])), ["b'hi'", "b''"]);
+        assert_eq!(server.stop()["closed"]["done"], 1);
+    }
+}
+
+/// How a stream is cut into receives is the kernel's affair; that nothing is lost is not.
+#[test]
+fn a_stream_has_no_messages() {
+    if !has_python() {
+        return;
+    }
+    for backend in BACKENDS.iter().map(|backend| backend.name()).filter(|name| is_available(name)) {
+        let server = Served::start(backend, []);
+        let port = server.addr.port().to_string();
+        let lines = printed(python("stream.py", &[&port]));
+        let total = |line: &str| -> u32 {
+            let (_, sizes) = line.split_once('[').unwrap();
+            sizes.trim_end_matches(']').split(", ").map(|size| size.parse::<u32>().unwrap()).sum()
+        };
+        assert_eq!(lines.iter().map(|line| total(line)).collect::<Vec<_>>(), [3000, 9]);
+        assert_eq!(server.stop()["bytes_received"], 3009);
+    }
+}
+
+#[test]
+fn who_keeps_the_address_is_as_the_page_has_it() {
+    if !has_python() {
+        return;
+    }
+    let page = include_str!("../../docs/time-wait.md");
+    let lines = printed(python("time_wait.py", &[]));
+    assert_eq!(lines.len(), 10);
+    assert!(page.contains(&lines.join("\n")), "the page shows otherwise: {lines:#?}");
+}

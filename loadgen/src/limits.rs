@@ -6,23 +6,29 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// pipes, and what the libraries hold.
 const RESERVE: u64 = 128;
 
-/// Raises the limit of open descriptors as far as it may be raised (getrlimit(2), hard limit) and
-/// checks that `conns` connections of `threads` threads fit.
+/// Raises the limit of open descriptors as far as it may be raised, and checks that `conns`
+/// connections of `threads` threads fit.
 ///
 /// # Errors
 ///
 /// One line that names the limit and the number needed.
 pub fn raise_descriptors(conns: u32, threads: usize) -> Result<(), String> {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        // Where raising is refused, the check below judges by the old limit.
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        let _ = setrlimit(Resource::Nofile, raised);
-    }
-    match getrlimit(Resource::Nofile).current {
+    match raise() {
         Some(limit) => check(limit, conns, threads),
         None => Ok(()),
     }
+}
+
+/// Raises the limit of open descriptors as far as it may be raised (getrlimit(2), hard limit), and
+/// returns it.
+pub fn raise() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Where raising is refused, it stays the old limit.
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+    getrlimit(Resource::Nofile).current
 }
 
 fn check(limit: u64, conns: u32, threads: usize) -> Result<(), String> {

@@ -97,14 +97,24 @@ impl Client {
         }
     }
 
+    /// Looks whether it is connected already. On the loopback interface the handshake is over
+    /// before connect(2) returns, and the event may come much later.
+    pub(super) fn look(&mut self, now: Instant) {
+        if tcp_info::of(&self.socket).is_ok_and(|info| info.established) {
+            self.on_connected(now);
+        }
+    }
+
+    fn on_connected(&mut self, now: Instant) {
+        self.syn_retrans = self.syn_retrans();
+        self.connected = Some(now);
+        self.stage = Stage::Pausing(now + PAUSE);
+    }
+
     fn on_connecting(&mut self, flags: EventFlags, now: Instant) {
         match self.socket.take_error() {
             Ok(None) if !flags.contains(EventFlags::OUT) => {}
-            Ok(None) => {
-                self.syn_retrans = self.syn_retrans();
-                self.connected = Some(now);
-                self.stage = Stage::Pausing(now + PAUSE);
-            }
+            Ok(None) => self.on_connected(now),
             Ok(Some(error)) | Err(error) => {
                 self.syn_retrans = self.syn_retrans();
                 self.stage = Stage::Failed(match error.kind() {

@@ -36,6 +36,9 @@ const STEP: Duration = Duration::from_millis(5);
 /// Readings of the counters until two in a row agree.
 const READINGS_MAX: usize = 20;
 
+/// Descriptors beside those of connections.
+const DESCRIPTORS: u64 = 32;
+
 /// Events taken at a time.
 const EVENTS: usize = 256;
 
@@ -87,7 +90,7 @@ pub(super) fn run(spec: &Spec, interrupted: Arc<AtomicBool>) -> Result<Trial, Fa
     };
     let room = model::capacity(predicted_limit, listeners);
     let conns = room.saturating_add(spec.extra);
-    check_descriptors(conns, spec.target.is_none())?;
+    check_descriptors(conns, spec)?;
     let addr = server.addr().map_err(failed("the address"))?;
     let before = Reading::take().map_err(failed("the kernel's counters"))?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC);
@@ -128,13 +131,21 @@ impl Spec {
     }
 }
 
-/// Descriptors: one a client, and one more for its other side where that is this process too.
-fn check_descriptors(conns: u32, both_sides: bool) -> Result<(), Failure> {
-    let sides = if both_sides { 2 } else { 1 };
-    let refused = |error: String| {
-        Failure::new(exit::USAGE, error).hint("raise it with `ulimit -n`, or take a smaller n")
-    };
-    limits::raise_descriptors(conns.saturating_mul(sides), 1).map_err(refused)
+/// Checks whether there are descriptors enough: one a client, and one more for its other side where
+/// that is this process too.
+fn check_descriptors(conns: u32, spec: &Spec) -> Result<(), Failure> {
+    let sides = if spec.target.is_none() { 2 } else { 1 };
+    let needed = sides * u64::from(conns) + DESCRIPTORS;
+    match limits::raise() {
+        Some(limit) if limit < needed => {
+            let error = format!(
+                "{conns} connects need {needed} open files, and the limit of this process is {limit}"
+            );
+            let hint = "raise it with `ulimit -n`, or take a smaller n";
+            Err(Failure::new(exit::USAGE, error).hint(hint))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What the phases leave.
@@ -223,7 +234,9 @@ impl Lab {
         let socket = self.target.connect(number as u32)?;
         let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.epoll, &socket, EventData::new_u64(number as u64), interest)?;
-        self.clients.push(Client::new(socket, started));
+        let mut client = Client::new(socket, started);
+        client.look(Instant::now());
+        self.clients.push(client);
         if in_sequence {
             self.until(started + STEP, |lab| !lab.clients[number].is_connecting())?;
         }
@@ -253,6 +266,9 @@ impl Lab {
     /// Begins to accept, has the server begin, or waits until it does.
     fn release(&mut self, spec: &Spec, room: u32, notes: &mut Vec<String>) -> io::Result<Instant> {
         let now = Instant::now();
+        if self.stopped() {
+            return Ok(now);
+        }
         if let Server::Own(own) = &mut self.server {
             own.release(&self.epoll)?;
         } else if let Some(pid) = spec.release.and_then(Pid::from_raw) {
@@ -349,13 +365,16 @@ impl Lab {
             self.clients.into_iter().map(|client| client.into_record(start)).collect();
         let measured = outcome(&clients);
         let mut checks = checks::at_release(&phases.held, &phases.waiting);
-        checks.extend(checks::at_end(&phases.held, &phases.ended, &kernel, &measured, accepted));
+        if !interrupted {
+            let (held, ended) = (&phases.held, &phases.ended);
+            checks.extend(checks::at_end(held, ended, &kernel, &measured, accepted));
+        }
         Trial {
             n,
             listeners: plan.listeners,
             limit,
             conns: plan.conns,
-            released_s: known.then_some(plan.hold.as_secs_f64()),
+            released_s: (known && !interrupted).then_some(plan.hold.as_secs_f64()),
             length_s,
             predicted: model::predict(&plan, &kernel),
             kernel,

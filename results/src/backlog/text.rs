@@ -242,7 +242,11 @@ pub(super) fn range(range: Range) -> String {
 }
 
 fn seconds(seconds: f64) -> String {
-    if seconds < 0.1 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.2} s") }
+    match seconds {
+        ..0.001 => format!("{:.0} us", seconds * 1e6),
+        ..0.1 => format!("{:.1} ms", seconds * 1e3),
+        _ => format!("{seconds:.2} s"),
+    }
 }
 
 fn ordinal(number: u32) -> String {

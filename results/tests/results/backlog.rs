@@ -130,7 +130,7 @@ fn the_text_has_a_table_the_pictures_and_the_verdict_and_fits() {
     let text = backlog.text();
     for words in [
         "listen(5)            14      6         6     8         8      2       0-2       0",
-        "   1st SYN   0.3 ms      6 ██████\n   2nd SYN   1.02 s      8 ████████\n",
+        "   1st SYN   300 us      6 ██████\n   2nd SYN   1.02 s      8 ████████\n",
         "  queue, 1.2 s     ███████████████████████·····",
         "held: ListenOverflows = SYNs without an answer             8        8        8",
         "somaxconn 4096, tcp_syncookies 1, tcp_abort_on_overflow unknown",

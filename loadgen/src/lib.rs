@@ -6,7 +6,8 @@
 //!
 //! * [`pattern`]: what is sent, and whether what came back is it.
 //! * [`connection`]: one connection, without any system call.
-//! * [`socket`], `engine`, [`worker`]: system calls, event handling, and the phases of one thread.
+//! * [`socket`], `engine`, [`worker`], [`share`]: system calls, event handling, and the phases of
+//!   one thread.
 //! * [`schedule`], `pacer`, [`spacing`]: when requests of an open loop are due, sending them then,
 //!   and whether they were.
 //! * [`control`], [`measure`], [`warmup`]: the main thread and the threads it conducts.
@@ -52,6 +53,7 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod schedule;
+pub mod share;
 pub mod signals;
 pub mod socket;
 pub mod spacing;

@@ -15,10 +15,11 @@ use crate::laps::{Lap, Laps, Over};
 use crate::placement::{Placement, pin};
 use crate::procfs::{self, Processes, Usage};
 use crate::progress::{self, Progress};
+use crate::share::Share;
 use crate::subject::Ready;
 use crate::tally::Tally;
 use crate::warmup::{self, Warmup, Watch};
-use crate::worker::{Plan, Share, Worker};
+use crate::worker::{Plan, Worker};
 
 /// How long outstanding replies are awaited after a signal.
 const PATIENCE_NS: u64 = 500_000_000;

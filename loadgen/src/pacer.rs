@@ -31,9 +31,10 @@ use rustix::time::{
 use crate::connection::State;
 use crate::control::{Clock, NEVER};
 use crate::schedule::{OpenLoop, Part, SECOND, Schedule};
+use crate::share::Share;
 use crate::spacing::Spacing;
 use crate::tally::OpenTally;
-use crate::worker::{KICK_OFF, Share, Worker};
+use crate::worker::{KICK_OFF, Worker};
 
 /// The marker of the timer's event.
 pub(crate) const DUE: u64 = u64::MAX - 1;

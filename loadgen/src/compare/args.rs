@@ -60,11 +60,15 @@ pub struct CompareArgs {
     pub size: Vec<u32>,
 
     /// The most rounds; there are fewer when they agree
-    #[arg(short, long, value_name = "N", default_value = "20", value_parser = rounds)]
+    #[arg(short, long, value_name = "N", default_value = "30", value_parser = rounds)]
     pub rounds: u32,
 
-    /// Length of the measured window of each run
-    #[arg(short, long, value_name = "TIME", default_value = "2s")]
+    /// They agree when the interval of every ratio is so narrow on either side
+    #[arg(long, value_name = "PERCENT", default_value = "3%", value_parser = precision)]
+    pub precision: f64,
+
+    /// Length of the measured window of each run: many short ones tell more than a few long ones
+    #[arg(short, long, value_name = "TIME", default_value = "1s")]
     #[arg(value_parser = units::duration_positive)]
     pub duration: Duration,
 
@@ -205,6 +209,16 @@ impl CompareArgs {
             }
         }
         cells
+    }
+}
+
+/// Parses `3%` into 0.03.
+fn precision(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').ok_or("write it as a share, such as 3%")?;
+    match number.parse::<f64>() {
+        Ok(percent) if (0.1..=100.0).contains(&percent) => Ok(percent / 100.0),
+        Ok(_) => Err("between 0.1% and 100%".to_owned()),
+        Err(_) => Err("write it as a share, such as 3%".to_owned()),
     }
 }
 

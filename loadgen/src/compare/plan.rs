@@ -32,7 +32,7 @@ pub(super) fn plan(
         stopping: Stopping {
             rounds_min: Stopping::default().rounds_min.min(args.rounds),
             rounds_max: args.rounds,
-            ..Stopping::default()
+            precision: args.precision,
         },
         absent,
         asked: Some(asked(args, base, entries)),

@@ -158,6 +158,8 @@ mod tests {
             ("compare|mio|mio|mio-2={port}", "called mio-2"),
             ("compare|mio|--rounds|0", "at least 1"),
             ("compare|mio|--rounds|2k", "at most 1000"),
+            ("compare|mio|--precision|3", "such as 3%"),
+            ("compare|mio|--precision|0%", "between 0.1%"),
             ("compare|mio|--conns|64,0", "at least 1"),
             ("compare|mio|--size|64,2MiB", "at most 1MiB"),
         ] {

@@ -48,7 +48,18 @@ const SHORT: Form = Form {
 /// twenty equals are told apart in 1 to 4 of 100 times.
 const FULL: Form = Form {
     count: 20,
-    options: &["--conns", "64", "--duration", "100ms", "--warmup", "50ms", "--rounds", "40"],
+    options: &[
+        "--conns",
+        "64",
+        "--duration",
+        "100ms",
+        "--warmup",
+        "50ms",
+        "--rounds",
+        "50",
+        "--precision",
+        "4%",
+    ],
     slowdown: 1.1,
     claimed_max: 2,
     found_min: 18,

@@ -88,7 +88,7 @@ impl Comparison {
         let baseline = &self.plan.baseline;
         let mut notes = vec![format!(
             "~: run-to-run noise; x: the median of the ratios round by round, with its bootstrap \
-             interval (99 % for the {primary}, 99.8 % for the others; at 6 to 20 rounds the former \
+             interval (99 % for the {primary}, 99.8 % for the others; from 6 rounds on the former \
              holds in 96 to 99 of 100 comparisons); *: a difference; ?: too few rounds to tell; \
              (5): rests on 5 rounds, some being left out"
         )];

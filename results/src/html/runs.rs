@@ -43,8 +43,9 @@ pub(super) fn section(page: &mut Page, runs: &[(&str, &Record)], alone: bool) {
 
 /// `mio: 78.8k exchanges/s, p99 20.8ms`.
 pub(super) fn headline(run: &Record) -> String {
-    let mut line =
-        format!("{}: {} exchanges a second", run.subject.name, format::count(run.throughput_per_s));
+    let doubt = if run.valid { "" } else { "INVALID: " };
+    let (name, rate) = (&run.subject.name, format::count(run.throughput_per_s));
+    let mut line = format!("{doubt}{name}: {rate} exchanges a second");
     if let Some(latency) = latency(run) {
         line += &format!(", p99 {}", format::duration(latency.p99_ns));
     }

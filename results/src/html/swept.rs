@@ -48,12 +48,13 @@ fn load(sweep: &Sweep) -> String {
     let conns = plan.conns.map(|conns| format!("{conns} connections, "));
     let rate = plan.rate_per_s.map(|rate| format!("{rate} requests a second, "));
     format!(
-        "{}{}{} bytes, {:.1} s a run after {:.1} s of warm-up, {} rounds",
+        "{}{}{} bytes, {:.1} s a run after {:.1} s of warm-up, {} round{}",
         conns.unwrap_or_default(),
         rate.unwrap_or_default(),
         plan.size,
         plan.duration_s,
         plan.warmup_s,
-        plan.rounds
+        plan.rounds,
+        if plan.rounds == 1 { "" } else { "s" }
     )
 }

@@ -35,6 +35,7 @@ fn documents() -> Vec<(String, Document)> {
     ]);
     let mut invalid = run();
     (invalid.valid, invalid.invalid_reasons) = (false, vec!["late: by a millisecond".into()]);
+    invalid.environment.kernel = Some("5.19.0-other".into());
     invalid.warnings = vec!["not-steady: it still rose".into()];
     vec![
         ("runs/one.json".into(), Document::Record(Box::new(run()))),
@@ -177,6 +178,7 @@ fn every_chart_has_a_name_a_description_and_its_data() {
         "not-steady: it still rose",
         "1 of 4 runs are INVALID",
         "not the same in all",
+        "\u{2260} kernel",
     ] {
         let escaped = words.replace('\'', "&#39;");
         assert!(page.contains(&escaped), "{words}");

@@ -54,7 +54,7 @@ pub(crate) fn costs(runs: &[(&str, &Record)]) -> Option<Figure> {
             reference: None,
             rows,
             note: "Full shade: user time; light shade: system time. One run has no interval: \
-                   `loadgen compare` gives one."
+                   loadgen compare gives one."
                 .into(),
             data,
         };

@@ -34,9 +34,10 @@ pub(crate) fn latency(sweep: &Sweep) -> Option<Figure> {
         y: latencies(&series),
         y_label: "latency".into(),
         series,
-        note: "A point: the medians of a level's runs. Red: the server was overloaded there, or \
-               the run is INVALID and no part of the curve."
-            .into(),
+        note:
+            "A point: the medians of a level's runs. Red: the server was overloaded there. A run \
+               that is INVALID is no part of the curve."
+                .into(),
         data: points(sweep),
     })
 }
@@ -105,9 +106,8 @@ fn over_levels(
 /// The runs that say nothing of the server, if there are any.
 fn invalid(sweep: &Sweep, x: fn(&crate::Point) -> f64, y: fn(&Latency) -> f64) -> Option<Series> {
     let runs = sweep.points.iter().filter(|point| point.outcome == Outcome::Invalid);
-    let points: Vec<Point> = runs
-        .filter_map(|run| Some(Point { doubtful: true, ..Point::new(x(run), y(run.response()?)) }))
-        .collect();
+    let points: Vec<Point> =
+        runs.filter_map(|run| Some(Point::new(x(run), y(run.response()?)))).collect();
     let name = "p99 of INVALID runs".to_owned();
     (!points.is_empty()).then_some(Series { name, points, marked: true, joined: false })
 }

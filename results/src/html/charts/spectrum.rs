@@ -16,6 +16,10 @@ const STEPS: u32 = 12;
 /// The most nines: beyond a ten-millionth nobody reads on.
 const NINES_MAX: f64 = 7.0;
 
+/// The nines from which on values are given room, about the 20th percentile: the fastest exchange
+/// may be thousands of times as fast as most, and nobody asks for it.
+const SHOWN_FROM: f64 = 0.1;
+
 /// The confidence of the band.
 const CONFIDENCE: f64 = 0.95;
 
@@ -114,6 +118,7 @@ pub(crate) fn spectrum(title: &str, named: &[Named]) -> (Option<Figure>, Vec<Str
             joined: true,
         })
         .collect();
+    let above = |point: &&Point| point.x >= SHOWN_FROM;
     let all = || series.iter().flat_map(|series| &series.points);
     let lines = Lines {
         title: title.to_owned(),
@@ -123,7 +128,7 @@ pub(crate) fn spectrum(title: &str, named: &[Named]) -> (Option<Figure>, Vec<Str
         ),
         x: Scale::between(Unit::Percentile, 0.0, all().map(|point| point.x).fold(1.0, f64::max)),
         x_label: "percentile".into(),
-        y: Scale::spanning(Unit::Nanoseconds, all().map(|point| point.y)),
+        y: Scale::spanning(Unit::Nanoseconds, all().filter(above).map(|point| point.y)),
         y_label: "latency".into(),
         note: "Band: 95 % interval of each percentile by order statistics, which is the least \
                uncertainty it has: it takes the exchanges of a run for independent."

@@ -17,11 +17,12 @@ const LINES: [(&str, Value); 3] = [
     ("max", |interval| interval.max_ns),
 ];
 
-/// The chart of a run, or `None` if it has fewer than two intervals.
+/// The chart of a run, or `None` if it has fewer than two intervals or no latency in any.
 ///
 /// `all` are the runs beside it, with which it shares the axes.
 pub(crate) fn timeline(name: &str, run: &Record, all: &[&Record]) -> Option<Figure> {
-    if run.intervals.len() < 2 {
+    let timed = run.intervals.iter().any(|interval| interval.max_ns.is_some());
+    if run.intervals.len() < 2 || !timed {
         return None;
     }
     let values = all.iter().flat_map(|run| &run.intervals).flat_map(|interval| {

@@ -104,7 +104,7 @@ fn a_known_delay_is_the_service_and_the_response() {
     for latency in ["service", "response"] {
         assert!(ms(&record, latency, "min_ns") >= 9.99, "{record}");
         let p50 = ms(&record, latency, "p50_ns");
-        assert!((9.99..15.0).contains(&p50), "{latency} {p50}");
+        assert!((9.99..20.0).contains(&p50), "{latency} {p50}");
     }
     // Without a delay between plan and send, nothing has waited.
     assert_eq!(record["rate"]["waited"], 0, "{record}");
@@ -229,7 +229,7 @@ fn a_server_too_slow_for_the_rate_is_named_as_the_cause() {
 #[test]
 fn a_rate_that_no_generator_reaches_is_invalid() {
     let server = Server::start(echo);
-    let args = ["--rate", "100M", "-d", "100ms", "--warmup", "0", "--timeout", "100ms"];
+    let args = ["--rate", "100M", "-d", "100ms", "--warmup", "0", "--timeout", "2s"];
     let finished = against(&server.target(), &args);
     assert_eq!(finished.code, Some(8), "{finished:#?}");
     assert_eq!(finished.record()["valid"], false);

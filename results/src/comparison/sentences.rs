@@ -1,5 +1,6 @@
 //! What a comparison shows, in words.
 
+use super::exclusion::by_kind;
 use super::{Cell, Comparison, Exclusion, Measured, Metric};
 use crate::statistics::{Ratio, Verdict};
 use crate::text;
@@ -132,7 +133,12 @@ impl Comparison {
 
 /// Which runs of a subject are left out, of what, and why.
 fn excluded(measured: &Measured) -> Option<String> {
-    let kinds: Vec<String> = measured.exclusions.iter().map(exclusion).collect();
+    // Older files have only the reasons of each run.
+    let found = match measured.exclusions.as_slice() {
+        [] => by_kind(&measured.runs),
+        exclusions => exclusions.to_vec(),
+    };
+    let kinds: Vec<String> = found.iter().map(exclusion).collect();
     (measured.excluded > 0).then(|| {
         text::printable(&format!(
             "{} of {} runs of {} are left out: {}",

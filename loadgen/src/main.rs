@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind as ClapErrorKind;
 use lockstep_results::store::{self, Document, Stored};
-use lockstep_results::{Backlog, Comparison, FloorReport, Record, Storm, html, table};
+use lockstep_results::{Backlog, Comparison, FloorReport, Record, Storm, Storms, html, table};
 use serde::Serialize;
 
 use loadgen::args::{Cli, Command, LiveArgs, ReportArgs, RunArgs};
@@ -109,8 +109,12 @@ fn backlog_and_print(args: &BacklogArgs) -> Result<u8, Failure> {
 }
 
 fn storm_and_print(args: &StormArgs) -> Result<u8, Failure> {
-    let storm::Finished { storm, code } = storm::storm(args, argv())?;
-    keep_and_print(&storm, Storm::text, args.output.as_deref(), args.force, args.json)?;
+    let storm::Finished { storms, code } = storm::storm(args, &argv())?;
+    let (output, force, json) = (args.output.as_deref(), args.force, args.json);
+    match storms.as_slice() {
+        [storm] => keep_and_print(storm, Storm::text, output, force, json)?,
+        _ => keep_and_print(&Storms::of(storms), Storms::text, output, force, json)?,
+    }
     Ok(code)
 }
 
@@ -189,6 +193,10 @@ fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
                 print(&backlog.text())?;
                 return Ok(0);
             }
+            Document::Storms(storms) if args.records.len() == 1 => {
+                print(&storms.text())?;
+                return Ok(0);
+            }
             Document::Storm(storm) if args.records.len() == 1 => {
                 print(&storm.text())?;
                 return Ok(0);
@@ -200,7 +208,7 @@ fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
             other => {
                 let what = match other {
                     Document::Floor(_) => "floor",
-                    Document::Storm(_) => "storm",
+                    Document::Storm(_) | Document::Storms(_) => "storm",
                     Document::Sweep(_) => "sweep",
                     Document::Backlog(_) => "backlog experiment",
                     _ => "comparison",

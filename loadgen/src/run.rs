@@ -130,6 +130,8 @@ impl Session {
     /// Starts the server that a job asks for, or finds its target, and confines this process to
     /// its processors.
     pub(crate) fn prepare(&self, job: &Job<'_>) -> Result<Prepared, Failure> {
+        // The one before has confined this thread.
+        pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
         prepare(job, &self.allowed, &self.sender, &self.news).map(|(prepared, _)| prepared)
     }
 

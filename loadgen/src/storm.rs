@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use lockstep_results::backlog::Depth;
+use lockstep_results::backlog::{Counters, Depth};
 use lockstep_results::storm::{Queue, Storm};
 use lockstep_results::{Environment, Latencies, Latency, SCHEMA, store};
 
@@ -34,33 +34,63 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Changes of the depth that are kept, at most; a storm of a minute has fewer.
 const DEPTHS_MAX: usize = 50_000;
 
-/// A storm that is over.
+/// Storms that are over.
 #[derive(Debug)]
 pub struct Finished {
-    /// What came of it.
-    pub storm: Storm,
+    /// What came of them, one at least.
+    pub storms: Vec<Storm>,
     /// The exit code.
     pub code: u8,
 }
 
-/// Carries out a storm.
+/// One of several storms.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Cell {
+    backend: String,
+    backlog: Option<u32>,
+    conns: u32,
+}
+
+/// Carries out a storm for each backend, listen queue and number of connections.
 ///
 /// # Errors
 ///
 /// When there is no result at all. Connections that fail are a result.
-pub fn storm(args: &StormArgs, argv: Vec<String>) -> Result<Finished, Failure> {
-    let failed = |what: &'static str| {
-        move |error: io::Error| {
-            Failure::new(exit::FAILURE, format!("{what}: {}", with_name(&error)))
-        }
-    };
+pub fn storm(args: &StormArgs, argv: &[String]) -> Result<Finished, Failure> {
     if let Some(path) = &args.output {
         store::check(path, args.force)
             .map_err(|error| Failure::new(exit::USAGE, error.to_string()))?;
     }
     let session = Session::start()?;
-    let server_args = args.server();
-    session.check(&server_args)?;
+    let cells = args.cells();
+    for cell in &cells {
+        session.check(&args.server(cell))?;
+    }
+    let (mut storms, mut sum) = (Vec::new(), None);
+    for cell in &cells {
+        let (storm, outcome) = one(&session, args, cell, argv)?;
+        storms.push(storm);
+        let sum = sum.get_or_insert(outcome);
+        sum.signal = outcome.signal;
+        sum.wrong_replies |= outcome.wrong_replies;
+        sum.connected &= outcome.connected;
+        sum.failures |= outcome.failures;
+        if sum.signal.is_some() {
+            break;
+        }
+    }
+    let code = sum.map_or(exit::FAILURE, |sum| sum.code());
+    Ok(Finished { storms, code })
+}
+
+/// Carries out one storm, against a server of its own if there is no target.
+fn one(
+    session: &Session,
+    args: &StormArgs,
+    cell: &Cell,
+    argv: &[String],
+) -> Result<(Storm, Outcome), Failure> {
+    let server_args = args.server(cell);
     let mut environment = Environment::capture();
     let job = Job {
         args: &server_args,
@@ -70,41 +100,18 @@ pub fn storm(args: &StormArgs, argv: Vec<String>) -> Result<Finished, Failure> {
         floor: None,
     };
     let prepared = session.prepare(&job)?;
-    let addr = prepared.addr;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let plan = Plan {
-        target: Target::new(addr),
+        target: Target::new(prepared.addr),
         pattern: Pattern::new(args.size, seed),
-        conns: args.conns,
+        conns: cell.conns,
         interval_ns: args.rate.map_or(0.0, |rate| 1e9 / rate as f64),
         exchanges: args.exchanges,
         close: args.close,
         timeout: args.timeout,
     };
-    let mut watch = Watch::start(addr);
-    let before = Reading::take().map_err(failed("the kernel's counters"))?;
     let started = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-    let stop = AtomicBool::new(false);
-    let clock = Clock::start();
-    let (tally, signal) = thread::scope(|scope| {
-        let (plan, stop) = (&plan, &stop);
-        let wave = thread::Builder::new()
-            .name("storm".to_owned())
-            .spawn_scoped(scope, move || Wave::new(plan, clock, stop)?.run())
-            .map_err(failed("cannot start a thread"))?;
-        let mut signal = None;
-        while !wave.is_finished() {
-            watch.look(clock);
-            if let Some(number) = session.signal_within(LOOK) {
-                signal = Some(number);
-                stop.store(true, Relaxed);
-            }
-        }
-        let tally = wave.join().map_err(|_| Failure::new(exit::FAILURE, "the storm panicked"))?;
-        Ok::<_, Failure>((tally.map_err(failed("cannot wait for events"))?, signal))
-    })?;
-    watch.look(clock);
-    let counters = Reading::take().map_err(failed("the kernel's counters"))?.since(&before);
+    let Driven { tally, queue, counters, signal } = drive(session, &plan)?;
     let (subject, trouble) = prepared.into_subject(server_args.service);
     environment.capture_after();
     let errors_total = tally.failures.total();
@@ -122,12 +129,12 @@ pub fn storm(args: &StormArgs, argv: Vec<String>) -> Result<Finished, Failure> {
         tool: env!("CARGO_PKG_NAME").to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started,
-        argv,
+        argv: argv.to_vec(),
         seed,
         interrupted: signal.is_some(),
         subject,
         kernel: kernel::settings(),
-        conns: args.conns.into(),
+        conns: cell.conns.into(),
         rate_per_s: args.rate.map(|rate| rate as f64),
         exchanges_each: args.exchanges,
         size: args.size,
@@ -135,18 +142,59 @@ pub fn storm(args: &StormArgs, argv: Vec<String>) -> Result<Finished, Failure> {
         issued_s: tally.issued_ns as f64 / 1e9,
         length_s: tally.over_ns as f64 / 1e9,
         completed: tally.completed,
-        unfinished: u64::from(args.conns) - tally.completed - errors_total,
+        unfinished: u64::from(cell.conns) - tally.completed - errors_total,
         errors_total,
         latency: latencies(&tally),
         by_syn: tally.by_syn(),
         resent: tally.resent,
-        queue: watch.queue,
+        queue,
         counters,
         errors: tally.failures.into_counts(),
         notes: trouble.into_iter().collect(),
         environment,
     };
-    Ok(Finished { storm, code: outcome.code() })
+    Ok((storm, outcome))
+}
+
+/// What was seen while the connections lasted.
+struct Driven {
+    tally: Tally,
+    queue: Option<Queue>,
+    counters: Counters,
+    signal: Option<i32>,
+}
+
+/// Has a thread make the connections, and watches the accept queue meanwhile.
+fn drive(session: &Session, plan: &Plan) -> Result<Driven, Failure> {
+    let failed = |what: &'static str| {
+        move |error: io::Error| {
+            Failure::new(exit::FAILURE, format!("{what}: {}", with_name(&error)))
+        }
+    };
+    let mut watch = Watch::start(plan.target.addr);
+    let before = Reading::take().map_err(failed("the kernel's counters"))?;
+    let stop = AtomicBool::new(false);
+    let clock = Clock::start();
+    let (tally, signal) = thread::scope(|scope| {
+        let stop = &stop;
+        let wave = thread::Builder::new()
+            .name("storm".to_owned())
+            .spawn_scoped(scope, move || Wave::new(plan, clock, stop)?.run())
+            .map_err(failed("cannot start a thread"))?;
+        let mut signal = None;
+        while !wave.is_finished() {
+            watch.look(clock);
+            if let Some(number) = session.signal_within(LOOK) {
+                signal = Some(number);
+                stop.store(true, Relaxed);
+            }
+        }
+        let tally = wave.join().map_err(|_| Failure::new(exit::FAILURE, "the storm panicked"))?;
+        Ok::<_, Failure>((tally.map_err(failed("cannot wait for events"))?, signal))
+    })?;
+    watch.look(clock);
+    let counters = Reading::take().map_err(failed("the kernel's counters"))?.since(&before);
+    Ok(Driven { tally, queue: watch.queue, counters, signal })
 }
 
 fn latencies(tally: &Tally) -> Latencies {

@@ -53,6 +53,11 @@ pub fn report(documents: &[(String, Document)]) -> String {
                 texts.push((format!("Backlog experiment, {}", backlog.started), backlog.text()));
                 ("backlog", notes::places(&backlog.environment))
             }
+            Document::Storms(storms) => {
+                texts.push(("Storms".to_owned(), storms.text()));
+                let place = storms.storms.first().map(|storm| notes::places(&storm.environment));
+                ("storms", place.unwrap_or_default())
+            }
             Document::Storm(storm) => {
                 texts.push((format!("Storm, {}", storm.started), storm.text()));
                 ("storm", notes::places(&storm.environment))

@@ -59,7 +59,7 @@ pub use record::{
     Cost, ErrorCount, Fairness, Interval, Latencies, Latency, Rate, Record, SCHEMA, Subject,
     Threshold,
 };
-pub use storm::Storm;
+pub use storm::{Storm, Storms};
 pub use sweep::{Axis, Bound, Knee, Level, Outcome, Point, Purpose, SloResult, Sweep, SweepPlan};
 pub use table::table;
 pub use text::wrap;

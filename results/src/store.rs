@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use serde::Serialize;
 
-use crate::{Backlog, Comparison, FloorReport, Record, SCHEMA, Storm, Sweep};
+use crate::{Backlog, Comparison, FloorReport, Record, SCHEMA, Storm, Storms, Sweep};
 
 /// The most characters that a comparison's subjects take in the name of its file.
 const TITLE_MAX: usize = 100;
@@ -117,6 +117,20 @@ impl Stored for Storm {
     }
 }
 
+impl Stored for Storms {
+    fn started(&self) -> &str {
+        self.storms.first().map_or("", |storm| &storm.started)
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.storms.first()?.environment.host.as_deref()
+    }
+
+    fn title(&self) -> String {
+        format!("storms-{}", self.storms.len())
+    }
+}
+
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -133,6 +147,8 @@ pub enum Document {
     Floor(Box<FloorReport>),
     /// New connections by the thousand.
     Storm(Box<Storm>),
+    /// Several storms.
+    Storms(Box<Storms>),
 }
 
 /// Says beforehand whether [`write()`] would refuse `path`, so that no measured run is lost to it.
@@ -226,7 +242,9 @@ pub fn read(path: &Path) -> Result<Record, ReadError> {
         Document::Backlog(_) => {
             Err(not_a_record(path, "a backlog experiment, which is shown alone"))
         }
-        Document::Storm(_) => Err(not_a_record(path, "a storm, which is shown alone")),
+        Document::Storm(_) | Document::Storms(_) => {
+            Err(not_a_record(path, "a storm, which is shown alone"))
+        }
     }
 }
 
@@ -332,6 +350,9 @@ fn parse(text: &[u8]) -> Result<Document, Cause> {
         Some(Some("storm")) => serde_json::from_value(value)
             .map(Document::Storm)
             .map_err(|error| wrong("nor a storm: ", error)),
+        Some(Some("storms")) => serde_json::from_value(value)
+            .map(Document::Storms)
+            .map_err(|error| wrong("nor storms: ", error)),
         Some(_) => Err(Cause::NotARecord("of a kind that is not known here".into())),
     }
 }

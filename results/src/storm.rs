@@ -6,7 +6,7 @@ mod text;
 use serde::{Deserialize, Serialize};
 
 use crate::backlog::{Counters, Depth, Kernel};
-use crate::{Environment, ErrorCount, Latencies, Subject};
+use crate::{Environment, ErrorCount, Latencies, SCHEMA, Subject};
 
 /// A storm, as its file holds it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -73,6 +73,25 @@ pub struct Storm {
     pub environment: Environment,
 }
 
+/// Storms of several backends, listen queues or sizes, one after another.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Storms {
+    /// The version of this layout: [`SCHEMA`].
+    pub schema: u32,
+    /// `storms`, to tell it from a run's record.
+    pub kind: String,
+    /// Each as it would stand in a file of its own.
+    pub storms: Vec<Storm>,
+}
+
+impl Storms {
+    /// Several storms as one document.
+    pub fn of(storms: Vec<Storm>) -> Self {
+        Self { schema: SCHEMA, kind: "storms".to_owned(), storms }
+    }
+}
+
 /// The connections that the same SYN has connected.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -110,6 +129,11 @@ impl Queue {
 }
 
 impl Storm {
+    /// Connections served in a second, over the whole storm.
+    pub fn served_per_s(&self) -> f64 {
+        self.completed as f64 / self.length_s.max(1e-9)
+    }
+
     /// Connections that needed more than one SYN.
     pub fn retried(&self) -> u64 {
         self.by_syn.iter().filter(|by| by.syn > 1).map(|by| by.connections).sum()

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 
+use super::Cell;
 use crate::args::{Cli, CpuList, RunArgs, backlog, conns, cpu_list, positive, size, threads};
 use crate::{subject, units};
 
@@ -15,6 +16,7 @@ const EXAMPLES: &str = "\
 Examples:
   loadgen storm --conns 2000 --at-once --backlog 16     the cliff: a second for a lost SYN
   loadgen storm --conns 2000 --at-once --backlog 4096   the same with room for all
+  loadgen storm --backend mio,io-uring --backlog 16,128,4096 --conns 500,2000
   loadgen storm --rate 2k --conns 10k --close rst       two thousand new connections a second
   loadgen storm --target 127.0.0.1:8898 --exchanges 3";
 
@@ -24,9 +26,10 @@ Examples:
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub struct StormArgs {
-    /// Connections in all
-    #[arg(short, long, value_name = "N", default_value = "2000", value_parser = conns)]
-    pub conns: u32,
+    /// Connections in all; of several numbers, each is a storm of its own
+    #[arg(short, long, value_name = "N,...", default_value = "2000", value_delimiter = ',')]
+    #[arg(value_parser = conns)]
+    pub conns: Vec<u32>,
 
     /// All at once, as fast as one thread can connect [the default]
     #[arg(long, conflicts_with = "rate")]
@@ -57,16 +60,18 @@ pub struct StormArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub target: Option<String>,
 
-    /// The embedded server's backend: blocking, mio, io-uring; auto takes the best there is
+    /// The embedded server's backend: blocking, mio, io-uring; auto takes the best there is; of
+    /// several, each has storms of its own
     #[arg(
-        short, long, value_name = "NAME", default_value = "auto",
+        short, long, value_name = "NAME,...", default_value = "auto", value_delimiter = ',',
         value_parser = subject::backend_name, conflicts_with = "target"
     )]
-    pub backend: String,
+    pub backend: Vec<String>,
 
-    /// The embedded server's listen queue, for each shard
-    #[arg(long, value_name = "N", value_parser = backlog, conflicts_with = "target")]
-    pub backlog: Option<u32>,
+    /// The embedded server's listen queue, for each shard; likewise
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    #[arg(value_parser = backlog, conflicts_with = "target")]
+    pub backlog: Vec<u32>,
 
     /// The embedded server's shards [default: one for each of its processors; blocking: 1]
     #[arg(long, value_name = "N", value_parser = threads, conflicts_with = "target")]
@@ -117,15 +122,35 @@ impl Close {
 }
 
 impl StormArgs {
+    /// Every backend with every listen queue and number of connections, each once.
+    pub(super) fn cells(&self) -> Vec<Cell> {
+        let backlogs: Vec<Option<u32>> = match self.backlog.as_slice() {
+            [] => vec![None],
+            backlogs => backlogs.iter().copied().map(Some).collect(),
+        };
+        let mut cells: Vec<Cell> = Vec::new();
+        for backend in &self.backend {
+            for &backlog in &backlogs {
+                for &conns in &self.conns {
+                    let cell = Cell { backend: backend.clone(), backlog, conns };
+                    if !cells.contains(&cell) {
+                        cells.push(cell);
+                    }
+                }
+            }
+        }
+        cells
+    }
+
     /// The options of a run that say which server it is, and where both sides run.
-    pub(super) fn server(&self) -> RunArgs {
+    pub(super) fn server(&self, cell: &Cell) -> RunArgs {
         let defaults = Cli::try_parse_from(["loadgen"]).expect("a run needs no option").run;
         RunArgs {
-            conns: self.conns,
+            conns: cell.conns,
             threads: Some(1),
             target: self.target.clone(),
-            backend: self.backend.clone(),
-            backlog: self.backlog,
+            backend: cell.backend.clone(),
+            backlog: cell.backlog,
             shards: self.shards,
             pin: self.pin.clone(),
             server_pin: self.server_pin.clone(),

@@ -47,6 +47,31 @@ fn every_backend_serves_a_storm_that_it_has_room_for() {
     }
 }
 
+#[test]
+fn several_storms_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("storms.json");
+    let file = file.to_str().unwrap();
+    let args = ["storm", "--backend", "mio,blocking", "--backlog", "64,4096", "--conns", "5,9,5"];
+    let finished = run(&[&args[..], &["--json", "-o", file]].concat());
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let storms = finished.record();
+    let storms = storms["storms"].as_array().unwrap();
+    let cells = storms.iter().map(|storm| {
+        assert_accounted(storm);
+        let subject = &storm["subject"];
+        let number = |value: &Value| value.as_u64().unwrap();
+        (subject["backend"].as_str().unwrap(), number(&subject["backlog"]), number(&storm["conns"]))
+    });
+    let cells: Vec<_> = cells.collect();
+    let expected = ["mio", "blocking"].into_iter().flat_map(|backend| {
+        [(64, 5), (64, 9), (4096, 5), (4096, 9)].map(|(backlog, conns)| (backend, backlog, conns))
+    });
+    assert_eq!(cells, expected.collect::<Vec<_>>());
+    let report = run(&["report", file]);
+    assert_eq!(report.stdout.lines().count(), 10, "{report:#?}");
+}
+
 /// Whether somebody waits for an answer to a SYN to that port (`/proc/net/tcp`, state 02).
 fn somebody_waits_at(port: u16) -> bool {
     let remote = format!(":{port:04X}");

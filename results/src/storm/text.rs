@@ -2,13 +2,58 @@
 
 use std::fmt::Write as _;
 
-use super::Storm;
+use super::{Storm, Storms};
 use crate::backlog::picture::{bar, timeline};
-use crate::text::{printable, wrap};
+use crate::text::{printable, shorten, wrap};
 use crate::{Latency, format};
 
 /// Columns at most.
 const WIDTH: usize = 100;
+
+impl Storms {
+    /// A storm a line.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "{:<14} {:>7} {:>7} {:>9} {:>8} {:>8} {:>8} {:>9} {:>9} {:>7}\n",
+            "server",
+            "backlog",
+            "conns",
+            "served/s",
+            "conn p50",
+            "p99",
+            "p99.9",
+            "overflows",
+            "> one SYN",
+            "failed"
+        );
+        for storm in &self.storms {
+            let mut name: String = printable(&storm.subject.name);
+            if let Some(shards @ 2..) = storm.subject.shards {
+                name += &format!(" x {shards}");
+            }
+            let backlog = storm.subject.backlog.map_or_else(|| "-".to_owned(), |n| n.to_string());
+            let connect = storm.latency.connect.as_ref();
+            let connect = |value: fn(&Latency) -> u64| {
+                connect.map_or_else(|| "-".to_owned(), |latency| format::duration(value(latency)))
+            };
+            let overflows = storm.counters.get("ListenOverflows");
+            let _ = writeln!(
+                text,
+                "{:<14} {backlog:>7} {:>7} {:>9} {:>8} {:>8} {:>8} {:>9} {:>9} {:>7}",
+                shorten(&name, 14),
+                storm.conns,
+                format::count(storm.served_per_s()),
+                connect(|latency| latency.p50_ns),
+                connect(|latency| latency.p99_ns),
+                connect(|latency| latency.p999_ns),
+                overflows.map_or_else(|| "-".to_owned(), i64::to_string),
+                storm.retried(),
+                storm.errors_total + storm.unfinished,
+            );
+        }
+        text + "Overflows are those of all servers in this network namespace.\n"
+    }
+}
 
 impl Storm {
     /// Everything a person wants to know about it.
@@ -54,7 +99,7 @@ impl Storm {
             self.errors_total,
             self.unfinished,
             self.length_s,
-            format::count(self.completed as f64 / self.length_s.max(1e-9)),
+            format::count(self.served_per_s()),
         );
         [wrap(&storm, WIDTH, 4), wrap(&server, WIDTH, 4), String::new(), outcome].join("\n") + "\n"
     }

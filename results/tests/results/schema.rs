@@ -4,7 +4,7 @@
 
 use std::{env, fs};
 
-use lockstep_results::{Backlog, Comparison, Record, Storm, Sweep};
+use lockstep_results::{Backlog, Comparison, Record, Storm, Storms, Sweep};
 use schemars::{JsonSchema, schema_for};
 use serde_json::Value;
 
@@ -31,6 +31,7 @@ fn the_backlogs_schema_is_up_to_date() {
 #[test]
 fn the_storms_schema_is_up_to_date() {
     check::<Storm>("storm");
+    check::<Storms>("storms");
 }
 
 fn check<T: JsonSchema>(name: &str) {

@@ -3,7 +3,7 @@
 use lockstep_results::backlog::{Counters, Depth, Kernel};
 use lockstep_results::store::{self, Document};
 use lockstep_results::storm::{BySyn, Queue};
-use lockstep_results::{ErrorCount, Latencies, SCHEMA, Storm};
+use lockstep_results::{ErrorCount, Latencies, SCHEMA, Storm, Storms};
 use tempfile::tempdir;
 
 use crate::sample;
@@ -128,4 +128,30 @@ fn a_file_gives_back_what_was_stored() {
     }
     let error = store::read(&path).unwrap_err().to_string();
     assert!(error.contains("shown alone"), "{error}");
+}
+
+#[test]
+fn several_storms_are_a_table_and_a_file() {
+    let mut shards = storm(&[1000, 1000], 1000);
+    (shards.subject.shards, shards.subject.backlog) = (Some(12), Some(16));
+    shards.subject.name = "io-uring".into();
+    let mut unknown = storm(&[], 0);
+    unknown.subject.name = "a target with a name that is long".into();
+    (unknown.latency, unknown.counters) = (Latencies::default(), Counters::new());
+    let stored = Storms::of(vec![shards, unknown]);
+    let text = stored.text();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    let row: Vec<&str> = lines[1].split_whitespace().collect();
+    assert_eq!(row[..6], ["io-uring", "x", "12", "16", "2000", "1.000k"], "{text}");
+    assert_eq!(row[9..], ["1000", "1000", "0"], "{text}");
+    assert!(lines[2].contains("  -  "), "{text}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 100), "{text}");
+    let folder = tempdir().unwrap();
+    let path = store::write(&stored, folder.path(), false).unwrap();
+    assert!(path.to_str().unwrap().ends_with("-storms-2.json"), "{path:?}");
+    match store::read_any(&path).unwrap() {
+        Document::Storms(read) => assert_eq!(*read, stored),
+        other => panic!("{other:?}"),
+    }
 }

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use lockstep_core::{Cause, Exchange, Op, RECV_MAX, Service};
 
 use crate::Stats;
+use crate::scratch::Scratch;
 
 /// Why [`drive`] came back.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,19 +22,20 @@ pub(crate) enum Driven {
     Closed(Cause),
 }
 
-/// Runs `exchange` over `socket` until it would block or is over, for at most `budget` system
-/// calls.
+/// Runs `exchange` over `socket` until it would block or is over, for at most `budget` steps: a
+/// request or a send each.
 ///
-/// The reply not yet sent is in `buffer` at the place that [`Exchange::op`] names; whoever takes
-/// the buffer away in between has to put it back there. With `drained_when_short`, a receive that
-/// returned less than was asked for is taken as proof that the socket is empty: true for Linux
-/// TCP without urgent data, where what comes later raises a new edge (epoll(7)).
+/// The reply not yet sent is in `scratch` at the place that [`Exchange::op`] names, and what is
+/// parked behind it; whoever takes the scratch away in between has to put both back there. With
+/// `drained_when_short`, a receive that returned less than there was room for is taken as proof
+/// that the socket is empty: true for Linux TCP without urgent data, where what comes later raises
+/// a new edge (epoll(7)).
 #[inline]
-pub(crate) fn drive(
+pub(crate) fn drive<const ROOM: usize>(
     exchange: &mut Exchange,
     service: &mut dyn Service,
     socket: &mut (impl Read + Write),
-    buffer: &mut [u8; RECV_MAX],
+    scratch: &mut Scratch<ROOM>,
     stats: &mut Stats,
     budget: u32,
     drained_when_short: bool,
@@ -41,10 +43,19 @@ pub(crate) fn drive(
     let mut op = exchange.op();
     let mut drained = false;
     for _ in 0..budget {
+        if op == Op::Recv
+            && let Some(count) = scratch.next_parked()
+        {
+            stats.on_received(count);
+            op = exchange.received(service, scratch.request(), count);
+            continue;
+        }
         let result = match op {
             Op::Recv if drained => return Driven::Drained,
-            Op::Recv => socket.read(buffer),
-            Op::Send { start, end } => socket.write(&buffer[usize::from(start)..usize::from(end)]),
+            Op::Recv => scratch.receive(socket),
+            Op::Send { start, end } => {
+                socket.write(&scratch.request()[usize::from(start)..usize::from(end)])
+            }
             Op::Close(cause) => return Driven::Closed(cause),
         };
         stats.syscalls += 1;
@@ -54,9 +65,10 @@ pub(crate) fn drive(
                 exchange.sent(count)
             }
             (_, Ok(count)) => {
+                drained = drained_when_short && count < ROOM;
+                let count = count.min(RECV_MAX);
                 stats.on_received(count);
-                drained = drained_when_short && count < RECV_MAX;
-                exchange.received(service, buffer, count)
+                exchange.received(service, scratch.request(), count)
             }
             (_, Err(error)) => match error.kind() {
                 ErrorKind::Interrupted => return Driven::Interrupted,
@@ -107,7 +119,7 @@ pub(crate) enum Discarded {
 /// and the socket is closed when the peer has closed, or after [`LINGER`].
 pub(crate) fn discard(
     socket: &mut impl Read,
-    buffer: &mut [u8; RECV_MAX],
+    buffer: &mut [u8],
     stats: &mut Stats,
     bound: u32,
 ) -> Discarded {

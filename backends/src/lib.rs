@@ -30,6 +30,7 @@ mod listen_queue;
 mod listener;
 pub mod mio;
 mod options;
+mod scratch;
 mod server;
 mod slots;
 mod stats;

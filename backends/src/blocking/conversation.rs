@@ -10,6 +10,7 @@ use super::Server;
 use super::registry::Ticket;
 use crate::Stats;
 use crate::drive::{Discarded, Driven, LINGER, discard, drive, lingers};
+use crate::scratch::Scratch;
 use crate::trace::{Trace, Traced};
 
 /// System calls between two looks at the stop signal, for a peer that never lets the thread wait.
@@ -52,15 +53,15 @@ fn exchange<T: Trace>(
     }
     let mut service = (server.service)();
     let mut exchange = Exchange::new();
-    let mut buffer = [0; RECV_MAX];
+    let mut scratch = Scratch::new();
     loop {
         if server.stop.is_draining() {
             exchange.drain();
             if exchange.op() == Op::Recv {
-                receive_last(&mut exchange, &mut *service, socket, &mut buffer, stats)?;
+                receive_last(&mut exchange, &mut *service, socket, &mut scratch, stats)?;
             }
         }
-        match drive(&mut exchange, &mut *service, socket, &mut buffer, stats, BUDGET, false) {
+        match drive(&mut exchange, &mut *service, socket, &mut scratch, stats, BUDGET, false) {
             Driven::Closed(cause) => return Ok(cause),
             Driven::Interrupted | Driven::Yielded | Driven::Drained => {}
             Driven::Blocked => {
@@ -79,13 +80,13 @@ fn receive_last(
     exchange: &mut Exchange,
     service: &mut dyn Service,
     socket: &mut Traced<TcpStream, impl Trace>,
-    buffer: &mut [u8; RECV_MAX],
+    scratch: &mut Scratch<RECV_MAX>,
     stats: &mut Stats,
 ) -> io::Result<()> {
     socket.call("ioctl", "FIONBIO, 1", |stream| stream.set_nonblocking(true))?;
     stats.syscalls += 2;
-    if drive(exchange, service, socket, buffer, stats, 1, false) == Driven::Blocked {
-        let _close = exchange.received(service, buffer, 0);
+    if drive(exchange, service, socket, scratch, stats, 1, false) == Driven::Blocked {
+        let _close = exchange.received(service, scratch.request(), 0);
     }
     socket.call("ioctl", "FIONBIO, 0", |stream| stream.set_nonblocking(false))
 }

@@ -85,7 +85,7 @@ impl<T: Trace> Loop<'_, T> {
             state: State::Conversing,
             read_on: false,
             queued: false,
-            unsent: None,
+            held: None,
         });
         let Some(connection) = self.connections.get_mut(key) else { unreachable!("inserted") };
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
@@ -98,10 +98,9 @@ impl<T: Trace> Loop<'_, T> {
             return self.close(key);
         }
         self.idle.start(key.index);
+        // A request that is there already is announced by the next wait, with others.
         if self.stop.is_draining() {
             self.drain_connection(key);
-        } else {
-            self.run_connection(key); // the first request is often there already
         }
     }
 
@@ -128,7 +127,7 @@ impl<T: Trace> Loop<'_, T> {
     pub(super) fn linger(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let socket = &mut Traced { socket: &mut connection.stream, trace: self.trace };
-        match discard(socket, &mut self.buffer, &mut self.stats, DISCARDS) {
+        match discard(socket, self.scratch.room(), &mut self.stats, DISCARDS) {
             Discarded::Blocked => {}
             Discarded::More => {
                 connection.queued = true;
@@ -207,7 +206,8 @@ impl<T: Trace> Loop<'_, T> {
         self.run_connection(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.state == State::Conversing && connection.exchange.op() == Op::Recv {
-            let nothing = connection.exchange.received(&mut *self.service, &mut self.buffer, 0);
+            let nothing =
+                connection.exchange.received(&mut *self.service, self.scratch.request(), 0);
             let Op::Close(cause) = nothing else { unreachable!("it drains") };
             self.end(key, cause);
         }

@@ -6,8 +6,12 @@
 //! for has emptied the socket, so nothing asks again, and the send is tried at once, without
 //! waiting for the socket to be writable.
 //!
-//! All connections of a shard share one buffer. Only a reply that the socket did not take whole
-//! is kept with its connection.
+//! A receive asks for twice what a request may have, so that the longest request leaves room, too.
+//! Of a peer that does not wait for its replies it takes the next request along; that one is parked
+//! until the first has been answered.
+//!
+//! All connections of a shard share one scratch. Only what a socket did not take of a reply, and
+//! what is parked behind it, is kept with its connection.
 
 mod lifecycle;
 
@@ -18,7 +22,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use lockstep_core::{Exchange, Op, RECV_MAX, Service};
-use mio::event::Source;
+use mio::event::{Event, Source};
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -26,6 +30,7 @@ use mio::{Events, Interest, Poll, Token};
 use crate::admission::Pause;
 use crate::deadlines::Deadlines;
 use crate::drive::{Driven, LINGER, drive};
+use crate::scratch::Scratch;
 use crate::slots::{Key, Slots};
 use crate::trace::{NONE, Silent, Trace, Traced};
 use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
@@ -37,8 +42,11 @@ pub struct Mio;
 /// Events taken from the kernel in one turn.
 const EVENTS: usize = 512;
 
-/// System calls of one connection in one turn: four exchanges.
+/// Requests and sends of one connection in one turn: four exchanges.
 const BUDGET: u32 = 8;
+
+/// What a receive asks for: more than a request may have.
+const ROOM: usize = 2 * RECV_MAX;
 
 /// Connections accepted in one turn.
 const ACCEPTS: usize = 64;
@@ -83,8 +91,8 @@ struct Connection {
     read_on: bool,
     /// Whether it is in the list of those to run in the next turn.
     queued: bool,
-    /// What the socket has not taken of the reply; it ends where the reply ends.
-    unsent: Option<Box<[u8]>>,
+    /// What the socket has not taken of the reply, and what is parked behind it.
+    held: Option<Box<[u8]>>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -103,7 +111,7 @@ struct Loop<'a, T> {
     service: Box<dyn Service>,
     trace: T,
     connections: Slots<Connection>,
-    buffer: [u8; RECV_MAX],
+    scratch: Scratch<ROOM>,
     /// To be run in the next turn, without waiting for an event.
     ready: VecDeque<Key>,
     /// Whether connections may be waiting in the listen queue.
@@ -134,7 +142,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             service: service(),
             trace,
             connections: Slots::new(),
-            buffer: [0; RECV_MAX],
+            scratch: Scratch::new(),
             ready: VecDeque::new(),
             acceptable: false,
             pause: Pause::new(options.accept_delay),
@@ -153,9 +161,7 @@ impl<'a, T: Trace> Loop<'a, T> {
                     LISTENER => self.acceptable = true,
                     STOP => self.drain(),
                     Token(packed) => {
-                        let read_on =
-                            event.is_read_closed() || event.is_error() || event.is_priority();
-                        self.on_event(Key::unpack(packed as u64), read_on);
+                        self.on_event(Key::unpack(packed as u64), event);
                     }
                 }
             }
@@ -195,11 +201,14 @@ impl<'a, T: Trace> Loop<'a, T> {
             .min()
     }
 
-    fn on_event(&mut self, key: Key, read_on: bool) {
+    fn on_event(&mut self, key: Key, event: &Event) {
         // An event of this batch can be for a connection closed earlier in it.
         let Some(connection) = self.connections.get_mut(key) else { return };
+        let read_on = event.is_read_closed() || event.is_error() || event.is_priority();
         connection.read_on |= read_on;
-        if !connection.queued {
+        // The first event is often that it can be sent to; who waits for a request does not care.
+        let of_use = event.is_readable() || read_on || connection.exchange.op() != Op::Recv;
+        if of_use && !connection.queued {
             self.run_connection(key);
         }
     }
@@ -221,19 +230,17 @@ impl<'a, T: Trace> Loop<'a, T> {
         if connection.state == State::Lingering {
             return self.linger(key);
         }
-        let Connection { stream, exchange, read_on, unsent, .. } = connection;
-        let (service, buffer, stats) = (&mut *self.service, &mut self.buffer, &mut self.stats);
-        if let Some(bytes) = unsent.take() {
-            put_back(exchange, buffer, &bytes);
-        }
+        let Connection { stream, exchange, read_on, held, .. } = connection;
+        let (service, scratch, stats) = (&mut *self.service, &mut self.scratch, &mut self.stats);
+        scratch.put_back(exchange, held.take());
         let moved = stats.bytes_moved();
         let socket = &mut Traced { socket: stream, trace: self.trace };
-        let driven = drive(exchange, service, socket, buffer, stats, BUDGET, !*read_on);
+        let driven = drive(exchange, service, socket, scratch, stats, BUDGET, !*read_on);
         match driven {
             Driven::Drained => {}
-            Driven::Blocked => *unsent = take_out(exchange, buffer),
+            Driven::Blocked => *held = scratch.take_out(exchange),
             Driven::Yielded | Driven::Interrupted => {
-                *unsent = take_out(exchange, buffer);
+                *held = scratch.take_out(exchange);
                 connection.queued = true;
                 self.ready.push_back(key);
             }
@@ -267,19 +274,5 @@ impl fmt::Display for Announced<'_> {
             1 => f.write_str("1 event"),
             count => write!(f, "{count} events"),
         }
-    }
-}
-
-/// What is not sent yet of the reply in `buffer`, if anything.
-fn take_out(exchange: &Exchange, buffer: &[u8; RECV_MAX]) -> Option<Box<[u8]>> {
-    match exchange.op() {
-        Op::Send { start, end } => Some(buffer[usize::from(start)..usize::from(end)].into()),
-        Op::Recv | Op::Close(_) => None,
-    }
-}
-
-fn put_back(exchange: &Exchange, buffer: &mut [u8; RECV_MAX], unsent: &[u8]) {
-    if let Op::Send { start, end } = exchange.op() {
-        buffer[usize::from(start)..usize::from(end)].copy_from_slice(unsent);
     }
 }

@@ -1,0 +1,50 @@
+//! How many system calls an exchange takes, by the server's own count, where every turn finds its
+//! requests already there: nothing of it depends on who is faster.
+
+mod common;
+
+use common::child::is_available;
+use common::kernel;
+use common::rounds;
+
+const CONNECTIONS: usize = 1000;
+
+/// So many that what a connection costs by itself, accepting and closing, no longer counts.
+const ROUNDS: usize = 100;
+
+/// A receive and a send, and its share of the wait.
+#[test]
+fn mio_receives_once_and_sends_once_even_for_the_longest_request() {
+    for length in [64, 1024] {
+        let per_exchange = per_exchange("mio", length);
+        assert!(per_exchange <= 2.1, "{per_exchange} for {length} bytes");
+        assert!(per_exchange >= 2.0, "{per_exchange} for {length} bytes: who counts?");
+    }
+}
+
+/// One call submits the replies of a turn and waits for the next one.
+#[test]
+fn io_uring_has_a_share_of_a_call() {
+    if !is_available("io-uring") {
+        return;
+    }
+    for length in [64, 1024] {
+        let per_exchange = per_exchange("io-uring", length);
+        assert!(per_exchange <= 0.1, "{per_exchange} for {length} bytes");
+    }
+}
+
+fn per_exchange(backend: &str, length: usize) -> f64 {
+    kernel::raise_descriptor_limit();
+    let stats = rounds::serve(
+        backend,
+        CONNECTIONS,
+        || (),
+        |rounds| {
+            for _ in 0..ROUNDS {
+                rounds.exchange(length);
+            }
+        },
+    );
+    stats.syscalls_per_exchange().expect("there were exchanges")
+}

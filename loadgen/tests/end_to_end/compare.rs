@@ -19,7 +19,9 @@ fn echo() -> String {
 const SHORT: [&str; 6] = ["--duration", "100ms", "--warmup", "20ms", "--conns", "2"];
 
 fn compare(args: &[&str]) -> Vec<String> {
-    let args = ["compare"].iter().chain(args).chain(&SHORT);
+    // What is not asked for would be left in the package's folder.
+    let files: &[&str] = if args.contains(&"-o") { &[] } else { &["--no-output"] };
+    let args = ["compare"].iter().chain(args).chain(&SHORT).chain(files);
     args.map(|arg| (*arg).to_owned()).collect()
 }
 

@@ -17,12 +17,15 @@ use crate::pattern::SIZE_MAX_ONE_SHOT;
 use crate::schedule::{Arrivals, OpenLoop};
 use crate::storm::StormArgs;
 use crate::subject::{self, EmbeddedArgs};
+use crate::sweep::SweepArgs;
 use crate::units;
 use crate::warmup::Warmup;
 
 pub use values::CpuList;
-pub(crate) use values::{arrivals, backlog, conns, cpu_list, positive, rate, size, threads};
-use values::{interval, page, service};
+pub(crate) use values::{
+    arrivals, backlog, conns, cpu_list, positive, rate, service, size, threads,
+};
+use values::{interval, page};
 
 /// The most intervals: a record of so many can still be read.
 const INTERVALS_MAX: u128 = 100_000;
@@ -41,6 +44,8 @@ Examples:
   loadgen backlog --netns                         who gets in while nobody accepts
   loadgen storm --conns 2000 --backlog 16         what a short listen queue costs new clients
   loadgen -d 1m --interval 1s --hlog run.hlog     a line a second, and an HdrHistogram log
+  loadgen sweep --rates 5k..50k/10                latency over load, and where it bends
+  loadgen sweep --slo 'p99<1ms'                   the highest rate that holds it
   loadgen floor                                   what this machine can do at all
   loadgen --fail-if 'p99>5ms' --fail-if 'errors>0'
   loadgen report runs/A.json runs/B.json          two runs side by side
@@ -86,6 +91,9 @@ pub enum Command {
     Compare(CompareArgs),
     /// Show what listen(n) does to clients while nobody accepts, and predict it
     Backlog(BacklogArgs),
+    /// Measure a server at a series of loads: the latency over the throughput, or with --slo the
+    /// highest rate that meets objectives
+    Sweep(SweepArgs),
     /// Measure what this machine can do at all: exchanges without any event loop
     Floor(FloorArgs),
     /// Open new connections by the thousand, and see what the accept queue makes of them

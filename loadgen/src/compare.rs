@@ -20,6 +20,7 @@ use lockstep_results::{Comparison, store};
 
 pub use args::CompareArgs;
 pub use subjects::Subject;
+pub(crate) use subjects::parse as parse_subject;
 pub use text::text;
 
 use crate::args::RunArgs;

@@ -19,6 +19,7 @@
 //! * [`run`](mod@run): all of it in order, up to the record; [`report`], [`picture`]: the record
 //!   as text; [`live`], [`hlog`]: its intervals while it goes on.
 //! * [`floor`](mod@floor): what the machine can do at all.
+//! * [`sweep`](mod@sweep): one server under a series of loads.
 //! * [`compare`](mod@compare): several servers, in rounds.
 //! * [`backlog`](mod@backlog): what `listen(n)` does to clients while nobody accepts;
 //!   [`storm`](mod@storm): new connections by the thousand while somebody does.
@@ -59,6 +60,7 @@ pub mod socket;
 pub mod spacing;
 pub mod storm;
 pub mod subject;
+pub mod sweep;
 pub mod tally;
 mod tcp_info;
 pub mod units;

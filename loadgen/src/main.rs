@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind as ClapErrorKind;
 use lockstep_results::store::{self, Document, Stored};
-use lockstep_results::{Backlog, Comparison, FloorReport, Record, Storm, Storms, html, table};
+use lockstep_results::{
+    Backlog, Comparison, FloorReport, Record, Storm, Storms, Sweep, html, table,
+};
 use serde::Serialize;
 
 use loadgen::args::{Cli, Command, LiveArgs, ReportArgs, RunArgs};
@@ -18,6 +20,7 @@ use loadgen::failures::with_name;
 use loadgen::floor::{self, FloorArgs};
 use loadgen::live::Live;
 use loadgen::storm::{self, StormArgs};
+use loadgen::sweep::{self, SweepArgs};
 use loadgen::{command, report, run, signals, subject};
 
 fn main() -> ExitCode {
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Some(Command::Backlog(args)) => backlog_and_print(&args),
         Some(Command::Storm(args)) => storm_and_print(&args),
         Some(Command::Report(args)) => print_report(&args),
+        Some(Command::Sweep(args)) => sweep_and_print(&args),
         Some(Command::Floor(args)) => floor_and_print(&args),
         Some(Command::Serve(args)) => return subject::serve(&args),
         Some(Command::Exec(args)) => return command::exec(&args),
@@ -141,6 +145,17 @@ fn draw(comparison: &Comparison, record: &Path, force: bool) -> io::Result<PathB
     let document = Document::Comparison(Box::new(comparison.clone()));
     let page = html::report(&[(record.display().to_string(), document)]);
     store::write_page(&page, &path, force).map(|()| path)
+}
+
+fn sweep_and_print(args: &SweepArgs) -> Result<u8, Failure> {
+    let swept = sweep::sweep(args, argv())?;
+    let printed =
+        keep_and_print(&swept.sweep, Sweep::text, args.output.as_deref(), args.force, args.json);
+    if let Some(failure) = &swept.failure {
+        failure.print();
+    }
+    printed?;
+    Ok(swept.code)
 }
 
 fn floor_and_print(args: &FloorArgs) -> Result<u8, Failure> {

@@ -52,7 +52,7 @@ pub(super) struct Entry {
 }
 
 /// Parses `mio` or `name=command`.
-pub(super) fn parse(text: &str) -> Result<Subject, String> {
+pub(crate) fn parse(text: &str) -> Result<Subject, String> {
     let Some((name, command)) = text.split_once('=') else {
         return match backend_name(text).as_deref() {
             Ok("auto") => Err("name the backend that it stands for".to_owned()),

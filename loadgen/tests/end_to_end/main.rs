@@ -15,6 +15,7 @@ mod page;
 mod replies;
 mod signals;
 mod storm;
+mod sweep;
 mod thresholds;
 mod usage;
 mod warmup;

@@ -116,8 +116,9 @@ fn percentile(run: &Point, quantile: f64, value: fn(&Latency) -> u64) -> Option<
 fn knee_of_rates(levels: &[Level]) -> Option<&Level> {
     let end = levels.iter().position(|level| level.overloaded).unwrap_or(levels.len());
     let before = &levels[..end];
-    let lowest = before.iter().filter_map(|level| level.p99_ns).reduce(f64::min)?;
-    let fits = |level: &Level| level.p99_ns.is_some_and(|p99| p99 <= GROWTH * lowest);
+    let lowest = before.iter().filter_map(|level| level.p99_ns).fold(f64::INFINITY, f64::min);
+    // With too few samples for a percentile, only an overload tells.
+    let fits = |level: &Level| level.p99_ns.is_none_or(|p99| p99 <= GROWTH * lowest);
     let knee = before.iter().rposition(fits)?;
     (knee + 1 < levels.len()).then(|| &levels[knee])
 }

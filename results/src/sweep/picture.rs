@@ -41,7 +41,7 @@ impl Sweep {
     /// The median and the 99th percentile of the response at every level; empty for fewer than two.
     pub fn picture(&self) -> Vec<String> {
         let levels: Vec<Level> =
-            self.levels().into_iter().filter(|level| level.p99_ns.is_some()).collect();
+            self.levels().into_iter().filter(|level| level.p50_ns.is_some()).collect();
         if levels.len() < 2 {
             return Vec::new();
         }

@@ -37,13 +37,15 @@ impl Sweep {
             (None, Some(knee)) => sentences.push(self.bend(knee)),
             (None, None) => sentences.push(self.no_bend()),
         }
-        let invalid = self.points.iter().filter(|point| point.outcome == Outcome::Invalid);
-        let mut reasons: Vec<String> = Vec::new();
-        for point in invalid {
+        // One reason a level says enough.
+        let mut invalid: Vec<&Point> =
+            self.points.iter().filter(|point| point.outcome == Outcome::Invalid).collect();
+        invalid.sort_by_key(|point| point.level);
+        invalid.dedup_by_key(|point| point.level);
+        sentences.extend(invalid.into_iter().map(|point| {
             let reason = point.reasons.first().map_or("no reason is given", String::as_str);
-            reasons.push(format!("INVALID at {}: {reason}", self.level(point.level)));
-        }
-        sentences.extend(reasons);
+            format!("INVALID at {}: {reason}", self.level(point.level))
+        }));
         if self.interrupted {
             sentences.push("interrupted: there should be more runs".to_owned());
         }
@@ -180,20 +182,25 @@ impl Sweep {
         let objectives = slo.objectives.join(" and ");
         let Some(rate) = slo.rate_per_s else {
             let lowest = self.points.iter().map(|point| point.level).min();
-            let from = lowest.map_or(String::new(), |level| format!(", not {}", self.level(level)));
+            let lowest = lowest.map_or("none".to_owned(), |level| self.level(level));
             return vec![match slo.bound {
                 Bound::Unfinished => format!("no rate was found yet that holds {objectives}"),
                 Bound::Generator => format!(
-                    "the generator's limit, not the server's: no rate{from} could be measured"
+                    "no rate was found that holds {objectives}: at {lowest} already, the generator \
+                     was the limit or was disturbed, not the server"
                 ),
-                Bound::Objectives | Bound::Highest => format!("no rate holds {objectives}{from}"),
+                Bound::Objectives | Bound::Highest => {
+                    format!("no rate holds {objectives}: {lowest} does not")
+                }
             }];
         };
         let rate_text = self.level(rate);
         let why = match (slo.bound, slo.missed_per_s) {
             (Bound::Objectives, Some(missed)) => format!("{} does not", self.level(missed)),
             (Bound::Generator, _) => {
-                "the generator's limit, not the server's, ended the search there".to_owned()
+                "the generator's limit, not the server's: above it the generator was the limit, or \
+                 was disturbed"
+                    .to_owned()
             }
             (Bound::Highest, _) => "it is the highest that was allowed".to_owned(),
             (Bound::Objectives, None) | (Bound::Unfinished, _) => {

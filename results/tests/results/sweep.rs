@@ -186,8 +186,10 @@ fn a_search_says_what_it_found() {
     assert_eq!(sweep.find_knee(), None, "the search's points are not spread over the curve");
     let slo = sweep.slo.as_mut().unwrap();
     (slo.rate_per_s, slo.missed_per_s) = (None, Some(10_000));
-    assert!(sweep.text().contains("no rate holds p99<3ms, not 5.000k/s"), "{}", sweep.text());
+    assert!(sweep.text().contains("no rate holds p99<3ms: 5.000k/s does not"), "{}", sweep.text());
     sweep.slo.as_mut().unwrap().bound = Bound::Generator;
+    assert!(sweep.text().contains("the generator was the limit or"), "{}", sweep.text());
+    sweep.slo.as_mut().unwrap().rate_per_s = Some(10_000);
     assert!(sweep.text().contains("the generator's limit, not the server's"), "{}", sweep.text());
 }
 

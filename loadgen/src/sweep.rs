@@ -1,0 +1,239 @@
+//! One server under a series of loads: the curve of latency over throughput, and the highest rate
+//! that meets objectives.
+//!
+//! Each level is a run of its own with a fresh server. The levels of a round are measured in an
+//! order drawn by lot, so that what drifts is not taken for an effect of the load. A search orders
+//! its levels itself; see `search`.
+
+mod args;
+mod levels;
+mod runner;
+mod search;
+
+use lockstep_results::{
+    Axis, Bound, Environment, Outcome, Point, Purpose, Record, SCHEMA, SloResult, Sweep, SweepPlan,
+    store,
+};
+
+pub use args::SweepArgs;
+pub use levels::Levels;
+
+use crate::args::RunArgs;
+use crate::condition::Condition;
+use crate::exit::{self, Failure};
+use crate::floor;
+use crate::run::Session;
+use runner::Runner;
+use search::{Found, Next, Observation, Search, TOLERANCE};
+
+/// The parts of the rate that was found at which the server is measured, too: what it does with
+/// room to spare.
+const SHARES: [f64; 3] = [0.5, 0.7, 0.9];
+
+/// How much longer than the others the run is that confirms the result.
+const CONFIRM: u32 = 2;
+
+/// A sweep that has come to an end.
+#[derive(Debug)]
+pub struct Swept {
+    /// The sweep.
+    pub sweep: Sweep,
+    /// The exit code.
+    pub code: u8,
+    /// Why it ended before it was done; what there is stands all the same.
+    pub failure: Option<Failure>,
+}
+
+/// Carries out a sweep.
+///
+/// # Errors
+///
+/// When there is no result at all. Levels that are invalid or overloaded are a result.
+pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Swept, Failure> {
+    let usage = |error: String| Failure::new(exit::USAGE, error);
+    args.check().map_err(usage)?;
+    if let Some(path) = &args.output {
+        store::check(path, args.force).map_err(|error| usage(error.to_string()))?;
+    }
+    let base = args.base().finish().map_err(usage)?;
+    let session = Session::start()?;
+    let most = args.conns.0.last().map_or(1, |&conns| conns as u32);
+    session.check(&RunArgs { conns: most, ..base.clone() })?;
+    let environment = Environment::capture();
+    let floor = floor::brief(&RunArgs { conns: most, ..base.clone() });
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    let mut sweep = Sweep {
+        schema: SCHEMA,
+        kind: "sweep".to_owned(),
+        plan: plan(args, &base, &argv, seed),
+        interrupted: false,
+        points: Vec::new(),
+        knee: None,
+        slo: None,
+        floor,
+        environment,
+    };
+    let mut runner = Runner::new(session, args.command.as_ref(), argv, seed);
+    let result = match args.slo.is_empty() {
+        true => levels(&mut runner, &mut sweep, &base),
+        false => search(&mut runner, &mut sweep, &base, args),
+    };
+    if let Some(name) = runner.subject.take() {
+        sweep.plan.subject = name;
+    }
+    sweep.environment.capture_after();
+    sweep.knee = sweep.find_knee();
+    match result {
+        Err(failure) if sweep.points.is_empty() => Err(failure),
+        result => {
+            let failure = result.err();
+            sweep.interrupted = failure.is_some();
+            let code = match &failure {
+                Some(failure) => failure.code,
+                None if runner.code != 0 => runner.code,
+                None => code(&sweep),
+            };
+            Ok(Swept { sweep, code, failure })
+        }
+    }
+}
+
+/// The exit code of a sweep in which no exchange failed.
+fn code(sweep: &Sweep) -> u8 {
+    match &sweep.slo {
+        Some(slo) if slo.rate_per_s.is_none() => exit::THRESHOLD,
+        None if sweep.points.iter().all(|point| point.outcome == Outcome::Invalid) => exit::INVALID,
+        _ => 0,
+    }
+}
+
+fn plan(args: &SweepArgs, base: &RunArgs, argv: &[String], seed: u64) -> SweepPlan {
+    let rates = args.rates.as_ref().map_or(&[][..], |rates| &rates.0);
+    let searched = !args.slo.is_empty();
+    let by_rate = searched || rates.len() > 1;
+    let levels = match (searched, by_rate) {
+        (true, _) => Vec::new(),
+        (false, true) => rates.to_vec(),
+        (false, false) => args.conns.0.clone(),
+    };
+    let open = searched || !rates.is_empty();
+    let named = args.command.as_ref().map(|command| command.name.clone());
+    SweepPlan {
+        tool: env!("CARGO_PKG_NAME").to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string(),
+        argv: argv.to_vec(),
+        seed,
+        subject: named.or_else(|| args.target.clone()).unwrap_or_else(|| args.backend.clone()),
+        service: args.service.name().to_owned(),
+        axis: if by_rate { Axis::Rate } else { Axis::Conns },
+        levels,
+        rounds: args.rounds,
+        conns: by_rate.then_some(base.conns),
+        rate_per_s: if by_rate { None } else { base.rate },
+        arrivals: open.then(|| args.arrivals.unwrap_or_default().name().to_owned()),
+        size: args.size,
+        warmup_s: args.warmup.as_secs_f64(),
+        duration_s: args.duration.as_secs_f64(),
+    }
+}
+
+/// Measures every level in every round.
+fn levels(runner: &mut Runner<'_>, sweep: &mut Sweep, base: &RunArgs) -> Result<(), Failure> {
+    for round in 1..=sweep.plan.rounds {
+        let mut order = sweep.plan.levels.clone();
+        runner.rng.shuffle(&mut order);
+        for (index, level) in order.iter().copied().enumerate() {
+            let args = match sweep.plan.axis {
+                Axis::Rate => RunArgs { rate: Some(level), ..base.clone() },
+                Axis::Conns => with_conns(base, level as u32),
+            };
+            let done = (round as usize - 1) * order.len() + index;
+            let all = sweep.plan.rounds as usize * order.len();
+            let record = runner.run(args, format!("run {} of {all}, {level}: ", done + 1))?;
+            sweep.points.push(Point::of(level, round, Purpose::Level, &record));
+        }
+    }
+    Ok(())
+}
+
+/// With few connections there is not something to do for every thread.
+fn with_conns(base: &RunArgs, conns: u32) -> RunArgs {
+    let threads = base.threads.map(|threads| threads.min(conns as usize));
+    RunArgs { conns, threads, ..base.clone() }
+}
+
+/// Searches the highest rate that meets the objectives, and measures at parts of it.
+fn search(
+    runner: &mut Runner<'_>,
+    sweep: &mut Sweep,
+    base: &RunArgs,
+    args: &SweepArgs,
+) -> Result<(), Failure> {
+    let (lowest, highest) = args.rate_range();
+    let mut search = Search::new(lowest, highest);
+    let mut measure = |sweep: &mut Sweep, rate: u64, purpose: Purpose| {
+        let longer = if purpose == Purpose::Confirm { CONFIRM } else { 1 };
+        let duration = base.duration.map(|duration| duration * longer);
+        let args_of_run = RunArgs { rate: Some(rate), duration, ..base.clone() };
+        let label = format!("run {}, {rate}/s: ", sweep.points.len() + 1);
+        let record = runner.run(args_of_run, label)?;
+        let before = sweep.points.iter().filter(|point| point.level == rate).count();
+        let mut point = Point::of(rate, before as u32 + 1, purpose, &record);
+        let observation = judge(&point, &record, &args.slo);
+        point.held = match observation {
+            Observation::Held => Some(true),
+            Observation::Missed => Some(false),
+            Observation::Unusable => None,
+        };
+        sweep.points.push(point);
+        Ok::<_, Failure>(observation)
+    };
+    loop {
+        let (rate, purpose) = match search.next() {
+            Next::Look(rate) => (rate, Purpose::Search),
+            Next::Confirm(rate) => (rate, Purpose::Confirm),
+            Next::Done(found) => {
+                sweep.slo = Some(slo(&args.slo, found));
+                break;
+            }
+        };
+        match measure(sweep, rate, purpose) {
+            Ok(observation) => search.observe(observation),
+            Err(failure) => {
+                sweep.slo = Some(slo(&args.slo, search.so_far()));
+                return Err(failure);
+            }
+        }
+    }
+    let found = sweep.slo.as_ref().and_then(|slo| slo.rate_per_s);
+    for rate in found.into_iter().flat_map(|rate| SHARES.map(|share| (rate as f64 * share) as u64))
+    {
+        measure(sweep, rate.max(1), Purpose::Share)?;
+    }
+    Ok(())
+}
+
+/// What a run came to. Exchanges that failed have no latency, so objectives do not see them.
+fn judge(point: &Point, record: &Record, objectives: &[Condition]) -> Observation {
+    let met = |objective: &Condition| {
+        objective.value(record).is_some_and(|value| objective.is_met_by(value))
+    };
+    match point.outcome {
+        Outcome::Invalid => Observation::Unusable,
+        Outcome::Ok if record.errors_total == 0 && objectives.iter().all(met) => Observation::Held,
+        Outcome::Ok | Outcome::Overloaded => Observation::Missed,
+    }
+}
+
+fn slo(objectives: &[Condition], found: Found) -> SloResult {
+    let Found { rate, missed, bound } = found;
+    debug_assert!(rate.is_none() || bound != Bound::Unfinished, "only a confirmed rate is found");
+    SloResult {
+        objectives: objectives.iter().map(ToString::to_string).collect(),
+        rate_per_s: rate,
+        missed_per_s: missed,
+        bound,
+        tolerance: TOLERANCE,
+    }
+}

@@ -1,0 +1,193 @@
+//! Curves and the search for the highest rate, against a server of known capacity.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::{Finished, Running, Server, echo_with, loadgen, run, wait_until};
+
+/// A server that answers after so long: with N connections it does N of that a second, and no
+/// more.
+fn delaying(delay: Duration) -> Server {
+    Server::start(move |stream, _| {
+        echo_with(stream, |_| {
+            thread::sleep(delay);
+            true
+        });
+    })
+}
+
+fn sweep(target: &str, args: &[&str]) -> Finished {
+    run(&[&["sweep", "--target", target, "--json"], args].concat())
+}
+
+fn points(sweep: &Value) -> Vec<(u64, String)> {
+    let points = sweep["points"].as_array().expect("a list").iter();
+    points
+        .map(|point| (point["level"].as_u64().unwrap(), point["outcome"].as_str().unwrap().into()))
+        .collect()
+}
+
+/// Repeats a sweep as long as the machine's load makes one of its points invalid, but not for ever.
+fn undisturbed(sweep: impl Fn() -> Finished) -> Finished {
+    for _ in 0..4 {
+        let finished = sweep();
+        if points(&finished.record()).iter().all(|(_, outcome)| outcome != "invalid") {
+            return finished;
+        }
+    }
+    sweep()
+}
+
+#[test]
+fn a_curve_has_its_knee_before_the_overload() {
+    // Eight connections at 300 ms each do 26.7 a second at most.
+    let server = delaying(Duration::from_millis(300));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sweep.json");
+    let file = file.to_str().unwrap();
+    let args = ["--rates", "10,20,60", "--conns", "8", "-d", "1s", "--warmup", "0", "--seed", "3"];
+    let finished =
+        sweep(&server.target(), &[&args[..], &["-o", file, "--timeout", "10s"]].concat());
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let record = finished.record();
+    assert_eq!((&record["kind"], &record["axis"]), (&"sweep".into(), &"rate".into()));
+    assert_eq!(record["levels"], serde_json::json!([10, 20, 60]));
+    let mut found = points(&record);
+    found.sort();
+    let expected = [(10, "ok"), (20, "ok"), (60, "overloaded")];
+    assert_eq!(found, expected.map(|(level, outcome)| (level, outcome.to_owned())));
+    assert_eq!(record["knee"]["level"], 20, "{}", record["knee"]);
+    for point in record["points"].as_array().unwrap() {
+        let p50 = point["latency"]["response"]["p50_ns"].as_u64().unwrap();
+        assert!(p50 >= 299_000_000, "{p50}");
+        let achieved = point["achieved_per_s"].as_f64().unwrap();
+        assert!(achieved <= 27.0, "{achieved}");
+    }
+    // The file says the same again, in words.
+    let report = run(&["report", file]);
+    assert_eq!(report.code, Some(0), "{report:#?}");
+    assert!(report.stdout.contains("the knee is at 20/s"), "{}", report.stdout);
+    assert!(report.stdout.contains("at 60/s the server is overloaded"), "{}", report.stdout);
+    assert!(report.stdout.lines().all(|line| line.chars().count() <= 100), "{report:#?}");
+    run(&["report", file, file]).assert_complains(1, "a sweep is shown alone");
+}
+
+#[test]
+fn connections_are_levels_too_in_an_order_drawn_by_lot() {
+    let args = ["sweep", "--conns", "1..8*2", "--backend", "blocking", "--rounds", "3"];
+    let args = [&args[..], &["-d", "50ms", "--warmup", "10ms", "--seed", "5", "--json"]].concat();
+    let record = run(&args).record();
+    assert_eq!((&record["axis"], &record["subject"]), (&"conns".into(), &"blocking".into()));
+    let order =
+        |record: &Value| points(record).into_iter().map(|(level, _)| level).collect::<Vec<_>>();
+    let levels = order(&record);
+    assert_eq!(levels.len(), 12);
+    for round in levels.chunks(4) {
+        let mut round = round.to_vec();
+        round.sort_unstable();
+        assert_eq!(round, [1, 2, 4, 8]);
+    }
+    assert!(!levels.is_sorted());
+    assert_eq!(order(&run(&args).record()), levels, "the same seed draws the same order");
+    let connections = record["points"].as_array().unwrap().iter().map(|point| &point["conns"]);
+    assert_eq!(connections.map(|conns| conns.as_u64().unwrap()).collect::<Vec<_>>(), levels);
+}
+
+#[test]
+fn the_highest_rate_that_holds_is_found_and_measured_again() {
+    // Four connections at 150 ms each do 26.7 a second at most.
+    let server = delaying(Duration::from_millis(150));
+    let args = ["--slo", "p99<5s", "--rate-min", "6", "--rate-max", "200", "--conns", "4"];
+    let more = ["-d", "600ms", "--warmup", "200ms", "--timeout", "20s"];
+    let finished = undisturbed(|| sweep(&server.target(), &[&args[..], &more].concat()));
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let record = finished.record();
+    let rate = record["slo"]["rate_per_s"].as_u64().unwrap();
+    assert!((12..=29).contains(&rate), "{rate}: {:?}", points(&record));
+    let of = |purpose: &str| -> Vec<u64> {
+        let all = record["points"].as_array().unwrap().iter();
+        let of = all.filter(|point| point["purpose"] == purpose);
+        of.map(|point| point["level"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(of("confirm").last(), Some(&rate));
+    let share = |share: f64| (rate as f64 * share) as u64;
+    assert_eq!(of("share"), [share(0.5), share(0.7), share(0.9)]);
+    let mut confirmed = record["points"].as_array().unwrap().iter();
+    let confirmed = confirmed.rfind(|point| point["purpose"] == "confirm").unwrap();
+    assert_eq!(confirmed["held"], true);
+    assert!(confirmed["duration_s"].as_f64() >= Some(1.19), "it is measured longer: {confirmed}");
+}
+
+#[test]
+fn no_rate_holds_what_the_server_cannot_do() {
+    let server = delaying(Duration::from_millis(150));
+    let args = ["--slo", "p50<100ms", "--rate-min", "5", "--conns", "4", "-d", "300ms"];
+    let finished = sweep(&server.target(), &[&args[..], &["--warmup", "0"]].concat());
+    assert_eq!(finished.code, Some(7), "{finished:#?}");
+    let record = finished.record();
+    assert!(record["slo"].get("rate_per_s").is_none(), "{record}");
+    // Two of three reject it.
+    assert!(matches!(points(&record).len(), 2 | 3), "{record}");
+}
+
+#[test]
+fn anybody_s_server_is_swept() {
+    let program = env!("CARGO_BIN_EXE_loadgen");
+    let subject = format!("mine='{program}' serve --backend blocking --listen {{addr}}");
+    let args = ["sweep", "--command", &subject, "--conns", "1,2", "-d", "50ms", "--warmup", "10ms"];
+    let finished = run(&args);
+    assert!(finished.stdout.starts_with("mine, requests of 64 bytes"), "{finished:#?}");
+}
+
+#[test]
+fn what_is_no_curve_is_refused_in_words() {
+    for (args, words) in [
+        (&[][..], "give it levels"),
+        (&["--rates", "5k"], "give it levels"),
+        (&["--rates", "5k,6k", "--conns", "1,2"], "not both"),
+        (&["--rates", "5k..1k/3"], "a range is"),
+        (&["--slo", "p99"], "write it as"),
+        (&["--slo", "p99<1ms", "--rates", "5k,6k"], "cannot be used with"),
+        (&["--slo", "p99<1ms", "--conns", "1,2"], "one number of --conns"),
+        (&["--slo", "p99<1ms", "--rate-min", "5k", "--rate-max", "1k"], "more than --rate-max"),
+        (&["--rate-min", "5k", "--rates", "1,2"], "are for --slo"),
+        (&["--conns", "1,2", "--arrivals", "poisson"], "give --rates"),
+        (&["--conns", "1,2M"], "at most a million"),
+        (&["--conns", "1,2", "--command", "mio"], "is a --backend"),
+        (&["--rates", "1,2", "--threads", "3", "--conns", "2"], "nothing to do"),
+        (&["--rates", "1,2", "--pin", "1023"], "no CPU 1023"),
+    ] {
+        run(&[&["sweep"], args].concat()).assert_complains(2, words);
+    }
+    let args = ["sweep", "--target", "127.0.0.1:1", "--rates", "5,6"];
+    run(&args).assert_complains(4, "cannot connect to 127.0.0.1:1");
+}
+
+#[test]
+fn a_signal_leaves_the_points_that_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sweep.json");
+    let mark = directory.path().join("starts");
+    let program = env!("CARGO_BIN_EXE_loadgen");
+    let subject = format!(
+        "mine=echo x >> {}; exec '{program}' serve --backend blocking --listen {{addr}}",
+        mark.display()
+    );
+    let args = ["sweep", "--command", &subject, "--conns", "1,2,3", "--rounds", "100"];
+    let more = ["-d", "50ms", "--warmup", "10ms", "-o", file.to_str().unwrap()];
+    let running = Running::start(&mut loadgen(&[&args[..], &more].concat()));
+    wait_until("the third run has started", || {
+        fs::read_to_string(&mark).unwrap_or_default().lines().count() >= 3
+    });
+    running.signal(Signal::INT);
+    let finished = running.finish();
+    assert_eq!(finished.code, Some(130), "{finished:#?}");
+    assert!(finished.stdout.contains("interrupted: there should be more runs"), "{finished:#?}");
+    let stored: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(stored["interrupted"], true);
+    assert!(stored["points"].as_array().unwrap().len() >= 2, "{stored}");
+}

@@ -19,6 +19,7 @@ use lockstep_results::{Environment, Latencies, Latency, SCHEMA, store};
 
 pub use args::{Close, StormArgs};
 
+use crate::args::RunArgs;
 use crate::backlog::{Diag, Reading, kernel};
 use crate::control::Clock;
 use crate::exit::{self, Failure, Outcome};
@@ -30,6 +31,9 @@ use wave::{Plan, Tally, Wave};
 
 /// How often the depth of the accept queue is looked at.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// How late a connect may be, nanoseconds, without a word about it.
+const LATE_MAX_NS: f64 = 50e6;
 
 /// Changes of the depth that are kept, at most; a storm of a minute has fewer.
 const DEPTHS_MAX: usize = 50_000;
@@ -64,7 +68,9 @@ pub fn storm(args: &StormArgs, argv: &[String]) -> Result<Finished, Failure> {
     let session = Session::start()?;
     let cells = args.cells();
     for cell in &cells {
-        session.check(&args.server(cell))?;
+        // At a rate, how many are open at a time is for the server to say.
+        let at_a_time = if args.rate.is_some() { 1 } else { cell.conns };
+        session.check(&RunArgs { conns: at_a_time, ..args.server(cell) })?;
     }
     let (mut storms, mut sum) = (Vec::new(), None);
     for cell in &cells {
@@ -113,13 +119,15 @@ fn one(
     let started = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     let Driven { tally, queue, counters, signal } = drive(session, &plan)?;
     let (subject, trouble) = prepared.into_subject(server_args.service);
+    let failures = tally.failures.total() > 0 || trouble.is_some();
+    let notes = trouble.into_iter().chain(rate_missed(&plan, &tally)).collect();
     environment.capture_after();
     let errors_total = tally.failures.total();
     let outcome = Outcome {
         signal,
         wrong_replies: tally.failures.wrong_replies() > 0,
         connected: tally.connected > 0,
-        failures: errors_total > 0 || trouble.is_some(),
+        failures,
         valid: true,
         held: true,
     };
@@ -150,10 +158,23 @@ fn one(
         queue,
         counters,
         errors: tally.failures.into_counts(),
-        notes: trouble.into_iter().collect(),
+        notes,
         environment,
     };
     Ok((storm, outcome))
+}
+
+/// Whether connects came much later than planned, which is the generator's doing.
+fn rate_missed(plan: &Plan, tally: &Tally) -> Option<String> {
+    let planned_ns = tally.tried.saturating_sub(1) as f64 * plan.interval_ns;
+    let late_ns = tally.issued_ns as f64 - planned_ns;
+    let missed = plan.interval_ns > 0.0 && late_ns > LATE_MAX_NS.max(planned_ns / 20.0);
+    missed.then(|| {
+        format!(
+            "rate-missed: the last connect was issued {:.0} ms later than planned",
+            late_ns / 1e6
+        )
+    })
 }
 
 /// What was seen while the connections lasted.

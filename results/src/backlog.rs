@@ -183,6 +183,30 @@ pub struct Outcome {
     pub unserved: u64,
 }
 
+impl Outcome {
+    /// How many of these clients ended how.
+    pub fn of(clients: &[Client]) -> Self {
+        let count = |is_so: fn(&Client) -> bool| {
+            clients.iter().filter(|client| is_so(client)).count() as u64
+        };
+        let instant = count(|client| client.fate == Fate::Instant);
+        let late = count(|client| client.fate == Fate::Late);
+        let served = count(|client| {
+            client.served_s.is_some() && matches!(client.fate, Fate::Instant | Fate::Late)
+        });
+        Self {
+            instant,
+            late,
+            ghosts: count(|client| client.ghost),
+            refused: count(|client| client.fate == Fate::Refused),
+            reset: count(|client| client.fate == Fate::Reset),
+            timed_out: count(|client| client.fate == Fate::TimedOut),
+            served,
+            unserved: instant + late - served,
+        }
+    }
+}
+
 /// One client.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -12,7 +12,7 @@ use crate::{Environment, ErrorCount, Latencies, SCHEMA, Subject};
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Storm {
-    /// The version of this layout: [`SCHEMA`](crate::SCHEMA).
+    /// The version of this layout: [`SCHEMA`].
     pub schema: u32,
     /// `storm`, to tell it from a run's record.
     pub kind: String,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use lockstep_results::backlog::{self, Counters, Depth, Fate, Kernel, Outcome, Trial};
+use lockstep_results::backlog::{Counters, Depth, Kernel, Outcome, Trial};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -363,7 +363,7 @@ impl Lab {
         let start = self.start;
         let clients: Vec<_> =
             self.clients.into_iter().map(|client| client.into_record(start)).collect();
-        let measured = outcome(&clients);
+        let measured = Outcome::of(&clients);
         let mut checks = checks::at_release(&phases.held, &phases.waiting);
         if !interrupted {
             let (held, ended) = (&phases.held, &phases.ended);
@@ -387,27 +387,5 @@ impl Lab {
             notes,
             interrupted,
         }
-    }
-}
-
-/// How many ended how.
-fn outcome(clients: &[backlog::Client]) -> Outcome {
-    let count = |is_so: fn(&backlog::Client) -> bool| {
-        clients.iter().filter(|client| is_so(client)).count() as u64
-    };
-    let (instant, late) =
-        (count(|client| client.fate == Fate::Instant), count(|client| client.fate == Fate::Late));
-    let served = count(|client| {
-        client.served_s.is_some() && matches!(client.fate, Fate::Instant | Fate::Late)
-    });
-    Outcome {
-        instant,
-        late,
-        ghosts: count(|client| client.ghost),
-        refused: count(|client| client.fate == Fate::Refused),
-        reset: count(|client| client.fate == Fate::Reset),
-        timed_out: count(|client| client.fate == Fate::TimedOut),
-        served,
-        unserved: instant + late - served,
     }
 }

@@ -33,8 +33,10 @@ const EVENTS: usize = 512;
 /// How often connections are looked at for their age, and for a signal.
 const SCAN_NS: u64 = 50_000_000;
 
-/// How long events may wait for connects that are due.
+/// How long events may wait for connects that are due: in a storm all at once, and at a rate, where
+/// a thread that is behind must not let the replies wait as well.
 const EVENTS_WAIT_NS: u64 = 50_000_000;
+const EVENTS_WAIT_AT_RATE_NS: u64 = 1_000_000;
 
 /// What a receive can take at once, at most.
 const SCRATCH: usize = 64 << 10;
@@ -161,11 +163,15 @@ impl<'a> Wave<'a> {
     /// When events cannot be waited for. A connection's trouble is counted, not returned.
     pub(super) fn run(mut self) -> io::Result<Tally> {
         let conns = self.plan.conns as usize;
+        let events_wait_ns = match self.plan.interval_ns {
+            0.0 => EVENTS_WAIT_NS,
+            _ => EVENTS_WAIT_AT_RATE_NS,
+        };
         while (self.clients.len() < conns || self.open > 0) && !self.stop.load(Relaxed) {
             let now = self.clock.now();
             let due = (self.clients.len() as f64 * self.plan.interval_ns) as u64;
             let due = if self.clients.len() < conns { due } else { u64::MAX };
-            if due <= now && now < self.looked_ns + EVENTS_WAIT_NS {
+            if due <= now && now < self.looked_ns + events_wait_ns {
                 self.connect(now);
             } else {
                 self.turn(due.min(self.next_scan_ns).saturating_sub(now))?;

@@ -86,6 +86,30 @@ fn backlog(trials: Vec<Trial>) -> Backlog {
 }
 
 #[test]
+fn every_client_is_counted_once() {
+    assert_eq!(Outcome::of(&trial().clients), trial().measured);
+    assert_eq!(Outcome::of(&[]), Outcome::default());
+    let mut unserved = client(Fate::Late, 1.0, 1, false);
+    unserved.served_s = None;
+    let others = [
+        unserved,
+        client(Fate::Reset, 1.0, 1, true),
+        client(Fate::Refused, 0.0, 0, false),
+        client(Fate::TimedOut, 0.0, 5, false),
+    ];
+    let expected = Outcome {
+        late: 1,
+        ghosts: 1,
+        refused: 1,
+        reset: 1,
+        timed_out: 1,
+        unserved: 1,
+        ..Outcome::default()
+    };
+    assert_eq!(Outcome::of(&others), expected);
+}
+
+#[test]
 fn one_sentence_says_what_happened() {
     assert_eq!(
         trial().sentence(),

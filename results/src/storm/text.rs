@@ -205,11 +205,8 @@ impl Storm {
     }
 
     fn failures(&self) -> String {
-        let mut text = String::new();
-        for note in &self.notes {
-            text += &wrap(&printable(note), WIDTH, 4);
-            text.push('\n');
-        }
+        let mut text =
+            if self.errors.is_empty() { "errors         none\n" } else { "errors\n" }.to_owned();
         for error in &self.errors {
             let errno = error.errno.as_deref().unwrap_or("-");
             let first = printable(&error.first);
@@ -217,10 +214,10 @@ impl Storm {
             text += &wrap(&line, WIDTH, 40);
             text.push('\n');
         }
-        if text.is_empty() {
-            "errors         none\n".to_owned()
-        } else {
-            "errors\n".to_owned() + &text
+        for note in &self.notes {
+            text += &wrap(&format!("note           {}", printable(note)), WIDTH, 15);
+            text.push('\n');
         }
+        text
     }
 }

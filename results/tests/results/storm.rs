@@ -99,8 +99,10 @@ fn the_text_has_it_all_and_fits() {
         count: 3,
         first: "connection 7: connected, but no whole reply within 30s \x1b[2J ".repeat(4),
     });
+    storm.notes.push("rate-missed: the last connect was issued 70 ms later than planned".into());
     let text = storm.text();
     for words in [
+        "\nnote           rate-missed: the last",
         "2000 connections at once (in 42.5 ms), 1 exchange of 64 bytes each, closed by FIN",
         "2000 served, 3 failed, 0 unfinished in 2.00 s: 1.000k connections/s",
         "SYN 2      1.02s      450 █",

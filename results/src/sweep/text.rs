@@ -62,13 +62,14 @@ impl Sweep {
             (Some(arrivals), None) => format!("open loop, {arrivals} arrivals"),
             (Some(arrivals), Some(rate)) => format!("open loop, {rate}/s {arrivals}"),
         };
+        let order = if self.slo.is_some() { "a search" } else { "in random order" };
         let rounds = match plan.rounds {
             1 => String::new(),
             rounds => format!(", {rounds} rounds"),
         };
         format!(
-            "{}{conns}, requests of {} bytes ({}), {load}; {} s a level after {} s of warm-up, in \
-             random order{rounds}, seed {}",
+            "{}{conns}, requests of {} bytes ({}), {load}; {} s a level after {} s of warm-up, {order}\
+             {rounds}, seed {}",
             plan.subject, plan.size, plan.service, plan.duration_s, plan.warmup_s, plan.seed
         )
     }

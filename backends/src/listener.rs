@@ -20,10 +20,13 @@ const TAKEN_FOR: Duration = Duration::from_millis(500);
 /// How often a taken port is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
-/// Makes `count` listeners on `addr`, each with its own queue of `backlog`.
+/// Makes a listener on `addr` for each of `shards`, each with its own queue of `backlog`.
 ///
 /// More than one share the port by SO_REUSEPORT (socket(7)): the kernel spreads new connections
-/// over them. All set SO_REUSEADDR, so that a server can be started again while connections of
+/// over them, by a hash of the addresses; or, where the shards have a processor, over those of the
+/// processor on which the SYN is processed, if there are any: SO_INCOMING_CPU, heeded since Linux
+/// 6.2 (`reuseport_select_sock_by_hash`, net/core/sock_reuseport.c). On loopback that is the
+/// processor on which the client called connect(2). All set SO_REUSEADDR, so that a server can be started again while connections of
 /// the one before are in TIME_WAIT. TCP_NODELAY is set here once: accepted sockets inherit it.
 ///
 /// # Errors
@@ -32,13 +35,13 @@ const TRY_AGAIN: Duration = Duration::from_millis(10);
 /// half a second.
 pub(crate) fn listen(
     addr: SocketAddr,
-    count: usize,
+    shards: &[Option<usize>],
     backlog: u32,
     trace: impl Trace,
 ) -> io::Result<Vec<TcpListener>> {
     let deadline = Instant::now() + TAKEN_FOR;
     loop {
-        match try_to_listen(addr, count, backlog, trace) {
+        match try_to_listen(addr, shards, backlog, trace) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
                 thread::sleep(TRY_AGAIN);
             }
@@ -49,18 +52,24 @@ pub(crate) fn listen(
 
 fn try_to_listen(
     addr: SocketAddr,
-    count: usize,
+    shards: &[Option<usize>],
     backlog: u32,
     trace: impl Trace,
 ) -> io::Result<Vec<TcpListener>> {
-    if count > 1 && addr.port() != 0 {
+    let shared = shards.len() > 1;
+    if shared && addr.port() != 0 {
         let socket = bind(addr, false, trace)?; // a port another server shares out is taken, too
         trace.close(socket.socket);
     }
     let mut addr = addr;
-    let mut listeners = Vec::with_capacity(count);
-    for _ in 0..count {
-        let listener = listen_one(addr, count > 1, backlog, trace)?;
+    let mut listeners = Vec::with_capacity(shards.len());
+    for cpu in shards {
+        let socket = bind(addr, shared, trace)?;
+        if let (true, &Some(cpu)) = (shared, cpu) {
+            let args = format_args!("SO_INCOMING_CPU, {cpu}");
+            socket.call("setsockopt", args, |socket| socket.set_cpu_affinity(cpu))?;
+        }
+        let listener = listen_on(socket, backlog)?;
         let fd = listener.as_raw_fd();
         let own_addr = || listener.local_addr();
         // Port 0 has become a real port, for all of them.
@@ -70,13 +79,7 @@ fn try_to_listen(
     Ok(listeners)
 }
 
-fn listen_one(
-    addr: SocketAddr,
-    shared: bool,
-    backlog: u32,
-    trace: impl Trace,
-) -> io::Result<TcpListener> {
-    let socket = bind(addr, shared, trace)?;
+fn listen_on(socket: Traced<Socket, impl Trace>, backlog: u32) -> io::Result<TcpListener> {
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     socket.call("listen", backlog, |socket| socket.listen(backlog))?;
     Ok(socket.socket.into())

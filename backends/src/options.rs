@@ -17,6 +17,9 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Processors for the shards, one each in turn; empty pins nothing.
     pub pin: Vec<usize>,
+    /// Whether a connection goes to a shard on the processor that its packets are processed on;
+    /// `None`: if each shard has a processor of its own.
+    pub steer: Option<bool>,
     /// Connections open at once, at most; more wait in the listen queue.
     pub conns_max: usize,
     /// How long to accept nothing at first, though the server listens; [`Duration::MAX`]: until
@@ -39,6 +42,7 @@ impl Default for Options {
             shards: None,
             threads: None,
             pin: Vec::new(),
+            steer: None,
             conns_max: usize::MAX,
             accept_pause: Duration::ZERO,
             accept_delay: Duration::ZERO,

@@ -42,6 +42,8 @@ pub enum StartError {
     Unsupported(Unsupported),
     /// The processors cannot be pinned to.
     Pin(io::Error),
+    /// Connections are to be steered to shards that are not pinned to one processor each.
+    Steer,
     /// The address cannot be listened on.
     Listen(io::Error),
     /// Something else that the kernel refused.
@@ -52,6 +54,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unsupported(unsupported) => unsupported.fmt(f),
+            Self::Steer => f.write_str("steering needs every shard pinned to one processor"),
             Self::Pin(error) | Self::Listen(error) | Self::Other(error) => error.fmt(f),
         }
     }
@@ -70,6 +73,7 @@ pub struct Server {
     /// What had overflown before it listened.
     overflows: Option<Overflows>,
     narrator: Option<Arc<Narrator>>,
+    steered: bool,
     shards: Vec<JoinHandle<io::Result<Stats>>>,
 }
 
@@ -83,10 +87,13 @@ impl Server {
         config.backend.probe().map_err(StartError::Unsupported)?;
         try_to_pin(&config.options.pin).map_err(StartError::Pin)?;
         let count = shards(config);
+        let pinned: Vec<_> =
+            (0..count).map(|shard| share(&config.options.pin, shard, count)).collect();
+        let steering = steering(&config.options, &pinned)?;
         let overflows = Overflows::now();
         let narrator = config.options.trace.then(|| Arc::new(Narrator::new("server")));
         let backlog = config.options.backlog;
-        let listeners = listen(config.listen, count, backlog, narrator.as_deref())
+        let listeners = listen(config.listen, &steering, backlog, narrator.as_deref())
             .map_err(StartError::Listen)?;
         let addr = listeners[0].local_addr().map_err(StartError::Listen)?;
         let stop = Arc::new(Stop::new(config.options.drain_timeout).map_err(StartError::Other)?);
@@ -95,9 +102,9 @@ impl Server {
         let admission = Arc::new(Admission::new(config.options.conns_max));
         let console = Console::new(Arc::clone(&stop));
         let shards = Vec::with_capacity(count);
-        let mut server = Self { addr, stop, gate, admission, overflows, narrator, shards };
-        for (index, listener) in listeners.into_iter().enumerate() {
-            let pinned = share(&config.options.pin, index, count);
+        let steered = count > 1 && steering[0].is_some();
+        let mut server = Self { addr, stop, gate, admission, overflows, narrator, steered, shards };
+        for (index, (listener, pinned)) in listeners.into_iter().zip(pinned).enumerate() {
             match server.spawn(config.clone(), index, listener, pinned, Arc::clone(&console)) {
                 Ok(shard) => server.shards.push(shard),
                 Err(error) => {
@@ -154,6 +161,11 @@ impl Server {
         self.shards.len()
     }
 
+    /// Whether each connection goes to a shard on the processor that its packets are processed on.
+    pub fn is_steered(&self) -> bool {
+        self.steered
+    }
+
     /// Its stop signal, for whoever has to stop it from another thread.
     pub fn stop(&self) -> Arc<Stop> {
         Arc::clone(&self.stop)
@@ -179,7 +191,10 @@ impl Server {
         let mut trouble = None;
         for shard in self.shards {
             match shard.join() {
-                Ok(Ok(counted)) => stats.merge(&counted),
+                Ok(Ok(counted)) => {
+                    stats.merge(&counted);
+                    stats.accepted_per_shard.push(counted.accepted);
+                }
                 Ok(Err(error)) => trouble = trouble.or(Some(error)),
                 Err(_panic) => trouble = Some(io::Error::other("a shard panicked")),
             }
@@ -225,6 +240,17 @@ fn share(cpus: &[usize], shard: usize, shards: usize) -> Vec<usize> {
     }
 }
 
+/// The processor whose connections each shard gets, if they are steered.
+fn steering(options: &Options, pinned: &[Vec<usize>]) -> Result<Vec<Option<usize>>, StartError> {
+    let one_each = pinned.iter().all(|cpus| cpus.len() == 1);
+    match options.steer {
+        Some(true) if !one_each => Err(StartError::Steer),
+        Some(false) => Ok(vec![None; pinned.len()]),
+        None if !one_each || pinned.len() != options.pin.len() => Ok(vec![None; pinned.len()]),
+        Some(true) | None => Ok(pinned.iter().map(|cpus| Some(cpus[0])).collect()),
+    }
+}
+
 /// Whether the processors can be pinned to, found out before anything is started.
 fn try_to_pin(cpus: &[usize]) -> io::Result<()> {
     let alone = |cpu: &usize| pin(std::slice::from_ref(cpu));
@@ -246,7 +272,8 @@ fn pin(cpus: &[usize]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::share;
+    use super::{share, steering};
+    use crate::Options;
 
     #[test]
     fn processors_are_shared_out_and_each_shard_has_one() {
@@ -255,5 +282,22 @@ mod tests {
         assert_eq!(share(&[4, 5, 6], 0, 2), [4, 6]);
         assert_eq!(share(&[4, 5, 6], 1, 2), [5]);
         assert_eq!(share(&[4, 5], 2, 3), [4]);
+    }
+
+    #[test]
+    fn steering_is_the_default_where_each_shard_has_a_processor_of_its_own() {
+        let steered = |steer, pin: &[usize], shards| {
+            let options = Options { steer, pin: pin.to_vec(), ..Options::default() };
+            let pinned: Vec<_> = (0..shards).map(|shard| share(pin, shard, shards)).collect();
+            steering(&options, &pinned).ok()
+        };
+        assert_eq!(steered(None, &[4, 5], 2), Some(vec![Some(4), Some(5)]));
+        assert_eq!(steered(Some(false), &[4, 5], 2), Some(vec![None, None]));
+        for (pin, shards) in [(&[][..], 2), (&[4, 5], 1)] {
+            assert_eq!(steered(None, pin, shards), Some(vec![None; shards]));
+            assert_eq!(steered(Some(true), pin, shards), None, "{pin:?}, {shards} shards");
+        }
+        assert_eq!(steered(None, &[4], 2), Some(vec![None, None]));
+        assert_eq!(steered(Some(true), &[4], 2), Some(vec![Some(4), Some(4)]));
     }
 }

@@ -16,6 +16,8 @@ use crate::trace::Trace;
 pub struct Stats {
     /// Connections taken from the listen queue.
     pub accepted: u64,
+    /// The same, of each shard; only of a whole server.
+    pub accepted_per_shard: Vec<u64>,
     /// Conversations ended, by cause.
     pub closed: Closed,
     /// Requests answered in full.

@@ -24,7 +24,7 @@ use harness::Subject;
 mod blocking {
     use super::{Blocking, Subject};
 
-    const SUBJECT: Subject = Subject { backend: &Blocking, threads: None };
+    const SUBJECT: Subject = Subject::of(&Blocking);
 
     #[path = "conformance/cases.rs"]
     mod cases;
@@ -35,7 +35,7 @@ mod blocking {
 mod blocking_threads {
     use super::{Blocking, Subject};
 
-    const SUBJECT: Subject = Subject { backend: &Blocking, threads: Some(80) };
+    const SUBJECT: Subject = Subject { threads: Some(80), ..Subject::of(&Blocking) };
 
     #[path = "conformance/cases.rs"]
     mod cases;
@@ -47,20 +47,45 @@ mod blocking_threads {
 mod mio {
     use super::{Mio, Subject};
 
-    const SUBJECT: Subject = Subject { backend: &Mio, threads: None };
+    const SUBJECT: Subject = Subject::of(&Mio);
 
     #[path = "conformance/cases.rs"]
     mod cases;
+}
+
+/// Two shards, on a processor each.
+#[path = "."]
+mod mio_steered {
+    use super::{Mio, Subject};
+
+    const SUBJECT: Subject = Subject { steered: true, ..Subject::of(&Mio) };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+    #[path = "conformance/cases_steered.rs"]
+    mod cases_steered;
 }
 
 #[path = "."]
 mod io_uring {
     use super::{IoUring, Subject};
 
-    const SUBJECT: Subject = Subject { backend: &IoUring::DEFAULT, threads: None };
+    const SUBJECT: Subject = Subject::of(&IoUring::DEFAULT);
 
     #[path = "conformance/cases.rs"]
     mod cases;
+}
+
+#[path = "."]
+mod io_uring_steered {
+    use super::{IoUring, Subject};
+
+    const SUBJECT: Subject = Subject { steered: true, ..Subject::of(&IoUring::DEFAULT) };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+    #[path = "conformance/cases_steered.rs"]
+    mod cases_steered;
 }
 
 /// Fewer buffers than some tests have requests under way: receives find none, and try again.
@@ -69,7 +94,7 @@ mod io_uring_few_buffers {
     use super::{IoUring, Subject};
 
     const FEW: IoUring = IoUring { buffers: 16, ..IoUring::DEFAULT };
-    const SUBJECT: Subject = Subject { backend: &FEW, threads: None };
+    const SUBJECT: Subject = Subject::of(&FEW);
 
     #[path = "conformance/cases.rs"]
     mod cases;
@@ -83,7 +108,7 @@ mod io_uring_coop_taskrun {
     use super::{IoUring, Subject};
 
     const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::DEFAULT };
-    const SUBJECT: Subject = Subject { backend: &COOP, threads: None };
+    const SUBJECT: Subject = Subject::of(&COOP);
 
     #[path = "conformance/cases.rs"]
     mod cases;

@@ -39,12 +39,12 @@ const FEW: IoUring = IoUring { buffers: 16, ..IoUring::DEFAULT };
 const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::DEFAULT };
 
 const SUBJECTS: [(&str, Subject); 6] = [
-    ("blocking", Subject { backend: &Blocking, threads: None }),
-    ("blocking, 40 threads", Subject { backend: &Blocking, threads: Some(40) }),
-    ("mio", Subject { backend: &Mio, threads: None }),
-    ("io-uring", Subject { backend: &IoUring::DEFAULT, threads: None }),
-    ("io-uring, 16 buffers", Subject { backend: &FEW, threads: None }),
-    ("io-uring, COOP_TASKRUN", Subject { backend: &COOP, threads: None }),
+    ("blocking", Subject::of(&Blocking)),
+    ("blocking, 40 threads", Subject { threads: Some(40), ..Subject::of(&Blocking) }),
+    ("mio", Subject::of(&Mio)),
+    ("io-uring", Subject::of(&IoUring::DEFAULT)),
+    ("io-uring, 16 buffers", Subject::of(&FEW)),
+    ("io-uring, COOP_TASKRUN", Subject::of(&COOP)),
 ];
 
 /// What a client does; the number is the client's.

@@ -53,6 +53,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
     pub pin: Option<CpuList>,
 
+    /// Which shard gets a connection: cpu, one pinned to the processor where its packets are
+    /// processed; off, any [default: cpu if --pin names a processor for each shard]
+    #[arg(long, value_name = "HOW", value_parser = steer)]
+    pub steer: Option<bool>,
+
     /// Connections open at once; more wait in the listen queue [default: what descriptors allow]
     #[arg(long, value_name = "N", value_parser = count)]
     pub max_conns: Option<usize>,
@@ -104,7 +109,7 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     let signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(|error| failed(&error))?;
     let server = Server::start(&config).map_err(|error| not_started(&config, &error))?;
-    let shards = server.shards();
+    let (shards, steered) = (server.shards(), server.is_steered());
     announce(&server, &config);
     obey_signals(&server, signals).map_err(|error| failed(&error))?;
 
@@ -115,6 +120,7 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
         backend: backend.name(),
         service: args.service.name(),
         shards,
+        steer: if steered { "cpu" } else { "off" },
         syscalls_per_exchange: stats.syscalls_per_exchange(),
         stats: &stats,
     };
@@ -131,6 +137,7 @@ fn options(args: &ServeArgs) -> Options {
         shards: args.shards,
         threads: args.threads,
         pin: args.pin.clone().unwrap_or_default(),
+        steer: args.steer,
         conns_max: args.max_conns.unwrap_or(possible.unwrap_or(usize::MAX)),
         accept_pause: args.accept_pause.unwrap_or_default(),
         accept_delay: args.accept_delay,
@@ -229,6 +236,10 @@ fn not_started(config: &Config, error: &StartError) -> u8 {
             complain(&text, Some("lscpu shows which there are"));
             exit::USAGE
         }
+        StartError::Steer => {
+            complain(&error.to_string(), Some("such as --pin 0,1 --shards 2"));
+            exit::USAGE
+        }
         StartError::Listen(error) => {
             let cause = strip_number(error);
             let text = format!("cannot listen on {}: {cause} ({})", config.listen, name_of(error));
@@ -243,6 +254,7 @@ fn listen_hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EADDRINUSE) => "something listens there already; take another port, or 0",
         Some(libc::EACCES) => "ports below 1024 are root's; take another port",
+        Some(libc::ENOPROTOOPT) => "this kernel cannot steer; --steer off does without",
         Some(libc::EADDRNOTAVAIL) => "this machine does not have that address",
         _ => "see --listen",
     }
@@ -271,6 +283,14 @@ fn backend_name(text: &str) -> Result<String, String> {
     }
     let names: Vec<_> = BACKENDS.iter().map(|backend| backend.name()).collect();
     Err(format!("there are {} and auto", names.join(", ")))
+}
+
+fn steer(text: &str) -> Result<bool, String> {
+    match text {
+        "cpu" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("there are cpu and off".to_owned()),
+    }
 }
 
 /// How long to accept nothing; `forever` stands for no time at all.

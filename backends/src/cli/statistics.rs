@@ -11,6 +11,8 @@ pub(super) struct Statistics<'a> {
     pub(super) backend: &'a str,
     pub(super) service: &'a str,
     pub(super) shards: usize,
+    /// `cpu` or `off`.
+    pub(super) steer: &'a str,
     #[serde(flatten)]
     pub(super) stats: &'a Stats,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,6 +51,7 @@ impl Statistics<'_> {
                 "connections   {} accepted, {} at once\n",
                 stats.accepted, stats.connections_peak
             ),
+            self.by_shard(),
             listed("closed        ", &mut closed),
             self.accept_queue(),
             format!(
@@ -61,6 +64,15 @@ impl Statistics<'_> {
             listed("drain         ", &mut [("cut".to_owned(), stats.drain_cut)].into_iter()),
         ]
         .concat()
+    }
+
+    /// How the connections were spread: nothing to say of one shard.
+    fn by_shard(&self) -> String {
+        let counts: Vec<_> = self.stats.accepted_per_shard.iter().map(u64::to_string).collect();
+        match counts.len() {
+            0 | 1 => String::new(),
+            _ => format!("by shard      {} (steer {})\n", counts.join(", "), self.steer),
+        }
     }
 
     fn accept_queue(&self) -> String {

@@ -14,7 +14,7 @@ use lockstep_core::Cause;
 use super::SUBJECT;
 use crate::common::client::Client;
 use crate::common::{kernel, noise};
-use crate::harness::{options, start, start_with};
+use crate::harness::{options, options_of, start, start_with};
 
 /// How long the server waits for a peer to close after the last reply.
 const LINGER: Duration = Duration::from_secs(1);
@@ -38,8 +38,7 @@ fn who_waits_is_shown_the_end() {
 
 #[test]
 fn every_shard_ends() {
-    let two = Options { shards: Some(2), ..options(&SUBJECT) };
-    let Some(server) = start_with(&SUBJECT, Echo, two) else { return };
+    let Some(server) = start_with(&SUBJECT, Echo, options_of(&SUBJECT, 2)) else { return };
     let mut clients = server.connect_many(32);
     clients.iter_mut().for_each(|client| client.exchange(b"x"));
     server.drain();

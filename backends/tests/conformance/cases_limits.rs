@@ -10,7 +10,7 @@ use lockstep_core::Cause;
 use super::SUBJECT;
 use crate::common::client::Client;
 use crate::common::{kernel, noise, until};
-use crate::harness::{options, start_with};
+use crate::harness::{options, options_of, start_with};
 
 const IDLE_TIMEOUT: Duration = Duration::from_millis(400);
 
@@ -119,7 +119,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// Serves more clients than there are places: exactly as many as there are places, then when these
 /// leave as many others, until all have been served. Those who are served stay for a while.
 fn serve_in_turns(places: usize, shards: usize, count: usize, stay: Duration) {
-    let few = Options { conns_max: places, shards: Some(shards), ..options(&SUBJECT) };
+    let few = Options { conns_max: places, ..options_of(&SUBJECT, shards) };
     let Some(server) = start_with(&SUBJECT, Echo, few) else { return };
     let mut waiting = server.connect_many(count);
     for client in &mut waiting {

@@ -17,6 +17,15 @@ pub(crate) struct Subject {
     pub(crate) backend: &'static dyn Backend,
     /// The blocking backend's threads, where it has a fixed number of them.
     pub(crate) threads: Option<usize>,
+    /// Whether it has two shards, each with a processor of its own if there are two, and
+    /// connections are steered to them.
+    pub(crate) steered: bool,
+}
+
+impl Subject {
+    pub(crate) const fn of(backend: &'static dyn Backend) -> Self {
+        Self { backend, threads: None, steered: false }
+    }
 }
 
 /// A running server. Dropped without having been stopped, it stops by itself.
@@ -25,11 +34,19 @@ pub(crate) struct Running {
     server: Option<Server>,
 }
 
-/// What the tests start from: one shard, so that who meets whom is not left to chance, and time
-/// enough to drain even on a busy machine.
+/// What the tests start from: one shard, so that who meets whom is not left to chance, unless it
+/// is not to be left to chance otherwise; and time enough to drain even on a busy machine.
 pub(crate) fn options(subject: &Subject) -> Options {
+    options_of(subject, if subject.steered { 2 } else { 1 })
+}
+
+/// The same for so many shards.
+pub(crate) fn options_of(subject: &Subject, shards: usize) -> Options {
+    let processors = if subject.steered { kernel::processors() } else { Vec::new() };
     Options {
-        shards: Some(1),
+        shards: Some(shards),
+        pin: processors.into_iter().take(shards).collect(),
+        steer: Some(subject.steered),
         threads: subject.threads,
         drain_timeout: PATIENCE,
         ..Options::default()

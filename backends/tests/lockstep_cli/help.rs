@@ -29,6 +29,7 @@ fn every_command_and_flag_is_in_the_help() {
         "--shards",
         "--threads",
         "--pin",
+        "--steer",
         "--max-conns",
         "--accept-pause",
         "--accept-delay",

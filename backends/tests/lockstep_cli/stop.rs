@@ -100,6 +100,9 @@ fn the_statistics_are_one_json_object(backend: &str) {
     let ratio = fields.remove("syscalls_per_exchange").as_ref().and_then(Value::as_f64).unwrap();
     assert!(syscalls > 0);
     assert_eq!(ratio, syscalls as f64 / 4.0);
+    let spread = fields.remove("accepted_per_shard").expect("how they were spread");
+    let spread: Vec<u64> = serde_json::from_value(spread).unwrap();
+    assert_eq!((spread.len(), spread.iter().sum()), (2, 2), "{spread:?}");
     let buffers_starved = fields.remove("buffers_starved");
     assert!(buffers_starved.is_none_or(|count| count.is_u64()));
     // As deep as it happened to be; overflown, by any server there is.
@@ -111,6 +114,7 @@ fn the_statistics_are_one_json_object(backend: &str) {
         "backend": backend,
         "service": "echo",
         "shards": 2,
+        "steer": "off",
         "accepted": 2,
         "closed": {"bye": 0, "done": 0, "drain": 1, "eof": 1, "error": 0, "idle": 0},
         "exchanges": 4,

@@ -45,6 +45,7 @@ fn a_wrong_command_line_is_a_usage_error() {
     assert_refused("serve --threads 0", 2, &["at least 1"]);
     assert_refused("serve --pin here", 2, &["here"]);
     assert_refused("serve --backlog -1", 2, &["-1"]);
+    assert_refused("serve --steer nowhere", 2, &["cpu", "off"]);
     assert_refused("nonsense", 2, &["nonsense"]);
     assert_refused("talk", 2, &["ADDR"]);
 }
@@ -53,6 +54,14 @@ fn a_wrong_command_line_is_a_usage_error() {
 fn threads_are_for_the_blocking_backend() {
     let args = "serve --backend mio --threads 2 --listen 127.0.0.1:0";
     assert_refused_in_two_lines(args, 2, &["--threads", "blocking"]);
+}
+
+#[test]
+fn steering_needs_a_processor_for_each_shard() {
+    for args in ["--shards 2", "--shards 1 --pin 0,0", ""] {
+        let args = format!("serve --backend mio --steer cpu {args} --listen 127.0.0.1:0");
+        assert_refused_in_two_lines(&args, 2, &["steering", "pinned", "--pin 0,1 --shards 2"]);
+    }
 }
 
 #[test]

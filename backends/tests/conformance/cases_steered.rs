@@ -1,0 +1,62 @@
+//! Connections that go to the shard of the processor where their packets are processed: on loopback,
+//! that of who connects.
+
+use std::thread;
+
+use lockstep_backends::Options;
+use lockstep_backends::ServiceKind::Echo;
+
+use super::SUBJECT;
+use crate::common::{kernel, noise, skipped};
+use crate::harness::{Running, options, start_with};
+
+/// Connects from the processor, and has every connection served.
+fn connect_from(server: &Running, cpu: usize, count: usize) {
+    let connect = || {
+        kernel::pin(cpu);
+        let mut clients = server.connect_many(count);
+        clients.iter_mut().for_each(|client| client.exchange(&noise(cpu as u64, 100)));
+    };
+    thread::scope(|scope| scope.spawn(connect).join().unwrap());
+}
+
+#[test]
+fn who_connects_from_a_processor_is_served_there() {
+    let cpus = kernel::processors();
+    let [first, second, ..] = cpus[..] else { return skipped("there is one processor") };
+    for (from_first, from_second) in [(24, 8), (0, 32), (32, 0)] {
+        let Some(server) = start_with(&SUBJECT, Echo, options(&SUBJECT)) else { return };
+        connect_from(&server, first, from_first);
+        connect_from(&server, second, from_second);
+        kernel::until_closed(server.addr);
+        let stats = server.stop();
+        assert_eq!(stats.accepted_per_shard, [from_first as u64, from_second as u64], "{stats:?}");
+        assert_eq!(stats.exchanges, 32, "{stats:?}");
+    }
+}
+
+#[test]
+fn unsteered_they_are_spread_wherever_they_come_from() {
+    let cpu = kernel::processors()[0];
+    let spread = Options { steer: Some(false), ..options(&SUBJECT) };
+    let Some(server) = start_with(&SUBJECT, Echo, spread) else { return };
+    connect_from(&server, cpu, 64);
+    kernel::until_closed(server.addr);
+    let stats = server.stop();
+    assert_eq!(stats.accepted_per_shard.iter().sum::<u64>(), 64, "{stats:?}");
+    assert!(stats.accepted_per_shard.iter().all(|count| *count > 0), "{stats:?}");
+}
+
+/// Where nobody's processor is a shard's, the kernel spreads as if it were not steered.
+#[test]
+fn who_comes_from_elsewhere_is_served_all_the_same() {
+    let cpus = kernel::processors();
+    let [first, second, ..] = cpus[..] else { return skipped("there is one processor") };
+    let elsewhere = Options { pin: vec![first], ..options(&SUBJECT) };
+    let Some(server) = start_with(&SUBJECT, Echo, elsewhere) else { return };
+    connect_from(&server, second, 64);
+    kernel::until_closed(server.addr);
+    let stats = server.stop();
+    assert_eq!(stats.accepted_per_shard.iter().sum::<u64>(), 64, "{stats:?}");
+    assert!(stats.accepted_per_shard.iter().all(|count| *count > 0), "{stats:?}");
+}

@@ -27,9 +27,9 @@ pub(crate) use counters::Reading;
 pub(crate) use diag::Diag;
 pub use process::{TrialArgs, trial};
 
+use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
-use crate::failures::with_name;
-use crate::{procfs, signals};
+use crate::{machine::procfs, machine::signals};
 use process::{Children, Order};
 use trial::Spec;
 

@@ -23,9 +23,9 @@ pub use subjects::Subject;
 pub(crate) use subjects::parse as parse_subject;
 pub use text::text;
 
-use crate::args::RunArgs;
 use crate::exit::{self, Failure};
 use crate::run::Session;
+use crate::run::args::RunArgs;
 use rounds::{Keep, Rounds};
 
 /// A comparison that has come to an end.

@@ -12,16 +12,17 @@ use lockstep_results::{
 };
 use serde::Serialize;
 
-use loadgen::args::{Cli, Command, LiveArgs, ReportArgs, RunArgs};
 use loadgen::backlog::{self, BacklogArgs};
+use loadgen::cli::{Cli, Command, ReportArgs};
+use loadgen::clients::failures::with_name;
 use loadgen::compare::{self, CompareArgs};
 use loadgen::exit::{self, Failure};
-use loadgen::failures::with_name;
 use loadgen::floor::{self, FloorArgs};
-use loadgen::live::Live;
+use loadgen::run::args::{LiveArgs, RunArgs};
+use loadgen::run::live::Live;
 use loadgen::storm::{self, StormArgs};
 use loadgen::sweep::{self, SweepArgs};
-use loadgen::{command, report, run, signals, subject};
+use loadgen::{machine::signals, run, run::report, servers::command, servers::embedded};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         Some(Command::Report(args)) => print_report(&args),
         Some(Command::Sweep(args)) => sweep_and_print(&args),
         Some(Command::Floor(args)) => floor_and_print(&args),
-        Some(Command::Serve(args)) => return subject::serve(&args),
+        Some(Command::Serve(args)) => return embedded::serve(&args),
         Some(Command::Exec(args)) => return command::exec(&args),
         Some(Command::BacklogTrial(args)) => return backlog::trial(&args),
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lockstep_results::format;
 
-use crate::control::{Control, NEVER};
+use crate::clients::control::{Control, NEVER};
 
 /// How often the line is renewed.
 pub const INTERVAL: Duration = Duration::from_millis(200);

@@ -19,14 +19,14 @@ use lockstep_results::{Environment, Latencies, Latency, SCHEMA, store};
 
 pub use args::{Close, StormArgs};
 
-use crate::args::RunArgs;
 use crate::backlog::{Diag, Reading, kernel};
-use crate::control::Clock;
+use crate::clients::control::Clock;
+use crate::clients::failures::with_name;
+use crate::clients::pattern::Pattern;
+use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
-use crate::failures::with_name;
-use crate::pattern::Pattern;
+use crate::run::args::RunArgs;
 use crate::run::{Job, Session};
-use crate::socket::Target;
 use wave::{Plan, Tally, Wave};
 
 /// How often the depth of the accept queue is looked at.

@@ -18,11 +18,11 @@ use lockstep_results::{
 pub use args::SweepArgs;
 pub use levels::Levels;
 
-use crate::args::RunArgs;
-use crate::condition::Condition;
 use crate::exit::{self, Failure};
 use crate::floor;
 use crate::run::Session;
+use crate::run::args::RunArgs;
+use crate::run::condition::Condition;
 use runner::Runner;
 use search::{Found, Next, Observation, Search, TOLERANCE};
 

@@ -8,14 +8,14 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use loadgen::connection::Service;
-use loadgen::measure::{Run, measure};
-use loadgen::pattern::Pattern;
-use loadgen::placement::{Placement, allowed};
-use loadgen::schedule::{Arrivals, OpenLoop};
-use loadgen::socket::Target;
-use loadgen::warmup::Warmup;
-use loadgen::worker::Plan;
+use loadgen::clients::connection::Service;
+use loadgen::clients::pattern::Pattern;
+use loadgen::clients::schedule::{Arrivals, OpenLoop};
+use loadgen::clients::socket::Target;
+use loadgen::clients::worker::Plan;
+use loadgen::machine::placement::{Placement, allowed};
+use loadgen::run::measure::{Run, measure};
+use loadgen::run::warmup::Warmup;
 
 /// Counts what is taken.
 struct Counting;

@@ -98,7 +98,7 @@ fn understand(line: &str) -> Result<(), String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let parsed = match words[0] {
         "lockstep" => lockstep_backends::cli::Cli::try_parse_from(words).map(drop),
-        "loadgen" => loadgen::args::Cli::try_parse_from(words).map(drop),
+        "loadgen" => loadgen::cli::Cli::try_parse_from(words).map(drop),
         "python3" => {
             let program = Path::new(DOCS).parent().unwrap().join(words[1]);
             return program.exists().then_some(()).ok_or_else(|| "there is no such file".into());

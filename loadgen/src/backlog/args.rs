@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::args::backlog;
+use crate::run::args::backlog;
 use crate::units;
 
 /// More listeners at a time, each in a process of its own, than anybody compares.

@@ -9,8 +9,8 @@ use rustix::event::epoll::EventFlags;
 use socket2::Socket;
 
 use super::diag::Diag;
-use crate::socket::{receive, send};
-use crate::tcp_info;
+use crate::clients::socket::{receive, send};
+use crate::machine::tcp_info;
 
 /// How long after its connect a client sends its request. Until then a ghost stays one: what it
 /// sends would bring it to life (a SYN cookie is in every segment).

@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use socket2::{Domain, Socket, Type};
 
-use crate::failures::with_name;
+use crate::clients::failures::with_name;
 
 /// Tells the network namespace of this thread from all others there are.
 ///

@@ -16,9 +16,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::netns::Private;
 use super::trial::{self, Spec};
+use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
-use crate::failures::with_name;
-use crate::measure::News;
+use crate::run::measure::News;
 
 /// How often it is looked whether a trial is over.
 const POLL: Duration = Duration::from_millis(20);

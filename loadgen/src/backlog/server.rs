@@ -8,8 +8,8 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::diag::{Diag, Queue};
-use crate::socket::{receive, send};
-use crate::tcp_info;
+use crate::clients::socket::{receive, send};
+use crate::machine::tcp_info;
 
 /// What epoll tells of the listener; an accepted connection is told from a client by `ACCEPTED`.
 pub(super) const LISTENER: u64 = u64::MAX;

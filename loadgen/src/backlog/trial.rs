@@ -22,10 +22,10 @@ use super::diag::Diag;
 use super::kernel;
 use super::model::{self, Plan};
 use super::server::{ACCEPTED, LISTENER, Own, Server};
+use crate::clients::failures::with_name;
+use crate::clients::socket::Target;
 use crate::exit::{self, Failure};
-use crate::failures::with_name;
-use crate::limits;
-use crate::socket::Target;
+use crate::machine::limits;
 
 /// How often the depth of the queue is looked at, at least.
 const TICK: Duration = Duration::from_millis(20);

@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser};
 use lockstep_results::store;
 
 use super::subjects::{self, Subject};
-use crate::args::{
-    Cli, CpuList, RunArgs, arrivals, backlog, conns, cpu_list, positive, rate, size, threads,
-};
+use crate::clients::schedule::Arrivals;
 use crate::exit::{self, Failure};
-use crate::schedule::Arrivals;
+use crate::run::args::{
+    CpuList, RunArgs, arrivals, backlog, conns, cpu_list, positive, rate, size, threads,
+};
+use crate::run::warmup::Warmup;
 use crate::units;
-use crate::warmup::Warmup;
 
 /// The warm-up of an open loop, which cannot be watched: its rate is what was planned.
 const WARMUP_OPEN: Duration = Duration::from_millis(500);
@@ -175,7 +175,6 @@ impl CompareArgs {
 
     /// The options that all runs have in common.
     pub(super) fn base(&self) -> RunArgs {
-        let defaults = Cli::try_parse_from(["loadgen"]).expect("a run needs no option").run;
         RunArgs {
             duration: Some(self.duration),
             warmup: self.warmup.unwrap_or(match self.rate {
@@ -194,7 +193,7 @@ impl CompareArgs {
             pin: self.pin.clone(),
             server_pin: self.server_pin.clone(),
             seed: self.seed,
-            ..defaults
+            ..RunArgs::default()
         }
     }
 

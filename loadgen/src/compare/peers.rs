@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Subject;
-use crate::command;
-use crate::failures::with_name;
+use crate::clients::failures::with_name;
+use crate::servers::command;
 
 /// What the names of their programs begin with.
 const PREFIX: &str = "peer-";

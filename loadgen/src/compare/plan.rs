@@ -7,9 +7,9 @@ use lockstep_results::{Absent, Asked, Command, Plan};
 
 use super::CompareArgs;
 use super::subjects::Entry;
-use crate::args::RunArgs;
+use crate::run::args::RunArgs;
+use crate::run::warmup::Warmup;
 use crate::units::format_cpu_list;
-use crate::warmup::Warmup;
 
 /// The plan for these subjects; `absent` are those that it goes on without.
 pub(super) fn plan(

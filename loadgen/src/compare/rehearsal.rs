@@ -6,10 +6,10 @@ use std::time::Duration;
 use lockstep_results::Absent;
 
 use super::subjects::Entry;
-use crate::args::RunArgs;
 use crate::exit::{self, Failure};
+use crate::run::args::RunArgs;
+use crate::run::warmup::Warmup;
 use crate::run::{Finished, Job, Session};
-use crate::warmup::Warmup;
 
 /// Starts every subject for one exchange, so that what cannot start, or does not answer with what
 /// it was sent, is known before the first round. Who was asked for by name has to be there; of the

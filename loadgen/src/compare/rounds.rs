@@ -10,8 +10,8 @@ use lockstep_results::{Comparison, Plan, Run, store};
 
 use super::Compared;
 use super::subjects::Entry;
-use crate::args::RunArgs;
 use crate::exit::{self, Failure};
+use crate::run::args::RunArgs;
 use crate::run::{Finished, Job, Session};
 
 /// A cell: connections and size.

@@ -1,8 +1,8 @@
 //! What is compared, and what it is called.
 
 use super::{CompareArgs, peers};
-use crate::command;
-use crate::subject::{backend_name, backend_names};
+use crate::servers::command;
+use crate::servers::embedded::{backend_name, backend_names};
 
 /// The longest name.
 const NAME_MAX: usize = 40;

@@ -8,8 +8,8 @@ use rustix::event::{Timespec, epoll};
 use rustix::process::getppid;
 
 use super::pairs::{Pair, done};
-use crate::cpu_time::of_this_thread_ns;
-use crate::socket::receive;
+use crate::clients::socket::receive;
+use crate::machine::cpu_time::of_this_thread_ns;
 
 /// Calls between two looks at the clock.
 const BATCH: u32 = 64;

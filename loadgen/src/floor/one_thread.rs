@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::pairs::{Pair, done, received, verify};
-use crate::cpu_time::of_this_thread_ns;
-use crate::pattern::{Pattern, Window};
-use crate::socket::{receive, send};
+use crate::clients::pattern::{Pattern, Window};
+use crate::clients::socket::{receive, send};
+use crate::machine::cpu_time::of_this_thread_ns;
 
 /// Exchanges between two looks at the clock.
 const BATCH: usize = 16;

@@ -9,10 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::pairs::{Pair, done, received, verify};
-use crate::cpu_time::of_this_thread_ns;
-use crate::pattern::{Pattern, Window};
-use crate::placement::pin;
-use crate::socket::{receive, send};
+use crate::clients::pattern::{Pattern, Window};
+use crate::clients::socket::{receive, send};
+use crate::machine::cpu_time::of_this_thread_ns;
+use crate::machine::placement::pin;
 
 /// Connections looked at between two looks at the clock.
 const BATCH: usize = 16;

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use clap::Args;
 
 use super::Cell;
-use crate::args::{Cli, CpuList, RunArgs, backlog, conns, cpu_list, positive, size, threads};
-use crate::{subject, units};
+use crate::run::args::{CpuList, RunArgs, backlog, conns, cpu_list, positive, size, threads};
+use crate::{servers::embedded, units};
 
 /// The most exchanges on a connection, which is there to be short-lived.
 const EXCHANGES_MAX: u64 = 1_000_000;
@@ -64,7 +64,7 @@ pub struct StormArgs {
     /// several, each has storms of its own
     #[arg(
         short, long, value_name = "NAME,...", default_value = "auto", value_delimiter = ',',
-        value_parser = subject::backend_name, conflicts_with = "target"
+        value_parser = embedded::backend_name, conflicts_with = "target"
     )]
     pub backend: Vec<String>,
 
@@ -144,7 +144,6 @@ impl StormArgs {
 
     /// The options of a run that say which server it is, and where both sides run.
     pub(super) fn server(&self, cell: &Cell) -> RunArgs {
-        let defaults = Cli::try_parse_from(["loadgen"]).expect("a run needs no option").run;
         RunArgs {
             conns: cell.conns,
             threads: Some(1),
@@ -154,7 +153,7 @@ impl StormArgs {
             shards: self.shards,
             pin: self.pin.clone(),
             server_pin: self.server_pin.clone(),
-            ..defaults
+            ..RunArgs::default()
         }
     }
 }

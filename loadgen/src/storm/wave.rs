@@ -15,13 +15,13 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use socket2::Socket;
 
 use super::args::Close;
-use crate::connection::{Connection, Received, Service, State};
-use crate::control::Clock;
-use crate::failures::{Failures, Kind, in_words};
-use crate::pattern::Pattern;
-use crate::socket::{Target, receive, send};
-use crate::tally::histogram;
-use crate::tcp_info;
+use crate::clients::connection::{Connection, Received, Service, State};
+use crate::clients::control::Clock;
+use crate::clients::failures::{Failures, Kind, in_words};
+use crate::clients::pattern::Pattern;
+use crate::clients::socket::{Target, receive, send};
+use crate::clients::tally::histogram;
+use crate::machine::tcp_info;
 
 /// What is waited for.
 const INTEREST: EventFlags =

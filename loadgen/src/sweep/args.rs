@@ -3,20 +3,20 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use clap::Args;
 
 use super::levels::{self, Levels};
-use crate::args::{
-    Cli, CpuList, RunArgs, arrivals, backlog, cpu_list, positive, rate, service, size, threads,
-};
-use crate::command;
+use crate::clients::connection::Service;
+use crate::clients::schedule::{Arrivals, SECOND};
 use crate::compare;
-use crate::condition::Condition;
-use crate::connection::Service;
-use crate::schedule::{Arrivals, SECOND};
-use crate::subject;
+use crate::run::args::{
+    CpuList, RunArgs, arrivals, backlog, cpu_list, positive, rate, service, size, threads,
+};
+use crate::run::condition::Condition;
+use crate::run::warmup::Warmup;
+use crate::servers::command;
+use crate::servers::embedded;
 use crate::units;
-use crate::warmup::Warmup;
 
 /// More rounds than anybody waits for.
 const ROUNDS_MAX: u64 = 1000;
@@ -57,7 +57,7 @@ pub struct SweepArgs {
     /// The embedded server's backend, a new one for each run: blocking, mio, io-uring; auto takes
     /// the best there is
     #[arg(short, long, value_name = "NAME", default_value = "auto")]
-    #[arg(value_parser = subject::backend_name, conflicts_with_all = ["target", "command"])]
+    #[arg(value_parser = embedded::backend_name, conflicts_with_all = ["target", "command"])]
     pub backend: String,
 
     /// A server that runs already; a name is resolved
@@ -147,7 +147,6 @@ pub struct SweepArgs {
 impl SweepArgs {
     /// The options that all runs have in common; of levels, the first.
     pub(super) fn base(&self) -> RunArgs {
-        let defaults = Cli::try_parse_from(["loadgen"]).expect("a run needs no option").run;
         RunArgs {
             conns: self.conns.0[0] as u32,
             rate: self.rates.as_ref().map(|rates| rates.0[0]),
@@ -166,7 +165,7 @@ impl SweepArgs {
             pin: self.pin.clone(),
             server_pin: self.server_pin.clone(),
             no_floor: self.no_floor,
-            ..defaults
+            ..RunArgs::default()
         }
     }
 

@@ -3,10 +3,10 @@
 use fastrand::Rng;
 use lockstep_results::Record;
 
-use crate::args::RunArgs;
-use crate::command;
 use crate::exit::{self, Failure};
+use crate::run::args::RunArgs;
 use crate::run::{Job, Session};
+use crate::servers::command;
 
 /// Makes runs that have their server and command line in common.
 pub(super) struct Runner<'a> {

@@ -2,14 +2,14 @@
 
 use hdrhistogram::Histogram;
 
-use crate::failures::Failures;
-use crate::spacing::Spacing;
+use crate::clients::failures::Failures;
+use crate::clients::spacing::Spacing;
 
 /// The longest latency that is told apart from longer ones: an hour.
 const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
 
 /// The counts of one thread, or of all after [`merge`](Self::merge), other than those that are
-/// kept by interval: see [`Lap`](crate::laps::Lap).
+/// kept by interval: see [`Lap`](crate::clients::laps::Lap).
 #[derive(Debug)]
 pub struct Tally {
     /// From connect(2) to an established connection.

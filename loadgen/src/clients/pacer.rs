@@ -28,13 +28,13 @@ use rustix::time::{
     timerfd_create, timerfd_settime,
 };
 
-use crate::connection::State;
-use crate::control::{Clock, NEVER};
-use crate::schedule::{OpenLoop, Part, SECOND, Schedule};
-use crate::share::Share;
-use crate::spacing::Spacing;
-use crate::tally::OpenTally;
-use crate::worker::{KICK_OFF, Worker};
+use crate::clients::connection::State;
+use crate::clients::control::{Clock, NEVER};
+use crate::clients::schedule::{OpenLoop, Part, SECOND, Schedule};
+use crate::clients::share::Share;
+use crate::clients::spacing::Spacing;
+use crate::clients::tally::OpenTally;
+use crate::clients::worker::{KICK_OFF, Worker};
 
 /// The marker of the timer's event.
 pub(crate) const DUE: u64 = u64::MAX - 1;

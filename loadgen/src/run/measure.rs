@@ -8,18 +8,18 @@ use std::time::{Duration, SystemTime};
 use lockstep_results::Interval;
 use rustix::process::{Pid, getpid};
 
-use crate::control::{Clock, Control, NEVER};
+use crate::clients::control::{Clock, Control, NEVER};
+use crate::clients::failures::with_name;
+use crate::clients::laps::{Lap, Laps, Over};
+use crate::clients::share::Share;
+use crate::clients::tally::Tally;
+use crate::clients::worker::{Plan, Worker};
 use crate::exit::{self, Failure};
-use crate::failures::with_name;
-use crate::laps::{Lap, Laps, Over};
-use crate::placement::{Placement, pin};
-use crate::procfs::{self, Processes, Usage};
+use crate::machine::placement::{Placement, pin};
+use crate::machine::procfs::{self, Processes, Usage};
 use crate::progress::{self, Progress};
-use crate::share::Share;
-use crate::subject::Ready;
-use crate::tally::Tally;
-use crate::warmup::{self, Warmup, Watch};
-use crate::worker::{Plan, Worker};
+use crate::run::warmup::{self, Warmup, Watch};
+use crate::servers::embedded::Ready;
 
 /// How long outstanding replies are awaited after a signal.
 const PATIENCE_NS: u64 = 500_000_000;

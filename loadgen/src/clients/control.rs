@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::laps::Mailbox;
+use crate::clients::laps::Mailbox;
 
 /// An instant that does not come.
 pub const NEVER: u64 = u64::MAX;

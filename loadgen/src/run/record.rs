@@ -7,18 +7,18 @@ use lockstep_results::{
     Cost, Environment, Fairness, Floor, Latencies, Latency, Rate, Record, SCHEMA, Threshold,
 };
 
-use crate::args::RunArgs;
-use crate::condition::Condition;
-use crate::connection::Service;
-use crate::laps::Lap;
-use crate::measure::{Measured, Run};
-use crate::pattern::SIZE_MAX_ONE_SHOT;
-use crate::procfs::Usage;
-use crate::subject::{Ended, Ready};
-use crate::tally::{OpenTally, Tally};
+use crate::clients::connection::Service;
+use crate::clients::laps::Lap;
+use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
+use crate::clients::tally::{OpenTally, Tally};
+use crate::machine::procfs::Usage;
+use crate::run::args::RunArgs;
+use crate::run::condition::Condition;
+use crate::run::measure::{Measured, Run};
+use crate::run::verdict::{Evidence, OpenEvidence, judge, trend};
+use crate::run::warmup;
+use crate::servers::embedded::{Ended, Ready};
 use crate::units::format_cpu_list;
-use crate::verdict::{Evidence, OpenEvidence, judge, trend};
-use crate::warmup;
 
 /// What was asked for, and of whom.
 #[derive(Debug)]

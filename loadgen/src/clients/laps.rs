@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use hdrhistogram::Histogram;
 use lockstep_results::Interval;
 
-use crate::tally::{add, histogram};
+use crate::clients::tally::{add, histogram};
 
 /// What is counted in one interval, by one thread or by all.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use lockstep_results::{Cost, Latency, Record, Threshold, format, wrap};
 
-use crate::condition::Condition;
-use crate::picture;
+use crate::run::condition::Condition;
+use crate::run::picture;
 
 /// Columns at most.
 const WIDTH: usize = 100;

@@ -25,10 +25,10 @@ use rustix::process::{
     set_parent_process_death_signal, waitid,
 };
 
+use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
-use crate::failures::with_name;
-use crate::measure::News;
-use crate::subject::READY_MAX;
+use crate::run::measure::News;
+use crate::servers::embedded::READY_MAX;
 
 /// How often it is looked whether a server accepts, or is gone.
 const POLL: Duration = Duration::from_millis(10);

@@ -8,7 +8,7 @@
 //! requests wakes tens of microseconds late, which the lateness shows; here several requests in
 //! a row count as one distance.
 
-use crate::schedule::Arrivals;
+use crate::clients::schedule::Arrivals;
 
 /// How long a distance is at least, on average, that is judged.
 const RESOLUTION_NS: f64 = 1e6;
@@ -175,7 +175,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::schedule::{OpenLoop, Part, SECOND, Schedule};
+    use crate::clients::schedule::{OpenLoop, Part, SECOND, Schedule};
 
     /// The verdict on a schedule of that rate of which each instant is changed.
     fn fault(

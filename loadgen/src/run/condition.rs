@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Record {
-        let text = include_str!("../../results/tests/results/sample.json");
+        let text = include_str!("../../../results/tests/results/sample.json");
         serde_json::from_str(text).expect("the sample is a record")
     }
 

@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use rustix::event::epoll;
 
-use crate::connection::{Connection, Service, State};
-use crate::control::{Control, NEVER};
-use crate::cpu_time;
-use crate::failures::Kind;
-use crate::laps::Lap;
-use crate::pacer::{self, Pacer};
-use crate::pattern::Pattern;
-use crate::procfs;
-use crate::schedule::OpenLoop;
-use crate::share::Share;
-use crate::socket::Target;
-use crate::tally::Tally;
+use crate::clients::connection::{Connection, Service, State};
+use crate::clients::control::{Control, NEVER};
+use crate::clients::failures::Kind;
+use crate::clients::laps::Lap;
+use crate::clients::pacer::{self, Pacer};
+use crate::clients::pattern::Pattern;
+use crate::clients::schedule::OpenLoop;
+use crate::clients::share::Share;
+use crate::clients::socket::Target;
+use crate::clients::tally::Tally;
+use crate::machine::cpu_time;
+use crate::machine::procfs;
 
 /// Events taken from the kernel at once, at most. More would let the first of them wait long for
 /// the reaction to the last.

@@ -4,7 +4,7 @@
 
 use socket2::Socket;
 
-use crate::pattern::{Mismatch, Pattern, Window, verify};
+use crate::clients::pattern::{Mismatch, Pattern, Window, verify};
 
 /// What the server is expected to say.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

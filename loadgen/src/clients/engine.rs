@@ -14,11 +14,11 @@ use std::io;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use crate::connection::{Connection, Received, Service, State};
-use crate::failures::Kind;
-use crate::failures::in_words;
-use crate::socket::{receive, send};
-use crate::worker::Worker;
+use crate::clients::connection::{Connection, Received, Service, State};
+use crate::clients::failures::Kind;
+use crate::clients::failures::in_words;
+use crate::clients::socket::{receive, send};
+use crate::clients::worker::Worker;
 
 /// What is waited for, from the connect on.
 const INTEREST: EventFlags =

@@ -6,10 +6,10 @@ use std::io::{self, Write};
 use lockstep_results::{Interval, Record, format};
 use serde::Serialize;
 
-use crate::args::{LiveArgs, RunArgs};
+use crate::clients::laps::Over;
 use crate::exit::{self, Failure};
-use crate::hlog::Hlog;
-use crate::laps::Over;
+use crate::run::args::{LiveArgs, RunArgs};
+use crate::run::hlog::Hlog;
 
 /// How intervals are printed on standard output.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

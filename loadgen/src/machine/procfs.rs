@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use rustix::process::Pid;
 
-use crate::cpu_time;
+use crate::machine::cpu_time;
 
 /// Processor time and context switches of a whole process since it began.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

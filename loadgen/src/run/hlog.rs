@@ -14,8 +14,8 @@ use hdrhistogram::serialization::interval_log::{
 };
 use lockstep_results::store;
 
-use crate::failures::with_name;
-use crate::laps::Over;
+use crate::clients::failures::with_name;
+use crate::clients::laps::Over;
 
 /// A log that is being written. It is removed again if nothing was.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ mod tests {
     use lockstep_results::Interval;
 
     use super::*;
-    use crate::laps::Lap;
+    use crate::clients::laps::Lap;
 
     fn interval(start_s: f64) -> Interval {
         Interval {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::connection::Service;
-use crate::pattern::SIZE_MAX;
-use crate::schedule::{Arrivals, SECOND};
+use crate::clients::connection::Service;
+use crate::clients::pattern::SIZE_MAX;
+use crate::clients::schedule::{Arrivals, SECOND};
 use crate::units;
 
 /// The shortest interval: to sum one up takes about a millisecond.

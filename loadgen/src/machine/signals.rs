@@ -12,7 +12,7 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 use crate::exit;
-use crate::measure::News;
+use crate::run::measure::News;
 
 /// Lets a write beyond RLIMIT_FSIZE fail with an error that can be told, and not by a signal.
 ///

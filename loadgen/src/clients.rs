@@ -1,0 +1,29 @@
+//! What loads a server: connections, the threads that drive them, and what they count.
+//!
+//! From the wire up:
+//!
+//! * [`pattern`]: what is sent, and whether what came back is it.
+//! * [`connection`]: one connection, without any system call.
+//! * [`socket`], `engine`, [`worker`], [`share`]: system calls, event handling, and the phases of
+//!   one thread.
+//! * [`schedule`], `pacer`, [`spacing`]: when requests of an open loop are due, sending them then,
+//!   and whether they were.
+//! * [`control`]: what a thread is told, and tells, while it goes on.
+//! * [`laps`], [`tally`], [`failures`]: what is counted, by interval and in all.
+//!
+//! The client shares no code with the servers it measures beyond the protocol's constants: a
+//! shared bug would cancel out.
+
+pub mod connection;
+pub mod control;
+mod engine;
+pub mod failures;
+pub mod laps;
+mod pacer;
+pub mod pattern;
+pub mod schedule;
+pub mod share;
+pub mod socket;
+pub mod spacing;
+pub mod tally;
+pub mod worker;

@@ -1,0 +1,122 @@
+//! Before a run: a server is started or found, and everybody is put on processors of their own.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::Instant;
+
+use crate::clients::connection::Service;
+use crate::clients::failures::with_name;
+use crate::exit::{self, Failure};
+use crate::machine::placement::{Placement, pin};
+use crate::machine::procfs::{self, Processes};
+use crate::run::measure::News;
+use crate::run::record::{self, Subject};
+use crate::run::session::Job;
+use crate::servers::embedded::{Ended, READY_MAX, Ready, Server, Wish};
+use crate::servers::{command, target};
+use crate::units::format_cpu_list;
+
+/// The server under test, while it runs.
+pub(crate) struct Prepared {
+    pub(crate) addr: SocketAddr,
+    pub(super) processes: Option<Processes>,
+    pub(super) server: Option<Started>,
+    pub(super) ready: Option<Ready>,
+}
+
+impl Prepared {
+    /// Ends the server if it is ours; what it was, and what was wrong about its end.
+    pub(crate) fn into_subject(
+        self,
+        service: Service,
+    ) -> (lockstep_results::Subject, Option<String>) {
+        let ended = self.server.and_then(Started::stop);
+        let trouble = ended.and_then(|ended| ended.trouble);
+        let subject = Subject { addr: self.addr, ready: self.ready, ended: None };
+        (record::subject(&subject, service), trouble)
+    }
+}
+
+/// A server that we have started.
+pub(super) enum Started {
+    Embedded(Server),
+    Command(command::Server),
+}
+
+impl Started {
+    /// Ends it; nothing is to be said of how a command ends that is told to.
+    pub(super) fn stop(self) -> Option<Ended> {
+        match self {
+            Self::Embedded(server) => Some(server.stop()),
+            Self::Command(server) => {
+                server.stop().map(|trouble| Ended { statistics: None, trouble: Some(trouble) })
+            }
+        }
+    }
+}
+
+/// Starts a server or finds the target, and confines this process to its processors.
+pub(super) fn prepare(
+    job: &Job<'_>,
+    allowed: &[usize],
+    sender: &Sender<News>,
+    news: &Receiver<News>,
+) -> Result<(Prepared, Placement), Failure> {
+    let failed = |error: String| Failure::new(exit::FAILURE, error);
+    let args = job.args;
+    let (client, server) = (args.pin.as_deref(), args.server_pin.as_deref());
+    if let Some(target) = &args.target {
+        let addr = target::resolve(target, sender, news)?;
+        // An address that can be bound is this machine's.
+        let local = UdpSocket::bind((addr.ip(), 0)).is_ok();
+        let placement = Placement::choose(allowed, client, None, local, false);
+        pin(&placement.client).map_err(failed)?;
+        let processes = local.then(|| procfs::listener(addr)).flatten().map(Processes::One);
+        return Ok((Prepared { addr, processes, server: None, ready: None }, placement));
+    }
+    let placement = Placement::choose(allowed, client, server, true, true);
+    let cpus = placement.server.as_deref().unwrap_or_default();
+    let wish = Wish {
+        backend: args.backend.clone(),
+        service: args.service.name(),
+        backlog: args.backlog,
+        shards: args.shards,
+        pin: format_cpu_list(cpus),
+    };
+    // The child inherits where it may run; so even what it does not pin itself stays there.
+    pin(cpus).map_err(failed)?;
+    if let Some(command) = job.command {
+        let server = command::Server::start(command)?;
+        server.await_ready(news)?;
+        pin(&placement.client).map_err(failed)?;
+        let (addr, processes) = (server.addr(), Some(Processes::Group(server.pid())));
+        let server = Some(Started::Command(server));
+        return Ok((Prepared { addr, processes, server, ready: None }, placement));
+    }
+    let ready = sender.clone();
+    let server = Server::start(&wish, move |line| drop(ready.send(News::Ready(line))))
+        .map_err(|error| failed(format!("cannot start a server: {}", with_name(&error))))?;
+    let ready = match await_ready(news)? {
+        Some(ready) => ready,
+        None => return Err(server.into_failure()),
+    };
+    pin(&placement.client).map_err(failed)?;
+    let (addr, processes) = (ready.addr, Some(Processes::One(server.pid())));
+    let server = Some(Started::Embedded(server));
+    Ok((Prepared { addr, processes, server, ready: Some(ready) }, placement))
+}
+
+fn await_ready(news: &Receiver<News>) -> Result<Option<Ready>, Failure> {
+    let deadline = Instant::now() + READY_MAX;
+    loop {
+        match news.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(News::Ready(ready)) => return Ok(ready),
+            Ok(News::Signal(signal)) => return Err(Failure::signal(signal)),
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                let error = format!("the server was not ready within {} s", READY_MAX.as_secs());
+                return Err(Failure::new(exit::FAILURE, error));
+            }
+        }
+    }
+}

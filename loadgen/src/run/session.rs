@@ -1,0 +1,227 @@
+//! One measured run, from the options to the record.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use lockstep_results::{Environment, Floor, Record, store};
+
+use crate::clients::failures::with_name;
+use crate::clients::laps::Over;
+use crate::clients::pattern::Pattern;
+use crate::clients::socket::Target;
+use crate::clients::worker::Plan;
+use crate::exit::{self, Failure, Outcome};
+use crate::floor;
+use crate::machine::limits;
+use crate::machine::placement::{self, pin};
+use crate::machine::signals;
+use crate::run::args::RunArgs;
+use crate::run::live::Live;
+use crate::run::measure::{News, Run, measure};
+use crate::run::prepare::{Prepared, Started, prepare};
+use crate::run::record::{Asked, Subject, record};
+use crate::servers::command;
+use crate::units::format_cpu_list;
+
+/// A run that has come to an end.
+#[derive(Debug)]
+pub struct Finished {
+    /// The record.
+    pub record: Record,
+    /// The exit code.
+    pub code: u8,
+}
+
+/// Carries out a run.
+///
+/// # Errors
+///
+/// When there is no result at all. Connections that fail are a result.
+pub fn run(args: &RunArgs, argv: Vec<String>, live: &mut Live) -> Result<Finished, Failure> {
+    if let Some(path) = &args.output {
+        store::check(path, args.force)
+            .map_err(|error| Failure::new(exit::USAGE, error.to_string()))?;
+    }
+    let session = Session::start()?;
+    session.check(args)?;
+    let floor = floor::brief(args);
+    let job = Job { args, command: None, argv, label: String::new(), floor };
+    session.run_live(&job, !live.prints(), &mut |over| live.tell(over))
+}
+
+/// What all runs of this process share.
+#[derive(Debug)]
+pub struct Session {
+    allowed: Vec<usize>,
+    sender: Sender<News>,
+    news: Receiver<News>,
+}
+
+/// One run of a session.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The options.
+    pub args: &'a RunArgs,
+    /// The server to start in place of what the options name.
+    pub command: Option<&'a command::Subject>,
+    /// The command line, for the record.
+    pub argv: Vec<String>,
+    /// What the progress line begins with.
+    pub label: String,
+    /// What the machine can do at all, for the record; measured by who makes several runs once.
+    pub floor: Option<Floor>,
+}
+
+impl Session {
+    /// Learns where this process may run, and listens to signals from here on. Once a process.
+    ///
+    /// # Errors
+    ///
+    /// When either cannot be done.
+    pub fn start() -> Result<Self, Failure> {
+        let failed = |error: String| Failure::new(exit::FAILURE, error);
+        let allowed = placement::allowed()
+            .map_err(|error| failed(format!("cannot tell the CPUs: {}", with_name(&error))))?;
+        let (sender, news) = channel();
+        signals::watch(sender.clone())
+            .map_err(|error| failed(format!("cannot catch signals: {}", with_name(&error))))?;
+        Ok(Self { allowed, sender, news })
+    }
+
+    /// Checks whether there are the processors and descriptors that a run needs, and raises the
+    /// limit of the latter.
+    ///
+    /// # Errors
+    ///
+    /// One line that names what is missing.
+    pub fn check(&self, args: &RunArgs) -> Result<(), Failure> {
+        check_cpus("--pin", args.pin.as_deref(), &self.allowed)?;
+        check_cpus("--server-pin", args.server_pin.as_deref(), &self.allowed)?;
+        let threads = args.threads.unwrap_or(self.allowed.len());
+        limits::raise_descriptors(args.conns, threads).map_err(|error| {
+            let hint = "raise it with `ulimit -n`, or take fewer connections";
+            Failure::new(exit::USAGE, error).hint(hint)
+        })
+    }
+
+    /// The signal that came between two runs.
+    pub fn signal(&self) -> Option<i32> {
+        self.news.try_iter().find_map(|news| match news {
+            News::Signal(signal) => Some(signal),
+            _ => None, // It was about a run that is over.
+        })
+    }
+
+    /// Waits for a signal, at most so long.
+    pub(crate) fn signal_within(&self, longest: Duration) -> Option<i32> {
+        match self.news.recv_timeout(longest) {
+            Ok(News::Signal(signal)) => Some(signal),
+            _ => None,
+        }
+    }
+
+    /// Starts the server that a job asks for, or finds its target, and confines this process to
+    /// its processors.
+    pub(crate) fn prepare(&self, job: &Job<'_>) -> Result<Prepared, Failure> {
+        // The one before has confined this thread.
+        pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
+        prepare(job, &self.allowed, &self.sender, &self.news).map(|(prepared, _)| prepared)
+    }
+
+    /// Carries out a run.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`].
+    pub fn run(&self, job: &Job<'_>) -> Result<Finished, Failure> {
+        self.run_live(job, true, &mut |_| ())
+    }
+
+    /// Carries out a run, with a progress line or without; `over` is told of each interval.
+    fn run_live(
+        &self,
+        job: &Job<'_>,
+        progress: bool,
+        over: &mut dyn FnMut(&Over<'_>),
+    ) -> Result<Finished, Failure> {
+        // The run before has confined this thread; the environment is the machine's own state.
+        pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
+        carry_out(self, job, progress, over)
+    }
+}
+
+fn carry_out(
+    session: &Session,
+    job: &Job<'_>,
+    progress: bool,
+    over: &mut dyn FnMut(&Over<'_>),
+) -> Result<Finished, Failure> {
+    let Session { allowed, sender, news } = session;
+    let args = job.args;
+    let environment = Environment::capture();
+    let (subject, placement) = prepare(job, allowed, sender, news)?;
+    let threads = args.threads.unwrap_or(placement.client.len().min(args.conns as usize));
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    let run = Run {
+        plan: Plan {
+            target: Target::new(subject.addr),
+            service: args.service,
+            pattern: Pattern::new(args.size, seed),
+            timeout: args.timeout,
+            connect_rate: args.connect_rate,
+            threads,
+            open: args.open_loop(seed),
+            interval_ns: args.interval().as_nanos() as u64,
+        },
+        conns: args.conns,
+        requests: args.requests,
+        warmup: args.warmup,
+        duration: args.duration,
+        placement,
+        server: subject.processes,
+        progress: progress.then(|| job.label.clone()),
+    };
+    let measured = measure(&run, sender, news, over)?;
+    let ended = subject.server.and_then(Started::stop);
+    let failures = &measured.tally.failures;
+    let mut outcome = Outcome {
+        signal: measured.signal,
+        wrong_replies: failures.wrong_replies() > 0,
+        connected: measured.tally.connected > 0,
+        failures: failures.total() > 0 || ended.as_ref().is_some_and(|e| e.trouble.is_some()),
+        valid: false,
+        held: false,
+    };
+    let asked = Asked {
+        args,
+        argv: job.argv.clone(),
+        seed,
+        run: &run,
+        subject: Subject { addr: subject.addr, ready: subject.ready, ended },
+        floor: job.floor.clone(),
+        environment,
+    };
+    let mut record = record(asked, measured);
+    if let Some(command) = job.command {
+        record.subject.name.clone_from(&command.name);
+    }
+    outcome.valid = record.valid;
+    outcome.held = record.thresholds.iter().all(|threshold| threshold.held);
+    Ok(Finished { record, code: outcome.code() })
+}
+
+/// Checks that there are the processors that an option names.
+pub(crate) fn check_cpus(
+    option: &str,
+    cpus: Option<&[usize]>,
+    allowed: &[usize],
+) -> Result<(), Failure> {
+    match cpus.unwrap_or_default().iter().find(|cpu| !allowed.contains(cpu)) {
+        None => Ok(()),
+        Some(cpu) => {
+            let allowed = format_cpu_list(allowed);
+            let error = format!("{option}: there is no CPU {cpu} for this process, only {allowed}");
+            Err(Failure::new(exit::USAGE, error))
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The server under test: our own as a child process, or anybody's from a command line.
+
+pub mod command;
+pub mod embedded;
+pub(crate) mod target;

@@ -1,0 +1,60 @@
+//! A server that runs already: its address.
+
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread;
+use std::time::Duration;
+
+use crate::clients::failures::with_name;
+use crate::exit::{self, Failure};
+use crate::run::measure::News;
+
+/// The longest that one of several addresses of a name is tried.
+const PROBE_MAX: Duration = Duration::from_secs(1);
+
+/// Finds the address of a target, in a thread of its own, so that a signal is heard meanwhile.
+pub(crate) fn resolve(
+    target: &str,
+    sender: &Sender<News>,
+    news: &Receiver<News>,
+) -> Result<SocketAddr, Failure> {
+    if target.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        let error = format!("--target {target}: not an address with a port");
+        let hint = "write it as 127.0.0.1:8898, [::1]:8898 or localhost:8898";
+        return Err(Failure::new(exit::USAGE, error).hint(hint));
+    }
+    let failure = |error: String| Failure::new(exit::ADDRESS, error);
+    let (sender, name) = (sender.clone(), target.to_owned());
+    let lookup = move || drop(sender.send(News::Resolved(look_up(&name))));
+    thread::Builder::new()
+        .name("resolver".to_owned())
+        .spawn(lookup)
+        .map_err(|error| failure(format!("cannot look up {target}: {}", with_name(&error))))?;
+    loop {
+        match news.recv() {
+            Ok(News::Resolved(Ok(addr))) => return Ok(addr),
+            Ok(News::Resolved(Err(error))) => {
+                return Err(failure(format!("cannot connect to {target}: {error}")));
+            }
+            Ok(News::Signal(signal)) => return Err(Failure::signal(signal)),
+            Ok(_) => {}
+            Err(_) => return Err(failure(format!("cannot look up {target}"))),
+        }
+    }
+}
+
+/// The address of a name. Of several, the first that accepts a connection: `localhost` may stand
+/// for `::1` and `127.0.0.1`, and a server may listen on only one of them.
+fn look_up(name: &str) -> Result<SocketAddr, String> {
+    let addrs: Vec<SocketAddr> =
+        name.to_socket_addrs().map_err(|error| with_name(&error))?.collect();
+    let (Some(&first), Some(&last)) = (addrs.first(), addrs.last()) else {
+        return Err("the name has no address".to_owned());
+    };
+    if addrs.iter().all(|&addr| addr == first) {
+        return Ok(first);
+    }
+    let accepts = |addr: &&SocketAddr| TcpStream::connect_timeout(addr, PROBE_MAX).is_ok();
+    // When none accepts, connecting to the last says why.
+    Ok(*addrs.iter().find(accepts).unwrap_or(&last))
+}

@@ -33,6 +33,7 @@ mod options;
 mod scratch;
 mod server;
 mod slots;
+mod spin;
 mod stats;
 mod stop;
 mod terminal;

@@ -29,6 +29,9 @@ pub struct Options {
     pub accept_delay: Duration,
     /// Whether every system call is told, on standard error.
     pub trace: bool,
+    /// How long to poll before sleeping, at most; zero never does. The blocking backend has nothing
+    /// to poll.
+    pub spin: Duration,
     /// How long a connection may go without a byte moving.
     pub idle_timeout: Option<Duration>,
     /// How long conversations may take to end after the stop signal, before they are cut.
@@ -47,6 +50,7 @@ impl Default for Options {
             accept_pause: Duration::ZERO,
             accept_delay: Duration::ZERO,
             trace: false,
+            spin: Duration::ZERO,
             idle_timeout: None,
             drain_timeout: Duration::from_secs(10),
         }

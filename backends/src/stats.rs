@@ -51,6 +51,8 @@ pub struct Stats {
     pub drain_cut: u64,
     /// System calls made to accept, wait, receive, send and close.
     pub syscalls: u64,
+    /// Microseconds spent polling instead of sleeping.
+    pub spun_us: u64,
     /// Receives that io_uring could not give a buffer at once.
     pub buffers_starved: u64,
 }
@@ -102,6 +104,7 @@ impl Stats {
         self.accept_queue_limit = self.accept_queue_limit.max(other.accept_queue_limit);
         self.drain_cut += other.drain_cut;
         self.syscalls += other.syscalls;
+        self.spun_us += other.spun_us;
         self.buffers_starved += other.buffers_starved;
     }
 

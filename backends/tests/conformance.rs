@@ -12,6 +12,8 @@ mod common;
 #[path = "conformance/harness.rs"]
 mod harness;
 
+use std::time::Duration;
+
 use lockstep_backends::BACKENDS;
 use lockstep_backends::blocking::Blocking;
 use lockstep_backends::io_uring::IoUring;
@@ -67,6 +69,18 @@ mod mio_steered {
 }
 
 #[path = "."]
+mod mio_spinning {
+    use super::{Duration, Mio, Subject};
+
+    const SUBJECT: Subject = Subject { spin: Duration::from_micros(200), ..Subject::of(&Mio) };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+    #[path = "conformance/cases_spin.rs"]
+    mod cases_spin;
+}
+
+#[path = "."]
 mod io_uring {
     use super::{IoUring, Subject};
 
@@ -86,6 +100,19 @@ mod io_uring_steered {
     mod cases;
     #[path = "conformance/cases_steered.rs"]
     mod cases_steered;
+}
+
+#[path = "."]
+mod io_uring_spinning {
+    use super::{Duration, IoUring, Subject};
+
+    const SUBJECT: Subject =
+        Subject { spin: Duration::from_micros(200), ..Subject::of(&IoUring::DEFAULT) };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+    #[path = "conformance/cases_spin.rs"]
+    mod cases_spin;
 }
 
 /// Fewer buffers than some tests have requests under way: receives find none, and try again.
@@ -112,6 +139,8 @@ mod io_uring_coop_taskrun {
 
     #[path = "conformance/cases.rs"]
     mod cases;
+    #[path = "conformance/cases_spin.rs"]
+    mod cases_spin;
 }
 
 #[test]

@@ -26,6 +26,8 @@ mod mio {
 
     #[path = "resources/cases.rs"]
     mod cases;
+    #[path = "resources/cases_spin.rs"]
+    mod cases_spin;
 }
 
 #[path = "."]
@@ -36,6 +38,8 @@ mod io_uring {
 
     #[path = "resources/cases.rs"]
     mod cases;
+    #[path = "resources/cases_spin.rs"]
+    mod cases_spin;
 }
 
 /// The tests look at sockets from outside in one of two ways, which have to say the same.

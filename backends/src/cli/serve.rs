@@ -71,6 +71,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     pub accept_delay: Duration,
 
+    /// mio, io-uring: poll for so long before sleeping, if that is of use. Answers sooner and keeps
+    /// the processor from whoever else is to run there, such as clients; 0 never does
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
+    pub spin: Duration,
+
     /// Close a connection on which nothing has moved for so long; 0 never does
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     pub idle_timeout: Duration,
@@ -102,6 +107,10 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     let backend = choose(&args.backend);
     if args.threads.is_some() && backend.name() != "blocking" {
         complain("--threads is for --backend blocking", Some("the others take --shards"));
+        return Err(exit::USAGE);
+    }
+    if !args.spin.is_zero() && backend.name() == "blocking" {
+        complain("--spin is for mio and io-uring", Some("a blocking call sleeps at once"));
         return Err(exit::USAGE);
     }
     let config = Config { backend, listen, service: args.service, options: options(args) };
@@ -142,6 +151,7 @@ fn options(args: &ServeArgs) -> Options {
         accept_pause: args.accept_pause.unwrap_or_default(),
         accept_delay: args.accept_delay,
         trace: args.trace,
+        spin: args.spin,
         idle_timeout: (!args.idle_timeout.is_zero()).then_some(args.idle_timeout),
         drain_timeout: args.drain_timeout,
     }

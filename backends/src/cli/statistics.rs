@@ -1,5 +1,7 @@
 //! What a server prints when it has stopped.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::Stats;
@@ -59,6 +61,7 @@ impl Statistics<'_> {
                 stats.exchanges, stats.bytes_received, stats.bytes_sent, stats.sends_short
             ),
             format!("system calls  {}{per_exchange}\n", stats.syscalls),
+            self.spun(),
             listed("accept errors ", &mut stats.accept_errors.iter().map(owned)),
             listed("i/o errors    ", &mut stats.io_errors.iter().map(owned)),
             listed("drain         ", &mut [("cut".to_owned(), stats.drain_cut)].into_iter()),
@@ -72,6 +75,13 @@ impl Statistics<'_> {
         match counts.len() {
             0 | 1 => String::new(),
             _ => format!("by shard      {} (steer {})\n", counts.join(", "), self.steer),
+        }
+    }
+
+    fn spun(&self) -> String {
+        match self.stats.spun_us {
+            0 => String::new(),
+            micros => format!("spun          {:.1?}\n", Duration::from_micros(micros)),
         }
     }
 

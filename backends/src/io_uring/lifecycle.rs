@@ -155,7 +155,7 @@ impl<T: Trace> Loop<'_, T> {
 
     /// Ends what has gone on for too long.
     pub(super) fn expire(&mut self) -> io::Result<()> {
-        if self.time_left().is_none() {
+        if self.deadline().is_none() {
             return Ok(());
         }
         let now = Instant::now();

@@ -22,14 +22,16 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use io_uring::cqueue;
 use lockstep_core::{Exchange, Service};
 
 use crate::admission::Pause;
 use crate::deadlines::Deadlines;
 use crate::drive::LINGER;
 use crate::slots::{Key, Slots};
+use crate::spin::Spin;
 use crate::trace::{Silent, Trace};
 use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
 use buffers::Buffers;
@@ -123,6 +125,7 @@ struct Loop<'a, T> {
     /// listen queue.
     parked: VecDeque<RawFd>,
     pause: Pause,
+    spin: Spin,
     idle: Deadlines,
     lingering: Deadlines,
     cut: bool,
@@ -152,6 +155,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             accepting: false,
             parked: VecDeque::new(),
             pause: Pause::new(options.accept_delay),
+            spin: Spin::new(options.spin),
             idle: Deadlines::new(options.idle_timeout),
             lingering: Deadlines::new(Some(LINGER)),
             cut: false,
@@ -167,8 +171,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             let accepted = self.stats.accepted;
             // A starved connection waits for buffers that come back in this turn.
             let at_once = held_back || !self.starved.is_empty();
-            let timeout = if at_once { None } else { self.time_left() };
-            held_back = self.ring.wait(usize::from(!at_once), timeout, &mut completions)?;
+            held_back = self.wait(at_once, &mut completions)?;
             for completion in completions.drain(..) {
                 let (kind, key) = ring::of(&completion);
                 self.tell(kind, key, &completion);
@@ -193,15 +196,42 @@ impl<'a, T: Trace> Loop<'a, T> {
             self.arm_accept()?;
         }
         self.stats.syscalls += self.ring.enters;
+        self.stats.spun_us = self.spin.spun.as_micros() as u64;
         Ok(self.stats)
     }
 
-    fn time_left(&self) -> Option<Duration> {
+    /// Submits what is queued and waits for a completion, unless something is to be done `at_once`.
+    fn wait(&mut self, at_once: bool, completions: &mut Vec<cqueue::Entry>) -> io::Result<bool> {
+        if at_once {
+            return self.ring.wait(0, None, completions);
+        }
+        if self.spin.is_on() {
+            let held_back = self.spin(completions)?;
+            if held_back || !completions.is_empty() {
+                return Ok(held_back);
+            }
+        }
+        let left = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        self.ring.wait(1, left, completions)
+    }
+
+    /// Submits what is queued, and looks for completions for a while.
+    #[cold]
+    fn spin(&mut self, completions: &mut Vec<cqueue::Entry>) -> io::Result<bool> {
+        let Some(spinning) = self.spin.begin(self.deadline()) else { return Ok(false) };
+        let mut held_back = self.ring.wait(0, None, completions)?;
+        if !held_back && completions.is_empty() && self.ring.look(|| spinning.is_over()) {
+            held_back = self.ring.wait(0, None, completions)?;
+        }
+        self.spin.end(spinning, held_back || !completions.is_empty());
+        Ok(held_back)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
         let cut = self.stop.deadline().filter(|_| !self.cut);
         let paused = self.pause.until().filter(|_| !self.stop.is_draining());
         let next = [paused, self.idle.next(), self.lingering.next(), cut];
-        let next = next.into_iter().flatten().min()?;
-        Some(next.saturating_duration_since(Instant::now()))
+        next.into_iter().flatten().min()
     }
 
     /// Returns the buffers whose sends were submitted with the last wait. All its completions have

@@ -1,5 +1,6 @@
 //! Setting up a ring, and putting operations into it.
 
+use std::hint;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::slice;
@@ -273,6 +274,28 @@ impl<T: Trace> Ring<T> {
         self.trace.note(NONE, format_args!("submit POLL_ADD fd={fd} (the stop signal)"));
         let entry = opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).build();
         self.push_plain(entry, Kind::Stop, NOBODY)
+    }
+
+    /// Looks for completions until there are some, or until `is_over`; says whether there are.
+    ///
+    /// No call is needed for it: the kernel shows a completion, or that there is work to be done
+    /// for one (IORING_SQ_TASKRUN), in memory.
+    pub(super) fn look(&mut self, is_over: impl Fn() -> bool) -> bool {
+        let told = self.trace.begin(NONE);
+        let found = loop {
+            if self.ring.submission().taskrun() || !self.ring.completion().is_empty() {
+                break true;
+            }
+            if is_over() {
+                break false;
+            }
+            hint::spin_loop();
+        };
+        if let Some(told) = told {
+            let what = if found { "something" } else { "nothing" };
+            told.done(format_args!("look for completions -> {what}"));
+        }
+        found
     }
 
     /// Submits what is queued and waits for `count` completions, at most for `timeout`; moves all

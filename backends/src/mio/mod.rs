@@ -32,6 +32,7 @@ use crate::deadlines::Deadlines;
 use crate::drive::{Driven, LINGER, drive};
 use crate::scratch::Scratch;
 use crate::slots::{Key, Slots};
+use crate::spin::Spin;
 use crate::trace::{NONE, Silent, Trace, Traced};
 use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
 
@@ -117,6 +118,7 @@ struct Loop<'a, T> {
     /// Whether connections may be waiting in the listen queue.
     acceptable: bool,
     pause: Pause,
+    spin: Spin,
     idle: Deadlines,
     lingering: Deadlines,
     stats: Stats,
@@ -146,6 +148,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             ready: VecDeque::new(),
             acceptable: false,
             pause: Pause::new(options.accept_delay),
+            spin: Spin::new(options.spin),
             idle: Deadlines::new(options.idle_timeout),
             lingering: Deadlines::new(Some(LINGER)),
             stats: Stats::new(),
@@ -169,12 +172,15 @@ impl<'a, T: Trace> Loop<'a, T> {
             self.expire();
             self.accept(ACCEPTS);
         }
+        self.stats.spun_us = self.spin.spun.as_micros() as u64;
         Ok(self.stats)
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let timeout = if !self.ready.is_empty() || self.may_accept() {
             Some(Duration::ZERO)
+        } else if self.spin.is_on() && self.spin(events)? {
+            return Ok(());
         } else {
             // mio rounds up to whole milliseconds: never early, so never a turn for nothing.
             self.deadline().map(|at| at.saturating_duration_since(Instant::now()))
@@ -187,10 +193,29 @@ impl<'a, T: Trace> Loop<'a, T> {
             let call = format_args!("epoll_wait({}, {timeout})", self.poll.as_raw_fd());
             told.returned(call, polled.as_ref().map(|()| Announced(events)));
         }
-        match polled {
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
-            result => result,
+        passing(polled)
+    }
+
+    /// Polls for a while; says whether there was anything. All of it is told as one call.
+    #[cold]
+    fn spin(&mut self, events: &mut Events) -> io::Result<bool> {
+        let Some(spinning) = self.spin.begin(self.deadline()) else { return Ok(false) };
+        let told = self.trace.begin(NONE);
+        let mut calls = 0;
+        loop {
+            passing(self.poll.poll(events, Some(Duration::ZERO)))?;
+            calls += 1;
+            if !events.is_empty() || spinning.is_over() {
+                break;
+            }
         }
+        self.stats.syscalls += calls;
+        if let Some(told) = told {
+            let call = format_args!("epoll_wait({}, 0ns), {calls} times", self.poll.as_raw_fd());
+            told.returned(call, Ok(Announced(events)));
+        }
+        self.spin.end(spinning, !events.is_empty());
+        Ok(!events.is_empty())
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -249,6 +274,14 @@ impl<'a, T: Trace> Loop<'a, T> {
         if self.stats.bytes_moved() != moved {
             self.idle.start(key.index);
         }
+    }
+}
+
+/// A wait that a signal has ended has found nothing.
+fn passing(polled: io::Result<()>) -> io::Result<()> {
+    match polled {
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+        result => result,
     }
 }
 

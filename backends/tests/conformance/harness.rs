@@ -20,11 +20,13 @@ pub(crate) struct Subject {
     /// Whether it has two shards, each with a processor of its own if there are two, and
     /// connections are steered to them.
     pub(crate) steered: bool,
+    /// How long it polls before it sleeps.
+    pub(crate) spin: Duration,
 }
 
 impl Subject {
     pub(crate) const fn of(backend: &'static dyn Backend) -> Self {
-        Self { backend, threads: None, steered: false }
+        Self { backend, threads: None, steered: false, spin: Duration::ZERO }
     }
 }
 
@@ -48,6 +50,7 @@ pub(crate) fn options_of(subject: &Subject, shards: usize) -> Options {
         pin: processors.into_iter().take(shards).collect(),
         steer: Some(subject.steered),
         threads: subject.threads,
+        spin: subject.spin,
         drain_timeout: PATIENCE,
         ..Options::default()
     }

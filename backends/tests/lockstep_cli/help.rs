@@ -30,6 +30,7 @@ fn every_command_and_flag_is_in_the_help() {
         "--threads",
         "--pin",
         "--steer",
+        "--spin",
         "--max-conns",
         "--accept-pause",
         "--accept-delay",

@@ -45,6 +45,7 @@ fn a_wrong_command_line_is_a_usage_error() {
     assert_refused("serve --threads 0", 2, &["at least 1"]);
     assert_refused("serve --pin here", 2, &["here"]);
     assert_refused("serve --backlog -1", 2, &["-1"]);
+    assert_refused("serve --spin 50", 2, &["50s"]);
     assert_refused("serve --steer nowhere", 2, &["cpu", "off"]);
     assert_refused("nonsense", 2, &["nonsense"]);
     assert_refused("talk", 2, &["ADDR"]);
@@ -54,6 +55,12 @@ fn a_wrong_command_line_is_a_usage_error() {
 fn threads_are_for_the_blocking_backend() {
     let args = "serve --backend mio --threads 2 --listen 127.0.0.1:0";
     assert_refused_in_two_lines(args, 2, &["--threads", "blocking"]);
+}
+
+#[test]
+fn spinning_is_not_for_the_blocking_backend() {
+    let args = "serve --backend blocking --spin 50us --listen 127.0.0.1:0";
+    assert_refused_in_two_lines(args, 2, &["--spin", "mio", "io-uring"]);
 }
 
 #[test]

@@ -1,0 +1,60 @@
+//! Polling before sleeping: nothing is late for it, whatever its length.
+
+use std::time::{Duration, Instant};
+
+use lockstep_backends::Options;
+use lockstep_backends::ServiceKind::Echo;
+use lockstep_core::Cause;
+
+use super::SUBJECT;
+use crate::common::client::Client;
+use crate::common::{kernel, noise};
+use crate::harness::{options, start_with};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// It never sleeps while these tests go on.
+fn spinning() -> Options {
+    Options { spin: LONG, ..options(&SUBJECT) }
+}
+
+#[test]
+fn whatever_comes_is_found_by_polling() {
+    let Some(server) = start_with(&SUBJECT, Echo, spinning()) else { return };
+    for number in 0..5 {
+        let mut client = server.connect();
+        for round in 0..100 {
+            client.exchange(&noise(round, 1 + (number * 200 + round as usize) % 1024));
+        }
+    }
+    kernel::until_closed(server.addr);
+    let stats = server.stop();
+    assert_eq!((stats.accepted, stats.exchanges), (5, 500), "{stats:?}");
+    assert!(stats.spun_us > 0, "{stats:?}");
+}
+
+#[test]
+fn the_end_is_not_late() {
+    let Some(server) = start_with(&SUBJECT, Echo, spinning()) else { return };
+    let mut clients = server.connect_many(8);
+    clients[0].exchange(b"x");
+    server.drain();
+    clients.iter_mut().for_each(Client::hear_the_end);
+    drop(clients);
+    let stats = server.join();
+    assert_eq!((stats.accepted, stats.closed.count(Cause::Drain)), (8, 8), "{stats:?}");
+}
+
+#[test]
+fn deadlines_are_not_late() {
+    let idle_timeout = Duration::from_millis(300);
+    let limited = Options { idle_timeout: Some(idle_timeout), ..spinning() };
+    let Some(server) = start_with(&SUBJECT, Echo, limited) else { return };
+    let start = Instant::now();
+    let mut silent = server.connect();
+    silent.hear_the_end();
+    assert!(start.elapsed() >= idle_timeout, "after {:?}", start.elapsed());
+    drop(silent);
+    let stats = server.stop();
+    assert_eq!(stats.closed.count(Cause::Idle), 1, "{stats:?}");
+}

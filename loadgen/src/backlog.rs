@@ -11,7 +11,6 @@ mod counters;
 mod diag;
 pub(crate) mod kernel;
 mod model;
-mod netns;
 mod process;
 mod server;
 mod trial;

@@ -1,7 +1,8 @@
-//! What the kernel says and does: processors, descriptors, accounting, signals.
+//! What the kernel says and does: processors, descriptors, accounting, namespaces, signals.
 
 pub mod cpu_time;
 pub mod limits;
+pub mod netns;
 pub mod placement;
 pub mod procfs;
 pub mod signals;

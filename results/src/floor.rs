@@ -28,7 +28,8 @@ pub struct Floor {
     /// The processor of the server in the forms with two threads; absent when there is only one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cpu: Option<u32>,
-    /// TCP connections that were opened for it: the kernel counts them as everybody's.
+    /// TCP connections that were opened for it in the network namespace of the run, where the
+    /// kernel counts them as everybody's; 0 if it could have a namespace of its own.
     pub connections: u32,
     /// A whole exchange in one thread: the client's send, the server's receive and send, the
     /// client's receive, over loopback TCP, with nothing to wait for. Processor time, of both sides.

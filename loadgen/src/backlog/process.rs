@@ -14,10 +14,10 @@ use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_dea
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::netns::Private;
 use super::trial::{self, Spec};
 use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
+use crate::machine::netns::Private;
 use crate::run::measure::News;
 
 /// How often it is looked whether a trial is over.

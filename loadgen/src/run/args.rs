@@ -130,7 +130,7 @@ pub struct RunArgs {
     pub interval: Option<Duration>,
 
     /// Do not measure beforehand what this machine can do at all; it takes a few tenths of a second
-    /// and as many connections again, which the kernel counts with the run's
+    /// and, in a network namespace of its own if that may be had, as many connections again
     #[arg(long)]
     pub no_floor: bool,
     /// A threshold, such as 'p99>5ms', 'service.max>1s', 'throughput<50k', 'errors>0',

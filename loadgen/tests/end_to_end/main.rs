@@ -7,6 +7,7 @@ mod floor;
 mod full_disk;
 mod harness;
 mod intervals;
+mod kernel;
 mod loaded;
 mod one_shot;
 mod open_loop;

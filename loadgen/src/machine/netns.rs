@@ -1,5 +1,5 @@
-//! A network namespace of this process's own (network_namespaces(7)): its own loopback interface,
-//! counters and settings, gone with the process.
+//! A network namespace of one's own (network_namespaces(7)): its own loopback interface, counters
+//! and settings, gone with the process or thread.
 
 use std::fs;
 use std::io;
@@ -17,13 +17,24 @@ use crate::clients::failures::with_name;
 /// # Errors
 ///
 /// Without `/proc`.
-pub(super) fn inode() -> io::Result<u64> {
+pub(crate) fn inode() -> io::Result<u64> {
     Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
+}
+
+/// Moves this thread alone into a new network namespace with the loopback interface up. What it
+/// opens, and the threads and processes it starts, are there, too.
+///
+/// # Errors
+///
+/// Without the privilege (CAP_SYS_ADMIN).
+pub fn enter_alone() -> io::Result<()> {
+    unshare(UnshareFlags::NEWNET)?;
+    loopback_up()
 }
 
 /// Proof that this process has left the network namespace it was started in.
 #[derive(Debug)]
-pub(super) struct Private {
+pub(crate) struct Private {
     inode: u64,
 }
 
@@ -34,7 +45,7 @@ impl Private {
     /// # Errors
     ///
     /// One line that says what is not allowed here.
-    pub(super) fn enter() -> Result<Self, String> {
+    pub(crate) fn enter() -> Result<Self, String> {
         let failed = |what: &str, error: io::Error| format!("{what}: {}", with_name(&error));
         let before = inode().map_err(|error| failed("/proc", error))?;
         let flags = match geteuid().is_root() {
@@ -61,7 +72,7 @@ impl Private {
     /// # Errors
     ///
     /// One line naming the setting.
-    pub(super) fn set(&self, setting: &str, value: u32) -> Result<(), String> {
+    pub(crate) fn set(&self, setting: &str, value: u32) -> Result<(), String> {
         // What is written belongs to the namespace of the thread that writes.
         if inode().ok() != Some(self.inode) {
             return Err(format!("{setting}: not in the private network namespace"));
@@ -72,8 +83,8 @@ impl Private {
 }
 
 fn unshare(flags: UnshareFlags) -> io::Result<()> {
-    // SAFETY: neither flag touches descriptors or memory. This process has no other thread, which
-    // a user namespace asks for.
+    // SAFETY: neither flag touches descriptors or memory. (A user namespace is refused to a process
+    // with several threads.)
     Ok(unsafe { unshare_unsafe(flags) }?)
 }
 

@@ -1,0 +1,62 @@
+//! What the command counts is what the kernel counts.
+
+use std::fs;
+use std::thread;
+
+use loadgen::machine::netns;
+
+use crate::harness::{Finished, run};
+
+/// A counter of this thread's network namespace (proc_pid_net(5)).
+fn counter(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let index = names.split(' ').position(|found| found == name).unwrap();
+    values.split(' ').nth(index).unwrap().parse().unwrap()
+}
+
+/// Runs the command in a network namespace of its own; gives what the kernel counted there, too.
+/// `None` where that is not allowed, which is said aloud.
+fn run_alone(args: &'static [&str]) -> Option<(Finished, u64)> {
+    let thread = thread::spawn(move || {
+        netns::enter_alone()?;
+        let finished = run(args);
+        Ok::<_, std::io::Error>((finished, counter("ActiveOpens")))
+    });
+    match thread.join().unwrap() {
+        Ok(ran) => Some(ran),
+        Err(error) => {
+            println!("SKIPPED: no network namespace: {error}");
+            let required = std::env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
+            assert!(!required.split(',').any(|name| name == "netns"), "netns is required here");
+            None
+        }
+    }
+}
+
+#[test]
+fn every_connect_is_the_kernels_and_every_one_of_the_kernels_is_told() {
+    for args in [
+        &["--conns", "50", "-n", "500", "--warmup", "0", "--backend", "mio", "--json"][..],
+        &[
+            "--service",
+            "hi",
+            "--conns",
+            "7",
+            "-n",
+            "90",
+            "--warmup",
+            "0",
+            "--backend",
+            "blocking",
+            "--json",
+        ],
+        &["--conns", "9", "--rate", "1k", "-d", "200ms", "--backend", "mio", "--json"],
+    ] {
+        let Some((finished, opened)) = run_alone(args) else { return };
+        let record = finished.record();
+        assert_eq!(record["errors_total"], 0, "{record}");
+        assert_eq!(record["latency"]["connect"]["count"], opened, "{args:?}");
+    }
+}

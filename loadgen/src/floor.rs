@@ -29,7 +29,10 @@ use pairs::Pair;
 
 /// The numbers of connections that `loadgen floor` measures with: one, what fits the caches, and
 /// what does not.
-const CONNS: [u32; 3] = [1, 64, 1000];
+const CONNS: [u32; 3] = [1, 64, CONNS_MAX];
+
+/// More would need more descriptors than many a process may have.
+const CONNS_MAX: u32 = 1000;
 
 /// Rounds: an odd number, so that the median is a value that was measured.
 const ROUNDS: u32 = 7;
@@ -37,7 +40,7 @@ const ROUNDS: u32 = 7;
 /// Rounds of the short form.
 const ROUNDS_BRIEF: u32 = 5;
 
-/// How long the short form takes, without connecting.
+/// How long the short form takes for each number of connections, without connecting.
 const BRIEF: Duration = Duration::from_millis(80);
 
 /// The part of the time that both spinning threads must have had their processors: what other
@@ -94,9 +97,8 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure
     let allowed = placement::allowed().map_err(failed)?;
     check_cpus("--pin", args.pin.as_deref(), &allowed)?;
     check_cpus("--server-pin", args.server_pin.as_deref(), &allowed)?;
-    let most = CONNS[CONNS.len() - 1];
     // Both ends of every connection are ours.
-    limits::raise_descriptors(2 * most, 2).map_err(|error| {
+    limits::raise_descriptors(2 * CONNS_MAX, 2).map_err(|error| {
         let hint = "raise it with `ulimit -n`";
         Failure::new(exit::USAGE, error.replace("--conns 2000", "it")).hint(hint)
     })?;
@@ -122,23 +124,25 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure
     })
 }
 
-/// The short form, for a run's record: what bears on a run with these options, in well under half
-/// a second. `None` where it would say nothing of the run, or cannot be measured.
+/// The short form, for a record: what bears on runs with these options and so many connections, in
+/// well under half a second for each number. `None` where it would say nothing of the run, or cannot be measured.
 ///
-/// Who makes several runs measures once, and gives it to each [`Job`](crate::run::Job).
-pub fn brief(args: &RunArgs) -> Option<Floor> {
+/// Who makes several runs measures once.
+pub fn brief(args: &RunArgs, conns: &[u32]) -> Option<Floor> {
     // A connection for each exchange costs something else.
     if args.no_floor || args.service == Service::Hi {
         return None;
     }
     let allowed = placement::allowed().ok()?;
-    let conns = args.conns.min(CONNS[CONNS.len() - 1]);
-    limits::raise_descriptors(2 * conns, 2).ok()?;
+    let mut conns: Vec<u32> = conns.iter().map(|&conns| conns.min(CONNS_MAX)).collect();
+    conns.sort_unstable();
+    conns.dedup();
+    limits::raise_descriptors(2 * conns.last()?, 2).ok()?;
     measure(&Wish {
         size: args.size,
-        conns: &[conns],
+        conns: &conns,
         cpus: Cpus::choose(&allowed, args.pin.as_deref(), args.server_pin.as_deref()),
-        duration: BRIEF,
+        duration: BRIEF * conns.len() as u32,
         rounds: ROUNDS_BRIEF,
         all: false,
     })

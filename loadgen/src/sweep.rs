@@ -60,7 +60,7 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Swept, Failure> {
     let most = args.conns.0.last().map_or(1, |&conns| conns as u32);
     session.check(&RunArgs { conns: most, ..base.clone() })?;
     let environment = Environment::capture();
-    let floor = floor::brief(&RunArgs { conns: most, ..base.clone() });
+    let floor = floor::brief(&base, &[most]);
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let mut sweep = Sweep {
         schema: SCHEMA,

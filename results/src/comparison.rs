@@ -27,7 +27,7 @@ pub use metric::{ByMetric, Metric};
 pub(crate) use sentences::interval;
 
 use crate::statistics::{Ratio, Stopped, Stopping};
-use crate::{Environment, Latency, Record, Subject};
+use crate::{Environment, Floor, Latency, Record, Subject};
 
 /// A whole comparison, as its file holds it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -80,6 +80,9 @@ pub struct Plan {
     /// What was asked of every run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
+    /// What the machine could do at all before the first round, for each size.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floors: Vec<Floor>,
 }
 
 /// A server that the comparison went on without.

@@ -3,10 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use lockstep_results::statistics::Stopping;
-use lockstep_results::{Absent, Asked, Command, Plan};
+use lockstep_results::{Absent, Asked, Command, Floor, Plan};
 
 use super::CompareArgs;
 use super::subjects::Entry;
+use crate::floor;
 use crate::run::args::RunArgs;
 use crate::run::warmup::Warmup;
 use crate::units::format_cpu_list;
@@ -36,7 +37,16 @@ pub(super) fn plan(
         },
         absent,
         asked: Some(asked(args, base, entries)),
+        floors: floors(args, base),
     }
+}
+
+fn floors(args: &CompareArgs, base: &RunArgs) -> Vec<Floor> {
+    let mut sizes = args.size.clone();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let of = |size| floor::brief(&RunArgs { size, ..base.clone() }, &args.conns);
+    sizes.into_iter().filter_map(of).collect()
 }
 
 fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry]) -> Asked {

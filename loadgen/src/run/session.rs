@@ -44,7 +44,7 @@ pub fn run(args: &RunArgs, argv: Vec<String>, live: &mut Live) -> Result<Finishe
     }
     let session = Session::start()?;
     session.check(args)?;
-    let floor = floor::brief(args);
+    let floor = floor::brief(args, &[args.conns]);
     let job = Job { args, command: None, argv, label: String::new(), floor };
     session.run_live(&job, !live.prints(), &mut |over| live.tell(over))
 }

@@ -7,7 +7,7 @@ use super::exclusion;
 use super::sentences::interval;
 use super::{Cell, Comparison, Measured, Metric};
 use crate::statistics::{Ratio, Stopped, Verdict};
-use crate::text;
+use crate::{format, text};
 
 /// The most columns of a terminal it takes.
 const WIDTH: usize = 100;
@@ -30,6 +30,7 @@ impl Comparison {
                 let grid = table.trim_fmt();
                 lines.extend(grid.lines().map(|line| line.trim_end().to_owned()));
             }
+            lines.extend(self.floor(cell).map(|floor| format!("\n{}", line(&floor))));
             lines.push(String::new());
         }
         lines.extend(self.notes().iter().map(|note| line(note)));
@@ -80,6 +81,19 @@ impl Comparison {
             tables.push(table);
         }
         tables
+    }
+
+    /// What the machine can do at all under the cell's load.
+    fn floor(&self, cell: &Cell) -> Option<String> {
+        let floor = self.plan.floors.iter().find(|floor| floor.size == cell.size)?;
+        let one_thread = format::duration(floor.one_thread_ns(cell.conns)? as u64);
+        let spinning = floor
+            .two_threads_per_s(cell.conns)
+            .map(|most| format!(", and two spinning threads reach {}/s", format::count(most)));
+        Some(format!(
+            "floor: without an event loop both sides of an exchange take {one_thread} of one CPU{}",
+            spinning.unwrap_or_default()
+        ))
     }
 
     /// How to read the table, and what stands against believing it.

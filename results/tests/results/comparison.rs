@@ -22,6 +22,7 @@ fn plan(subjects: &[&str]) -> Plan {
         stopping: RULE,
         absent: Vec::new(),
         asked: None,
+        floors: Vec::new(),
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) ->
     let (word, because) = match limit {
         _ if disturbed => ("rate-missed", "while other programs used the processors"),
         _ if late || full => ("rate-missed", "because the generator did not keep up"),
-        Limit::Both => ("rate-missed", "because the processors of both sides were full"),
+        Limit::Both => ("overloaded", "because the processors of both sides were full"),
         _ => ("overloaded", SERVER),
     };
     if late {
@@ -150,7 +150,7 @@ mod tests {
         assert!(said.starts_with("rate-missed: ") && said.contains("did not keep up"), "{said}");
         let both = Evidence { client_busy: 0.97, open: Some(short), ..good() };
         let said = judge(&both).invalid_reasons.concat();
-        assert!(said.contains("both sides"), "{said}");
+        assert!(said.starts_with("overloaded: ") && said.contains("both sides"), "{said}");
         let disturbed = Evidence { client_waiting: Some(0.3), client_busy: 0.5, ..both };
         let said = judge(&disturbed).invalid_reasons.concat();
         assert!(said.contains("while other programs"), "{said}");

@@ -131,6 +131,9 @@ pub struct Asked {
     /// The servers' processors, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cpus: Option<String>,
+    /// How the sides were to lie, where that was asked for: as [`Record::placement`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<String>,
     /// Shards of the backends, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shards: Option<u32>,
@@ -199,6 +202,9 @@ pub struct Measured {
     /// The processors the server could use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cpus: Option<String>,
+    /// How they lay, as in the record of its first run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<String>,
     /// Runs left out of some or all summaries: invalid or interrupted.
     pub excluded: u32,
     /// Why, by kind of reason; empty where no run is.

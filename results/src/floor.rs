@@ -154,8 +154,11 @@ impl Record {
             format::duration(used_ns as u64),
             used_ns / least_ns
         );
-        // A rate that was asked for is no share of what is possible.
-        if let Some(most) = floor.two_threads_per_s(self.conns).filter(|_| self.rate.is_none()) {
+        // A rate that was asked for is no share of what is possible; and what two processors can do
+        // together bounds nobody whose connections have both ends on one.
+        let bounded =
+            self.rate.is_none() && self.placement.as_deref().is_none_or(|it| it == "apart");
+        if let Some(most) = floor.two_threads_per_s(self.conns).filter(|_| bounded) {
             text += &format!(
                 "; two spinning threads reach {}/s, this run {:.0} % of it",
                 format::count(most),

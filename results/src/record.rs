@@ -87,6 +87,11 @@ pub struct Record {
     /// How evenly the connections were served in the measured window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fairness: Option<Fairness>,
+    /// How the sides lay, where the server's processors are known: `apart`, on processors of their
+    /// own; `steered`, on the same, each connection served on the processor of its client;
+    /// `shared`, on the same otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<String>,
     /// An embedded server's own statistics, as it printed them when it stopped; whole run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_statistics: Option<serde_json::Value>,

@@ -10,8 +10,9 @@ use lockstep_results::store;
 use super::subjects::{self, Subject};
 use crate::clients::schedule::Arrivals;
 use crate::exit::{self, Failure};
+use crate::machine::placement::Place;
 use crate::run::args::{
-    CpuList, RunArgs, arrivals, backlog, conns, cpu_list, positive, rate, size, threads,
+    CpuList, RunArgs, arrivals, backlog, conns, cpu_list, place, positive, rate, size, threads,
 };
 use crate::run::warmup::Warmup;
 use crate::units;
@@ -112,6 +113,12 @@ pub struct CompareArgs {
     #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
     pub server_pin: Option<CpuList>,
 
+    /// Where the servers run: apart, on processors of their own; steered, on the generator's, where
+    /// backends serve each connection on the processor of its client [default: apart]
+    #[arg(long, value_name = "HOW", value_parser = place)]
+    #[arg(default_value = "apart", hide_default_value = true)]
+    pub place: Place,
+
     /// The listen queue of servers that are backends, for each shard
     #[arg(long, value_name = "N", value_parser = backlog)]
     pub backlog: Option<u32>,
@@ -192,6 +199,7 @@ impl CompareArgs {
             timeout: self.timeout,
             pin: self.pin.clone(),
             server_pin: self.server_pin.clone(),
+            place: self.place,
             seed: self.seed,
             ..RunArgs::default()
         }

@@ -8,6 +8,7 @@ use lockstep_results::{Absent, Asked, Command, Floor, Plan};
 use super::CompareArgs;
 use super::subjects::Entry;
 use crate::floor;
+use crate::machine::placement::Place;
 use crate::run::args::RunArgs;
 use crate::run::warmup::Warmup;
 use crate::units::format_cpu_list;
@@ -70,6 +71,7 @@ fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry]) -> Asked {
         threads: base.threads.map(|threads| threads as u32),
         client_cpus: base.pin.as_deref().map(format_cpu_list),
         server_cpus: base.server_pin.as_deref().map(format_cpu_list),
+        placement: (base.place != Place::Apart).then(|| base.place.name().to_owned()),
         shards: base.shards.map(|shards| shards as u32),
         backlog: base.backlog,
         commands: entries.iter().filter_map(command).collect(),

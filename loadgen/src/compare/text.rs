@@ -30,9 +30,13 @@ fn header(comparison: &Comparison) -> Vec<String> {
         let server = measured.server_cpus.as_deref().unwrap_or("unknown");
         let threads = measured.threads;
         let place = format!(
-            "servers on CPU {server}, generator on CPU {} with {threads} thread{}",
+            "servers on CPU {server}, generator on CPU {} with {threads} thread{}{}",
             measured.client_cpus,
-            if threads == 1 { "" } else { "s" }
+            if threads == 1 { "" } else { "s" },
+            match measured.placement.as_deref() {
+                Some("apart") | None => String::new(),
+                Some(how) => format!(", {how}"),
+            }
         );
         if !places.contains(&place) {
             places.push(place);

@@ -1,13 +1,35 @@
 //! Which processors the server and the generator's threads run on.
 //!
 //! On the same processors they would take time from each other, and neither's cost could be told
-//! from the other's; so where there are two or more, each side has its own.
+//! from the other's; so where there are two or more, each side has its own. But a connection whose
+//! ends are on one processor needs no other to be woken, and moves nothing between caches; so they
+//! may share all of them, where every connection is served on the processor of its client.
 
 use std::io;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::units::format_cpu_list;
+
+/// How the two sides of an embedded run are to lie.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Place {
+    /// On processors of their own, if there are two.
+    #[default]
+    Apart,
+    /// On the same, and each connection is served on the processor of its client.
+    Steered,
+}
+
+impl Place {
+    /// The name used in options and records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Apart => "apart",
+            Self::Steered => "steered",
+        }
+    }
+}
 
 /// The processors of each side.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,6 +60,12 @@ impl Placement {
             client: client.unwrap_or(clients).to_vec(),
             server: embedded.then(|| server.unwrap_or(servers).to_vec()),
         }
+    }
+
+    /// All `allowed` processors, or those that the user gave, for both sides.
+    pub fn steered(allowed: &[usize], given: Option<&[usize]>) -> Self {
+        let both = given.unwrap_or(allowed).to_vec();
+        Self { client: both.clone(), server: Some(both) }
     }
 
     /// The processor of a thread of the generator.

@@ -5,11 +5,12 @@ mod values;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use clap::{ArgGroup, Args, Parser};
 
 use crate::clients::connection::Service;
 use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
 use crate::clients::schedule::{Arrivals, OpenLoop};
+use crate::machine::placement::Place;
 use crate::run::condition::Condition;
 use crate::run::warmup::Warmup;
 use crate::servers::embedded;
@@ -18,7 +19,7 @@ use crate::units;
 pub use values::CpuList;
 use values::interval;
 pub(crate) use values::{
-    arrivals, backlog, conns, cpu_list, page, positive, rate, service, size, threads,
+    arrivals, backlog, conns, cpu_list, page, place, positive, rate, service, size, threads,
 };
 
 /// The most intervals: a record of so many can still be read.
@@ -120,6 +121,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "CPULIST", value_parser = cpu_list, conflicts_with = "target")]
     pub server_pin: Option<CpuList>,
 
+    /// Where the embedded server runs: apart, on processors of its own; steered, on the generator's,
+    /// each connection served on the processor of its client [default: apart]
+    #[arg(long, value_name = "HOW", value_parser = place, conflicts_with = "target")]
+    #[arg(default_value = "apart", hide_default_value = true)]
+    pub place: Place,
+
     /// Determines the bytes that are sent, and when [default: another one each time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -155,6 +162,7 @@ pub struct RunArgs {
 impl Default for RunArgs {
     fn default() -> Self {
         #[derive(Parser)]
+        #[command(group(ArgGroup::new("files").args(["output"])))] // what --force requires
         struct Alone {
             #[command(flatten)]
             run: RunArgs,
@@ -273,6 +281,8 @@ mod tests {
             ("loadgen --service hi --size 1025", "at most 1024"),
             ("loadgen --threads 3 --conns 2", "nothing to do"),
             ("loadgen --target a:1 --backend mio", "cannot be used with"),
+            ("loadgen --place here", "apart and steered"),
+            ("loadgen --target a:1 --place steered", "cannot be used with"),
             ("loadgen --force", "--output"),
             ("loadgen --backend nonsense", "mio"),
             ("loadgen --rate 5 --warmup auto", "closed loop"),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::clients::connection::Service;
 use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
-use crate::machine::placement::{Placement, pin};
+use crate::machine::placement::{Place, Placement, pin};
 use crate::machine::procfs::{self, Processes};
 use crate::run::measure::News;
 use crate::run::record::{self, Subject};
@@ -74,14 +74,20 @@ pub(super) fn prepare(
         let processes = local.then(|| procfs::listener(addr)).flatten().map(Processes::One);
         return Ok((Prepared { addr, processes, server: None, ready: None }, placement));
     }
-    let placement = Placement::choose(allowed, client, server, true, true);
+    let placement = match args.place {
+        Place::Apart => Placement::choose(allowed, client, server, true, true),
+        Place::Steered => Placement::steered(allowed, client),
+    };
+    let steered = args.place == Place::Steered;
     let cpus = placement.server.as_deref().unwrap_or_default();
     let wish = Wish {
         backend: args.backend.clone(),
         service: args.service.name(),
         backlog: args.backlog,
-        shards: args.shards,
+        // Every processor has clients, so every one needs a shard.
+        shards: args.shards.or(steered.then_some(cpus.len())),
         pin: format_cpu_list(cpus),
+        steered,
     };
     // The child inherits where it may run; so even what it does not pin itself stays there.
     pin(cpus).map_err(failed)?;

@@ -11,6 +11,7 @@ use crate::clients::connection::Service;
 use crate::clients::laps::Lap;
 use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
 use crate::clients::tally::{OpenTally, Tally};
+use crate::machine::placement::Place;
 use crate::machine::procfs::Usage;
 use crate::run::args::RunArgs;
 use crate::run::condition::Condition;
@@ -115,6 +116,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         unserved: tally.unserved,
         latency: latencies(tally, &measured.sum),
         client: cost(&client).unwrap_or_else(|| client.idle()),
+        placement: server.as_ref().map(|server| placement(&client, server, statistics)),
         server: server_cost,
         limit: verdict.limit.name().to_owned(),
         intervals: measured.intervals,
@@ -272,9 +274,29 @@ impl Side<'_> {
     }
 }
 
+/// Whether some processor is of both sides.
+fn overlap(client: &Side<'_>, server: &Side<'_>) -> bool {
+    client.cpus.iter().any(|cpu| server.cpus.contains(cpu))
+}
+
+/// How the sides lay, as [`Record::placement`] has it; by what the server says of itself.
+fn placement(
+    client: &Side<'_>,
+    server: &Side<'_>,
+    statistics: Option<&serde_json::Value>,
+) -> String {
+    let steered = statistics.is_some_and(|statistics| statistics["steer"] == "cpu");
+    match overlap(client, server) {
+        false => Place::Apart.name(),
+        true if steered => Place::Steered.name(),
+        true => "shared",
+    }
+    .to_owned()
+}
+
 /// How full the processors of two sides are that share some.
 fn shared(client: &Side<'_>, server: &Side<'_>, window: Duration) -> Option<f64> {
-    if !client.cpus.iter().any(|cpu| server.cpus.contains(cpu)) {
+    if !overlap(client, server) {
         return None;
     }
     let others = server.cpus.iter().filter(|cpu| !client.cpus.contains(cpu)).count();

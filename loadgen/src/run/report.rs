@@ -47,13 +47,17 @@ fn header(record: &Record) -> String {
     let mut text = wrap(&text, WIDTH, 0) + "\n";
     let server_place =
         record.server.as_ref().map_or_else(String::new, |server| place(&server.cpus));
+    let how = match record.placement.as_deref() {
+        Some("apart") | None => String::new(),
+        Some(how) => format!(", {how}"),
+    };
     text += &match (&subject.backend, subject.shards, subject.backlog) {
         (Some(backend), Some(shards), Some(backlog)) => format!(
-            "server {backend} at {}, {}, backlog {backlog}{server_place}\n",
+            "server {backend} at {}, {}, backlog {backlog}{server_place}{how}\n",
             subject.addr,
             plural(shards.into(), "shard", "shards"),
         ),
-        _ => format!("server {}{server_place}\n", subject.addr),
+        _ => format!("server {}{server_place}{how}\n", subject.addr),
     };
     text
 }

@@ -13,7 +13,7 @@ use crate::clients::worker::Plan;
 use crate::exit::{self, Failure, Outcome};
 use crate::floor;
 use crate::machine::limits;
-use crate::machine::placement::{self, pin};
+use crate::machine::placement::{self, Place, pin};
 use crate::machine::signals;
 use crate::run::args::RunArgs;
 use crate::run::live::Live;
@@ -97,6 +97,10 @@ impl Session {
     pub fn check(&self, args: &RunArgs) -> Result<(), Failure> {
         check_cpus("--pin", args.pin.as_deref(), &self.allowed)?;
         check_cpus("--server-pin", args.server_pin.as_deref(), &self.allowed)?;
+        if args.place == Place::Steered && args.server_pin.is_some() {
+            let error = "--place steered puts the server on the generator's processors";
+            return Err(Failure::new(exit::USAGE, error).hint("say which with --pin alone"));
+        }
         let threads = args.threads.unwrap_or(self.allowed.len());
         limits::raise_descriptors(args.conns, threads).map_err(|error| {
             let hint = "raise it with `ulimit -n`, or take fewer connections";

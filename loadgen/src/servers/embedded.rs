@@ -82,6 +82,8 @@ pub struct Wish {
     pub shards: Option<usize>,
     /// Processors, as a list.
     pub pin: String,
+    /// Whether each connection is to be served on the processor of its client.
+    pub steered: bool,
 }
 
 /// What a server said when it was ready.
@@ -134,6 +136,9 @@ impl Server {
         }
         if let Some(shards) = wish.shards {
             command.args(["--shards", &shards.to_string()]);
+        }
+        if wish.steered {
+            command.args(["--steer", "cpu"]);
         }
         let mut child = command
             .process_group(0)

@@ -95,6 +95,32 @@ fn sides_have_processors_of_their_own() {
     let (client, server) = (&record["client"]["cpus"], &record["server"]["cpus"]);
     assert_ne!(client, server);
     assert_ne!(client.as_str(), Some(allowed.trim()));
+    assert_eq!(record["placement"], "apart");
+}
+
+/// A thread of the generator and a shard on each processor, and a thread's connections are those of
+/// the shard.
+#[test]
+fn steered_each_connection_is_served_where_its_client_is() {
+    let processors = std::thread::available_parallelism().unwrap().get() as u64;
+    if processors < 2 {
+        println!("SKIPPED: this process has one processor");
+        return;
+    }
+    for backend in BACKENDS {
+        let conns = (processors * 3).to_string();
+        let args = ["--place", "steered", "--no-floor", "-n", "2000", "--warmup", "0", "--json"];
+        let finished = run(&[&args[..], &["--backend", backend, "--conns", &conns]].concat());
+        if !ran(backend, &finished) {
+            continue;
+        }
+        finished.assert_measured();
+        let record = finished.record();
+        assert_eq!(record["placement"], "steered", "{backend}");
+        assert_eq!(record["client"]["cpus"], record["server"]["cpus"], "{backend}");
+        let accepted = &record["server_statistics"]["accepted_per_shard"];
+        assert_eq!(*accepted, serde_json::json!(vec![3; processors as usize]), "{backend}");
+    }
 }
 
 /// The processes whose parent is `pid`, zombies not counted.

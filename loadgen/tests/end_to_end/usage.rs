@@ -18,6 +18,7 @@ fn a_wrong_command_line_is_one_line_and_code_two() {
         (&["--target", "127.0.0.1:1", "--backend", "mio"], "cannot be used"),
         (&["--target", "127.0.0.1"], "not an address with a port"),
         (&["--pin", "1023"], "no CPU 1023"),
+        (&["--place", "steered", "--server-pin", "0"], "--place steered"),
         (&["--conns", "2", "--threads", "3"], "nothing to do"),
         (&["--output", "/no/such/directory/record.json"], "/no/such/directory"),
         (&["report"], "RECORD"),

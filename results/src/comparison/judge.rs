@@ -110,6 +110,7 @@ fn measured(name: &str, runs: &[&Run]) -> Option<Measured> {
         subject: first.subject.clone(),
         threads: first.threads,
         client_cpus: first.client.cpus.clone(),
+        placement: first.placement.clone(),
         server_cpus: first.server.as_ref().map(|server| server.cpus.clone()),
         excluded: measurements.iter().filter(|run| !run.excluded.is_empty()).count() as u32,
         metrics,

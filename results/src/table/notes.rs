@@ -67,6 +67,7 @@ pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
         ("shards", number(subject.shards)),
         ("backlog", number(subject.backlog)),
         ("client threads", number(Some(record.threads))),
+        ("placement", record.placement.clone()),
         ("client CPUs", Some(record.client.cpus.clone())),
         ("server CPUs", record.server.as_ref().map(|cost| cost.cpus.clone())),
         ("program", Some(format!("{} {}", record.tool, record.version))),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::clients::connection::Service;
 use crate::clients::pattern::SIZE_MAX;
 use crate::clients::schedule::{Arrivals, SECOND};
+use crate::machine::placement::Place;
 use crate::units;
 
 /// The shortest interval: to sum one up takes about a millisecond.
@@ -41,6 +42,13 @@ pub(crate) fn arrivals(text: &str) -> Result<Arrivals, String> {
         "poisson" => Ok(Arrivals::Poisson),
         _ => Err("there are constant and poisson".to_owned()),
     }
+}
+
+pub(crate) fn place(text: &str) -> Result<Place, String> {
+    [Place::Apart, Place::Steered]
+        .into_iter()
+        .find(|place| place.name() == text)
+        .ok_or_else(|| "there are apart and steered".to_owned())
 }
 
 /// A page's name says what it is, so that no record is overwritten by a slip.

@@ -127,6 +127,11 @@ pub struct RunArgs {
     #[arg(default_value = "apart", hide_default_value = true)]
     pub place: Place,
 
+    /// The embedded server polls for so long before it sleeps (mio, io-uring), at the price of
+    /// processor time [default: it sleeps at once]
+    #[arg(long, value_name = "TIME", value_parser = units::duration, conflicts_with = "target")]
+    pub server_spin: Option<Duration>,
+
     /// Determines the bytes that are sent, and when [default: another one each time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -282,6 +287,7 @@ mod tests {
             ("loadgen --threads 3 --conns 2", "nothing to do"),
             ("loadgen --target a:1 --backend mio", "cannot be used with"),
             ("loadgen --place here", "apart and steered"),
+            ("loadgen --server-spin 50", "write 50s"),
             ("loadgen --target a:1 --place steered", "cannot be used with"),
             ("loadgen --force", "--output"),
             ("loadgen --backend nonsense", "mio"),

@@ -88,6 +88,7 @@ pub(super) fn prepare(
         shards: args.shards.or(steered.then_some(cpus.len())),
         pin: format_cpu_list(cpus),
         steered,
+        spin: args.server_spin.unwrap_or_default(),
     };
     // The child inherits where it may run; so even what it does not pin itself stays there.
     pin(cpus).map_err(failed)?;

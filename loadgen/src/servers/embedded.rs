@@ -84,6 +84,8 @@ pub struct Wish {
     pub pin: String,
     /// Whether each connection is to be served on the processor of its client.
     pub steered: bool,
+    /// How long it polls before it sleeps.
+    pub spin: Duration,
 }
 
 /// What a server said when it was ready.
@@ -136,6 +138,9 @@ impl Server {
         }
         if let Some(shards) = wish.shards {
             command.args(["--shards", &shards.to_string()]);
+        }
+        if !wish.spin.is_zero() {
+            command.args(["--spin", &format!("{}ns", wish.spin.as_nanos())]);
         }
         if wish.steered {
             command.args(["--steer", "cpu"]);

@@ -98,6 +98,22 @@ fn sides_have_processors_of_their_own() {
     assert_eq!(record["placement"], "apart");
 }
 
+#[test]
+fn the_server_spins_if_it_is_told_to() {
+    for backend in ["mio", "io-uring"] {
+        for (spin, spins) in [("0", false), ("50us", true)] {
+            let args = ["--server-spin", spin, "--conns", "1", "-n", "500", "--warmup", "0"];
+            let args = [&args[..], &["--backend", backend, "--no-floor", "--json"]].concat();
+            let finished = run(&args);
+            if ran(backend, &finished) {
+                finished.assert_measured();
+                let spun = finished.record()["server_statistics"]["spun_us"].as_u64();
+                assert_eq!(spun > Some(0), spins, "{backend}, {spin}: {spun:?}");
+            }
+        }
+    }
+}
+
 /// A thread of the generator and a shard on each processor, and a thread's connections are those of
 /// the shard.
 #[test]

@@ -9,9 +9,9 @@ use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Place, Placement, pin};
 use crate::machine::procfs::{self, Processes};
+use crate::run::args::RunArgs;
 use crate::run::measure::News;
 use crate::run::record::{self, Subject};
-use crate::run::session::Job;
 use crate::servers::embedded::{Ended, READY_MAX, Ready, Server, Wish};
 use crate::servers::{command, target};
 use crate::units::format_cpu_list;
@@ -57,13 +57,13 @@ impl Started {
 
 /// Starts a server or finds the target, and confines this process to its processors.
 pub(super) fn prepare(
-    job: &Job<'_>,
+    args: &RunArgs,
+    command: Option<&command::Subject>,
     allowed: &[usize],
     sender: &Sender<News>,
     news: &Receiver<News>,
 ) -> Result<(Prepared, Placement), Failure> {
     let failed = |error: String| Failure::new(exit::FAILURE, error);
-    let args = job.args;
     let (client, server) = (args.pin.as_deref(), args.server_pin.as_deref());
     if let Some(target) = &args.target {
         let addr = target::resolve(target, sender, news)?;
@@ -92,7 +92,7 @@ pub(super) fn prepare(
     };
     // The child inherits where it may run; so even what it does not pin itself stays there.
     pin(cpus).map_err(failed)?;
-    if let Some(command) = job.command {
+    if let Some(command) = command {
         let server = command::Server::start(command)?;
         server.await_ready(news)?;
         pin(&placement.client).map_err(failed)?;

@@ -129,7 +129,8 @@ impl Session {
     pub(crate) fn prepare(&self, job: &Job<'_>) -> Result<Prepared, Failure> {
         // The one before has confined this thread.
         pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-        prepare(job, &self.allowed, &self.sender, &self.news).map(|(prepared, _)| prepared)
+        prepare(job.args, job.command, &self.allowed, &self.sender, &self.news)
+            .map(|(prepared, _)| prepared)
     }
 
     /// Carries out a run.
@@ -163,7 +164,7 @@ fn carry_out(
     let Session { allowed, sender, news } = session;
     let args = job.args;
     let environment = Environment::capture();
-    let (subject, placement) = prepare(job, allowed, sender, news)?;
+    let (subject, placement) = prepare(args, job.command, allowed, sender, news)?;
     let threads = args.threads.unwrap_or(placement.client.len().min(args.conns as usize));
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let run = Run {

@@ -101,6 +101,9 @@ fn measured(name: &str, runs: &[&Run]) -> Option<Measured> {
     let first = &runs.first()?.record;
     let measurements: Vec<Measurement> = runs.iter().map(|run| measurement(run)).collect();
     let metrics = ByMetric::from_fn(|metric| {
+        if measurements.iter().any(|run| lacks_samples(run, metric)) {
+            return None;
+        }
         let values: Vec<f64> = by_round(&measurements, metric).map(|(_, value)| value).collect();
         let (median, spread) = (median(&values)?, spread(&values).unwrap_or(0.0));
         Some(Summary { median, spread, ratio: None })
@@ -118,6 +121,13 @@ fn measured(name: &str, runs: &[&Run]) -> Option<Measured> {
         pooled: pooled(&runs),
         runs: measurements,
     })
+}
+
+/// Whether a run that counts has too few samples for a percentile. What the faster rounds have is
+/// then left out as well: it would speak of those alone.
+fn lacks_samples(run: &Measurement, metric: Metric) -> bool {
+    let percentile = matches!(metric, Metric::P50Ns | Metric::P99Ns | Metric::P999Ns);
+    percentile && !run.left_out_of.contains(&metric) && run.values.get(metric).is_none()
 }
 
 fn measurement(run: &Run) -> Measurement {

@@ -9,7 +9,7 @@ use super::table::Table;
 use crate::text;
 
 /// Where the axis lies; before it are the names, behind it at least so much for the numbers.
-const LEFT: f64 = 122.0;
+const LEFT: f64 = 146.0;
 const RIGHT: f64 = 60.0;
 /// About what a character of a number takes.
 const CHARACTER: f64 = 6.9;
@@ -19,7 +19,7 @@ const BOTTOM: f64 = 26.0;
 const TOP: f64 = 8.0;
 
 /// The most characters of a name that there is room for.
-const NAME: usize = 16;
+const NAME: usize = 20;
 
 /// A chart of rows.
 #[derive(Debug)]

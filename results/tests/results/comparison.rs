@@ -286,6 +286,13 @@ fn a_percentile_with_few_samples_beyond_is_not_compared() {
     assert_eq!(beyond(10_000), [true, true, true]);
     assert_eq!(beyond(9_999), [true, true, false]);
     assert_eq!(beyond(999), [true, false, false]);
+    // The rounds that have samples enough are the fast ones, and would speak for all.
+    let mut runs = runs(8, &THREE);
+    runs[3 * 4 + 1].record.latency.exchange.as_mut().unwrap().count = 9_999;
+    let comparison = Comparison::judge(plan(&["mio", "io-uring", "blocking"]), &runs);
+    let [mio, ring, _] = &comparison.cells[0].subjects[..] else { panic!("three subjects") };
+    assert!(mio.metrics.p999_ns.is_some() && ring.metrics.p99_ns.is_some());
+    assert!(ring.metrics.p999_ns.is_none());
 }
 
 #[test]

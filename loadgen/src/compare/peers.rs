@@ -16,7 +16,7 @@ const PREFIX: &str = "peer-";
 ///
 /// When there is none.
 pub(super) fn find(directory: &Path) -> Result<Vec<Subject>, String> {
-    let own = || Some(std::env::current_exe().ok()?.parent()?.to_owned());
+    let own = || Some(from_here(std::env::current_exe().ok()?.parent()?));
     let directory = match directory.as_os_str().is_empty() {
         true => own().unwrap_or_default(),
         false => directory.to_owned(),
@@ -34,6 +34,16 @@ pub(super) fn find(directory: &Path) -> Result<Vec<Subject>, String> {
         ));
     }
     Ok(peers)
+}
+
+/// A directory as it is seen from the working directory, if it is below that: commands go into
+/// records, where they are to be repeated by others, who have the checkout elsewhere.
+fn from_here(directory: &Path) -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_default();
+    match directory.strip_prefix(here) {
+        Ok(below) => Path::new(".").join(below),
+        Err(_) => directory.to_owned(),
+    }
 }
 
 /// `target/release/peer-tokio` is called `tokio`; `peer-tokio.d` is none.
@@ -63,6 +73,14 @@ mod tests {
             .map(|peer| peer.command().unwrap().name.clone())
             .collect();
         assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn what_is_below_the_working_directory_is_named_from_there() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(from_here(&here.join("target/release")), Path::new("./target/release"));
+        assert_eq!(from_here(&here), Path::new("."));
+        assert_eq!(from_here(Path::new("/")), Path::new("/"));
     }
 
     #[test]

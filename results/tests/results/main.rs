@@ -7,6 +7,7 @@ mod record;
 mod schema;
 mod simulation;
 mod store;
+mod stored;
 mod storm;
 mod sweep;
 mod table;

@@ -26,8 +26,10 @@ const TRY_AGAIN: Duration = Duration::from_millis(10);
 /// over them, by a hash of the addresses; or, where the shards have a processor, over those of the
 /// processor on which the SYN is processed, if there are any: SO_INCOMING_CPU, heeded since Linux
 /// 6.2 (`reuseport_select_sock_by_hash`, net/core/sock_reuseport.c). On loopback that is the
-/// processor on which the client called connect(2). All set SO_REUSEADDR, so that a server can be started again while connections of
-/// the one before are in TIME_WAIT. TCP_NODELAY is set here once: accepted sockets inherit it.
+/// processor on which the client called connect(2). With `reuse_port`, other servers of this user
+/// that share a port, be it among their own shards, share this one in the same way. All set SO_REUSEADDR, so that a server can be
+/// started again while connections of the one before are in TIME_WAIT. TCP_NODELAY is set here once:
+/// accepted sockets inherit it.
 ///
 /// # Errors
 ///
@@ -36,12 +38,13 @@ const TRY_AGAIN: Duration = Duration::from_millis(10);
 pub(crate) fn listen(
     addr: SocketAddr,
     shards: &[Option<usize>],
+    reuse_port: bool,
     backlog: u32,
     trace: impl Trace,
 ) -> io::Result<Vec<TcpListener>> {
     let deadline = Instant::now() + TAKEN_FOR;
     loop {
-        match try_to_listen(addr, shards, backlog, trace) {
+        match try_to_listen(addr, shards, reuse_port, backlog, trace) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
                 thread::sleep(TRY_AGAIN);
             }
@@ -53,11 +56,12 @@ pub(crate) fn listen(
 fn try_to_listen(
     addr: SocketAddr,
     shards: &[Option<usize>],
+    reuse_port: bool,
     backlog: u32,
     trace: impl Trace,
 ) -> io::Result<Vec<TcpListener>> {
-    let shared = shards.len() > 1;
-    if shared && addr.port() != 0 {
+    let shared = shards.len() > 1 || reuse_port;
+    if shared && !reuse_port && addr.port() != 0 {
         let socket = bind(addr, false, trace)?; // a port another server shares out is taken, too
         trace.close(socket.socket);
     }

@@ -10,6 +10,9 @@ pub struct Options {
     /// The listen queue asked of listen(2), per shard; the kernel caps it at
     /// `net.core.somaxconn`.
     pub backlog: u32,
+    /// Whether to share the port with other servers of this user that do so, too; the kernel spreads
+    /// connections over all of them.
+    pub reuse_port: bool,
     /// Threads with a listener each; `None` lets the backend choose.
     pub shards: Option<usize>,
     /// Blocking backend: so many threads that each accept and serve one conversation at a time,
@@ -42,6 +45,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             backlog: 1024,
+            reuse_port: false,
             shards: None,
             threads: None,
             pin: Vec::new(),

@@ -93,7 +93,8 @@ impl Server {
         let overflows = Overflows::now();
         let narrator = config.options.trace.then(|| Arc::new(Narrator::new("server")));
         let backlog = config.options.backlog;
-        let listeners = listen(config.listen, &steering, backlog, narrator.as_deref())
+        let reuse_port = config.options.reuse_port;
+        let listeners = listen(config.listen, &steering, reuse_port, backlog, narrator.as_deref())
             .map_err(StartError::Listen)?;
         let addr = listeners[0].local_addr().map_err(StartError::Listen)?;
         let stop = Arc::new(Stop::new(config.options.drain_timeout).map_err(StartError::Other)?);
@@ -102,7 +103,7 @@ impl Server {
         let admission = Arc::new(Admission::new(config.options.conns_max));
         let console = Console::new(Arc::clone(&stop));
         let shards = Vec::with_capacity(count);
-        let steered = count > 1 && steering[0].is_some();
+        let steered = (count > 1 || reuse_port) && steering[0].is_some();
         let mut server = Self { addr, stop, gate, admission, overflows, narrator, steered, shards };
         for (index, (listener, pinned)) in listeners.into_iter().zip(pinned).enumerate() {
             match server.spawn(config.clone(), index, listener, pinned, Arc::clone(&console)) {

@@ -39,6 +39,8 @@ mod pieces;
 mod refusals;
 #[path = "lockstep_cli/serve.rs"]
 mod serve;
+#[path = "lockstep_cli/share.rs"]
+mod share;
 #[path = "lockstep_cli/start.rs"]
 mod start;
 #[path = "lockstep_cli/stop.rs"]

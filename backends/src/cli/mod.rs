@@ -52,6 +52,7 @@ Examples:
   lockstep serve --listen 127.0.0.1:0               a free port; the line on stdout names it
   lockstep serve --backend blocking --threads 1     the tutorial's server: one client at a time
   lockstep serve --backend mio --shards 2 --pin 0,1 a thread for each of two processors
+  lockstep serve --reuse-port                       a second one may serve the same port
   lockstep serve --trace                            every system call, as it is made
   lockstep serve --accept-pause --backlog 5         let clients wait; kill -USR1 PID lets them in
   lockstep serve --service hi --json                statistics for programs, on stderr

@@ -40,6 +40,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub backlog: u32,
 
+    /// Share the port with other servers of this user that do so, too: each gets a part of the
+    /// connections, by a hash of their addresses, and can be ended and started again by itself
+    #[arg(long)]
+    pub reuse_port: bool,
+
     /// Threads with a listener each [default: one a processor; blocking and chat: 1]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub shards: Option<usize>,
@@ -143,6 +148,7 @@ fn options(args: &ServeArgs) -> Options {
     let possible = usize::try_from(limit - DESCRIPTORS_RESERVED.min(limit / 2));
     Options {
         backlog: args.backlog,
+        reuse_port: args.reuse_port,
         shards: args.shards,
         threads: args.threads,
         pin: args.pin.clone().unwrap_or_default(),
@@ -253,15 +259,18 @@ fn not_started(config: &Config, error: &StartError) -> u8 {
         StartError::Listen(error) => {
             let cause = strip_number(error);
             let text = format!("cannot listen on {}: {cause} ({})", config.listen, name_of(error));
-            complain(&text, Some(listen_hint(error)));
+            complain(&text, Some(listen_hint(error, config.options.reuse_port)));
             exit::ADDRESS
         }
         StartError::Other(error) => failed(error),
     }
 }
 
-fn listen_hint(error: &io::Error) -> &'static str {
+fn listen_hint(error: &io::Error, reuse_port: bool) -> &'static str {
     match error.raw_os_error() {
+        Some(libc::EADDRINUSE) if reuse_port => {
+            "what listens there does not share: another user's, or without --reuse-port"
+        }
         Some(libc::EADDRINUSE) => "something listens there already; take another port, or 0",
         Some(libc::EACCES) => "ports below 1024 are root's; take another port",
         Some(libc::ENOPROTOOPT) => "this kernel cannot steer; --steer off does without",

@@ -1,33 +1,61 @@
-//! What a load-generating thread does when a socket is ready: one receive, one send.
+//! What a load-generating thread does with its connections: opening them, exchange after exchange,
+//! and what is counted, whichever way the system calls are made.
 //!
-//! Sockets are registered once, edge-triggered, for everything. An exchange costs a receive, a
-//! send and one reading of the clock: the instant at which a reply is complete is the instant at
-//! which the next exchange begins. A receive asks for one byte more than is owed; so a surplus
-//! byte is seen, and a receive that got less than it asked for has emptied the socket, which
-//! spares the receive that would only say so (epoll(7), question 9).
-//!
-//! An event belongs to the connection of its index: a batch holds at most one event for each
-//! socket, and a socket is closed only by the handling of its own event or between two batches,
-//! so no event can meet another socket at its index.
+//! An exchange takes one reading of the clock: the instant at which a reply is complete is the
+//! instant at which the next exchange begins. What a connection does next is decided here; how its
+//! socket is waited for, written and read, by [`Sockets`].
+
+mod epoll;
 
 use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::EventFlags;
+use socket2::Socket;
 
-use crate::clients::connection::{Connection, Received, Service, State};
+use crate::clients::connection::{Connection, State};
 use crate::clients::failures::Kind;
 use crate::clients::failures::in_words;
-use crate::clients::socket::{receive, send};
+use crate::clients::pattern::Mismatch;
+use crate::clients::socket::receive;
 use crate::clients::worker::Worker;
 
-/// What is waited for, from the connect on.
-const INTEREST: EventFlags =
-    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+pub(crate) use epoll::Epoll;
 
-/// The server has ended its side, or all is over. No later event will say so again.
+/// The server has ended its side, or all is over.
 const HANGUP: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
 
-impl Worker<'_> {
+/// How the sockets of one thread are waited for, written and read.
+pub(crate) trait Sockets: Sized {
+    /// For a thread of so many connections, which `wake` tells of news from the main thread.
+    fn new(conns: usize, wake: BorrowedFd<'_>) -> io::Result<Self>;
+
+    /// Waits for the pacer's timer, too. It is never read: to set it anew makes an expiration
+    /// forgotten.
+    fn watch_timer(&mut self, timer: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Waits for events, at most that long, and says whether there are any.
+    fn wait(&mut self, longest: Duration) -> io::Result<bool>;
+
+    /// Handles the events that were waited for.
+    fn handle(worker: &mut Worker<'_, Self>);
+
+    /// Waits for the end of connect(2), which is told to [`Worker::on_connecting`].
+    fn await_connect(&mut self, index: usize, socket: &Socket) -> io::Result<()>;
+
+    /// Sends a request, and from then on receives its reply.
+    fn send(worker: &mut Worker<'_, Self>, index: usize);
+
+    /// Handles what has come for a connection that seems to have waited too long: this thread may
+    /// have been kept from it.
+    fn look(worker: &mut Worker<'_, Self>, index: usize);
+
+    /// Closes the socket of a connection.
+    fn close(&mut self, index: usize, socket: Socket);
+}
+
+impl<S: Sockets> Worker<'_, S> {
     /// Begins to open a connection that was not tried yet.
     pub(crate) fn open_connection(&mut self, index: usize) {
         self.tally.attempted += 1;
@@ -45,16 +73,6 @@ impl Worker<'_> {
             self.now = self.control.clock.now();
             self.next(index);
         }
-    }
-
-    /// Whether a connection that seems to have waited too long moves on without an event: this
-    /// thread may have been kept from handling it.
-    pub(crate) fn look_again(&mut self, index: usize) -> bool {
-        let before = self.connections[index].progress();
-        if before.0 != State::Connecting {
-            self.advance(index, EventFlags::empty());
-        }
-        self.connections[index].progress() != before
     }
 
     /// The connection no longer takes the place of one being opened.
@@ -75,7 +93,9 @@ impl Worker<'_> {
         self.lap.errors += u64::from(self.now >= self.control.start_ns());
         let connection = &mut self.connections[index];
         let state = std::mem::replace(&mut connection.state, State::Out);
-        connection.socket = None;
+        if let Some(socket) = connection.socket.take() {
+            self.sockets.close(index, socket);
+        }
         let number = self.share.first as usize + index;
         let connection = &self.connections[index];
         self.tally.failures.count(kind, errno, self.now, || {
@@ -96,88 +116,6 @@ impl Worker<'_> {
         }
     }
 
-    /// Handles one event.
-    #[inline]
-    pub(crate) fn on_event(&mut self, index: usize, flags: EventFlags) {
-        match self.connections[index].state {
-            State::Exchanging | State::AwaitingEnd => self.advance(index, flags),
-            State::Connecting => self.on_connecting(index, flags),
-            State::Resting => self.on_resting(index),
-            State::New | State::Out => {}
-        }
-    }
-
-    /// Moves an exchange on as far as it goes.
-    fn advance(&mut self, index: usize, flags: EventFlags) {
-        let plan = self.plan;
-        let (service, pattern) = (plan.service, &plan.pattern);
-        loop {
-            let connection = &mut self.connections[index];
-            let Some(socket) = &connection.socket else { return };
-
-            // A send that was short has asked the kernel for an event when there is room again.
-            let unsent = connection.unsent(pattern);
-            let sent = match unsent {
-                [] => Ok(0),
-                _ => send(socket, unsent),
-            };
-            match sent {
-                Ok(count) => connection.on_sent(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return self.fail_io(index, Kind::Send, &error),
-            }
-
-            let Some(socket) = &connection.socket else { return };
-            let room = match connection.state {
-                State::AwaitingEnd => 1,
-                _ => (connection.owed(service, pattern) + 1).min(self.scratch.len()),
-            };
-            let count = match receive(socket, &mut self.scratch[..room]) {
-                Ok(0) => return self.on_end(index),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => return self.fail_io(index, Kind::Receive, &error),
-            };
-            if connection.state == State::AwaitingEnd {
-                return self.fail_surplus(index, count);
-            }
-            match connection.on_received(&self.scratch[..count], service, pattern) {
-                Received::Part => {
-                    if count < room && !flags.intersects(HANGUP) {
-                        return;
-                    }
-                }
-                Received::Whole => {
-                    self.now = self.control.clock.now();
-                    if service == Service::Hi {
-                        self.connections[index].replied_ns = self.now;
-                        self.connections[index].state = State::AwaitingEnd;
-                        if !flags.intersects(HANGUP) {
-                            return;
-                        }
-                        continue;
-                    }
-                    self.complete(index, self.now);
-                    // The end that came with the reply is not announced again. After the window
-                    // it is none of our business.
-                    let matters = self.now < self.control.end_ns();
-                    if matters && flags.intersects(HANGUP) && self.has_ended(index) {
-                        return;
-                    }
-                    return self.next(index);
-                }
-                Received::Wrong(mismatch) => {
-                    return self.fail(index, Kind::Mismatch, None, |_| {
-                        let (at, found, expected) =
-                            (mismatch.at, mismatch.found, mismatch.expected);
-                        format!("byte {at} of the reply was {found:#04x}, not {expected:#04x}")
-                    });
-                }
-                Received::Surplus(count) => return self.fail_surplus(index, count),
-            }
-        }
-    }
-
     /// The server sends no more.
     fn on_end(&mut self, index: usize) {
         if self.connections[index].state != State::AwaitingEnd {
@@ -185,7 +123,9 @@ impl Worker<'_> {
                 format!("the server closed after {} bytes of the reply", connection.received())
             });
         }
-        self.connections[index].socket = None;
+        if let Some(socket) = self.connections[index].socket.take() {
+            self.sockets.close(index, socket);
+        }
         self.now = self.control.clock.now();
         self.complete(index, self.connections[index].replied_ns);
         self.next(index);
@@ -256,7 +196,6 @@ impl Worker<'_> {
         }
     }
 
-    /// One send, which takes the whole request unless it is large.
     #[inline]
     fn request(&mut self, index: usize) {
         let connection = &mut self.connections[index];
@@ -266,12 +205,7 @@ impl Worker<'_> {
         {
             open.lateness.saturating_record(self.now - connection.planned_ns);
         }
-        let Some(socket) = &connection.socket else { return };
-        match send(socket, connection.unsent(&self.plan.pattern)) {
-            Ok(count) => connection.on_sent(count),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => self.fail_io(index, Kind::Send, &error),
-        }
+        S::send(self, index);
     }
 
     fn connect(&mut self, index: usize) {
@@ -280,11 +214,11 @@ impl Worker<'_> {
         self.now = self.control.clock.now();
         connection.state = State::Connecting;
         connection.since_ns = self.now;
-        let registered = self.plan.target.connect(number).and_then(|socket| {
-            epoll::add(&self.epoll, &socket, EventData::new_u64(index as u64), INTEREST)?;
+        let opened = self.plan.target.connect(number).and_then(|socket| {
+            self.sockets.await_connect(index, &socket)?;
             Ok(socket)
         });
-        match registered {
+        match opened {
             Ok(socket) => connection.socket = Some(socket),
             Err(error) => self.fail_io(index, Kind::Connect, &error),
         }
@@ -310,14 +244,6 @@ impl Worker<'_> {
         self.request(index);
     }
 
-    /// Nothing was asked for, so nothing should come.
-    fn on_resting(&mut self, index: usize) {
-        self.now = self.control.clock.now();
-        if self.now < self.control.end_ns() {
-            self.has_ended(index);
-        }
-    }
-
     /// Whether the server has ended the connection or sent something while nothing is owed;
     /// then it has failed.
     fn has_ended(&mut self, index: usize) -> bool {
@@ -331,6 +257,13 @@ impl Worker<'_> {
             Err(error) => self.fail_io(index, Kind::Receive, &error),
         }
         true
+    }
+
+    fn fail_wrong(&mut self, index: usize, mismatch: Mismatch) {
+        let Mismatch { at, expected, found } = mismatch;
+        self.fail(index, Kind::Mismatch, None, |_| {
+            format!("byte {at} of the reply was {found:#04x}, not {expected:#04x}")
+        });
     }
 
     fn fail_surplus(&mut self, index: usize, count: usize) {

@@ -6,7 +6,7 @@
 //! request waits with its planned instant and goes to the first that gets its reply. Nothing is
 //! left out and nothing is moved: what is late is sent late.
 //!
-//! Until the next request is due, a timer of the epoll set ends the wait (timerfd_create(2)). Its
+//! Until the next request is due, a timer ends the wait (timerfd_create(2)). Its
 //! resolution is the nanosecond, and the slack of sleeps does not apply to it; the timeout of
 //! epoll_wait(2) is in whole milliseconds, and epoll_pwait2(2) is not everywhere. A sleeping thread
 //! still wakes some tens of microseconds late; `--spin` looks at the clock and the sockets without
@@ -19,10 +19,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
     timerfd_create, timerfd_settime,
@@ -30,14 +29,12 @@ use rustix::time::{
 
 use crate::clients::connection::State;
 use crate::clients::control::{Clock, NEVER};
+use crate::clients::engine::Sockets;
 use crate::clients::schedule::{OpenLoop, Part, SECOND, Schedule};
 use crate::clients::share::Share;
 use crate::clients::spacing::Spacing;
 use crate::clients::tally::OpenTally;
 use crate::clients::worker::{KICK_OFF, Worker};
-
-/// The marker of the timer's event.
-pub(crate) const DUE: u64 = u64::MAX - 1;
 
 /// A wait this long was a sleep: nothing was there when it began.
 const SLEPT_NS: u64 = 50_000;
@@ -84,18 +81,15 @@ impl Pacer {
     ///
     /// # Errors
     ///
-    /// When the timer cannot be had or be waited for.
+    /// When the timer cannot be had.
     pub(crate) fn new(
         asked: OpenLoop,
         threads: usize,
         share: Share,
         clock: Clock,
-        epoll: &OwnedFd,
     ) -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        // Edge-triggered: to set it anew makes an expiration that was never read forgotten.
-        epoll::add(epoll, &timer, EventData::new_u64(DUE), EventFlags::IN | EventFlags::ET)?;
         // In this order, so that the timer is never early.
         let now = clock.now();
         let monotonic = clock_gettime(ClockId::Monotonic);
@@ -115,6 +109,11 @@ impl Pacer {
             looked_ns: 0,
             here_ns: 0,
         })
+    }
+
+    /// What becomes readable when [`arm`](Self::arm) said.
+    pub(crate) fn timer(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
     }
 
     /// Notes when a wait for events begins.
@@ -161,7 +160,7 @@ impl Pacer {
     }
 }
 
-impl Worker<'_> {
+impl<S: Sockets> Worker<'_, S> {
     /// Sends what is due when it is due, and what could not be sent then as soon as it can, up to
     /// `--timeout` after the window.
     pub(crate) fn run_open_loop(&mut self) -> io::Result<()> {
@@ -261,7 +260,7 @@ impl Worker<'_> {
         self.turn(Duration::ZERO)?;
         let inside = from_ns >= self.control.start_ns() && self.now < self.control.end_ns();
         if let Some(open) = &mut self.tally.open
-            && self.events.is_empty()
+            && !self.found
             && from_ns < instant_ns
             && inside
         {

@@ -4,13 +4,12 @@
 //! [`Control`], which is read once an exchange and written once a turn.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::time::Duration;
-
-use rustix::event::epoll;
 
 use crate::clients::connection::{Connection, Service, State};
 use crate::clients::control::{Control, NEVER};
+use crate::clients::engine::{Epoll, Sockets};
 use crate::clients::failures::Kind;
 use crate::clients::laps::Lap;
 use crate::clients::pacer::{self, Pacer};
@@ -21,10 +20,6 @@ use crate::clients::socket::Target;
 use crate::clients::tally::Tally;
 use crate::machine::cpu_time;
 use crate::machine::procfs;
-
-/// Events taken from the kernel at once, at most. More would let the first of them wait long for
-/// the reaction to the last.
-const EVENTS_MAX: usize = 512;
 
 /// What a receive can take at once, at most.
 const SCRATCH: usize = 64 << 10;
@@ -38,9 +33,6 @@ const OPENING_NS: u64 = 100_000_000;
 
 /// Connections set going at once before replies are looked at.
 pub(crate) const KICK_OFF: usize = 64;
-
-/// The marker of the event that there is news from the main thread.
-const WAKE: u64 = u64::MAX;
 
 /// What all threads of a run are to do.
 #[derive(Debug)]
@@ -64,12 +56,13 @@ pub struct Plan {
 }
 
 /// One load-generating thread.
-pub struct Worker<'a> {
+pub(crate) struct Worker<'a, S> {
     pub(crate) plan: &'a Plan,
     pub(crate) control: &'a Control,
     pub(crate) share: Share,
-    pub(crate) epoll: OwnedFd,
-    pub(crate) events: Vec<epoll::Event>,
+    pub(crate) sockets: S,
+    /// Whether the last wait was for something.
+    pub(crate) found: bool,
     pub(crate) scratch: Box<[u8]>,
     pub(crate) connections: Vec<Connection>,
     pub(crate) tally: Tally,
@@ -107,22 +100,35 @@ enum ProcessorTime {
     Over,
 }
 
-impl<'a> Worker<'a> {
+/// Goes through all phases of one thread. `opened` is called once every connection has done its
+/// first exchange or failed, `finished` once nothing is outstanding any more.
+///
+/// # Errors
+///
+/// When events cannot be waited for. A connection's trouble is counted, not returned.
+pub fn work(
+    plan: &Plan,
+    control: &Control,
+    share: Share,
+    opened: impl FnOnce(),
+    finished: impl FnOnce(),
+) -> io::Result<Tally> {
+    Worker::<Epoll>::new(plan, control, share)?.run(opened, finished)
+}
+
+impl<'a, S: Sockets> Worker<'a, S> {
     /// Takes all descriptors and memory that do not depend on how the run goes.
-    ///
-    /// # Errors
-    ///
-    /// When the epoll instance or the timer cannot be had.
-    pub fn new(plan: &'a Plan, control: &'a Control, share: Share) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let wake = epoll::EventData::new_u64(WAKE);
-        epoll::add(&epoll, control.wake(share.thread), wake, epoll::EventFlags::IN)?;
+    fn new(plan: &'a Plan, control: &'a Control, share: Share) -> io::Result<Self> {
+        let wake = control.wake(share.thread).as_fd();
+        let mut sockets = S::new(share.connections as usize, wake)?;
         let numbers = share.first..share.first + share.connections;
         let mut tally = Tally::new();
         let pacer = match &plan.open {
             Some(asked) => {
                 tally.open = Some(pacer::tally(asked, plan.threads, share));
-                Some(Pacer::new(*asked, plan.threads, share, control.clock, &epoll)?)
+                let pacer = Pacer::new(*asked, plan.threads, share, control.clock)?;
+                sockets.watch_timer(pacer.timer())?;
+                Some(pacer)
             }
             None => None,
         };
@@ -130,8 +136,8 @@ impl<'a> Worker<'a> {
             plan,
             control,
             share,
-            epoll,
-            events: Vec::with_capacity(EVENTS_MAX),
+            sockets,
+            found: false,
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             connections: numbers.map(Connection::new).collect(),
             tally,
@@ -151,13 +157,7 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// Goes through all phases. `opened` is called once every connection has done its first
-    /// exchange or failed, `finished` once nothing is outstanding any more.
-    ///
-    /// # Errors
-    ///
-    /// When events cannot be waited for. A connection's trouble is counted, not returned.
-    pub fn run(mut self, opened: impl FnOnce(), finished: impl FnOnce()) -> io::Result<Tally> {
+    fn run(mut self, opened: impl FnOnce(), finished: impl FnOnce()) -> io::Result<Tally> {
         self.open()?;
         opened();
         while !self.control.looping() && self.now < self.control.end_ns() {
@@ -218,33 +218,15 @@ impl<'a> Worker<'a> {
 
     /// Waits for events, at most that long, and handles them.
     pub(crate) fn turn(&mut self, wait: Duration) -> io::Result<()> {
-        let mut events = std::mem::take(&mut self.events);
-        events.clear();
-        // Whole milliseconds, rounded up, are what every kernel's epoll understands.
-        let wait_ms = wait.as_nanos().div_ceil(1_000_000) as i64;
-        let timeout =
-            rustix::time::Timespec { tv_sec: wait_ms / 1000, tv_nsec: wait_ms % 1000 * 1_000_000 };
         if let Some(pacer) = &mut self.pacer {
             pacer.before_wait();
         }
-        let buffer = rustix::buffer::spare_capacity(&mut events);
-        match epoll::wait(&self.epoll, buffer, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        self.found = self.sockets.wait(wait)?;
         if let Some(pacer) = &mut self.pacer {
             pacer.after_wait();
         }
         let before = self.now;
-        for event in &events {
-            match event.data.u64() {
-                WAKE => self.hear(),
-                // What is due is looked at after every turn.
-                pacer::DUE => self.pacer.iter_mut().for_each(Pacer::disarm),
-                index => self.on_event(index as usize, event.flags),
-            }
-        }
-        self.events = events;
+        S::handle(self);
         if self.now == before {
             self.now = self.control.clock.now();
         }
@@ -264,10 +246,15 @@ impl<'a> Worker<'a> {
     }
 
     /// Clears the main thread's wake-up call; what it had to say is read where it matters.
-    fn hear(&self) {
+    pub(crate) fn hear(&self) {
         let mut counter = [0; 8];
         // It can only fail for a counter that is zero already.
         let _ = rustix::io::read(self.control.wake(self.share.thread), &mut counter);
+    }
+
+    /// The pacer's timer has expired. What is due is looked at after every turn.
+    pub(crate) fn on_timer(&mut self) {
+        self.pacer.iter_mut().for_each(Pacer::disarm);
     }
 
     /// Gives measured exchanges that failed to connections that have nothing to do.
@@ -299,7 +286,9 @@ impl<'a> Worker<'a> {
             if age_ns < timeout_ns || !self.connections[index].state.is_busy() {
                 continue;
             }
-            if self.look_again(index) {
+            let before = self.connections[index].progress();
+            S::look(self, index);
+            if self.connections[index].progress() != before {
                 continue; // The reply was here; we were late, not the server.
             }
             let timeout = humantime::format_duration(self.plan.timeout);
@@ -375,7 +364,10 @@ impl<'a> Worker<'a> {
     }
 
     fn into_tally(mut self) -> Tally {
-        for connection in &self.connections {
+        for (index, connection) in self.connections.iter_mut().enumerate() {
+            if let Some(socket) = connection.socket.take() {
+                self.sockets.close(index, socket);
+            }
             let tried = connection.state != State::New;
             self.tally.unserved += u64::from(tried && !connection.served);
             if tried {

@@ -13,7 +13,7 @@ use crate::clients::failures::with_name;
 use crate::clients::laps::{Lap, Laps, Over};
 use crate::clients::share::Share;
 use crate::clients::tally::Tally;
-use crate::clients::worker::{Plan, Worker};
+use crate::clients::worker::{self, Plan};
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Placement, pin};
 use crate::machine::procfs::{self, Processes, Usage};
@@ -181,9 +181,8 @@ fn work(
     let finish = Finish(sender);
     pin(&[run.placement.of_thread(share.thread)])?;
     let events = |error: io::Error| format!("cannot wait for events: {}", with_name(&error));
-    let worker = Worker::new(&run.plan, control, share).map_err(events)?;
     let opened = || drop(sender.send(News::Opened));
-    worker.run(opened, move || drop(finish)).map_err(events)
+    worker::work(&run.plan, control, share, opened, move || drop(finish)).map_err(events)
 }
 
 /// The main thread during a run.

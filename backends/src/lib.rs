@@ -48,6 +48,7 @@ use lockstep_core::Service;
 
 pub use admission::Admission;
 pub use gate::Gate;
+use io_uring::IoUring;
 pub use options::{Options, ServiceKind};
 pub use server::{Config, Server, StartError};
 pub use stats::{Closed, Stats};
@@ -86,7 +87,7 @@ pub trait Backend: Sync {
 
 /// Every backend, the one that `auto` prefers first.
 pub static BACKENDS: &[&dyn Backend] =
-    &[&io_uring::IoUring::DEFAULT, &mio::Mio, &blocking::Blocking];
+    &[&IoUring::DEFAULT, &mio::Mio, &blocking::Blocking, &IoUring::SEND];
 
 /// The backend of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Backend> {

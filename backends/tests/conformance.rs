@@ -14,10 +14,10 @@ mod harness;
 
 use std::time::Duration;
 
-use lockstep_backends::BACKENDS;
 use lockstep_backends::blocking::Blocking;
 use lockstep_backends::io_uring::IoUring;
 use lockstep_backends::mio::Mio;
+use lockstep_backends::{BACKENDS, Backend};
 
 use harness::Subject;
 
@@ -143,9 +143,58 @@ mod io_uring_coop_taskrun {
     mod cases_spin;
 }
 
+/// Replies by send(2).
+#[path = "."]
+mod io_uring_send {
+    use super::{IoUring, Subject};
+
+    const SUBJECT: Subject = Subject::of(&IoUring::SEND);
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+}
+
+#[path = "."]
+mod io_uring_send_steered {
+    use super::{IoUring, Subject};
+
+    const SUBJECT: Subject = Subject { steered: true, ..Subject::of(&IoUring::SEND) };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+    #[path = "conformance/cases_steered.rs"]
+    mod cases_steered;
+}
+
+#[path = "."]
+mod io_uring_send_spinning {
+    use super::{Duration, IoUring, Subject};
+
+    const SUBJECT: Subject =
+        Subject { spin: Duration::from_micros(200), ..Subject::of(&IoUring::SEND) };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+    #[path = "conformance/cases_spin.rs"]
+    mod cases_spin;
+}
+
+#[path = "."]
+mod io_uring_send_few_buffers {
+    use super::{IoUring, Subject};
+
+    const FEW: IoUring = IoUring { buffers: 16, ..IoUring::SEND };
+    const SUBJECT: Subject = Subject::of(&FEW);
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+    #[path = "conformance/cases_buffers.rs"]
+    mod cases_buffers;
+}
+
 #[test]
 fn every_backend_is_under_test() {
-    let under_test = [&Blocking as &dyn lockstep_backends::Backend, &Mio, &IoUring::DEFAULT];
+    let under_test: [&dyn Backend; 4] = [&Blocking, &Mio, &IoUring::DEFAULT, &IoUring::SEND];
     let mut under_test = under_test.map(|backend| backend.name());
     let mut known: Vec<_> = BACKENDS.iter().map(|backend| backend.name()).collect();
     under_test.sort_unstable();

@@ -38,13 +38,14 @@ const AT_ONCE_MAX: usize = 16 * 1024;
 const FEW: IoUring = IoUring { buffers: 16, ..IoUring::DEFAULT };
 const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::DEFAULT };
 
-const SUBJECTS: [(&str, Subject); 6] = [
+const SUBJECTS: [(&str, Subject); 7] = [
     ("blocking", Subject::of(&Blocking)),
     ("blocking, 40 threads", Subject { threads: Some(40), ..Subject::of(&Blocking) }),
     ("mio", Subject::of(&Mio)),
     ("io-uring", Subject::of(&IoUring::DEFAULT)),
     ("io-uring, 16 buffers", Subject::of(&FEW)),
     ("io-uring, COOP_TASKRUN", Subject::of(&COOP)),
+    ("io-uring-send", Subject::of(&IoUring::SEND)),
 ];
 
 /// What a client does; the number is the client's.
@@ -265,7 +266,7 @@ fn every_backend_chats_alike() {
         &[("by", "e"), ("bye bye", "Bye"), ("\u{1b}[2J", "no"), ("bye\n", "")],
     ];
     let mut first: Option<(Vec<String>, Value)> = None;
-    for backend in ["blocking", "mio", "io-uring"] {
+    for backend in ["blocking", "mio", "io-uring", "io-uring-send"] {
         if !is_available(backend) {
             continue;
         }

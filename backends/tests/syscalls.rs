@@ -34,6 +34,19 @@ fn io_uring_has_a_share_of_a_call() {
     }
 }
 
+/// A send, and its share of the wait.
+#[test]
+fn io_uring_has_a_share_of_a_call_and_a_send() {
+    if !is_available("io-uring-send") {
+        return;
+    }
+    for length in [64, 1024] {
+        let per_exchange = per_exchange("io-uring-send", length);
+        assert!(per_exchange <= 1.1, "{per_exchange} for {length} bytes");
+        assert!(per_exchange >= 1.0, "{per_exchange} for {length} bytes: who counts?");
+    }
+}
+
 fn per_exchange(backend: &str, length: usize) -> f64 {
     kernel::raise_descriptor_limit();
     let stats = rounds::serve(

@@ -5,7 +5,7 @@ use std::io;
 use io_uring::cqueue;
 use lockstep_core::{Op, RECV_MAX};
 
-use super::{Flight, Loop};
+use super::{Flight, Loop, Replies};
 use crate::slots::Key;
 use crate::trace::Trace;
 
@@ -35,19 +35,6 @@ impl<T: Trace> Loop<'_, T> {
         }
     }
 
-    /// The linked send that came before a receive has gone out whole, unreported.
-    #[inline]
-    fn on_reply_sent(&mut self, key: Key) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let Op::Send { start, end } = connection.exchange.op() else { unreachable!("it sent") };
-        let count = usize::from(end - start);
-        self.stats.on_sent(count, count);
-        let _receive_or_close = connection.exchange.sent(count);
-        if connection.cancelled {
-            connection.exchange.drain();
-        }
-    }
-
     #[inline]
     fn on_request(&mut self, key: Key, index: u16, count: usize) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
@@ -61,28 +48,15 @@ impl<T: Trace> Loop<'_, T> {
         };
         self.idle.start(key.index);
         match op {
-            Op::Send { start: 0, end } => self.send_reply(key, index, end),
+            Op::Send { start: 0, end } => match self.replies {
+                Replies::Linked => self.send_linked(key, index, end),
+                Replies::Send => self.send_now(key, index, end),
+            },
             Op::Send { .. } => unreachable!("a reply begins at its start"),
             Op::Recv | Op::Close(_) => {
                 self.buffers.give_back(index);
                 self.perform(key, op)
             }
-        }
-    }
-
-    #[inline]
-    fn send_reply(&mut self, key: Key, index: u16, length: u16) -> io::Result<()> {
-        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        let (fd, bytes) = (connection.fd, self.buffers.pointer(index));
-        self.sending.push(index);
-        if connection.exchange.reply_is_last() {
-            connection.flight = Flight::SendLast(index);
-            // SAFETY: the buffer is ours until a turn after the next wait (`give_back_sent`).
-            unsafe { self.ring.send(key, fd, bytes, length, true) }
-        } else {
-            connection.flight = Flight::SendThenReceive(index);
-            // SAFETY: as above.
-            unsafe { self.ring.send_then_receive(key, fd, bytes, length) }
         }
     }
 
@@ -128,6 +102,20 @@ impl<T: Trace> Loop<'_, T> {
             debug_assert!(false, "a slot outlives its operations");
             return Ok(());
         };
+        let buffer = match connection.flight {
+            Flight::SendThenReceive(index) | Flight::SendLast(index) => Some(index),
+            _ => None,
+        };
+        let op = self.count_sent(key, buffer, result);
+        self.perform(key, op)
+    }
+
+    /// Counts what the kernel took of a reply, or why it took nothing, and says what comes next.
+    /// What it did not take is kept; the reply was in the buffer or, without one, had been kept
+    /// before.
+    #[inline]
+    pub(super) fn count_sent(&mut self, key: Key, buffer: Option<u16>, result: i32) -> Op {
+        let Some(connection) = self.connections.get_mut(key) else { unreachable!("it sent") };
         if connection.cancelled {
             connection.exchange.drain();
         }
@@ -150,21 +138,18 @@ impl<T: Trace> Loop<'_, T> {
                 connection.exchange.op()
             }
         };
-        if let Op::Send { start, end } = op {
-            let bytes = match connection.flight {
-                Flight::SendThenReceive(index) | Flight::SendLast(index) => {
-                    &self.buffers.buffer(index)[usize::from(start)..usize::from(end)]
-                }
-                _ => {
-                    let unsent = connection.unsent.as_deref().unwrap_or_default();
-                    &unsent[unsent.len() - usize::from(end - start)..]
-                }
-            };
-            connection.unsent = Some(bytes.into());
-        } else {
-            connection.unsent = None;
-        }
-        self.perform(key, op)
+        connection.unsent = match (op, buffer) {
+            (Op::Send { start, end }, Some(index)) => {
+                let reply = self.buffers.buffer(index);
+                Some(reply[usize::from(start)..usize::from(end)].into())
+            }
+            (Op::Send { start, end }, None) => {
+                let unsent = connection.unsent.as_deref().unwrap_or_default();
+                Some(unsent[unsent.len() - usize::from(end - start)..].into())
+            }
+            (Op::Recv | Op::Close(_), _) => None,
+        };
+        op
     }
 
     /// Does what comes next, with nothing in flight: receives, sends what is unsent, or ends.

@@ -1,21 +1,22 @@
 //! The `io-uring` backend: one ring per shard; the kernel does the work and reports it.
 //!
 //! A turn is one io_uring_enter(2): it submits what the turn before has queued and waits for
-//! completions. In lockstep an exchange is one completion, of a receive: its reply's send and the
-//! next receive are queued as a linked pair, and the send is not reported unless it fails. The
-//! kernel is never asked for the next request before the reply has been sent, which is why the
-//! receive is not multishot.
+//! completions. In lockstep an exchange is one completion, of a receive. Its reply's send and the next
+//! receive are queued as a linked pair, and the send is not reported unless it fails (`linked.rs`);
+//! or it is sent by a call of its own (`send.rs`). The kernel is never asked for the next request
+//! before the reply has been sent, which is why the receive is not multishot.
 //!
 //! A waiting connection has no buffer: receives take one from a ring of buffers when there is
-//! something to receive (`buffers.rs`). It goes back one turn after its reply was submitted; by
-//! then the send is over, because it takes only what the socket takes at once. What a full socket
-//! did not take is copied out, and kept with its connection.
+//! something to receive (`buffers.rs`). It goes back when its reply is sent. What a full socket did
+//! not take is copied out, and kept with its connection.
 
 mod buffers;
 mod completion;
 mod lifecycle;
+mod linked;
 mod probe;
 mod ring;
+mod send;
 mod telling;
 
 use std::collections::VecDeque;
@@ -44,17 +45,34 @@ pub struct IoUring {
     pub buffers: u16,
     /// Whether to try for a ring with DEFER_TASKRUN (Linux 6.1) first.
     pub defer_taskrun: bool,
+    /// How replies are sent.
+    pub replies: Replies,
+}
+
+/// How a shard sends its replies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Replies {
+    /// By the ring, the next receive linked behind: nothing is called for an exchange.
+    Linked,
+    /// By send(2), one call each: the peer has its reply before the turn is over.
+    Send,
 }
 
 impl IoUring {
     /// The tuning that `--backend io-uring` means: buffers for as many requests in one turn as
     /// the submission queue has room for pairs, and twice that.
-    pub const DEFAULT: Self = Self { buffers: 4096, defer_taskrun: true };
+    pub const DEFAULT: Self = Self { buffers: 4096, defer_taskrun: true, replies: Replies::Linked };
+
+    /// The tuning that `--backend io-uring-send` means.
+    pub const SEND: Self = Self { replies: Replies::Send, ..Self::DEFAULT };
 }
 
 impl Backend for IoUring {
     fn name(&self) -> &'static str {
-        "io-uring"
+        match self.replies {
+            Replies::Linked => "io-uring",
+            Replies::Send => "io-uring-send",
+        }
     }
 
     fn probe(&self) -> Result<String, Unsupported> {
@@ -106,6 +124,7 @@ struct Loop<'a, T> {
     // The ring is dropped first: nothing it may still read or write is gone before it.
     ring: Ring<T>,
     buffers: Buffers,
+    replies: Replies,
     listener: Option<TcpListener>,
     options: &'a Options,
     stop: &'a Stop,
@@ -142,6 +161,7 @@ impl<'a, T: Trace> Loop<'a, T> {
         Ok(Self {
             ring,
             buffers,
+            replies: backend.replies,
             listener: Some(listener),
             options,
             stop,
@@ -187,6 +207,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             if !held_back {
                 self.give_back_sent();
             }
+            self.buffers.commit();
             self.feed_starved()?;
             self.expire()?;
             self.admit_parked()?;
@@ -232,16 +253,6 @@ impl<'a, T: Trace> Loop<'a, T> {
         let paused = self.pause.until().filter(|_| !self.stop.is_draining());
         let next = [paused, self.idle.next(), self.lingering.next(), cut];
         next.into_iter().flatten().min()
-    }
-
-    /// Returns the buffers whose sends were submitted with the last wait. All its completions have
-    /// been seen, so what a short send left over has been copied out.
-    fn give_back_sent(&mut self) {
-        for index in self.sent.drain(..) {
-            self.buffers.give_back(index);
-        }
-        self.buffers.commit();
-        std::mem::swap(&mut self.sent, &mut self.sending);
     }
 
     /// Lets those that found no buffer try again.

@@ -6,7 +6,7 @@ use std::io;
 use io_uring::{IoUring as Uring, Probe, opcode};
 
 use super::buffers::Buffers;
-use super::{IoUring, ring};
+use super::{IoUring, Replies, ring};
 use crate::Unsupported;
 use crate::errno::name_of;
 use crate::trace::Silent;
@@ -23,7 +23,10 @@ pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
     drop(ring);
     drop(buffers);
     match missing.as_deref() {
-        Ok([]) => Ok(format!("a ring per shard, {flags}")),
+        Ok([]) => Ok(match backend.replies {
+            Replies::Linked => format!("a ring per shard, {flags}"),
+            Replies::Send => format!("a ring per shard, {flags}; replies by send(2)"),
+        }),
         Ok(missing) => Err(Unsupported {
             cause: format!("io_uring here lacks {}", missing.join(", ")),
             hint: "use --backend mio".to_owned(),

@@ -191,6 +191,12 @@ impl<T: Trace> Ring<T> {
         self.push_plain(receive(fd, 0, 0), Kind::Receive, key)
     }
 
+    /// As [`receive`](Self::receive), when nothing is expected to be there yet.
+    pub(super) fn receive_next(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
+        self.trace.note(fd, format_args!("submit RECV fd={fd} {RECV_MAX} POLL_FIRST"));
+        self.push_plain(receive(fd, POLL_FIRST, 0), Kind::Receive, key)
+    }
+
     /// As [`receive`](Self::receive), but only what is there already: else it fails with EAGAIN.
     pub(super) fn receive_now(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
         self.trace.note(fd, format_args!("submit RECV fd={fd} {RECV_MAX} MSG_DONTWAIT"));

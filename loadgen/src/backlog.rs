@@ -19,7 +19,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::channel;
 use std::time::SystemTime;
 
-use lockstep_results::{Backlog, Environment, SCHEMA, store};
+use lockstep_results::{Backlog, Environment, SCHEMA};
 
 pub use args::{BacklogArgs, Mode};
 pub(crate) use counters::Reading;
@@ -48,9 +48,7 @@ pub struct Finished {
 /// When there is no result at all. What differs from the prediction is a result.
 pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished, Failure> {
     let usage = |error: String| Failure::new(exit::USAGE, error);
-    if let Some(path) = &args.output {
-        store::check(path, args.force).map_err(|error| usage(error.to_string()))?;
-    }
+    args.output.check()?;
     let (sender, news) = channel();
     signals::watch(sender).map_err(|error| {
         Failure::new(exit::FAILURE, format!("cannot catch signals: {}", with_name(&error)))

@@ -9,12 +9,11 @@ mod pairs;
 mod two_threads;
 
 use std::io;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
-use lockstep_results::{Calls, Environment, Exchange, Floor, FloorReport, SCHEMA, Spread, store};
+use lockstep_results::{Calls, Environment, Exchange, Floor, FloorReport, SCHEMA, Spread};
 
 use crate::clients::connection::Service;
 use crate::clients::failures::with_name;
@@ -22,6 +21,7 @@ use crate::clients::pattern::Pattern;
 use crate::exit::{self, Failure};
 use crate::machine::placement::{self, Placement, pin};
 use crate::machine::{limits, netns};
+use crate::output::OutputArgs;
 use crate::run::args::{CpuList, RunArgs, cpu_list, size};
 use crate::run::check_cpus;
 use crate::units;
@@ -67,17 +67,9 @@ pub struct FloorArgs {
     #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
     pub server_pin: Option<CpuList>,
 
-    /// Print the result as one JSON object and nothing else
-    #[arg(long)]
-    pub json: bool,
-
-    /// Also write the result to a file, or under a name of its own into a directory
-    #[arg(short, long, value_name = "FILE|DIR")]
-    pub output: Option<PathBuf>,
-
-    /// Let --output overwrite a file
-    #[arg(long, requires = "output")]
-    pub force: bool,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Measures all there is to measure.
@@ -87,10 +79,7 @@ pub struct FloorArgs {
 /// When the processors or descriptors that were asked for are not there, or the kernel refuses a
 /// connection.
 pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure> {
-    let usage = |error: String| Failure::new(exit::USAGE, error);
-    if let Some(path) = &args.output {
-        store::check(path, args.force).map_err(|error| usage(error.to_string()))?;
-    }
+    args.output.check()?;
     let failed = |error: io::Error| {
         Failure::new(exit::FAILURE, format!("cannot measure: {}", with_name(&error)))
     };

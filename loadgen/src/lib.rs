@@ -20,6 +20,7 @@ pub mod compare;
 pub mod exit;
 pub mod floor;
 pub mod machine;
+pub mod output;
 pub mod progress;
 pub mod run;
 pub mod servers;

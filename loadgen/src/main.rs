@@ -18,6 +18,7 @@ use loadgen::clients::failures::with_name;
 use loadgen::compare::{self, CompareArgs};
 use loadgen::exit::{self, Failure};
 use loadgen::floor::{self, FloorArgs};
+use loadgen::output::OutputArgs;
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
 use loadgen::storm::{self, StormArgs};
@@ -109,16 +110,15 @@ fn compare_and_print(mut args: CompareArgs) -> Result<u8, Failure> {
 
 fn backlog_and_print(args: &BacklogArgs) -> Result<u8, Failure> {
     let backlog::Finished { backlog, code } = backlog::backlog(args, argv())?;
-    keep_and_print(&backlog, Backlog::text, args.output.as_deref(), args.force, args.json)?;
+    keep_and_print(&backlog, Backlog::text, &args.output)?;
     Ok(code)
 }
 
 fn storm_and_print(args: &StormArgs) -> Result<u8, Failure> {
     let storm::Finished { storms, code } = storm::storm(args, &argv())?;
-    let (output, force, json) = (args.output.as_deref(), args.force, args.json);
     match storms.as_slice() {
-        [storm] => keep_and_print(storm, Storm::text, output, force, json)?,
-        _ => keep_and_print(&Storms::of(storms), Storms::text, output, force, json)?,
+        [storm] => keep_and_print(storm, Storm::text, &args.output)?,
+        _ => keep_and_print(&Storms::of(storms), Storms::text, &args.output)?,
     }
     Ok(code)
 }
@@ -127,13 +127,11 @@ fn storm_and_print(args: &StormArgs) -> Result<u8, Failure> {
 fn keep_and_print<T: Stored>(
     result: &T,
     text: fn(&T) -> String,
-    output: Option<&Path>,
-    force: bool,
-    in_json: bool,
+    output: &OutputArgs,
 ) -> Result<(), Failure> {
     // The file first: it is what must not be lost.
-    let stored = output.map(|path| store::write(result, path, force));
-    match in_json {
+    let stored = output.path.as_ref().map(|path| store::write(result, path, output.force));
+    match output.json {
         true => print(&json(result)?)?,
         false => print(&text(result))?,
     }
@@ -150,8 +148,7 @@ fn draw(comparison: &Comparison, record: &Path, force: bool) -> io::Result<PathB
 
 fn sweep_and_print(args: &SweepArgs) -> Result<u8, Failure> {
     let swept = sweep::sweep(args, argv())?;
-    let printed =
-        keep_and_print(&swept.sweep, Sweep::text, args.output.as_deref(), args.force, args.json);
+    let printed = keep_and_print(&swept.sweep, Sweep::text, &args.output);
     if let Some(failure) = &swept.failure {
         failure.print();
     }
@@ -162,7 +159,7 @@ fn sweep_and_print(args: &SweepArgs) -> Result<u8, Failure> {
 fn floor_and_print(args: &FloorArgs) -> Result<u8, Failure> {
     let report = floor::floor(args, argv())?;
     let text = |report: &FloorReport| report.floor.text();
-    keep_and_print(&report, text, args.output.as_deref(), args.force, args.json)?;
+    keep_and_print(&report, text, &args.output)?;
     Ok(0)
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use lockstep_results::backlog::{Counters, Depth};
 use lockstep_results::storm::{Queue, Storm};
-use lockstep_results::{Environment, Latencies, Latency, SCHEMA, store};
+use lockstep_results::{Environment, Latencies, Latency, SCHEMA};
 
 pub use args::{Close, StormArgs};
 
@@ -61,10 +61,7 @@ struct Cell {
 ///
 /// When there is no result at all. Connections that fail are a result.
 pub fn storm(args: &StormArgs, argv: &[String]) -> Result<Finished, Failure> {
-    if let Some(path) = &args.output {
-        store::check(path, args.force)
-            .map_err(|error| Failure::new(exit::USAGE, error.to_string()))?;
-    }
+    args.output.check()?;
     let session = Session::start()?;
     let cells = args.cells();
     for cell in &cells {

@@ -12,7 +12,6 @@ mod search;
 
 use lockstep_results::{
     Axis, Bound, Environment, Outcome, Point, Purpose, Record, SCHEMA, SloResult, Sweep, SweepPlan,
-    store,
 };
 
 pub use args::SweepArgs;
@@ -52,9 +51,7 @@ pub struct Swept {
 pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Swept, Failure> {
     let usage = |error: String| Failure::new(exit::USAGE, error);
     args.check().map_err(usage)?;
-    if let Some(path) = &args.output {
-        store::check(path, args.force).map_err(|error| usage(error.to_string()))?;
-    }
+    args.output.check()?;
     let base = args.base().finish().map_err(usage)?;
     let session = Session::start()?;
     let most = args.conns.0.last().map_or(1, |&conns| conns as u32);

@@ -1,10 +1,10 @@
 //! The options of `loadgen backlog`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
+use crate::output::OutputArgs;
 use crate::run::args::backlog;
 use crate::units;
 
@@ -80,17 +80,9 @@ pub struct BacklogArgs {
     #[arg(long, requires = "netns")]
     pub abort_on_overflow: bool,
 
-    /// Print the result as one JSON object and nothing else
-    #[arg(long)]
-    pub json: bool,
-
-    /// Also write the result to a file, or under a name of its own into a directory
-    #[arg(short, long, value_name = "FILE|DIR")]
-    pub output: Option<PathBuf>,
-
-    /// Let --output overwrite a file
-    #[arg(long, requires = "output")]
-    pub force: bool,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// How connects follow each other.

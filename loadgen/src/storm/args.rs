@@ -1,11 +1,11 @@
 //! The options of `loadgen storm`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::Cell;
+use crate::output::OutputArgs;
 use crate::run::args::{CpuList, RunArgs, backlog, conns, cpu_list, positive, size, threads};
 use crate::{servers::embedded, units};
 
@@ -89,17 +89,9 @@ pub struct StormArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
-    /// Print the result as one JSON object and nothing else
-    #[arg(long)]
-    pub json: bool,
-
-    /// Also write the result to a file, or under a name of its own into a directory
-    #[arg(short, long, value_name = "FILE|DIR")]
-    pub output: Option<PathBuf>,
-
-    /// Let --output overwrite a file
-    #[arg(long, requires = "output")]
-    pub force: bool,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// How a connection is closed.

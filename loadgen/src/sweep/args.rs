@@ -1,6 +1,5 @@
 //! The options of `loadgen sweep`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,6 +8,7 @@ use super::levels::{self, Levels};
 use crate::clients::connection::Service;
 use crate::clients::schedule::{Arrivals, SECOND};
 use crate::compare;
+use crate::output::OutputArgs;
 use crate::run::args::{
     CpuList, RunArgs, arrivals, backlog, cpu_list, positive, rate, service, size, threads,
 };
@@ -131,17 +131,9 @@ pub struct SweepArgs {
     #[arg(long)]
     pub no_floor: bool,
 
-    /// Print the sweep as one JSON object and nothing else
-    #[arg(long)]
-    pub json: bool,
-
-    /// Also write the sweep to a file, or under a name of its own into a directory
-    #[arg(short, long, value_name = "FILE|DIR")]
-    pub output: Option<PathBuf>,
-
-    /// Let --output overwrite a file
-    #[arg(long, requires = "output")]
-    pub force: bool,
+    /// Where the result goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 impl SweepArgs {

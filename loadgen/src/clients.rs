@@ -8,12 +8,14 @@
 //!   one thread.
 //! * [`schedule`], `pacer`, [`spacing`]: when requests of an open loop are due, sending them then,
 //!   and whether they were.
-//! * [`control`]: what a thread is told, and tells, while it goes on.
+//! * [`clock`], [`control`]: what a thread is told, and tells, while it goes on.
+//! * [`turns`]: runs that are under load in turn.
 //! * [`laps`], [`tally`], [`failures`]: what is counted, by interval and in all.
 //!
 //! The client shares no code with the servers it measures beyond the protocol's constants: a
 //! shared bug would cancel out.
 
+pub mod clock;
 pub mod connection;
 pub mod control;
 mod engine;
@@ -26,4 +28,5 @@ pub mod share;
 pub mod socket;
 pub mod spacing;
 pub mod tally;
+pub mod turns;
 pub mod worker;

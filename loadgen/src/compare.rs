@@ -3,7 +3,9 @@
 //! A round runs every subject once in every cell (connections and size), the cells and the subjects
 //! in each of them in an order drawn by lot: what drifts while it goes on is common to the runs of
 //! a round. Each run has a server of its own, started for it on the same processors, and a warm-up
-//! that does not count. What the rounds show, and when they are enough, is for
+//! that does not count. Where the loop is closed, the runs of a round are under load in turn, some
+//! milliseconds each, so that what drifts faster is common to them, too
+//! ([`turns`](crate::clients::turns)). What the rounds show, and when they are enough, is for
 //! [`Comparison`] to say.
 
 mod args;
@@ -65,7 +67,9 @@ pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Compared, Failur
 
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let plan = plan::plan(args, &base, argv, seed, &entries, absent);
-    let mut rounds = Rounds::new(session, base, entries, plan, keep);
+    let turn = |&conns: &u32| (conns, args.turn(conns, entries.len()));
+    let turns = args.conns.iter().map(turn).collect();
+    let mut rounds = Rounds::new(session, base, entries, plan, keep, turns);
     let failure = rounds.make(&args.cells()).err();
     rounds.into_compared(failure)
 }

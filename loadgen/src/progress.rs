@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use lockstep_results::format;
 
-use crate::clients::control::{Control, NEVER};
+use crate::clients::clock::NEVER;
+use crate::clients::control::Control;
 
 /// How often the line is renewed.
 pub const INTERVAL: Duration = Duration::from_millis(200);

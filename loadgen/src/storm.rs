@@ -20,7 +20,7 @@ use lockstep_results::{Environment, Latencies, Latency, SCHEMA};
 pub use args::{Close, StormArgs};
 
 use crate::backlog::{Diag, Reading, kernel};
-use crate::clients::control::Clock;
+use crate::clients::clock::Clock;
 use crate::clients::failures::with_name;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
@@ -194,7 +194,7 @@ fn drive(session: &Session, plan: &Plan) -> Result<Driven, Failure> {
     let stop = AtomicBool::new(false);
     let clock = Clock::start();
     let (tally, signal) = thread::scope(|scope| {
-        let stop = &stop;
+        let (stop, clock) = (&stop, &clock);
         let wave = thread::Builder::new()
             .name("storm".to_owned())
             .spawn_scoped(scope, move || Wave::new(plan, clock, stop)?.run())
@@ -210,7 +210,7 @@ fn drive(session: &Session, plan: &Plan) -> Result<Driven, Failure> {
         let tally = wave.join().map_err(|_| Failure::new(exit::FAILURE, "the storm panicked"))?;
         Ok::<_, Failure>((tally.map_err(failed("cannot wait for events"))?, signal))
     })?;
-    watch.look(clock);
+    watch.look(&clock);
     let counters = Reading::take().map_err(failed("the kernel's counters"))?.since(&before);
     Ok(Driven { tally, queue: watch.queue, counters, signal })
 }
@@ -241,7 +241,7 @@ impl Watch {
         Self { addr, diag, queue }
     }
 
-    fn look(&mut self, clock: Clock) {
+    fn look(&mut self, clock: &Clock) {
         let (Some(diag), Some(queue)) = (&mut self.diag, &mut self.queue) else { return };
         let at_s = clock.now() as f64 / 1e9;
         let Ok(queues) = diag.listeners(self.addr) else { return };

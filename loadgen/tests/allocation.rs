@@ -72,6 +72,7 @@ fn taken(requests: u64, open: Option<OpenLoop>) -> u64 {
             threads: 1,
             open,
             interval_ns: 100_000_000,
+            seat: None,
         },
         conns: 8,
         requests: Some(requests),

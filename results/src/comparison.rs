@@ -105,6 +105,10 @@ pub struct Asked {
     pub sizes: Vec<u32>,
     /// Length of the measured window.
     pub duration_s: f64,
+    /// For each number of connections, how long the subjects of a round were under load in turn;
+    /// zero where they ran one after the other, as all do where this is absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turns_s: Vec<f64>,
     /// The load before it; absent where it lasted until it was steady.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_s: Option<f64>,

@@ -9,37 +9,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Release;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed};
-use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::clients::clock::{Clock, NEVER};
 use crate::clients::laps::Mailbox;
-
-/// An instant that does not come.
-pub const NEVER: u64 = u64::MAX;
-
-/// Nanoseconds since the run was set up, on the monotonic clock.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
-
-impl Clock {
-    /// Starts at zero.
-    pub fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    /// The time now.
-    #[inline]
-    pub fn now(self) -> u64 {
-        // 584 years fit.
-        self.0.elapsed().as_nanos() as u64
-    }
-
-    /// How long until `instant`; zero when it has passed.
-    pub fn until(self, instant: u64) -> Duration {
-        Duration::from_nanos(instant.saturating_sub(self.now()))
-    }
-}
 
 /// Shared by the main thread, which writes, and the load-generating threads, which read.
 #[derive(Debug)]
@@ -51,6 +25,7 @@ pub struct Control {
     start_ns: AtomicU64,
     end_ns: AtomicU64,
     abandon_ns: AtomicU64,
+    turn_end_ns: AtomicU64,
     threads: Vec<Thread>,
     mailboxes: Vec<Mailbox>,
 }
@@ -83,6 +58,7 @@ impl Control {
             start_ns: AtomicU64::new(NEVER),
             end_ns: AtomicU64::new(NEVER),
             abandon_ns: AtomicU64::new(NEVER),
+            turn_end_ns: AtomicU64::new(NEVER),
             threads: (0..threads).map(|_| thread()).collect::<io::Result<_>>()?,
             mailboxes: (0..threads).map(|_| Mailbox::new(open)).collect(),
         })
@@ -110,6 +86,19 @@ impl Control {
         self.wake_all();
     }
 
+    /// It is the turn of others: the clock stands still.
+    pub fn end_turn(&self) {
+        self.clock.stop();
+        self.turn_end_ns.store(0, Relaxed);
+    }
+
+    /// The clock goes on, and requests may be sent for so long.
+    pub fn begin_turn(&self, length_ns: u64) {
+        self.clock.resume();
+        self.turn_end_ns.store(self.clock.now() + length_ns, Relaxed);
+        self.wake_all();
+    }
+
     /// Whether the loop has begun.
     pub fn looping(&self) -> bool {
         self.looping.load(Acquire)
@@ -130,6 +119,12 @@ impl Control {
     #[inline]
     pub fn end_ns(&self) -> u64 {
         self.end_ns.load(Relaxed)
+    }
+
+    /// When sending ends for the time being; never for a run that takes no turns with others.
+    #[inline]
+    pub fn turn_end_ns(&self) -> u64 {
+        self.turn_end_ns.load(Relaxed)
     }
 
     /// When replies are no longer waited for, however young.

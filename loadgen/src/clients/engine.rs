@@ -171,7 +171,8 @@ impl<S: Sockets> Worker<'_, S> {
         if self.pacer.is_some() {
             return self.next_planned(index);
         }
-        let may_begin = self.looping && self.now < self.control.end_ns();
+        let sending_ends_ns = self.control.end_ns().min(self.control.turn_end_ns());
+        let may_begin = self.looping && self.now < sending_ends_ns;
         let measured = self.now >= self.control.start_ns();
         let connection = &mut self.connections[index];
         if !may_begin || (measured && self.quota == 0) {

@@ -27,8 +27,8 @@ use rustix::time::{
     timerfd_create, timerfd_settime,
 };
 
+use crate::clients::clock::{Clock, NEVER};
 use crate::clients::connection::State;
-use crate::clients::control::{Clock, NEVER};
 use crate::clients::engine::Sockets;
 use crate::clients::schedule::{OpenLoop, Part, SECOND, Schedule};
 use crate::clients::share::Share;

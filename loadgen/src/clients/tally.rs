@@ -4,6 +4,7 @@ use hdrhistogram::Histogram;
 
 use crate::clients::failures::Failures;
 use crate::clients::spacing::Spacing;
+use crate::machine::procfs::Usage;
 
 /// The longest latency that is told apart from longer ones: an hour.
 const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
@@ -30,6 +31,8 @@ pub struct Tally {
     pub per_connection: Vec<u64>,
     /// What went wrong.
     pub failures: Failures,
+    /// What the thread used in the measured window; of several threads, the sum.
+    pub usage: Option<Usage>,
     /// The part of the measured window that the thread was on a processor, other than to watch
     /// the clock; of several threads, the busiest.
     pub busy: f64,
@@ -116,6 +119,7 @@ impl Tally {
             unserved: 0,
             per_connection: Vec::new(),
             failures: Failures::default(),
+            usage: None,
             busy: 0.0,
             waiting: 0.0,
             open: None,
@@ -136,6 +140,7 @@ impl Tally {
         self.unserved += other.unserved;
         self.per_connection.extend(other.per_connection);
         self.failures.merge(other.failures);
+        self.usage = self.usage.into_iter().chain(other.usage).reduce(Usage::plus);
         self.busy = self.busy.max(other.busy);
         self.waiting = self.waiting.max(other.waiting);
         if let Some(theirs) = other.open {

@@ -7,8 +7,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use crate::clients::clock::NEVER;
 use crate::clients::connection::{Connection, Service, State};
-use crate::clients::control::{Control, NEVER};
+use crate::clients::control::Control;
 use crate::clients::engine::{Epoll, Sockets};
 use crate::clients::failures::Kind;
 use crate::clients::laps::Lap;
@@ -18,8 +19,8 @@ use crate::clients::schedule::OpenLoop;
 use crate::clients::share::Share;
 use crate::clients::socket::Target;
 use crate::clients::tally::Tally;
-use crate::machine::cpu_time;
-use crate::machine::procfs;
+use crate::clients::turns::Seat;
+use crate::machine::procfs::{self, Usage};
 
 /// What a receive can take at once, at most.
 const SCRATCH: usize = 64 << 10;
@@ -33,6 +34,9 @@ const OPENING_NS: u64 = 100_000_000;
 
 /// Connections set going at once before replies are looked at.
 pub(crate) const KICK_OFF: usize = 64;
+
+/// How long to wait for the next turn before looking again; whoever begins it wakes the thread.
+const UNTIL_TURN: Duration = Duration::from_secs(1);
 
 /// What all threads of a run are to do.
 #[derive(Debug)]
@@ -53,6 +57,8 @@ pub struct Plan {
     pub open: Option<OpenLoop>,
     /// How long the intervals of the measured window are.
     pub interval_ns: u64,
+    /// The place among runs that are under load in turn; for a closed loop that lasts so long.
+    pub seat: Option<Seat>,
 }
 
 /// One load-generating thread.
@@ -96,7 +102,7 @@ pub(crate) struct Worker<'a, S> {
 #[derive(Clone, Copy)]
 enum ProcessorTime {
     Ahead,
-    Inside { clock_ns: u64, used_ns: u64, waited_ns: Option<u64> },
+    Inside { clock_ns: u64, usage: Option<Usage>, waited_ns: Option<u64> },
     Over,
 }
 
@@ -126,7 +132,7 @@ impl<'a, S: Sockets> Worker<'a, S> {
         let pacer = match &plan.open {
             Some(asked) => {
                 tally.open = Some(pacer::tally(asked, plan.threads, share));
-                let pacer = Pacer::new(*asked, plan.threads, share, control.clock)?;
+                let pacer = Pacer::new(*asked, plan.threads, share, control.clock.clone())?;
                 sockets.watch_timer(pacer.timer())?;
                 Some(pacer)
             }
@@ -204,16 +210,34 @@ impl<'a, S: Sockets> Worker<'a, S> {
 
     fn run_closed_loop(&mut self) -> io::Result<()> {
         self.looping = true;
-        for index in 0..self.connections.len() {
-            self.resume(index);
-            if index % KICK_OFF == KICK_OFF - 1 {
-                self.turn(Duration::ZERO)?;
+        loop {
+            for index in 0..self.connections.len() {
+                self.resume(index);
+                if index % KICK_OFF == KICK_OFF - 1 {
+                    self.turn(Duration::ZERO)?;
+                }
+            }
+            while self.busy > 0 && self.now < self.control.abandon_ns() {
+                self.turn(self.until_scan())?;
+            }
+            if !self.await_turn()? {
+                return Ok(());
             }
         }
-        while self.busy > 0 && self.now < self.control.abandon_ns() {
-            self.turn(self.until_scan())?;
+    }
+
+    /// Lets the other runs have their turns. Whether there is another one of ours.
+    fn await_turn(&mut self) -> io::Result<bool> {
+        let over = |worker: &Self| worker.resting == 0 || worker.now >= worker.control.end_ns();
+        let Some(seat) = &self.plan.seat else { return Ok(false) };
+        if over(self) {
+            return Ok(false);
         }
-        Ok(())
+        seat.done();
+        while self.now >= self.control.turn_end_ns() && !over(self) {
+            self.turn(UNTIL_TURN)?;
+        }
+        Ok(!over(self))
     }
 
     /// Waits for events, at most that long, and handles them.
@@ -338,8 +362,8 @@ impl<'a, S: Sockets> Worker<'a, S> {
             ProcessorTime::Ahead if self.now >= self.control.start_ns() => {
                 self.processor_time = ProcessorTime::Inside {
                     clock_ns: self.now,
-                    used_ns: cpu_time::of_this_thread_ns(),
                     waited_ns: procfs::thread_waited_ns(),
+                    usage: procfs::thread_usage(),
                 };
             }
             ProcessorTime::Inside { .. } if self.now >= self.control.end_ns() => {
@@ -350,11 +374,13 @@ impl<'a, S: Sockets> Worker<'a, S> {
     }
 
     fn note_window_end(&mut self) {
-        if let ProcessorTime::Inside { clock_ns, used_ns, waited_ns } = self.processor_time {
+        if let ProcessorTime::Inside { clock_ns, usage, waited_ns } = self.processor_time {
             self.now = self.control.clock.now();
             let window_ns = self.now.saturating_sub(clock_ns).max(1) as f64;
             let spun_ns = self.tally.open.as_ref().map_or(0, |open| open.spun_ns);
-            let used_ns = cpu_time::of_this_thread_ns() - used_ns;
+            let usage = procfs::thread_usage().zip(usage).map(|(now, before)| now.since(before));
+            let used_ns = usage.map_or(0, |usage| usage.cpu_ns);
+            self.tally.usage = usage;
             self.tally.busy = used_ns.saturating_sub(spun_ns) as f64 / window_ns;
             self.tally.waiting = waited_ns
                 .zip(procfs::thread_waited_ns())

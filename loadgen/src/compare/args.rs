@@ -10,6 +10,7 @@ use lockstep_results::store;
 use super::subjects::{self, Subject};
 use crate::clients::schedule::Arrivals;
 use crate::exit::{self, Failure};
+use crate::machine::limits;
 use crate::machine::placement::Place;
 use crate::run::args::{
     CpuList, RunArgs, arrivals, backlog, conns, cpu_list, place, positive, rate, size, threads,
@@ -28,6 +29,16 @@ const INTERVALS: u32 = 10;
 
 /// The shortest of them.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+/// A turn of at most [`TURN_CONNS`] connections: short against what disturbs a machine, and long
+/// against the exchanges that are cold after the turns of others.
+const TURN: Duration = Duration::from_millis(20);
+
+/// See [`TURN`]. More have so many times the latency.
+const TURN_CONNS: u32 = 64;
+
+/// With fewer turns in a window they are of no use.
+const TURNS_MIN: u32 = 2;
 
 /// More rounds than anybody waits for.
 const ROUNDS_MAX: u64 = 1000;
@@ -72,6 +83,12 @@ pub struct CompareArgs {
     #[arg(short, long, value_name = "TIME", default_value = "1s")]
     #[arg(value_parser = units::duration_positive)]
     pub duration: Duration,
+
+    /// Within a round the subjects are under load in turn, each so long at a time, with their
+    /// servers and connections ready; 0: one after the other, with nobody else there
+    /// [default: 20ms for every 64 connections; 0 with --rate, or where that is too long]
+    #[arg(long, value_name = "TIME", value_parser = units::duration, conflicts_with = "rate")]
+    pub turn: Option<Duration>,
 
     /// The same load before each measured window; auto: until it is steady, up to 3s
     /// [default: auto; with --rate 500ms]
@@ -203,6 +220,16 @@ impl CompareArgs {
             seed: self.seed,
             ..RunArgs::default()
         }
+    }
+
+    /// How long a turn is of so many connections, with that many subjects; `None` where the
+    /// subjects run one after the other.
+    pub(super) fn turn(&self, conns: u32, subjects: usize) -> Option<Duration> {
+        let turn = self.turn.unwrap_or(TURN * conns.div_ceil(TURN_CONNS));
+        let of_use = self.turn.is_some() || turn * TURNS_MIN <= self.duration;
+        // The connections of all of them are open at the same time.
+        let possible = || limits::raise_descriptors(conns * subjects as u32, subjects).is_ok();
+        (self.rate.is_none() && !turn.is_zero() && of_use && possible()).then_some(turn)
     }
 
     /// Every number of connections with every size, each once.

@@ -59,6 +59,11 @@ fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry]) -> Asked {
         conns: args.conns.clone(),
         sizes: args.size.clone(),
         duration_s: args.duration.as_secs_f64(),
+        turns_s: args
+            .conns
+            .iter()
+            .map(|&conns| args.turn(conns, entries.len()).map_or(0.0, |turn| turn.as_secs_f64()))
+            .collect(),
         warmup_s: match base.warmup {
             Warmup::Fixed(length) => Some(length.as_secs_f64()),
             Warmup::Auto => None,

@@ -24,6 +24,8 @@ pub(super) struct Rounds {
     pub(super) entries: Vec<Entry>,
     pub(super) plan: Plan,
     pub(super) keep: Option<Keep>,
+    /// For each number of connections, the length of the subjects' turns, if they take turns.
+    pub(super) turns: Vec<(u32, Option<Duration>)>,
     runs: Vec<Run>,
     rng: Rng,
     code: u8,
@@ -59,6 +61,7 @@ impl Rounds {
         entries: Vec<Entry>,
         plan: Plan,
         keep: Option<Keep>,
+        turns: Vec<(u32, Option<Duration>)>,
     ) -> Self {
         let rng = Rng::with_seed(plan.seed);
         Self {
@@ -67,6 +70,7 @@ impl Rounds {
             entries,
             plan,
             keep,
+            turns,
             runs: Vec::new(),
             rng,
             code: 0,
@@ -93,30 +97,77 @@ impl Rounds {
                 self.rng.shuffle(&mut order);
                 // The same bytes, and in an open loop the same instants, for all.
                 let seed = self.rng.u64(..);
-                for index in order {
-                    self.run(round, cell, index, seed)?;
+                match self.turn(cell) {
+                    Some(turn) => self.run_in_turns(round, cell, &order, seed, turn)?,
+                    None => {
+                        for index in order {
+                            self.run(round, cell, index, seed)?;
+                        }
+                    }
                 }
             }
         }
         Ok(())
     }
 
+    fn turn(&self, (conns, _): Key) -> Option<Duration> {
+        self.turns.iter().find(|(of, _)| *of == conns).and_then(|&(_, turn)| turn)
+    }
+
     fn run(&mut self, round: u32, cell: Key, index: usize, seed: u64) -> Result<(), Failure> {
         if let Some(signal) = self.session.signal() {
             return Err(Failure::signal(signal));
         }
-        let entry = &self.entries[index];
-        let (conns, size) = cell;
-        let backend = entry.subject.backend();
-        let args = RunArgs { conns, size, backend, seed: Some(seed), ..self.base.clone() };
+        let args = self.args(cell, index, seed);
+        let job = self.job(round, &args, index, &self.entries[index].name);
+        let result = self.session.run(&job);
+        self.note(round, index, result)
+    }
+
+    fn run_in_turns(
+        &mut self,
+        round: u32,
+        cell: Key,
+        order: &[usize],
+        seed: u64,
+        turn: Duration,
+    ) -> Result<(), Failure> {
+        if let Some(signal) = self.session.signal() {
+            return Err(Failure::signal(signal));
+        }
+        let args: Vec<RunArgs> = order.iter().map(|&index| self.args(cell, index, seed)).collect();
+        let job = |(args, &index)| self.job(round, args, index, "all in turn");
+        let jobs: Vec<Job<'_>> = args.iter().zip(order).map(job).collect();
+        let results = self.session.run_in_turns(&jobs, turn);
+        // What was measured is kept, whatever became of another one.
+        let noted = order.iter().zip(results).map(|(&index, it)| self.note(round, index, it));
+        noted.collect::<Vec<_>>().into_iter().collect()
+    }
+
+    fn args(&self, (conns, size): Key, index: usize, seed: u64) -> RunArgs {
+        let backend = self.entries[index].subject.backend();
+        RunArgs { conns, size, backend, seed: Some(seed), ..self.base.clone() }
+    }
+
+    fn job<'a>(&'a self, round: u32, args: &'a RunArgs, index: usize, who: &str) -> Job<'a> {
         let label = format!(
-            "round {round}/{}, {conns}x{size}, {}; {}: ",
+            "round {round}/{}, {}x{}, {who}; {}: ",
             self.plan.stopping.rounds_max,
-            entry.name,
+            args.conns,
+            args.size,
             remaining(self.began.elapsed(), self.done, self.left)
         );
-        let (argv, command) = (self.plan.argv.clone(), entry.subject.command());
-        let result = self.session.run(&Job { args: &args, command, argv, label, floor: None });
+        let (argv, command) = (self.plan.argv.clone(), self.entries[index].subject.command());
+        Job { args, command, argv, label, floor: None }
+    }
+
+    /// Takes the result of a run, or of the attempt.
+    fn note(
+        &mut self,
+        round: u32,
+        index: usize,
+        result: Result<Finished, Failure>,
+    ) -> Result<(), Failure> {
         self.done += 1;
         self.left = self.left.saturating_sub(1);
         match result {

@@ -44,11 +44,20 @@ fn header(comparison: &Comparison) -> Vec<String> {
     }
     lines.extend(places);
     lines.extend(plan.asked.as_ref().map(asked));
+    lines.extend(plan.asked.as_ref().and_then(turns));
     lines.push(format!("seed {}", plan.seed));
     for absent in &plan.absent {
         lines.push(format!("without {}, which did not start: {}", absent.subject, absent.cause));
     }
     lines
+}
+
+/// How the runs of a round take turns.
+fn turns(asked: &Asked) -> Option<String> {
+    let turns = asked.conns.iter().zip(&asked.turns_s).filter(|&(_, &turn_s)| turn_s > 0.0);
+    let turns: Vec<String> =
+        turns.map(|(conns, turn_s)| format!("{:.0} ms at {conns} conns", turn_s * 1e3)).collect();
+    (!turns.is_empty()).then(|| format!("subjects are under load in turn: {}", turns.join(", ")))
 }
 
 /// What every run was asked for.

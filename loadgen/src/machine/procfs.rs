@@ -7,7 +7,7 @@ use rustix::process::Pid;
 
 use crate::machine::cpu_time;
 
-/// Processor time and context switches of a whole process since it began.
+/// Processor time and context switches of a process, or a thread, since it began.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Usage {
     /// Processor time, nanoseconds.
@@ -32,6 +32,16 @@ impl Usage {
         }
     }
 
+    /// What two of them have used.
+    pub fn plus(self, other: Usage) -> Usage {
+        Usage {
+            cpu_ns: self.cpu_ns + other.cpu_ns,
+            user_ticks: self.user_ticks + other.user_ticks,
+            system_ticks: self.system_ticks + other.system_ticks,
+            context_switches: self.context_switches + other.context_switches,
+        }
+    }
+
     /// The share of the time that was in the program; ticks are too coarse for less than a few
     /// hundredths of a second.
     pub fn user_share(self) -> f64 {
@@ -52,6 +62,16 @@ pub fn usage(pid: Pid) -> Option<Usage> {
         let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
         context_switches += parse_switches(&status);
     }
+    Some(Usage { cpu_ns, user_ticks, system_ticks, context_switches })
+}
+
+/// Reads what this thread has used.
+pub fn thread_usage() -> Option<Usage> {
+    let (user_ticks, system_ticks) =
+        parse_stat(&fs::read_to_string("/proc/thread-self/stat").ok()?)?;
+    let status = fs::read_to_string("/proc/thread-self/status").ok()?;
+    let context_switches = parse_switches(&status);
+    let cpu_ns = cpu_time::of_this_thread_ns();
     Some(Usage { cpu_ns, user_ticks, system_ticks, context_switches })
 }
 
@@ -87,14 +107,8 @@ fn members(leader: Pid) -> Vec<Pid> {
 
 /// Reads what several processes have used; `None` when there is none, or one cannot be read.
 pub fn usage_of(pids: &[Pid]) -> Option<Usage> {
-    let sum = |sum: Usage, other: Usage| Usage {
-        cpu_ns: sum.cpu_ns + other.cpu_ns,
-        user_ticks: sum.user_ticks + other.user_ticks,
-        system_ticks: sum.system_ticks + other.system_ticks,
-        context_switches: sum.context_switches + other.context_switches,
-    };
     let usages: Option<Vec<Usage>> = pids.iter().copied().map(usage).collect();
-    usages?.into_iter().reduce(sum)
+    usages?.into_iter().reduce(Usage::plus)
 }
 
 /// How many threads several processes have, and the processors that any of them may use.

@@ -1,18 +1,21 @@
 //! The phases of a run, as the main thread conducts them.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use lockstep_results::Interval;
-use rustix::process::{Pid, getpid};
+use rustix::process::Pid;
 
-use crate::clients::control::{Clock, Control, NEVER};
+use crate::clients::clock::{Clock, NEVER};
+use crate::clients::control::Control;
 use crate::clients::failures::with_name;
 use crate::clients::laps::{Lap, Laps, Over};
 use crate::clients::share::Share;
 use crate::clients::tally::Tally;
+use crate::clients::turns::Seat;
 use crate::clients::worker::{self, Plan};
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Placement, pin};
@@ -50,8 +53,17 @@ pub enum News {
     Ready(Option<Ready>),
     /// Every connection of a thread has done its first exchange or failed.
     Opened,
-    /// A thread has nothing outstanding any more.
+    /// A thread has nothing outstanding any more, or one of several runs is over.
     Finished,
+}
+
+/// Tells that something has finished, however it does.
+pub(super) struct Finish(pub(super) Sender<News>);
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        let _nobody_waits = self.0.send(News::Finished);
+    }
 }
 
 /// What is to be measured, and how long.
@@ -121,6 +133,7 @@ pub fn measure(
     let open = run.plan.open.is_some();
     let control = Control::new(Clock::start(), run.plan.threads, open)
         .map_err(|error| cannot("cannot wake threads", &error))?;
+    let control = Arc::new(control);
     thread::scope(|scope| {
         let mut conductor = Conductor {
             run,
@@ -165,30 +178,37 @@ pub fn measure(
     })
 }
 
-/// One thread's part. Whatever happens, the main thread hears that it is over.
+/// One thread's part. Whatever happens, the main thread hears that it is over, and so do those that
+/// wait for their turns.
 fn work(
     run: &Run,
     control: &Control,
     share: Share,
     sender: &Sender<News>,
 ) -> Result<Tally, String> {
-    struct Finish<'a>(&'a Sender<News>);
-    impl Drop for Finish<'_> {
+    struct Leave<'a>(Option<&'a Seat>);
+    impl Drop for Leave<'_> {
         fn drop(&mut self) {
-            let _nobody_waits = self.0.send(News::Finished);
+            self.0.iter().for_each(|seat| seat.leave());
         }
     }
-    let finish = Finish(sender);
+    let finish = Finish(sender.clone());
+    let leave = Leave(run.plan.seat.as_ref());
     pin(&[run.placement.of_thread(share.thread)])?;
     let events = |error: io::Error| format!("cannot wait for events: {}", with_name(&error));
     let opened = || drop(sender.send(News::Opened));
-    worker::work(&run.plan, control, share, opened, move || drop(finish)).map_err(events)
+    let finished = move || {
+        drop(leave);
+        drop(finish);
+        run.plan.seat.iter().for_each(Seat::await_all);
+    };
+    worker::work(&run.plan, control, share, opened, finished).map_err(events)
 }
 
 /// The main thread during a run.
 struct Conductor<'a> {
     run: &'a Run,
-    control: &'a Control,
+    control: &'a Arc<Control>,
     news: &'a Receiver<News>,
     progress: Progress,
     server: Vec<Pid>,
@@ -208,15 +228,9 @@ struct Edges {
     start_ns: u64,
     end_ns: u64,
     warmup_end: Option<warmup::End>,
-    before: Option<Readings>,
-    after: Option<Readings>,
+    before: Option<Usage>,
+    after: Option<Usage>,
     server_capacity: Option<(usize, Vec<usize>)>,
-}
-
-#[derive(Clone, Copy)]
-struct Readings {
-    client: Option<Usage>,
-    server: Option<Usage>,
 }
 
 impl Conductor<'_> {
@@ -226,6 +240,9 @@ impl Conductor<'_> {
         }
         // By now it has the processes that it needs for its connections.
         self.server = self.run.server.map(Processes::list).unwrap_or_default();
+        if self.run.plan.seat.is_some() {
+            self.control.clock.stop();
+        }
         let now = self.control.clock.now();
         let ahead = self.run.plan.open.map_or(Duration::ZERO, |_| HEAD_START);
         let begin_ns = now + ahead.as_nanos() as u64;
@@ -242,13 +259,14 @@ impl Conductor<'_> {
         if lost || self.signal.is_some() {
             self.control.cut(now, now);
         } else {
+            self.run.plan.seat.iter().for_each(|seat| seat.take(self.control, self.started));
             self.warm_up(&mut edges);
             self.wait_until(edges.start_ns);
-            edges.before = Some(self.read());
+            edges.before = procfs::usage_of(&self.server);
             // Now it has the threads that it needs for its connections.
             edges.server_capacity = procfs::capacity_of(&self.server);
             self.wait_until(edges.end_ns);
-            edges.after = Some(self.read());
+            edges.after = procfs::usage_of(&self.server);
         }
         // Now at the latest, also if all threads have ended before their time.
         edges.end_ns = edges.end_ns.min(self.control.clock.now()).min(self.control.end_ns());
@@ -355,20 +373,13 @@ impl Conductor<'_> {
         LOOK_AGAIN
     }
 
-    fn read(&self) -> Readings {
-        Readings { client: procfs::usage(getpid()), server: procfs::usage_of(&self.server) }
-    }
-
     fn into_measured(mut self, edges: Edges, tally: Tally) -> Measured {
         let (control, mut end_ns) = (self.control, edges.end_ns);
         self.laps.collect(control.mailboxes());
         if self.run.requests.is_some_and(|requests| self.laps.exchanges == requests) {
             end_ns = tally.last_reply_ns;
         }
-        let used = |side: fn(Readings) -> Option<Usage>| {
-            let (before, after) = (edges.before.and_then(side)?, edges.after.and_then(side)?);
-            Some(after.since(before))
-        };
+        let server = edges.after.zip(edges.before).map(|(after, before)| after.since(before));
         let window_ns = if control.looping() { end_ns.saturating_sub(edges.start_ns) } else { 0 };
         let started = self.window_started;
         // Where the threads have it from; no window, no intervals.
@@ -384,8 +395,8 @@ impl Conductor<'_> {
             window: Duration::from_nanos(window_ns),
             warmup: Duration::from_nanos(edges.start_ns - edges.begin_ns),
             warmup_end: edges.warmup_end,
-            client: used(|readings| readings.client),
-            server: used(|readings| readings.server),
+            client: tally.usage,
+            server,
             server_capacity: edges.server_capacity,
             signal: self.signal,
             tally,

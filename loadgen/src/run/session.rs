@@ -1,6 +1,7 @@
 //! One measured run, from the options to the record.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 use std::time::Duration;
 
 use lockstep_results::{Environment, Floor, Record, store};
@@ -9,6 +10,7 @@ use crate::clients::failures::with_name;
 use crate::clients::laps::Over;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
+use crate::clients::turns::{self, Seat};
 use crate::clients::worker::Plan;
 use crate::exit::{self, Failure, Outcome};
 use crate::floor;
@@ -17,7 +19,7 @@ use crate::machine::placement::{self, Place, pin};
 use crate::machine::signals;
 use crate::run::args::RunArgs;
 use crate::run::live::Live;
-use crate::run::measure::{News, Run, measure};
+use crate::run::measure::{Finish, News, Run, measure};
 use crate::run::prepare::{Prepared, Started, prepare};
 use crate::run::record::{Asked, Subject, record};
 use crate::servers::command;
@@ -151,13 +153,57 @@ impl Session {
     ) -> Result<Finished, Failure> {
         // The run before has confined this thread; the environment is the machine's own state.
         pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-        carry_out(self, job, progress, over)
+        carry_out(self, job, None, progress, over)
+    }
+
+    /// Carries out several runs at the same time, under load in turn, each turn so long; the
+    /// results are in the order of the jobs. Their loops have to be closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`], for each of them.
+    pub fn run_in_turns(&self, jobs: &[Job<'_>], turn: Duration) -> Vec<Result<Finished, Failure>> {
+        thread::scope(|scope| {
+            let (mut senders, mut runs) = (Vec::new(), Vec::new());
+            for (job, seat) in jobs.iter().zip(turns::seats(jobs.len(), turn)) {
+                let (sender, news) = channel();
+                senders.push(sender.clone());
+                let session = Session { allowed: self.allowed.clone(), sender, news };
+                let (progress, finish) = (runs.is_empty(), Finish(self.sender.clone()));
+                runs.push(scope.spawn(move || {
+                    let _tell = finish;
+                    seat.await_those_before();
+                    pin(&session.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
+                    carry_out(&session, job, Some(seat), progress, &mut |_| ())
+                }));
+            }
+            self.pass_on_signals(&senders);
+            let panicked = |_| Err(Failure::new(exit::FAILURE, "a run panicked"));
+            runs.into_iter().map(|run| run.join().unwrap_or_else(panicked)).collect()
+        })
+    }
+
+    /// Lets runs know of signals until all of them have finished.
+    fn pass_on_signals(&self, runs: &[Sender<News>]) {
+        let mut finished = 0;
+        while finished < runs.len() {
+            match self.news.recv() {
+                Ok(News::Finished) => finished += 1,
+                Ok(News::Signal(signal)) => {
+                    for run in runs {
+                        let _it_is_over = run.send(News::Signal(signal));
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 }
 
 fn carry_out(
     session: &Session,
     job: &Job<'_>,
+    seat: Option<Seat>,
     progress: bool,
     over: &mut dyn FnMut(&Over<'_>),
 ) -> Result<Finished, Failure> {
@@ -177,6 +223,7 @@ fn carry_out(
             threads,
             open: args.open_loop(seed),
             interval_ns: args.interval().as_nanos() as u64,
+            seat,
         },
         conns: args.conns,
         requests: args.requests,

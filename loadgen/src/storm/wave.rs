@@ -15,8 +15,8 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use socket2::Socket;
 
 use super::args::Close;
+use crate::clients::clock::Clock;
 use crate::clients::connection::{Connection, Received, Service, State};
-use crate::clients::control::Clock;
 use crate::clients::failures::{Failures, Kind, in_words};
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::{Target, receive, send};
@@ -118,7 +118,7 @@ struct Client {
 /// The connections while they last.
 pub(super) struct Wave<'a> {
     plan: &'a Plan,
-    clock: Clock,
+    clock: &'a Clock,
     stop: &'a AtomicBool,
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
@@ -139,7 +139,7 @@ impl<'a> Wave<'a> {
     /// # Errors
     ///
     /// When there is no epoll instance.
-    pub(super) fn new(plan: &'a Plan, clock: Clock, stop: &'a AtomicBool) -> io::Result<Self> {
+    pub(super) fn new(plan: &'a Plan, clock: &'a Clock, stop: &'a AtomicBool) -> io::Result<Self> {
         Ok(Self {
             plan,
             clock,

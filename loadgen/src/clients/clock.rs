@@ -1,0 +1,104 @@
+//! The clock of a run, which can be stopped: while others have their turn, no time passes for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// An instant that does not come.
+pub const NEVER: u64 = u64::MAX;
+
+/// Set where the clock stands still; the other bits are what it shows.
+const STOPPED: u64 = 1 << 63;
+
+/// Nanoseconds since the run was set up, on the monotonic clock, without those it was stopped.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    origin: Instant,
+    /// How long it was stopped; or, with [`STOPPED`], what it shows. In one word, so that nobody
+    /// who looks while it is started again sees the time leap.
+    state: Arc<AtomicU64>,
+}
+
+impl Clock {
+    /// Starts at zero.
+    pub fn start() -> Self {
+        Self { origin: Instant::now(), state: Arc::default() }
+    }
+
+    /// The time now.
+    #[inline]
+    pub fn now(&self) -> u64 {
+        match self.state.load(Relaxed) {
+            // 292 years fit.
+            stopped_ns if stopped_ns & STOPPED == 0 => self.real_ns() - stopped_ns,
+            shows => shows & !STOPPED,
+        }
+    }
+
+    /// How long until `instant` if it is not stopped meanwhile; zero when it has passed.
+    pub fn until(&self, instant: u64) -> Duration {
+        Duration::from_nanos(instant.saturating_sub(self.now()))
+    }
+
+    /// Stops it. For one thread at a time, as is [`resume`](Self::resume).
+    pub fn stop(&self) {
+        self.state.store(self.now() | STOPPED, Relaxed);
+    }
+
+    /// Lets it go on from where it was stopped; nothing happens to one that goes.
+    pub fn resume(&self) {
+        self.state.store(self.real_ns() - self.now(), Relaxed);
+    }
+
+    fn real_ns(&self) -> u64 {
+        self.origin.elapsed().as_nanos() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+
+    use super::*;
+
+    #[test]
+    fn a_stopped_clock_shows_when_it_was_stopped() {
+        let clock = Clock::start();
+        let before = clock.now();
+        clock.stop();
+        let shown = clock.now();
+        assert!(shown >= before);
+        sleep(Duration::from_millis(20));
+        assert_eq!(clock.now(), shown);
+        clock.stop();
+        assert_eq!(clock.now(), shown, "to stop it twice changes nothing");
+    }
+
+    #[test]
+    fn time_goes_on_where_it_was_stopped() {
+        let clock = Clock::start();
+        let mut pauses = Duration::ZERO;
+        for _ in 0..3 {
+            clock.stop();
+            let (shown, real) = (clock.now(), Instant::now());
+            sleep(Duration::from_millis(5));
+            pauses += real.elapsed();
+            clock.resume();
+            assert!(clock.now() >= shown);
+        }
+        assert!(clock.now() as u128 + pauses.as_nanos() <= clock.origin.elapsed().as_nanos());
+    }
+
+    #[test]
+    fn every_copy_is_the_same_clock() {
+        let clock = Clock::start();
+        let copy = clock.clone();
+        clock.stop();
+        assert_eq!(copy.now(), clock.now());
+        copy.resume();
+        assert!(clock.until(NEVER) > Duration::ZERO);
+        let then = clock.now();
+        sleep(Duration::from_millis(1));
+        assert!(clock.now() > then);
+    }
+}

@@ -192,10 +192,71 @@ mod io_uring_send_few_buffers {
     mod cases_buffers;
 }
 
+/// One receive for all requests.
+#[path = "."]
+mod io_uring_multishot {
+    use super::{IoUring, Subject};
+
+    const SUBJECT: Subject = Subject::of(&IoUring::MULTISHOT);
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+}
+
+#[path = "."]
+mod io_uring_multishot_steered {
+    use super::{IoUring, Subject};
+
+    const SUBJECT: Subject = Subject { steered: true, ..Subject::of(&IoUring::MULTISHOT) };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+    #[path = "conformance/cases_steered.rs"]
+    mod cases_steered;
+}
+
+#[path = "."]
+mod io_uring_multishot_spinning {
+    use super::{Duration, IoUring, Subject};
+
+    const SUBJECT: Subject =
+        Subject { spin: Duration::from_micros(200), ..Subject::of(&IoUring::MULTISHOT) };
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+    #[path = "conformance/cases_spin.rs"]
+    mod cases_spin;
+}
+
+#[path = "."]
+mod io_uring_multishot_few_buffers {
+    use super::{IoUring, Subject};
+
+    const FEW: IoUring = IoUring { buffers: 16, ..IoUring::MULTISHOT };
+    const SUBJECT: Subject = Subject::of(&FEW);
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+    #[path = "conformance/cases_buffers.rs"]
+    mod cases_buffers;
+}
+
+#[path = "."]
+mod io_uring_multishot_coop_taskrun {
+    use super::{IoUring, Subject};
+
+    const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::MULTISHOT };
+    const SUBJECT: Subject = Subject::of(&COOP);
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+}
+
 #[test]
 fn every_backend_is_under_test() {
-    let under_test: [&dyn Backend; 4] = [&Blocking, &Mio, &IoUring::DEFAULT, &IoUring::SEND];
-    let mut under_test = under_test.map(|backend| backend.name());
+    let rings = [&IoUring::DEFAULT, &IoUring::SEND, &IoUring::MULTISHOT];
+    let mut under_test = vec![Blocking.name(), Mio.name()];
+    under_test.extend(rings.map(|ring| ring.name()));
     let mut known: Vec<_> = BACKENDS.iter().map(|backend| backend.name()).collect();
     under_test.sort_unstable();
     known.sort_unstable();

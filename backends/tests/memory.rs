@@ -33,12 +33,17 @@ fn an_idle_connection_is_cheap_with_io_uring_and_send() {
     an_idle_connection_is_cheap("io-uring-send");
 }
 
+#[test]
+fn an_idle_connection_is_cheap_with_one_receive_for_all_requests() {
+    an_idle_connection_is_cheap("io-uring-multishot");
+}
+
 fn an_idle_connection_is_cheap(backend: &str) {
     if !is_available(backend) {
         return;
     }
     // All tests may run at once, and each needs a descriptor for each connection.
-    let possible = kernel::raise_descriptor_limit().saturating_sub(100) / 3;
+    let possible = kernel::raise_descriptor_limit().saturating_sub(100) / 4;
     let connections = CONNECTIONS.min(possible);
     let server = Served::start(backend, ["--shards", "1", "--idle-timeout", "1h"]);
     let connect = |count| {

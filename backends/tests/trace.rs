@@ -143,6 +143,26 @@ fn io_uring_tells_of_the_reply_that_it_sends_itself() {
 }
 
 #[test]
+fn io_uring_tells_of_a_receive_for_all_requests() {
+    let Some((told, conversation)) = told_of_chat("io-uring-multishot") else { return };
+    let (fd, listener) = (accepted(&conversation), told::listener(&told));
+    assert_eq!(
+        conversation,
+        [
+            format!("complete ACCEPT fd={listener} -> {fd} F_MORE"),
+            format!("submit RECV fd={fd} 1024"),
+            format!("complete RECV fd={fd} -> 6 \"hello!\""),
+            format!("send({fd}, \"hi\", 2, MSG_DONTWAIT|MSG_NOSIGNAL) -> 2"),
+            format!("submit RECV fd={fd} MULTISHOT"),
+            format!("complete RECV fd={fd} -> 3 \"bye\" F_MORE"),
+            format!("shutdown({fd}, SHUT_WR) -> 0"),
+            format!("complete RECV fd={fd} -> 0"),
+            format!("submit CLOSE fd={fd} CQE_SKIP_SUCCESS"),
+        ]
+    );
+}
+
+#[test]
 fn every_backend_tells_how_it_began_to_listen_and_when_it_ended() {
     for backend in ["blocking", "mio", "io-uring"] {
         let Some((told, _)) = told_of_chat(backend) else { continue };

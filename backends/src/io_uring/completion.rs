@@ -5,7 +5,8 @@ use std::io;
 use io_uring::cqueue;
 use lockstep_core::{Op, RECV_MAX};
 
-use super::{Flight, Loop, Replies};
+use super::{Connection, Flight, Loop, Method};
+use crate::Stats;
 use crate::slots::Key;
 use crate::trace::Trace;
 
@@ -19,11 +20,16 @@ impl<T: Trace> Loop<'_, T> {
             debug_assert!(false, "a slot outlives its operations");
             return Ok(());
         };
+        if self.method == Method::Multishot && connection.multishot.completed(completion.flags()) {
+            self.hasty.push(key);
+        }
         if connection.lingering {
             return self.on_discarded(key, result, buffer);
         }
-        if let Flight::SendThenReceive(_) = connection.flight {
-            self.on_reply_sent(key);
+        match connection.flight {
+            Flight::SendThenReceive(_) => self.on_reply_sent(key),
+            Flight::SendUnsent => return self.on_early(key, result, buffer),
+            _ => {}
         }
         match buffer {
             Some(index) if result > 0 => self.on_request(key, index, result as usize),
@@ -48,9 +54,9 @@ impl<T: Trace> Loop<'_, T> {
         };
         self.idle.start(key.index);
         match op {
-            Op::Send { start: 0, end } => match self.replies {
-                Replies::Linked => self.send_linked(key, index, end),
-                Replies::Send => self.send_now(key, index, end),
+            Op::Send { start: 0, end } => match self.method {
+                Method::Linked => self.send_linked(key, index, end),
+                Method::Send | Method::Multishot => self.send_now(key, index, end),
             },
             Op::Send { .. } => unreachable!("a reply begins at its start"),
             Op::Recv | Op::Close(_) => {
@@ -70,7 +76,7 @@ impl<T: Trace> Loop<'_, T> {
                 // The peer's end, or ours by shutdown.
                 0 => connection.exchange.received(&mut *self.service, &mut [0; RECV_MAX], 0),
                 // A request may have come just before: a last look shows it.
-                libc::ECANCELED if connection.cancelled => Op::Recv,
+                libc::ECANCELED => Op::Recv,
                 libc::EAGAIN if connection.flight == Flight::ReceiveNow => {
                     connection.exchange.received(&mut *self.service, &mut [0; RECV_MAX], 0)
                 }
@@ -102,54 +108,25 @@ impl<T: Trace> Loop<'_, T> {
             debug_assert!(false, "a slot outlives its operations");
             return Ok(());
         };
-        let buffer = match connection.flight {
-            Flight::SendThenReceive(index) | Flight::SendLast(index) => Some(index),
-            _ => None,
-        };
-        let op = self.count_sent(key, buffer, result);
-        self.perform(key, op)
-    }
-
-    /// Counts what the kernel took of a reply, or why it took nothing, and says what comes next.
-    /// What it did not take is kept; the reply was in the buffer or, without one, had been kept
-    /// before.
-    #[inline]
-    pub(super) fn count_sent(&mut self, key: Key, buffer: Option<u16>, result: i32) -> Op {
-        let Some(connection) = self.connections.get_mut(key) else { unreachable!("it sent") };
-        if connection.cancelled {
-            connection.exchange.drain();
+        let op = connection.sent(result, &mut self.stats);
+        if result > 0 {
+            self.idle.start(key.index);
         }
-        let Op::Send { start, end } = connection.exchange.op() else { unreachable!("it sent") };
-        let offered = usize::from(end - start);
-        let op = match usize::try_from(result) {
-            Ok(0) | Err(_) if result != -libc::EAGAIN && result != -libc::EINTR => {
-                if result < 0 {
-                    self.stats.on_io_error(&io::Error::from_raw_os_error(-result));
-                }
-                connection.exchange.failed()
-            }
-            Ok(count) => {
-                self.stats.on_sent(count, offered);
-                self.idle.start(key.index);
-                connection.exchange.sent(count)
-            }
-            Err(_would_block) => {
-                self.stats.sends_short += 1;
-                connection.exchange.op()
-            }
-        };
-        connection.unsent = match (op, buffer) {
-            (Op::Send { start, end }, Some(index)) => {
+        connection.unsent = match (op, connection.flight) {
+            (Op::Recv | Op::Close(_), _) => None,
+            (Op::Send { start, end }, Flight::SendThenReceive(index) | Flight::SendLast(index)) => {
                 let reply = self.buffers.buffer(index);
                 Some(reply[usize::from(start)..usize::from(end)].into())
             }
-            (Op::Send { start, end }, None) => {
+            (Op::Send { start, end }, _) => {
                 let unsent = connection.unsent.as_deref().unwrap_or_default();
                 Some(unsent[unsent.len() - usize::from(end - start)..].into())
             }
-            (Op::Recv | Op::Close(_), _) => None,
         };
-        op
+        match op {
+            Op::Recv => self.answer_early(key),
+            op => self.perform(key, op),
+        }
     }
 
     /// Does what comes next, with nothing in flight: receives, sends what is unsent, or ends.
@@ -171,12 +148,16 @@ impl<T: Trace> Loop<'_, T> {
     /// Receives the next request; when the server stops, only one that is there already.
     pub(super) fn receive(&mut self, key: Key) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        if self.stop.is_draining() && !connection.lingering {
+        connection.flight = Flight::Receive;
+        if connection.multishot.is_on() {
+            Ok(()) // it goes on, or its end is to come
+        } else if self.stop.is_draining() && !connection.lingering {
             connection.exchange.drain();
             connection.flight = Flight::ReceiveNow;
             self.ring.receive_now(key, connection.fd)
+        } else if self.method == Method::Multishot && connection.multishot.begin() {
+            self.ring.receive_all(key, connection.fd)
         } else {
-            connection.flight = Flight::Receive;
             self.ring.receive(key, connection.fd)
         }
     }
@@ -185,11 +166,40 @@ impl<T: Trace> Loop<'_, T> {
     /// kernel has begun it.
     pub(super) fn on_cancelled(&mut self, key: Key, result: i32) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
-        match connection.flight {
-            Flight::Receive | Flight::SendThenReceive(_) if result < 0 && !connection.lingering => {
-                self.ring.cancel_receive(key, connection.fd)
+        let wanted = match connection.flight {
+            _ if connection.multishot.is_on() => true,
+            Flight::Receive | Flight::SendThenReceive(_) => {
+                connection.cancelled && !connection.lingering
             }
-            _ => Ok(()),
+            _ => false,
+        };
+        if result < 0 && wanted { self.ring.cancel_receive(key, connection.fd) } else { Ok(()) }
+    }
+}
+
+impl Connection {
+    /// Counts what the kernel took of the reply, or why it took nothing, and says what comes next.
+    #[inline]
+    pub(super) fn sent(&mut self, result: i32, stats: &mut Stats) -> Op {
+        if self.cancelled {
+            self.exchange.drain();
+        }
+        let Op::Send { start, end } = self.exchange.op() else { unreachable!("it sent") };
+        match usize::try_from(result) {
+            Ok(0) | Err(_) if result != -libc::EAGAIN && result != -libc::EINTR => {
+                if result < 0 {
+                    stats.on_io_error(&io::Error::from_raw_os_error(-result));
+                }
+                self.exchange.failed()
+            }
+            Ok(count) => {
+                stats.on_sent(count, usize::from(end - start));
+                self.exchange.sent(count)
+            }
+            Err(_would_block) => {
+                stats.sends_short += 1;
+                self.exchange.op()
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use io_uring::cqueue;
 use lockstep_core::{Cause, Exchange};
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 
-use super::{Connection, Flight, Loop};
+use super::{Connection, Flight, Loop, Multishot};
 use crate::drive::lingers;
 use crate::errno::is_exhaustion;
 use crate::slots::Key;
@@ -102,6 +102,7 @@ impl<T: Trace> Loop<'_, T> {
             flight: Flight::Receive,
             lingering: false,
             cancelled: false,
+            multishot: Multishot::OFF,
             unsent: None,
         });
         self.idle.start(key.index);
@@ -115,12 +116,16 @@ impl<T: Trace> Loop<'_, T> {
         self.idle.stop(key.index);
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         connection.unsent = None;
-        if !lingers(cause) || self.cut {
+        self.early.forget(key);
+        let (lingers, receives) = (lingers(cause) && !self.cut, connection.multishot.is_on());
+        if !lingers && !receives {
             return self.close(key);
         }
         self.stats.syscalls += 1;
-        if shut_down(connection.fd, Shutdown::Write, self.trace).is_err() {
-            return self.close(key); // the connection is gone
+        let how = if lingers { Shutdown::Write } else { Shutdown::Both };
+        let gone = shut_down(connection.fd, how, self.trace).is_err();
+        if gone && !receives {
+            return self.close(key);
         }
         connection.lingering = true;
         self.lingering.start(key.index);
@@ -137,9 +142,11 @@ impl<T: Trace> Loop<'_, T> {
         if let Some(index) = buffer {
             self.buffers.give_back(index);
         }
-        match result {
-            1.. => self.receive(key),
-            error if error == -libc::ENOBUFS => self.starve(key),
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        match -result {
+            _ if connection.multishot.is_on() => Ok(()),
+            ..0 | libc::ECANCELED => self.receive(key),
+            libc::ENOBUFS => self.starve(key),
             _ => self.close(key),
         }
     }
@@ -241,6 +248,7 @@ impl<T: Trace> Loop<'_, T> {
             Flight::Receive => {
                 connection.exchange.drain();
                 connection.cancelled = true;
+                connection.multishot.cancel();
                 self.ring.cancel_receive(key, connection.fd)
             }
             _ => {

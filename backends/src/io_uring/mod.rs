@@ -3,8 +3,8 @@
 //! A turn is one io_uring_enter(2): it submits what the turn before has queued and waits for
 //! completions. In lockstep an exchange is one completion, of a receive. Its reply's send and the next
 //! receive are queued as a linked pair, and the send is not reported unless it fails (`linked.rs`);
-//! or it is sent by a call of its own (`send.rs`). The kernel is never asked for the next request
-//! before the reply has been sent, which is why the receive is not multishot.
+//! or it is sent by a call of its own (`send.rs`). The kernel is not asked for the next request before
+//! the reply has been sent, except with one receive for all requests (`multishot.rs`).
 //!
 //! A waiting connection has no buffer: receives take one from a ring of buffers when there is
 //! something to receive (`buffers.rs`). It goes back when its reply is sent. What a full socket did
@@ -14,6 +14,7 @@ mod buffers;
 mod completion;
 mod lifecycle;
 mod linked;
+mod multishot;
 mod probe;
 mod ring;
 mod send;
@@ -36,6 +37,7 @@ use crate::spin::Spin;
 use crate::trace::{Silent, Trace};
 use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
 use buffers::Buffers;
+use multishot::{Early, Multishot};
 use ring::{Kind, Ring};
 
 /// The backend's value.
@@ -45,33 +47,39 @@ pub struct IoUring {
     pub buffers: u16,
     /// Whether to try for a ring with DEFER_TASKRUN (Linux 6.1) first.
     pub defer_taskrun: bool,
-    /// How replies are sent.
-    pub replies: Replies,
+    /// How requests and replies are moved.
+    pub method: Method,
 }
 
-/// How a shard sends its replies.
+/// How a shard moves requests and replies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Replies {
-    /// By the ring, the next receive linked behind: nothing is called for an exchange.
+pub enum Method {
+    /// A receive for each request, linked behind the send of the reply before.
     Linked,
-    /// By send(2), one call each: the peer has its reply before the turn is over.
+    /// A receive for each request; the reply by send(2), at once.
     Send,
+    /// One receive for all requests; the replies by send(2), at once.
+    Multishot,
 }
 
 impl IoUring {
     /// The tuning that `--backend io-uring` means: buffers for as many requests in one turn as
     /// the submission queue has room for pairs, and twice that.
-    pub const DEFAULT: Self = Self { buffers: 4096, defer_taskrun: true, replies: Replies::Linked };
+    pub const DEFAULT: Self = Self { buffers: 4096, defer_taskrun: true, method: Method::Linked };
 
     /// The tuning that `--backend io-uring-send` means.
-    pub const SEND: Self = Self { replies: Replies::Send, ..Self::DEFAULT };
+    pub const SEND: Self = Self { method: Method::Send, ..Self::DEFAULT };
+
+    /// The tuning that `--backend io-uring-multishot` means.
+    pub const MULTISHOT: Self = Self { method: Method::Multishot, ..Self::DEFAULT };
 }
 
 impl Backend for IoUring {
     fn name(&self) -> &'static str {
-        match self.replies {
-            Replies::Linked => "io-uring",
-            Replies::Send => "io-uring-send",
+        match self.method {
+            Method::Linked => "io-uring",
+            Method::Send => "io-uring-send",
+            Method::Multishot => "io-uring-multishot",
         }
     }
 
@@ -99,6 +107,7 @@ struct Connection {
     lingering: bool,
     /// Whether the receive in flight is being taken back, because the server stops.
     cancelled: bool,
+    multishot: Multishot,
     /// What the socket has not taken of the reply; it ends where the reply ends.
     unsent: Option<Box<[u8]>>,
 }
@@ -124,7 +133,7 @@ struct Loop<'a, T> {
     // The ring is dropped first: nothing it may still read or write is gone before it.
     ring: Ring<T>,
     buffers: Buffers,
-    replies: Replies,
+    method: Method,
     listener: Option<TcpListener>,
     options: &'a Options,
     stop: &'a Stop,
@@ -138,6 +147,9 @@ struct Loop<'a, T> {
     sent: Vec<u16>,
     /// Whose receive found no buffer.
     starved: VecDeque<Key>,
+    /// Whose multishot receive may have to end, since they do not keep to lockstep.
+    hasty: Vec<Key>,
+    early: Early,
     /// Whether the accept is in flight.
     accepting: bool,
     /// Accepted beyond the limit of open connections; they wait here as they would have in the
@@ -161,7 +173,7 @@ impl<'a, T: Trace> Loop<'a, T> {
         Ok(Self {
             ring,
             buffers,
-            replies: backend.replies,
+            method: backend.method,
             listener: Some(listener),
             options,
             stop,
@@ -172,6 +184,8 @@ impl<'a, T: Trace> Loop<'a, T> {
             sending: Vec::new(),
             sent: Vec::new(),
             starved: VecDeque::new(),
+            hasty: Vec::new(),
+            early: Early::new(),
             accepting: false,
             parked: VecDeque::new(),
             pause: Pause::new(options.accept_delay),
@@ -209,6 +223,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             }
             self.buffers.commit();
             self.feed_starved()?;
+            self.slow_hasty()?;
             self.expire()?;
             self.admit_parked()?;
             if self.stats.accepted > accepted {

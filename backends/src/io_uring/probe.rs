@@ -6,7 +6,7 @@ use std::io;
 use io_uring::{IoUring as Uring, Probe, opcode};
 
 use super::buffers::Buffers;
-use super::{IoUring, Replies, ring};
+use super::{IoUring, Method, ring};
 use crate::Unsupported;
 use crate::errno::name_of;
 use crate::trace::Silent;
@@ -19,13 +19,14 @@ pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
         cause: format!("io_uring here has no buffer rings ({})", name_of(&error)),
         hint: "they need Linux 5.19; use --backend mio".to_owned(),
     })?;
-    let missing = missing_operations(&ring);
+    let missing = missing_operations(&ring, backend.method);
     drop(ring);
     drop(buffers);
     match missing.as_deref() {
-        Ok([]) => Ok(match backend.replies {
-            Replies::Linked => format!("a ring per shard, {flags}"),
-            Replies::Send => format!("a ring per shard, {flags}; replies by send(2)"),
+        Ok([]) => Ok(match backend.method {
+            Method::Linked => format!("a ring per shard, {flags}"),
+            Method::Send => format!("a ring per shard, {flags}; replies by send(2)"),
+            Method::Multishot => format!("{flags}, multishot receives; replies by send(2)"),
         }),
         Ok(missing) => Err(Unsupported {
             cause: format!("io_uring here lacks {}", missing.join(", ")),
@@ -35,7 +36,7 @@ pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
     }
 }
 
-fn missing_operations(ring: &Uring) -> io::Result<Vec<&'static str>> {
+fn missing_operations(ring: &Uring, method: Method) -> io::Result<Vec<&'static str>> {
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe)?;
     let needed = [
@@ -47,7 +48,12 @@ fn missing_operations(ring: &Uring) -> io::Result<Vec<&'static str>> {
         ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
     ];
     let missing = needed.into_iter().filter(|(_, code)| !probe.is_supported(*code));
-    Ok(missing.map(|(name, _)| name).collect())
+    let mut missing: Vec<_> = missing.map(|(name, _)| name).collect();
+    // No operation by itself, but it came with one: Linux 6.0 brought both.
+    if method == Method::Multishot && !probe.is_supported(opcode::SendZc::CODE) {
+        missing.push("multishot RECV");
+    }
+    Ok(missing)
 }
 
 /// `kernel.io_uring_disabled`: 1 refuses the unprivileged, 2 everybody (io_uring_setup(2), since

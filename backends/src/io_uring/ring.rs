@@ -197,6 +197,13 @@ impl<T: Trace> Ring<T> {
         self.push_plain(receive(fd, POLL_FIRST, 0), Kind::Receive, key)
     }
 
+    /// As [`receive`](Self::receive), one request after the other until it is cancelled or fails.
+    pub(super) fn receive_all(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
+        self.trace.note(fd, format_args!("submit RECV fd={fd} MULTISHOT"));
+        let entry = opcode::RecvMulti::new(Fd(fd), GROUP).build();
+        self.push_plain(entry, Kind::Receive, key)
+    }
+
     /// As [`receive`](Self::receive), but only what is there already: else it fails with EAGAIN.
     pub(super) fn receive_now(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
         self.trace.note(fd, format_args!("submit RECV fd={fd} {RECV_MAX} MSG_DONTWAIT"));

@@ -93,14 +93,20 @@ impl Client {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// Sends, without waiting, as much of the bytes as goes; says how much that was.
+    /// Sends as much of the bytes as goes, until nothing more has gone for a while; says how much
+    /// that was.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> usize {
+        const A_WHILE: Duration = Duration::from_millis(30);
         self.stream.set_nonblocking(true).unwrap();
         let mut sent = 0;
         while sent < bytes.len() {
             match self.stream.write(&bytes[sent..]) {
                 Ok(count) => sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !self.wait_for(PollFlags::OUT, A_WHILE) {
+                        break;
+                    }
+                }
                 Err(error) => panic!("cannot send: {error}"),
             }
         }

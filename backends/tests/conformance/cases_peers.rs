@@ -58,6 +58,27 @@ fn many_who_never_read_starve_nobody() {
     some_who_never_read_starve_nobody(64);
 }
 
+/// Until then they have kept to lockstep.
+#[test]
+fn who_falls_deaf_gets_all_replies_in_order() {
+    let Some(server) = start(&SUBJECT, Echo) else { return };
+    let flood = noise(1, 1 << 20);
+    let mut falling_deaf: Vec<_> = (0..8).map(|_| Client::connect_narrow(server.addr)).collect();
+    for round in 0..3 {
+        falling_deaf.iter_mut().for_each(|client| client.exchange(&noise(round, 100)));
+    }
+    let pushed: Vec<_> = falling_deaf.iter_mut().map(|client| client.push(&flood)).collect();
+    kernel::until_stuck(server.addr, falling_deaf.len());
+    server.connect().exchange(b"and the others?");
+    for (client, pushed) in falling_deaf.iter_mut().zip(pushed) {
+        assert!(client.hear(pushed) == flood[..pushed], "the bytes differ");
+        client.exchange(b"in lockstep again");
+    }
+    drop(falling_deaf);
+    let stats = server.stop();
+    assert_eq!(stats.bytes_sent, stats.bytes_received, "{stats:?}");
+}
+
 /// All are on one shard.
 fn some_who_never_read_starve_nobody(count: usize) {
     let Some(server) = start(&SUBJECT, Echo) else { return };

@@ -1,0 +1,145 @@
+//! One receive for all requests of a connection, for those that keep to lockstep.
+//!
+//! The kernel receives whatever is there, up to 32 requests in a go (`MULTISHOT_MAX_RETRY`,
+//! io_uring/net.c), asked or not. So it is asked only while a request at a time comes: who has more
+//! in the socket than a turn takes, or sends while a reply is owed, has the receive taken back, and
+//! gets one for each request, until the socket is empty again. What was received by then and cannot
+//! be answered yet is parked: copied out, because buffers are everybody's, and not counted as
+//! received before its turn has come.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+
+use io_uring::cqueue;
+use lockstep_core::{Op, RECV_MAX};
+
+use super::{Flight, Loop};
+use crate::slots::Key;
+use crate::trace::Trace;
+
+/// A connection's receive for all requests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Multishot {
+    state: State,
+    /// Whether more than the last request was there, or none has come.
+    hasty: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    Off,
+    Armed,
+    /// It is being taken back.
+    Cancelled,
+}
+
+impl Multishot {
+    /// Nothing in flight; that requests come one at a time has to be shown first.
+    pub(super) const OFF: Self = Self { state: State::Off, hasty: true };
+
+    /// Whether it is in flight.
+    #[inline]
+    pub(super) fn is_on(self) -> bool {
+        self.state != State::Off
+    }
+
+    /// Whether to begin now; if not, one request is to be received by itself.
+    pub(super) fn begin(&mut self) -> bool {
+        debug_assert!(!self.is_on(), "one receive at a time");
+        if !self.hasty {
+            self.state = State::Armed;
+        }
+        !self.hasty
+    }
+
+    /// Notes a receive's completion, of this or of a single one. Whether it has to be seen at the
+    /// turn's end if the connection does not keep to lockstep.
+    #[inline]
+    pub(super) fn completed(&mut self, flags: u32) -> bool {
+        if !cqueue::more(flags) {
+            self.state = State::Off;
+        }
+        let was_hasty = std::mem::replace(&mut self.hasty, cqueue::sock_nonempty(flags));
+        self.hasty && !was_hasty
+    }
+
+    /// It is being taken back, if it is in flight.
+    pub(super) fn cancel(&mut self) {
+        if self.state == State::Armed {
+            self.state = State::Cancelled;
+        }
+    }
+}
+
+/// Requests received while the reply to another was owed, by connection, in their order.
+#[derive(Debug)]
+pub(super) struct Early(HashMap<Key, VecDeque<Box<[u8]>>>);
+
+impl Early {
+    pub(super) fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    fn next(&mut self, key: Key) -> Option<Box<[u8]>> {
+        self.0.get_mut(&key)?.pop_front()
+    }
+
+    /// A conversation has ended: whatever it still said is as if it had not been received.
+    pub(super) fn forget(&mut self, key: Key) {
+        self.0.remove(&key);
+    }
+}
+
+impl<T: Trace> Loop<'_, T> {
+    /// A receive has completed while a reply is owed. An end or an error will be met again.
+    pub(super) fn on_early(
+        &mut self,
+        key: Key,
+        result: i32,
+        buffer: Option<u16>,
+    ) -> io::Result<()> {
+        let Some(index) = buffer else { return Ok(()) };
+        if let count @ 1.. = result {
+            let request = &self.buffers.buffer(index)[..count as usize];
+            self.early.0.entry(key).or_default().push_back(request.into());
+            self.hasty.push(key);
+        }
+        self.buffers.give_back(index);
+        Ok(())
+    }
+
+    /// Takes the receive back from those that do not keep to lockstep.
+    pub(super) fn slow_hasty(&mut self) -> io::Result<()> {
+        for key in self.hasty.drain(..) {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            let hasty = connection.multishot.hasty || connection.flight == Flight::SendUnsent;
+            if hasty && connection.multishot.state == State::Armed {
+                connection.multishot.cancel();
+                self.ring.cancel_receive(key, connection.fd)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A reply that was owed has been sent: answers what is parked, then receives.
+    pub(super) fn answer_early(&mut self, key: Key) -> io::Result<()> {
+        while let Some(request) = self.early.next(key) {
+            let Some(connection) = self.connections.get_mut(key) else { break };
+            let mut buffer = [0; RECV_MAX];
+            buffer[..request.len()].copy_from_slice(&request);
+            self.stats.on_received(request.len());
+            let op = connection.exchange.received(&mut *self.service, &mut buffer, request.len());
+            let op = match op {
+                Op::Send { end, .. } => {
+                    connection.reply(&buffer[..usize::from(end)], &mut self.stats, self.trace)
+                }
+                op => op,
+            };
+            if op != Op::Recv {
+                return self.perform(key, op);
+            }
+        }
+        self.early.forget(key);
+        self.perform(key, Op::Recv)
+    }
+}

@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use crate::backlog::{BacklogArgs, TrialArgs};
 use crate::compare::CompareArgs;
 use crate::floor::FloorArgs;
+use crate::many::{ManyArgs, PartArgs};
 use crate::run::args::{LiveArgs, RunArgs, page};
 use crate::servers::command::ExecArgs;
 use crate::servers::embedded::EmbeddedArgs;
@@ -26,6 +27,7 @@ Examples:
   loadgen compare mio mine='./server --port {port}'
   loadgen backlog --netns                         who gets in while nobody accepts
   loadgen storm --conns 2000 --backlog 16         what a short listen queue costs new clients
+  loadgen many --conns 1k,50k                     what many connections cost, idle and busy
   loadgen -d 1m --interval 1s --hlog run.hlog     a line a second, and an HdrHistogram log
   loadgen sweep --rates 5k..50k/10                latency over load, and where it bends
   loadgen sweep --slo 'p99<1ms'                   the highest rate that holds it
@@ -81,6 +83,8 @@ pub enum Command {
     Floor(FloorArgs),
     /// Open new connections by the thousand, and see what the accept queue makes of them
     Storm(StormArgs),
+    /// Measure what a server costs with few connections and with many: to open, to keep and to use
+    Many(ManyArgs),
     /// The embedded server: `lockstep serve`.
     #[command(hide = true)]
     Serve(EmbeddedArgs),
@@ -90,6 +94,9 @@ pub enum Command {
     /// One trial of `loadgen backlog`.
     #[command(hide = true)]
     BacklogTrial(TrialArgs),
+    /// One process of several of `loadgen many`.
+    #[command(hide = true)]
+    ManyPart(PartArgs),
 }
 
 /// The options of `loadgen report`.

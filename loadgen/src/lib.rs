@@ -11,6 +11,7 @@
 //!   machine can do at all.
 //! * [`backlog`](mod@backlog): what `listen(n)` does to clients while nobody accepts.
 //!   [`storm`](mod@storm): new connections by the thousand while somebody does.
+//! * [`many`](mod@many): what a server costs with few connections and with many.
 //! * [`clients`]: what loads a server. [`servers`]: what is loaded. [`machine`]: where both run.
 
 pub mod backlog;
@@ -20,6 +21,7 @@ pub mod compare;
 pub mod exit;
 pub mod floor;
 pub mod machine;
+pub mod many;
 pub mod output;
 pub mod progress;
 pub mod run;

@@ -2,6 +2,7 @@
 
 pub mod cpu_time;
 pub mod limits;
+pub mod memory;
 pub mod netns;
 pub mod placement;
 pub mod procfs;

@@ -8,7 +8,7 @@ use clap::Parser;
 use clap::error::ErrorKind as ClapErrorKind;
 use lockstep_results::store::{self, Document, Stored};
 use lockstep_results::{
-    Backlog, Comparison, FloorReport, Record, Storm, Storms, Sweep, html, table,
+    Backlog, Comparison, FloorReport, Many, Record, Storm, Storms, Sweep, html, table,
 };
 use serde::Serialize;
 
@@ -18,6 +18,7 @@ use loadgen::clients::failures::with_name;
 use loadgen::compare::{self, CompareArgs};
 use loadgen::exit::{self, Failure};
 use loadgen::floor::{self, FloorArgs};
+use loadgen::many::{self, ManyArgs};
 use loadgen::output::OutputArgs;
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
@@ -37,12 +38,14 @@ fn main() -> ExitCode {
         Some(Command::Compare(args)) => compare_and_print(args),
         Some(Command::Backlog(args)) => backlog_and_print(&args),
         Some(Command::Storm(args)) => storm_and_print(&args),
+        Some(Command::Many(args)) => many_and_print(&args),
         Some(Command::Report(args)) => print_report(&args),
         Some(Command::Sweep(args)) => sweep_and_print(&args),
         Some(Command::Floor(args)) => floor_and_print(&args),
         Some(Command::Serve(args)) => return embedded::serve(&args),
         Some(Command::Exec(args)) => return command::exec(&args),
         Some(Command::BacklogTrial(args)) => return backlog::trial(&args),
+        Some(Command::ManyPart(args)) => return many::part(&args),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -120,6 +123,12 @@ fn storm_and_print(args: &StormArgs) -> Result<u8, Failure> {
         [storm] => keep_and_print(storm, Storm::text, &args.output)?,
         _ => keep_and_print(&Storms::of(storms), Storms::text, &args.output)?,
     }
+    Ok(code)
+}
+
+fn many_and_print(args: &ManyArgs) -> Result<u8, Failure> {
+    let many::Finished { many, code } = many::many(args, argv())?;
+    keep_and_print(&many, Many::text, &args.output)?;
     Ok(code)
 }
 
@@ -214,6 +223,10 @@ fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
                 print(&storm.text())?;
                 return Ok(0);
             }
+            Document::Many(many) if args.records.len() == 1 => {
+                print(&many.text())?;
+                return Ok(0);
+            }
             Document::Floor(report) if args.records.len() == 1 => {
                 print(&report.floor.text())?;
                 return Ok(0);
@@ -223,6 +236,7 @@ fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
                     Document::Floor(_) => "floor",
                     Document::Storm(_) | Document::Storms(_) => "storm",
                     Document::Sweep(_) => "sweep",
+                    Document::Many(_) => "table of connections",
                     Document::Backlog(_) => "backlog experiment",
                     _ => "comparison",
                 };

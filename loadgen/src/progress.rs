@@ -60,6 +60,14 @@ impl Progress {
         self.write(&format!("{}{line}", self.label));
     }
 
+    /// Says what is done now.
+    pub fn tell(&mut self, what: &str) {
+        if self.shown {
+            self.last.get_or_insert((0, 0));
+            self.write(&format!("{}{what}", self.label));
+        }
+    }
+
     fn write(&self, line: &str) {
         let mut stderr = io::stderr().lock();
         // Back to the line's beginning, and erase what was longer. A failure ends nothing.

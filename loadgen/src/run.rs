@@ -20,5 +20,6 @@ mod session;
 pub mod verdict;
 pub mod warmup;
 
+pub(crate) use prepare::Several;
 pub(crate) use session::check_cpus;
 pub use session::{Finished, Job, Session, run};

@@ -62,6 +62,10 @@ pub fn report(documents: &[(String, Document)]) -> String {
                 texts.push((format!("Storm, {}", storm.started), storm.text()));
                 ("storm", notes::places(&storm.environment))
             }
+            Document::Many(many) => {
+                texts.push((format!("Few connections and many, {}", many.started), many.text()));
+                ("many", notes::places(&many.environment))
+            }
             Document::Floor(report) => {
                 texts.push((format!("Floor, {}", report.floor.measured), report.floor.text()));
                 ("floor", notes::places(&report.environment))

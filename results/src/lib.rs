@@ -25,6 +25,7 @@
 //! * [`Sweep`]: one server under a series of loads; [`Floor`]: what the machine can do at all.
 //! * [`Backlog`]: what `listen(n)` did, against what it was predicted to do.
 //! * [`Storm`]: new connections by the thousand, and the accept queue meanwhile.
+//! * [`Many`]: what a server costs with few connections and with many.
 //! * [`table()`]: one, two or more records side by side.
 //! * [`html`]: any of them as a page with charts.
 //! * [`format`](mod@format), [`wrap`]: durations, counts and lines for people.
@@ -39,6 +40,7 @@ mod floor;
 pub mod format;
 mod histogram;
 pub mod html;
+mod many;
 mod record;
 pub mod statistics;
 pub mod store;
@@ -55,6 +57,7 @@ pub use comparison::{
 pub use environment::{Build, Environment, Load};
 pub use floor::{Calls, Exchange, Floor, FloorReport, Spread};
 pub use histogram::HistogramError;
+pub use many::{Crowd, Many, Omitted};
 pub use record::{
     Cost, ErrorCount, Fairness, Interval, Latencies, Latency, Rate, Record, SCHEMA, Subject,
     Threshold,

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use serde::Serialize;
 
-use crate::{Backlog, Comparison, FloorReport, Record, SCHEMA, Storm, Storms, Sweep};
+use crate::{Backlog, Comparison, FloorReport, Many, Record, SCHEMA, Storm, Storms, Sweep};
 
 /// The most characters that a comparison's subjects take in the name of its file.
 const TITLE_MAX: usize = 100;
@@ -131,6 +131,20 @@ impl Stored for Storms {
     }
 }
 
+impl Stored for Many {
+    fn started(&self) -> &str {
+        &self.started
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.environment.host.as_deref()
+    }
+
+    fn title(&self) -> String {
+        "many".to_owned()
+    }
+}
+
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -149,6 +163,8 @@ pub enum Document {
     Storm(Box<Storm>),
     /// Several storms.
     Storms(Box<Storms>),
+    /// Servers with few connections and with many.
+    Many(Box<Many>),
 }
 
 /// Says beforehand whether [`write()`] would refuse `path`, so that no measured run is lost to it.
@@ -245,6 +261,7 @@ pub fn read(path: &Path) -> Result<Record, ReadError> {
         Document::Storm(_) | Document::Storms(_) => {
             Err(not_a_record(path, "a storm, which is shown alone"))
         }
+        Document::Many(_) => Err(not_a_record(path, "a table, which is shown alone")),
     }
 }
 
@@ -353,6 +370,9 @@ fn parse(text: &[u8]) -> Result<Document, Cause> {
         Some(Some("storms")) => serde_json::from_value(value)
             .map(Document::Storms)
             .map_err(|error| wrong("nor storms: ", error)),
+        Some(Some("many")) => serde_json::from_value(value)
+            .map(Document::Many)
+            .map_err(|error| wrong("nor a table: ", error)),
         Some(_) => Err(Cause::NotARecord("of a kind that is not known here".into())),
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use lockstep_results::backlog::Trial;
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -18,6 +18,7 @@ use super::trial::{self, Spec};
 use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
 use crate::machine::netns::Private;
+use crate::machine::signals;
 use crate::run::measure::News;
 
 /// How often it is looked whether a trial is over.
@@ -54,10 +55,8 @@ pub struct TrialArgs {
 
 /// Carries out a trial and prints what came of it, as JSON.
 pub fn trial(args: &TrialArgs) -> ExitCode {
-    // Where it is refused, the trial still ends by itself.
-    let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    if getppid() != Pid::from_raw(args.parent) {
-        return ExitCode::FAILURE; // It died before the line above.
+    if !signals::end_with(args.parent) {
+        return ExitCode::FAILURE;
     }
     let answer = match obey(&args.order) {
         Ok(answer) => answer,

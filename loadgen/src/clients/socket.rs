@@ -7,8 +7,10 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Connections that leave from one source address. The default range of ephemeral ports has
-/// 28,232 (ip(7), `ip_local_port_range`), and the search for a free one slows down near its end.
-const CONNECTIONS_PER_SOURCE: u32 = 20_000;
+/// 28,232 (ip(7), `ip_local_port_range`), and connect(2) takes those of one parity first
+/// (`__inet_hash_connect`, net/ipv4/inet_hashtables.c): with all of them taken, each further search
+/// looks at every one before it comes to the others, which takes milliseconds.
+const CONNECTIONS_PER_SOURCE: u32 = 10_000;
 
 /// Where connections go, and from where.
 #[derive(Debug)]
@@ -17,12 +19,25 @@ pub struct Target {
     pub addr: SocketAddr,
     sockaddr: SockAddr,
     domain: Domain,
+    /// The first of the source addresses.
+    first: u32,
+}
+
+/// How many source addresses so many connections leave from.
+pub fn sources(conns: u32) -> u32 {
+    conns.div_ceil(CONNECTIONS_PER_SOURCE)
 }
 
 impl Target {
     /// Prepares connecting to `addr`.
     pub fn new(addr: SocketAddr) -> Self {
-        Self { addr, sockaddr: addr.into(), domain: Domain::for_address(addr) }
+        Self { addr, sockaddr: addr.into(), domain: Domain::for_address(addr), first: 0 }
+    }
+
+    /// Leaves out so many source addresses, for processes that do not know of each other.
+    #[must_use]
+    pub fn from_source(self, first: u32) -> Self {
+        Self { first, ..self }
     }
 
     /// Begins to connect; `number` is the connection's in the run.
@@ -47,7 +62,7 @@ impl Target {
     /// The source address of a connection. All of 127.0.0.0/8 is local on Linux; elsewhere the
     /// kernel chooses, and running out of ports is an `EADDRNOTAVAIL` that is counted.
     fn source(&self, number: u32) -> Option<Ipv4Addr> {
-        let further = number / CONNECTIONS_PER_SOURCE;
+        let further = self.first + number / CONNECTIONS_PER_SOURCE;
         let host = u8::try_from(further + 1).ok()?;
         (further > 0 && self.addr.is_ipv4() && self.addr.ip().is_loopback())
             .then(|| Ipv4Addr::new(127, 0, 0, host))
@@ -118,10 +133,13 @@ mod tests {
 
     #[test]
     fn many_connections_leave_from_several_addresses() {
-        assert_eq!(source("127.0.0.1:1", 19_999), None);
-        assert_eq!(source("127.0.0.1:1", 20_000), Some(Ipv4Addr::new(127, 0, 0, 2)));
-        assert_eq!(source("127.0.0.1:1", 45_000), Some(Ipv4Addr::new(127, 0, 0, 3)));
+        assert_eq!(source("127.0.0.1:1", 9_999), None);
+        assert_eq!(source("127.0.0.1:1", 10_000), Some(Ipv4Addr::new(127, 0, 0, 2)));
+        assert_eq!(source("127.0.0.1:1", 25_000), Some(Ipv4Addr::new(127, 0, 0, 3)));
         assert_eq!(source("127.0.0.1:1", u32::MAX), None);
+        assert_eq!((sources(10_000), sources(10_001)), (1, 2));
+        let other = Target::new("127.0.0.1:1".parse().unwrap()).from_source(2);
+        assert_eq!(other.source(9_999), Some(Ipv4Addr::new(127, 0, 0, 3)));
         assert_eq!(source("192.0.2.1:1", 45_000), None);
         assert_eq!(source("[::1]:1", 45_000), None);
     }

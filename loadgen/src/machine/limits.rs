@@ -1,5 +1,7 @@
 //! How many descriptors the process may have, and how many a run needs.
 
+use std::fs;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors beside the connections: standard streams, epoll instances, an embedded server's
@@ -29,6 +31,21 @@ pub fn raise() -> Option<u64> {
         let _ = setrlimit(Resource::Nofile, raised);
     }
     getrlimit(Resource::Nofile).current
+}
+
+/// The connections that a limit of descriptors has room for, beside what else is open.
+pub fn room(limit: u64) -> u64 {
+    limit.saturating_sub(2 * RESERVE)
+}
+
+/// The threads that may exist on this machine: the smaller of `kernel.pid_max`, which numbers them,
+/// and `kernel.threads-max`; `None` where neither can be read.
+pub fn threads() -> Option<u64> {
+    let read = |name| {
+        let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    ["pid_max", "threads-max"].into_iter().filter_map(read).min()
 }
 
 fn check(limit: u64, conns: u32, threads: usize) -> Result<(), String> {

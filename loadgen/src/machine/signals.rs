@@ -7,12 +7,21 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::thread;
 
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 use crate::exit;
 use crate::run::measure::News;
+
+/// Has the kernel end this process with `parent`, which has started it; `false` if that is gone
+/// already.
+pub fn end_with(parent: i32) -> bool {
+    // Where it is refused, the parent still ends its children whenever it can.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    getppid() == Pid::from_raw(parent)
+}
 
 /// Lets a write beyond RLIMIT_FSIZE fail with an error that can be told, and not by a signal.
 ///

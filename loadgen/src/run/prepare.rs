@@ -64,32 +64,17 @@ pub(super) fn prepare(
     news: &Receiver<News>,
 ) -> Result<(Prepared, Placement), Failure> {
     let failed = |error: String| Failure::new(exit::FAILURE, error);
-    let (client, server) = (args.pin.as_deref(), args.server_pin.as_deref());
     if let Some(target) = &args.target {
         let addr = target::resolve(target, sender, news)?;
         // An address that can be bound is this machine's.
         let local = UdpSocket::bind((addr.ip(), 0)).is_ok();
-        let placement = Placement::choose(allowed, client, None, local, false);
+        let placement = Placement::choose(allowed, args.pin.as_deref(), None, local, false);
         pin(&placement.client).map_err(failed)?;
         let processes = local.then(|| procfs::listener(addr)).flatten().map(Processes::One);
         return Ok((Prepared { addr, processes, server: None, ready: None }, placement));
     }
-    let placement = match args.place {
-        Place::Apart => Placement::choose(allowed, client, server, true, true),
-        Place::Steered => Placement::steered(allowed, client),
-    };
-    let steered = args.place == Place::Steered;
+    let placement = place(args, allowed);
     let cpus = placement.server.as_deref().unwrap_or_default();
-    let wish = Wish {
-        backend: args.backend.clone(),
-        service: args.service.name(),
-        backlog: args.backlog,
-        // Every processor has clients, so every one needs a shard.
-        shards: args.shards.or(steered.then_some(cpus.len())),
-        pin: format_cpu_list(cpus),
-        steered,
-        spin: args.server_spin.unwrap_or_default(),
-    };
     // The child inherits where it may run; so even what it does not pin itself stays there.
     pin(cpus).map_err(failed)?;
     if let Some(command) = command {
@@ -100,17 +85,85 @@ pub(super) fn prepare(
         let server = Some(Started::Command(server));
         return Ok((Prepared { addr, processes, server, ready: None }, placement));
     }
-    let ready = sender.clone();
-    let server = Server::start(&wish, move |line| drop(ready.send(News::Ready(line))))
-        .map_err(|error| failed(format!("cannot start a server: {}", with_name(&error))))?;
-    let ready = match await_ready(news)? {
-        Some(ready) => ready,
-        None => return Err(server.into_failure()),
-    };
+    let (server, ready) = start(&wish(args, cpus), sender, news)?;
     pin(&placement.client).map_err(failed)?;
     let (addr, processes) = (ready.addr, Some(Processes::One(server.pid())));
     let server = Some(Started::Embedded(server));
     Ok((Prepared { addr, processes, server, ready: Some(ready) }, placement))
+}
+
+/// Several embedded servers on one port, and where both sides lie.
+pub(crate) struct Several {
+    pub(crate) servers: Vec<Server>,
+    /// What the first of them said.
+    pub(crate) ready: Ready,
+    pub(crate) placement: Placement,
+}
+
+/// Starts so many embedded servers, and confines this process to the generator's processors.
+pub(super) fn several(
+    args: &RunArgs,
+    count: u32,
+    allowed: &[usize],
+    sender: &Sender<News>,
+    news: &Receiver<News>,
+) -> Result<Several, Failure> {
+    let failed = |error: String| Failure::new(exit::FAILURE, error);
+    let placement = place(args, allowed);
+    let cpus = placement.server.as_deref().unwrap_or_default();
+    let mut wish = Wish { shared_port: (count > 1).then_some(0), ..wish(args, cpus) };
+    pin(cpus).map_err(failed)?;
+    let (first, ready) = start(&wish, sender, news)?;
+    let mut servers = vec![first];
+    for _ in 1..count {
+        wish.shared_port = Some(ready.addr.port());
+        servers.push(start(&wish, sender, news)?.0);
+    }
+    pin(&placement.client).map_err(failed)?;
+    Ok(Several { servers, ready, placement })
+}
+
+/// Where both sides of a run with an embedded server, or with a command, lie.
+fn place(args: &RunArgs, allowed: &[usize]) -> Placement {
+    let (client, server) = (args.pin.as_deref(), args.server_pin.as_deref());
+    match args.place {
+        Place::Apart => Placement::choose(allowed, client, server, true, true),
+        Place::Steered => Placement::steered(allowed, client),
+    }
+}
+
+/// What is asked of an embedded server on these processors.
+fn wish(args: &RunArgs, cpus: &[usize]) -> Wish {
+    let steered = args.place == Place::Steered;
+    Wish {
+        backend: args.backend.clone(),
+        service: args.service.name(),
+        backlog: args.backlog,
+        // Every processor has clients, so every one needs a shard.
+        shards: args.shards.or(steered.then_some(cpus.len())),
+        pin: format_cpu_list(cpus),
+        steered,
+        spin: args.server_spin.unwrap_or_default(),
+        shared_port: None,
+    }
+}
+
+/// Starts an embedded server, and waits until it is ready.
+fn start(
+    wish: &Wish,
+    sender: &Sender<News>,
+    news: &Receiver<News>,
+) -> Result<(Server, Ready), Failure> {
+    let ready = sender.clone();
+    let server =
+        Server::start(wish, move |line| drop(ready.send(News::Ready(line)))).map_err(|error| {
+            let error = format!("cannot start a server: {}", with_name(&error));
+            Failure::new(exit::FAILURE, error)
+        })?;
+    match await_ready(news)? {
+        Some(ready) => Ok((server, ready)),
+        None => Err(server.into_failure()),
+    }
 }
 
 fn await_ready(news: &Receiver<News>) -> Result<Option<Ready>, Failure> {

@@ -1,6 +1,7 @@
 //! The record of a run, from what was asked and what was measured.
 
 use std::net::SocketAddr;
+use std::slice;
 use std::time::Duration;
 
 use lockstep_results::{
@@ -79,7 +80,10 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         shared_busy,
         exchanges,
         wrong_replies: tally.failures.wrong_replies(),
-        disagreement: disagreement(&asked, &measured),
+        disagreement: ended.and_then(|ended| {
+            let certain = tally.failures.total() == 0 && measured.signal.is_none();
+            disagreement(slice::from_ref(ended), asked.args.size, certain.then_some(tally.total))
+        }),
         debug_build: cfg!(debug_assertions),
         warmup_at_bound: measured.warmup_end == Some(warmup::End::Bound),
         trend: trend_of(&asked, &measured),
@@ -305,26 +309,24 @@ fn shared(client: &Side<'_>, server: &Side<'_>, window: Duration) -> Option<f64>
     busy.is_finite().then_some(busy)
 }
 
-/// What an embedded server counted otherwise than we did, over its whole life. After failures and
-/// signals there may be exchanges that only one side saw the end of.
-fn disagreement(asked: &Asked<'_>, measured: &Measured) -> Option<String> {
-    let ended = asked.subject.ended.as_ref()?;
-    if let Some(trouble) = &ended.trouble {
+/// What embedded servers did otherwise than the generator has it, over their whole life: `total`
+/// exchanges of `size` bytes, if that is certain. After failures and signals there may be some that
+/// only one side saw the end of.
+pub(crate) fn disagreement(ended: &[Ended], size: u32, total: Option<u64>) -> Option<String> {
+    if let Some(trouble) = ended.iter().find_map(|ended| ended.trouble.as_ref()) {
         return Some(format!("server-failed: {trouble}"));
     }
-    if measured.tally.failures.total() > 0 || measured.signal.is_some() {
-        return None;
-    }
-    let Some(statistics) = &ended.statistics else {
+    let total = total?;
+    let statistics: Option<Vec<_>> = ended.iter().map(|ended| ended.statistics.as_ref()).collect();
+    let Some(statistics) = statistics else {
         return Some("miscount: the server did not say what it has counted".to_owned());
     };
     // What is more than one receive takes is several exchanges to the server.
-    let (size, total) = (asked.args.size, measured.tally.total);
     let (what, key, ours) = match size {
         ..=SIZE_MAX_ONE_SHOT => ("exchanges", "exchanges", total),
         _ => ("bytes of requests", "bytes_received", total * u64::from(size)),
     };
-    let theirs = statistics[key].as_u64();
+    let theirs: Option<u64> = statistics.iter().map(|counts| counts[key].as_u64()).sum();
     (theirs != Some(ours)).then(|| {
         let theirs = theirs.map_or("none".to_owned(), |count| count.to_string());
         format!("miscount: the server counted {theirs} {what}, the generator {ours}")

@@ -20,7 +20,7 @@ use crate::machine::signals;
 use crate::run::args::RunArgs;
 use crate::run::live::Live;
 use crate::run::measure::{Finish, News, Run, measure};
-use crate::run::prepare::{Prepared, Started, prepare};
+use crate::run::prepare::{self, Prepared, Several, Started, prepare};
 use crate::run::record::{Asked, Subject, record};
 use crate::servers::command;
 use crate::units::format_cpu_list;
@@ -133,6 +133,12 @@ impl Session {
         pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
         prepare(job.args, job.command, &self.allowed, &self.sender, &self.news)
             .map(|(prepared, _)| prepared)
+    }
+
+    /// Starts several embedded servers on one port; see [`prepare`](Self::prepare).
+    pub(crate) fn several(&self, args: &RunArgs, count: u32) -> Result<Several, Failure> {
+        pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
+        prepare::several(args, count, &self.allowed, &self.sender, &self.news)
     }
 
     /// Carries out a run.

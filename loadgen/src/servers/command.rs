@@ -20,13 +20,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, getppid, kill_process_group,
-    set_parent_process_death_signal, waitid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
+use crate::machine::signals;
 use crate::run::measure::News;
 use crate::servers::embedded::READY_MAX;
 
@@ -71,10 +69,8 @@ pub struct ExecArgs {
 
 /// Becomes the command, which lives no longer than the generator.
 pub fn exec(args: &ExecArgs) -> ExitCode {
-    // Where it is refused, the generator still stops the server whenever it can.
-    let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    if getppid() != Pid::from_raw(args.parent) {
-        return ExitCode::FAILURE; // It died before the line above.
+    if !signals::end_with(args.parent) {
+        return ExitCode::FAILURE;
     }
     let error = Command::new("sh").args(["-c", &args.command]).exec();
     Failure::new(127, format!("sh: {}", with_name(&error))).print();

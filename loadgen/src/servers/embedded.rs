@@ -16,9 +16,10 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::exit::{self, Failure};
+use crate::machine::signals;
 
 /// How long a server may take to be ready.
 pub const READY_MAX: Duration = Duration::from_secs(10);
@@ -38,12 +39,8 @@ pub struct EmbeddedArgs {
 
 /// Serves, as `lockstep serve` does, and no longer than the generator lives.
 pub fn serve(args: &EmbeddedArgs) -> ExitCode {
-    if let Some(parent) = args.parent {
-        // Where it is refused, the generator still stops the server whenever it can.
-        let _ = set_parent_process_death_signal(Some(Signal::KILL));
-        if getppid() != Pid::from_raw(parent) {
-            return ExitCode::FAILURE; // It died before the line above.
-        }
+    if args.parent.is_some_and(|parent| !signals::end_with(parent)) {
+        return ExitCode::FAILURE;
     }
     lockstep_backends::cli::serve(&args.serve)
 }
@@ -69,6 +66,12 @@ pub fn backend_names() -> Vec<&'static str> {
     lockstep_backends::BACKENDS.iter().map(|backend| backend.name()).collect()
 }
 
+/// Why a backend cannot run here, in words.
+pub fn refusal(name: &str) -> Option<String> {
+    let refused = lockstep_backends::by_name(name)?.probe().err()?;
+    Some(refused.to_string())
+}
+
 /// What a server is asked for.
 #[derive(Clone, Debug)]
 pub struct Wish {
@@ -86,6 +89,8 @@ pub struct Wish {
     pub steered: bool,
     /// How long it polls before it sleeps.
     pub spin: Duration,
+    /// The port to share with other servers, or zero for one of the kernel's choice.
+    pub shared_port: Option<u16>,
 }
 
 /// What a server said when it was ready.
@@ -130,7 +135,8 @@ impl Server {
     ) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .args(["serve", "--json", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--json", "--listen"])
+            .arg(format!("127.0.0.1:{}", wish.shared_port.unwrap_or(0)))
             .args(["--backend", &wish.backend, "--service", wish.service, "--pin", &wish.pin])
             .args(["--parent", &std::process::id().to_string()]);
         if let Some(backlog) = wish.backlog {
@@ -141,6 +147,9 @@ impl Server {
         }
         if !wish.spin.is_zero() {
             command.args(["--spin", &format!("{}ns", wish.spin.as_nanos())]);
+        }
+        if wish.shared_port.is_some() {
+            command.arg("--reuse-port");
         }
         if wish.steered {
             command.args(["--steer", "cpu"]);

@@ -9,6 +9,7 @@ mod harness;
 mod intervals;
 mod kernel;
 mod loaded;
+mod many;
 mod one_shot;
 mod open_loop;
 mod output;

@@ -4,7 +4,7 @@
 
 use std::{env, fs};
 
-use lockstep_results::{Backlog, Comparison, Record, Storm, Storms, Sweep};
+use lockstep_results::{Backlog, Comparison, Many, Record, Storm, Storms, Sweep};
 use schemars::{JsonSchema, schema_for};
 use serde_json::Value;
 
@@ -32,6 +32,11 @@ fn the_backlogs_schema_is_up_to_date() {
 fn the_storms_schema_is_up_to_date() {
     check::<Storm>("storm");
     check::<Storms>("storms");
+}
+
+#[test]
+fn the_schema_of_many_is_up_to_date() {
+    check::<Many>("many");
 }
 
 fn check<T: JsonSchema>(name: &str) {

@@ -1,6 +1,8 @@
 //! The rules for one backend.
 
+use std::io;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,6 +73,51 @@ fn ten_thousand_connections_leave_nothing_behind() {
     assert_eq!((&stats["closed"]["eof"], &stats["closed"]["error"]), (&2501.into(), &7500.into()));
     // Some requests were overtaken by the reset that came after them.
     assert!(stats["bytes_received"].as_u64() <= Some(bytes), "{stats}");
+}
+
+/// They are on one processor with those who never let it rest; where each has a thread, the one that
+/// accepts is one among many.
+#[test]
+fn a_thousand_who_come_while_others_are_greedy_are_all_served() {
+    const GREEDY: u64 = 16;
+    let processor = kernel::processors()[0].to_string();
+    let Some(server) = serve(&["--shards", "1", "--pin", &processor]) else { return };
+    kernel::raise_descriptor_limit();
+    let enough = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _enough = SetOnDrop(&enough); // whatever the test finds
+        for _ in 0..GREEDY {
+            let client = server.connect();
+            let mut reader = client.stream.try_clone().unwrap();
+            scope.spawn({
+                let (mut client, enough) = (client, &enough);
+                move || {
+                    while !enough.load(Relaxed) {
+                        client.say(&[b'x'; 65_536]);
+                    }
+                    client.finish();
+                }
+            });
+            scope.spawn(move || io::copy(&mut reader, &mut io::sink()).unwrap());
+        }
+        let mut crowd: Vec<_> = (0..1000).map(|_| server.connect()).collect();
+        crowd.iter_mut().for_each(|client| client.say(b"served?"));
+        for client in &mut crowd {
+            assert_eq!(client.hear(7), b"served?");
+        }
+    });
+    kernel::until_closed(server.addr);
+    let stats = server.stop();
+    assert_eq!(stats["accepted"], 1000 + GREEDY);
+    assert_eq!(stats["closed"]["eof"], 1000 + GREEDY);
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 #[test]

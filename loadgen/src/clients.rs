@@ -4,13 +4,14 @@
 //!
 //! * [`pattern`]: what is sent, and whether what came back is it.
 //! * [`connection`]: one connection, without any system call.
-//! * [`socket`], `engine`, [`worker`], [`share`]: system calls, event handling, and the phases of
+//! * [`socket`], [`engine`], [`worker`], [`share`]: system calls, event handling, and the phases of
 //!   one thread.
+//! * `spin`: looking for replies before sleeping.
 //! * [`schedule`], `pacer`, [`spacing`]: when requests of an open loop are due, sending them then,
 //!   and whether they were.
 //! * [`clock`], [`control`]: what a thread is told, and tells, while it goes on.
 //! * [`turns`]: runs that are under load in turn.
-//! * [`laps`], [`tally`], [`failures`]: what is counted, by interval and in all.
+//! * [`laps`], `window`, [`tally`], [`failures`]: what is counted, by interval and in all.
 //!
 //! The client shares no code with the servers it measures beyond the protocol's constants: a
 //! shared bug would cancel out.
@@ -18,7 +19,7 @@
 pub mod clock;
 pub mod connection;
 pub mod control;
-mod engine;
+pub mod engine;
 pub mod failures;
 pub mod laps;
 mod pacer;
@@ -27,6 +28,8 @@ pub mod schedule;
 pub mod share;
 pub mod socket;
 pub mod spacing;
+mod spin;
 pub mod tally;
 pub mod turns;
+mod window;
 pub mod worker;

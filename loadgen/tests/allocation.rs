@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use loadgen::clients::connection::Service;
+use loadgen::clients::engine::Engine;
 use loadgen::clients::pattern::Pattern;
 use loadgen::clients::schedule::{Arrivals, OpenLoop};
 use loadgen::clients::socket::Target;
@@ -47,7 +48,7 @@ static ALLOCATOR: Counting = Counting;
 
 /// How often memory is taken in a run of so many exchanges. The server here takes none for an
 /// exchange.
-fn taken(requests: u64, open: Option<OpenLoop>) -> u64 {
+fn taken(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -64,6 +65,7 @@ fn taken(requests: u64, open: Option<OpenLoop>) -> u64 {
     });
     let run = Run {
         plan: Plan {
+            engine,
             target: Target::new(addr),
             service: Service::Echo,
             pattern: Pattern::new(64, 1),
@@ -71,6 +73,7 @@ fn taken(requests: u64, open: Option<OpenLoop>) -> u64 {
             connect_rate: None,
             threads: 1,
             open,
+            spin: Duration::ZERO,
             interval_ns: 100_000_000,
             seat: None,
         },
@@ -93,13 +96,15 @@ fn taken(requests: u64, open: Option<OpenLoop>) -> u64 {
 #[test]
 fn an_exchange_takes_no_memory() {
     // One after the other: what is taken is counted for the whole process.
-    for arrivals in [None, Some(Arrivals::Constant), Some(Arrivals::Poisson)] {
+    let arrivals = [None, Some(Arrivals::Constant), Some(Arrivals::Poisson)];
+    let cases = Engine::ALL.into_iter().flat_map(|engine| arrivals.map(|how| (engine, how)));
+    for (engine, arrivals) in cases {
         let rate = |arrivals| OpenLoop { rate: 20_000, arrivals, spin: Duration::ZERO, seed: 1 };
         let open = arrivals.map(rate);
-        taken(100, open); // What is taken once, by whatever comes first.
-        let (few, many) = (taken(1_000, open), taken(31_000, open));
+        taken(engine, 100, open); // What is taken once, by whatever comes first.
+        let (few, many) = (taken(engine, 1_000, open), taken(engine, 31_000, open));
         // The main thread looks around now and then; that has nothing to do with exchanges.
         let in_words = format!("{few} times for 1,000 exchanges, {many} times for 31,000");
-        assert!(many < few + 300, "{arrivals:?}: {in_words}");
+        assert!(many < few + 300, "{engine:?}, {arrivals:?}: {in_words}");
     }
 }

@@ -120,7 +120,8 @@ pub struct Asked {
     /// How its instants lie: `constant` or `poisson`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arrivals: Option<String>,
-    /// How long before them the clock was watched, at most.
+    /// How long before them the clock was watched, at most; in a closed loop, how long it was looked
+    /// for replies before sleeping.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spin_s: Option<f64>,
     /// New connections a second; absent where there was no limit.
@@ -129,6 +130,9 @@ pub struct Asked {
     /// Load-generating threads; absent where it was one for each of its processors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
+    /// The generator's system calls, where they were not epoll's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
     /// The generator's processors, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_cpus: Option<String>,

@@ -50,6 +50,13 @@ pub struct Record {
     pub size: u32,
     /// Load-generating threads.
     pub threads: u32,
+    /// Their system calls: `epoll` or `io-uring`.
+    #[serde(default = "epoll")]
+    pub engine: String,
+    /// In a closed loop, how long the generator looks for replies before it sleeps, at most; its
+    /// cost is the client's. Absent where it sleeps at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spin_ns: Option<u64>,
     /// Seconds between the last connection's opening and the measured window.
     pub warmup_s: f64,
     /// How a warm-up ended that was watched: `steady`, the load having settled, or `bound`, having
@@ -100,6 +107,18 @@ pub struct Record {
     pub floor: Option<Floor>,
     /// Where it ran.
     pub environment: Environment,
+}
+
+/// What the generator used before there was another engine.
+fn epoll() -> String {
+    "epoll".to_owned()
+}
+
+impl Record {
+    /// The engine, where it is not the usual one.
+    pub fn unusual_engine(&self) -> Option<&str> {
+        (self.engine != epoll()).then_some(&self.engine)
+    }
 }
 
 /// The server under test.

@@ -6,6 +6,7 @@
 //! socket is waited for, written and read, by [`Sockets`].
 
 mod epoll;
+mod uring;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -19,9 +20,45 @@ use crate::clients::failures::Kind;
 use crate::clients::failures::in_words;
 use crate::clients::pattern::Mismatch;
 use crate::clients::socket::receive;
-use crate::clients::worker::Worker;
+use crate::clients::worker::{Plan, Worker};
 
 pub(crate) use epoll::Epoll;
+pub(crate) use uring::Uring;
+
+/// The system calls with which sockets are waited for, written and read.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Engine {
+    /// epoll(7), recv(2) and send(2).
+    #[default]
+    Epoll,
+    /// io_uring(7).
+    IoUring,
+}
+
+impl Engine {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Epoll, Self::IoUring];
+
+    /// The name in flags and records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Epoll => "epoll",
+            Self::IoUring => "io-uring",
+        }
+    }
+
+    /// Tries whether this kernel has it.
+    ///
+    /// # Errors
+    ///
+    /// In words.
+    pub fn probe(self) -> Result<(), String> {
+        match self {
+            Self::Epoll => Ok(()),
+            Self::IoUring => uring::probe(),
+        }
+    }
+}
 
 /// The server has ended its side, or all is over.
 const HANGUP: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
@@ -29,7 +66,7 @@ const HANGUP: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventF
 /// How the sockets of one thread are waited for, written and read.
 pub(crate) trait Sockets: Sized {
     /// For a thread of so many connections, which `wake` tells of news from the main thread.
-    fn new(conns: usize, wake: BorrowedFd<'_>) -> io::Result<Self>;
+    fn new(plan: &Plan, conns: usize, wake: BorrowedFd<'_>) -> io::Result<Self>;
 
     /// Waits for the pacer's timer, too. It is never read: to set it anew makes an expiration
     /// forgotten.
@@ -129,6 +166,12 @@ impl<S: Sockets> Worker<'_, S> {
         self.now = self.control.clock.now();
         self.complete(index, self.connections[index].replied_ns);
         self.next(index);
+    }
+
+    /// The whole reply of a conversation is here; the server is to end it.
+    fn await_end(&mut self, index: usize) {
+        self.connections[index].replied_ns = self.now;
+        self.connections[index].state = State::AwaitingEnd;
     }
 
     /// Counts an exchange whose whole reply was here at `replied_ns`.
@@ -250,14 +293,18 @@ impl<S: Sockets> Worker<'_, S> {
     fn has_ended(&mut self, index: usize) -> bool {
         let Some(socket) = &self.connections[index].socket else { return false };
         match receive(socket, &mut self.scratch[..]) {
-            Ok(0) => self.fail(index, Kind::Eof, None, |_| {
-                "the server closed while nothing was owed".to_owned()
-            }),
+            Ok(0) => self.fail_unowed(index),
             Ok(count) => self.fail_surplus(index, count),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) => self.fail_io(index, Kind::Receive, &error),
         }
         true
+    }
+
+    fn fail_unowed(&mut self, index: usize) {
+        self.fail(index, Kind::Eof, None, |_| {
+            "the server closed while nothing was owed".to_owned()
+        });
     }
 
     fn fail_wrong(&mut self, index: usize, mismatch: Mismatch) {

@@ -259,12 +259,8 @@ impl<S: Sockets> Worker<'_, S> {
         let from_ns = self.now;
         self.turn(Duration::ZERO)?;
         let inside = from_ns >= self.control.start_ns() && self.now < self.control.end_ns();
-        if let Some(open) = &mut self.tally.open
-            && !self.found
-            && from_ns < instant_ns
-            && inside
-        {
-            open.spun_ns += self.now - from_ns;
+        if !self.found && from_ns < instant_ns && inside {
+            self.tally.spun_ns += self.now - from_ns;
         }
         Ok(())
     }

@@ -33,8 +33,10 @@ pub struct Tally {
     pub failures: Failures,
     /// What the thread used in the measured window; of several threads, the sum.
     pub usage: Option<Usage>,
+    /// How long the clock or the sockets were watched in the measured window, and nothing came.
+    pub spun_ns: u64,
     /// The part of the measured window that the thread was on a processor, other than to watch
-    /// the clock; of several threads, the busiest.
+    /// these; of several threads, the busiest.
     pub busy: f64,
     /// The part of the measured window that the thread could have run but had no processor; of
     /// several threads, the one that waited most.
@@ -62,8 +64,6 @@ pub struct OpenTally {
     pub plan_end_ns: u64,
     /// How far apart they were, by thread.
     pub spacing: Vec<Spacing>,
-    /// How long the clock was watched in the measured window, in which nothing came.
-    pub spun_ns: u64,
 }
 
 impl OpenTally {
@@ -78,7 +78,6 @@ impl OpenTally {
             last_sent_ns: 0,
             plan_end_ns: u64::MAX,
             spacing: spacing.into_iter().collect(),
-            spun_ns: 0,
         }
     }
 
@@ -91,7 +90,6 @@ impl OpenTally {
         self.last_sent_ns = self.last_sent_ns.max(other.last_sent_ns);
         self.plan_end_ns = self.plan_end_ns.min(other.plan_end_ns);
         self.spacing.extend(other.spacing);
-        self.spun_ns += other.spun_ns;
     }
 }
 
@@ -120,6 +118,7 @@ impl Tally {
             per_connection: Vec::new(),
             failures: Failures::default(),
             usage: None,
+            spun_ns: 0,
             busy: 0.0,
             waiting: 0.0,
             open: None,
@@ -141,6 +140,7 @@ impl Tally {
         self.per_connection.extend(other.per_connection);
         self.failures.merge(other.failures);
         self.usage = self.usage.into_iter().chain(other.usage).reduce(Usage::plus);
+        self.spun_ns += other.spun_ns;
         self.busy = self.busy.max(other.busy);
         self.waiting = self.waiting.max(other.waiting);
         if let Some(theirs) = other.open {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::clients::clock::NEVER;
 use crate::clients::connection::{Connection, Service, State};
 use crate::clients::control::Control;
-use crate::clients::engine::{Epoll, Sockets};
+use crate::clients::engine::{Engine, Epoll, Sockets, Uring};
 use crate::clients::failures::Kind;
 use crate::clients::laps::Lap;
 use crate::clients::pacer::{self, Pacer};
@@ -18,9 +18,10 @@ use crate::clients::pattern::Pattern;
 use crate::clients::schedule::OpenLoop;
 use crate::clients::share::Share;
 use crate::clients::socket::Target;
+use crate::clients::spin::Spin;
 use crate::clients::tally::Tally;
 use crate::clients::turns::Seat;
-use crate::machine::procfs::{self, Usage};
+use crate::clients::window::ProcessorTime;
 
 /// What a receive can take at once, at most.
 const SCRATCH: usize = 64 << 10;
@@ -41,6 +42,8 @@ const UNTIL_TURN: Duration = Duration::from_secs(1);
 /// What all threads of a run are to do.
 #[derive(Debug)]
 pub struct Plan {
+    /// With which system calls.
+    pub engine: Engine,
     /// Where to connect.
     pub target: Target,
     /// What to expect there.
@@ -55,6 +58,8 @@ pub struct Plan {
     pub threads: usize,
     /// When requests are due; without it, as soon as the reply to the last is here.
     pub open: Option<OpenLoop>,
+    /// How long a closed loop looks for replies before it sleeps.
+    pub spin: Duration,
     /// How long the intervals of the measured window are.
     pub interval_ns: u64,
     /// The place among runs that are under load in turn; for a closed loop that lasts so long.
@@ -67,6 +72,7 @@ pub(crate) struct Worker<'a, S> {
     pub(crate) control: &'a Control,
     pub(crate) share: Share,
     pub(crate) sockets: S,
+    spin: Spin,
     /// Whether the last wait was for something.
     pub(crate) found: bool,
     pub(crate) scratch: Box<[u8]>,
@@ -75,9 +81,9 @@ pub(crate) struct Worker<'a, S> {
     /// What is counted in the present interval.
     pub(crate) lap: Lap,
     /// Which that is.
-    lap_number: u64,
+    pub(crate) lap_number: u64,
     /// Where it ends.
-    lap_end_ns: u64,
+    pub(crate) lap_end_ns: u64,
     /// The last reading of the clock.
     pub(crate) now: u64,
     /// Measured exchanges that may still begin.
@@ -95,15 +101,7 @@ pub(crate) struct Worker<'a, S> {
     /// Connections that count towards the limit of those being opened.
     pub(crate) opening: usize,
     next_scan_ns: u64,
-    processor_time: ProcessorTime,
-}
-
-/// Readings of the clock and of the thread's processor time at the edges of the measured window.
-#[derive(Clone, Copy)]
-enum ProcessorTime {
-    Ahead,
-    Inside { clock_ns: u64, usage: Option<Usage>, waited_ns: Option<u64> },
-    Over,
+    pub(crate) processor_time: ProcessorTime,
 }
 
 /// Goes through all phases of one thread. `opened` is called once every connection has done its
@@ -119,14 +117,17 @@ pub fn work(
     opened: impl FnOnce(),
     finished: impl FnOnce(),
 ) -> io::Result<Tally> {
-    Worker::<Epoll>::new(plan, control, share)?.run(opened, finished)
+    match plan.engine {
+        Engine::Epoll => Worker::<Epoll>::new(plan, control, share)?.run(opened, finished),
+        Engine::IoUring => Worker::<Uring>::new(plan, control, share)?.run(opened, finished),
+    }
 }
 
 impl<'a, S: Sockets> Worker<'a, S> {
     /// Takes all descriptors and memory that do not depend on how the run goes.
     fn new(plan: &'a Plan, control: &'a Control, share: Share) -> io::Result<Self> {
         let wake = control.wake(share.thread).as_fd();
-        let mut sockets = S::new(share.connections as usize, wake)?;
+        let mut sockets = S::new(plan, share.connections as usize, wake)?;
         let numbers = share.first..share.first + share.connections;
         let mut tally = Tally::new();
         let pacer = match &plan.open {
@@ -143,6 +144,7 @@ impl<'a, S: Sockets> Worker<'a, S> {
             control,
             share,
             sockets,
+            spin: Spin::new(plan.spin),
             found: false,
             scratch: vec![0; SCRATCH].into_boxed_slice(),
             connections: numbers.map(Connection::new).collect(),
@@ -218,7 +220,7 @@ impl<'a, S: Sockets> Worker<'a, S> {
                 }
             }
             while self.busy > 0 && self.now < self.control.abandon_ns() {
-                self.turn(self.until_scan())?;
+                self.spin_or_turn()?;
             }
             if !self.await_turn()? {
                 return Ok(());
@@ -240,6 +242,19 @@ impl<'a, S: Sockets> Worker<'a, S> {
         Ok(!over(self))
     }
 
+    /// Looks for events for a while if that is asked for, then waits for them, and handles them.
+    fn spin_or_turn(&mut self) -> io::Result<()> {
+        let looked = self.spin.spin(self.until_scan(), || self.sockets.wait(Duration::ZERO))?;
+        if (self.control.start_ns()..self.control.end_ns()).contains(&self.now) {
+            self.tally.spun_ns += looked.spun.as_nanos() as u64;
+        }
+        if !looked.found {
+            return self.turn(self.until_scan());
+        }
+        self.handle();
+        Ok(())
+    }
+
     /// Waits for events, at most that long, and handles them.
     pub(crate) fn turn(&mut self, wait: Duration) -> io::Result<()> {
         if let Some(pacer) = &mut self.pacer {
@@ -249,6 +264,12 @@ impl<'a, S: Sockets> Worker<'a, S> {
         if let Some(pacer) = &mut self.pacer {
             pacer.after_wait();
         }
+        self.handle();
+        Ok(())
+    }
+
+    /// Handles the events that were waited for, and what is due.
+    fn handle(&mut self) {
         let before = self.now;
         S::handle(self);
         if self.now == before {
@@ -266,7 +287,6 @@ impl<'a, S: Sockets> Worker<'a, S> {
             self.tally.attempted - self.opening as u64,
             self.tally.total,
         );
-        Ok(())
     }
 
     /// Clears the main thread's wake-up call; what it had to say is read where it matters.
@@ -328,65 +348,6 @@ impl<'a, S: Sockets> Worker<'a, S> {
                 }),
             }
         }
-    }
-
-    /// Goes to the interval of that instant, if that is another one.
-    #[inline]
-    pub(crate) fn next_lap_if_due(&mut self, at_ns: u64) {
-        if at_ns >= self.lap_end_ns {
-            self.next_lap(at_ns);
-        }
-    }
-
-    #[cold]
-    fn next_lap(&mut self, at_ns: u64) {
-        let (start_ns, length_ns) = (self.control.start_ns(), self.plan.interval_ns);
-        let number = at_ns.saturating_sub(start_ns) / length_ns;
-        self.hand_over_lap(number);
-        self.lap_end_ns = start_ns.saturating_add((number + 1).saturating_mul(length_ns));
-    }
-
-    fn hand_over_lap(&mut self, next: u64) {
-        let mailbox = &self.control.mailboxes()[self.share.thread];
-        mailbox.hand_over(self.lap_number, next, &mut self.lap);
-        self.lap_number = next;
-    }
-
-    fn note_window_edges(&mut self) {
-        if matches!(self.processor_time, ProcessorTime::Ahead) {
-            // The window is known some turns before it starts.
-            self.lap_end_ns = self.control.start_ns().saturating_add(self.plan.interval_ns);
-        }
-        self.next_lap_if_due(self.now);
-        match self.processor_time {
-            ProcessorTime::Ahead if self.now >= self.control.start_ns() => {
-                self.processor_time = ProcessorTime::Inside {
-                    clock_ns: self.now,
-                    waited_ns: procfs::thread_waited_ns(),
-                    usage: procfs::thread_usage(),
-                };
-            }
-            ProcessorTime::Inside { .. } if self.now >= self.control.end_ns() => {
-                self.note_window_end();
-            }
-            _ => {}
-        }
-    }
-
-    fn note_window_end(&mut self) {
-        if let ProcessorTime::Inside { clock_ns, usage, waited_ns } = self.processor_time {
-            self.now = self.control.clock.now();
-            let window_ns = self.now.saturating_sub(clock_ns).max(1) as f64;
-            let spun_ns = self.tally.open.as_ref().map_or(0, |open| open.spun_ns);
-            let usage = procfs::thread_usage().zip(usage).map(|(now, before)| now.since(before));
-            let used_ns = usage.map_or(0, |usage| usage.cpu_ns);
-            self.tally.usage = usage;
-            self.tally.busy = used_ns.saturating_sub(spun_ns) as f64 / window_ns;
-            self.tally.waiting = waited_ns
-                .zip(procfs::thread_waited_ns())
-                .map_or(0.0, |(before, after)| after.saturating_sub(before) as f64 / window_ns);
-        }
-        self.processor_time = ProcessorTime::Over;
     }
 
     fn into_tally(mut self) -> Tally {

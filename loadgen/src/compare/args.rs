@@ -8,12 +8,14 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use lockstep_results::store;
 
 use super::subjects::{self, Subject};
+use crate::clients::engine::Engine;
 use crate::clients::schedule::Arrivals;
 use crate::exit::{self, Failure};
 use crate::machine::limits;
 use crate::machine::placement::Place;
 use crate::run::args::{
-    CpuList, RunArgs, arrivals, backlog, conns, cpu_list, place, positive, rate, size, threads,
+    CpuList, RunArgs, arrivals, backlog, conns, cpu_list, engine, place, positive, rate, size,
+    threads,
 };
 use crate::run::warmup::Warmup;
 use crate::units;
@@ -105,13 +107,18 @@ pub struct CompareArgs {
     #[arg(long, value_name = "NAME", value_parser = arrivals, requires = "rate")]
     pub arrivals: Option<Arrivals>,
 
-    /// Watch the clock so long before a request is due, in place of sleeping
-    #[arg(long, value_name = "TIME", value_parser = units::duration, requires = "rate")]
+    /// Watch so long in place of sleeping: the clock, before a request is due; in a closed loop for
+    /// replies
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub spin: Option<Duration>,
 
     /// New connections a second while connections are opened [default: as fast as they come]
     #[arg(long, value_name = "RATE", value_parser = positive)]
     pub connect_rate: Option<u64>,
+
+    /// The generator's system calls: epoll, io-uring
+    #[arg(long, value_name = "NAME", default_value = "epoll", value_parser = engine)]
+    pub engine: Engine,
 
     /// Load-generating threads [default: one for each processor of the generator]
     #[arg(short, long, value_name = "N", value_parser = threads)]
@@ -208,6 +215,7 @@ impl CompareArgs {
             rate: self.rate,
             arrivals: self.arrivals,
             spin: self.spin,
+            engine: self.engine,
             connect_rate: self.connect_rate,
             backlog: self.backlog,
             shards: self.shards,

@@ -75,5 +75,7 @@ fn asked(asked: &Asked) -> String {
     for (name, value) in more {
         line.extend(value.map(|value| format!(", {name} {value}")));
     }
+    line.extend(asked.engine.iter().map(|engine| format!(", generator on {engine}")));
+    line.extend(asked.spin_s.map(|spin_s| format!(", spinning {:.0} us", spin_s * 1e6)));
     line
 }

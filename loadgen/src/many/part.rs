@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::clients::clock::Clock;
 use crate::clients::connection::Service;
 use crate::clients::control::Control;
+use crate::clients::engine::Engine;
 use crate::clients::failures::with_name;
 use crate::clients::laps::{Lap, Laps};
 use crate::clients::pattern::Pattern;
@@ -116,6 +117,7 @@ fn obey(order: &str) -> Result<(), Failure> {
     let control = Control::new(clock.clone(), threads, false)
         .map_err(|error| failed(format!("cannot wake threads: {}", with_name(&error))))?;
     let plan = Plan {
+        engine: Engine::default(),
         target: Target::new(order.addr).from_source(order.source),
         service: Service::Echo,
         pattern: Pattern::new(order.size, order.seed),
@@ -123,6 +125,7 @@ fn obey(order: &str) -> Result<(), Failure> {
         connect_rate: None,
         threads,
         open: None,
+        spin: Duration::ZERO,
         seat: None,
         interval_ns: order.duration.as_nanos() as u64,
     };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser};
 
 use crate::clients::connection::Service;
+use crate::clients::engine::Engine;
 use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
 use crate::clients::schedule::{Arrivals, OpenLoop};
 use crate::machine::placement::Place;
@@ -19,7 +20,7 @@ use crate::units;
 pub use values::CpuList;
 use values::interval;
 pub(crate) use values::{
-    arrivals, backlog, conns, cpu_list, page, place, positive, rate, service, size, threads,
+    arrivals, backlog, conns, cpu_list, engine, page, place, positive, rate, service, size, threads,
 };
 
 /// The most intervals: a record of so many can still be read.
@@ -62,10 +63,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", value_parser = arrivals, requires = "rate")]
     pub arrivals: Option<Arrivals>,
 
-    /// Watch the clock so long before a request is due, in place of sleeping: exact, but it takes a
-    /// processor
-    #[arg(long, value_name = "TIME", value_parser = units::duration, requires = "rate")]
+    /// Watch so long in place of sleeping, at the price of processor time: the clock, before a request
+    /// is due; in a closed loop for replies, unless that was in vain lately
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub spin: Option<Duration>,
+
+    /// The generator's system calls: epoll, io-uring
+    #[arg(long, value_name = "NAME", default_value = "epoll", value_parser = engine)]
+    pub engine: Engine,
 
     /// Bytes in a request, at most 1MiB
     #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = size)]
@@ -220,6 +225,11 @@ impl RunArgs {
         self.interval.unwrap_or(Duration::from_secs(seconds.max(1)))
     }
 
+    /// How long a closed loop looks for replies before it sleeps.
+    pub fn spin_closed(&self) -> Duration {
+        self.spin.filter(|_| self.rate.is_none()).unwrap_or_default()
+    }
+
     /// When requests are due; none in a closed loop.
     pub fn open_loop(&self, seed: u64) -> Option<OpenLoop> {
         let arrivals = self.arrivals.unwrap_or_default();
@@ -251,12 +261,16 @@ mod tests {
     #[test]
     fn a_rate_makes_an_open_loop() {
         assert!(parse("loadgen").unwrap().open_loop(1).is_none());
+        let spinning = parse("loadgen --spin 50us").unwrap();
+        assert!(spinning.open_loop(1).is_none());
+        assert_eq!(spinning.spin_closed(), Duration::from_micros(50));
         let open = parse("loadgen --rate 50k").unwrap().open_loop(7).unwrap();
         assert_eq!((open.rate, open.arrivals, open.seed), (50_000, Arrivals::Constant, 7));
         assert_eq!(open.spin, Duration::ZERO);
         let open = parse("loadgen -r 5 --arrivals poisson --spin 100us").unwrap().open_loop(7);
         let open = open.unwrap();
         assert_eq!((open.arrivals, open.spin), (Arrivals::Poisson, Duration::from_micros(100)));
+        assert_eq!(parse("loadgen -r 5 --spin 100us").unwrap().spin_closed(), Duration::ZERO);
     }
 
     #[test]
@@ -297,7 +311,7 @@ mod tests {
             ("loadgen --rate 2000M", "at most 1000M"),
             ("loadgen --rate 5 --arrivals regular", "constant and poisson"),
             ("loadgen --arrivals poisson", "--rate"),
-            ("loadgen --spin 1ms", "--rate"),
+            ("loadgen --engine aio", "epoll and io-uring"),
             ("loadgen --rate 5 --spin 1", "write 1s"),
             ("loadgen --fail-if p98>1ms", "there is no \"p98\", but p50"),
             ("loadgen --interval 9ms", "at least 10ms"),

@@ -111,6 +111,8 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         conns: asked.args.conns,
         size: asked.args.size,
         threads: asked.run.plan.threads as u32,
+        engine: asked.args.engine.name().to_owned(),
+        spin_ns: spin_ns(asked.run.plan.spin),
         warmup_s: measured.warmup.as_secs_f64(),
         warmup_end: measured.warmup_end.map(|end| end.name().to_owned()),
         duration_s: seconds,
@@ -179,6 +181,10 @@ fn rate(asked: &Asked<'_>, measured: &Measured, open: &OpenTally) -> Option<Rate
         own_lateness_p99_ns: own,
         spin_ns: plan.spin.as_nanos() as u64,
     })
+}
+
+fn spin_ns(spin: Duration) -> Option<u64> {
+    (!spin.is_zero()).then_some(spin.as_nanos() as u64)
 }
 
 fn per_second(count: u64, span_ns: u64) -> f64 {

@@ -37,8 +37,11 @@ fn header(record: &Record) -> String {
         || "closed loop".to_owned(),
         |rate| format!("open loop, {}/s {}", grouped(rate.planned_per_s as u64), rate.arrivals),
     );
+    let engine = record.unusual_engine().map_or_else(String::new, |name| format!(" ({name})"));
+    let spin =
+        record.spin_ns.map_or_else(String::new, |ns| format!(" spinning {}", format::duration(ns)));
     let text = format!(
-        "{load}, {}, requests of {} bytes ({}), {threads}{}",
+        "{load}, {}, requests of {} bytes ({}), {threads}{engine}{}{spin}",
         plural(record.conns.into(), "connection", "connections"),
         grouped(record.size.into()),
         subject.service,

@@ -103,6 +103,10 @@ impl Session {
             let error = "--place steered puts the server on the generator's processors";
             return Err(Failure::new(exit::USAGE, error).hint("say which with --pin alone"));
         }
+        args.engine.probe().map_err(|cause| {
+            let error = format!("--engine {}: {cause}", args.engine.name());
+            Failure::new(exit::UNAVAILABLE, error).hint("take --engine epoll")
+        })?;
         let threads = args.threads.unwrap_or(self.allowed.len());
         limits::raise_descriptors(args.conns, threads).map_err(|error| {
             let hint = "raise it with `ulimit -n`, or take fewer connections";
@@ -221,6 +225,7 @@ fn carry_out(
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let run = Run {
         plan: Plan {
+            engine: args.engine,
             target: Target::new(subject.addr),
             service: args.service,
             pattern: Pattern::new(args.size, seed),
@@ -228,6 +233,7 @@ fn carry_out(
             connect_rate: args.connect_rate,
             threads,
             open: args.open_loop(seed),
+            spin: args.spin_closed(),
             interval_ns: args.interval().as_nanos() as u64,
             seat,
         },

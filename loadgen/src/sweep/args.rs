@@ -6,11 +6,12 @@ use clap::Args;
 
 use super::levels::{self, Levels};
 use crate::clients::connection::Service;
+use crate::clients::engine::Engine;
 use crate::clients::schedule::{Arrivals, SECOND};
 use crate::compare;
 use crate::output::OutputArgs;
 use crate::run::args::{
-    CpuList, RunArgs, arrivals, backlog, cpu_list, positive, rate, service, size, threads,
+    CpuList, RunArgs, arrivals, backlog, cpu_list, engine, positive, rate, service, size, threads,
 };
 use crate::run::condition::Condition;
 use crate::run::warmup::Warmup;
@@ -83,13 +84,18 @@ pub struct SweepArgs {
     #[arg(long, value_name = "NAME", value_parser = arrivals)]
     pub arrivals: Option<Arrivals>,
 
-    /// Watch the clock so long before a request is due, in place of sleeping
+    /// Watch so long in place of sleeping: the clock, before a request is due; in a closed loop for
+    /// replies
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub spin: Option<Duration>,
 
     /// Bytes in a request, at most 1MiB
     #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = size)]
     pub size: u32,
+
+    /// The generator's system calls: epoll, io-uring
+    #[arg(long, value_name = "NAME", default_value = "epoll", value_parser = engine)]
+    pub engine: Engine,
 
     /// Load-generating threads [default: one for each processor of the generator]
     #[arg(short, long, value_name = "N", value_parser = threads)]
@@ -146,6 +152,7 @@ impl SweepArgs {
             warmup: Warmup::Fixed(self.warmup),
             arrivals: self.arrivals,
             spin: self.spin,
+            engine: self.engine,
             size: self.size,
             threads: self.threads,
             timeout: self.timeout,
@@ -178,7 +185,7 @@ impl SweepArgs {
         if self.slo.is_empty() && (self.rate_min.is_some() || self.rate_max.is_some()) {
             return Err("--rate-min and --rate-max are for --slo".to_owned());
         }
-        let timed = self.arrivals.is_some() || self.spin.is_some();
+        let timed = self.arrivals.is_some();
         match (self.slo.is_empty(), rates.len(), conns.len()) {
             (false, _, 1) => {}
             (false, ..) => return Err("--slo searches with one number of --conns".to_owned()),
@@ -191,7 +198,7 @@ impl SweepArgs {
                 );
             }
             (true, 0, _) if timed => {
-                return Err("--arrivals and --spin are for an open loop: give --rates".to_owned());
+                return Err("--arrivals is for an open loop: give --rates".to_owned());
             }
             (true, ..) => {}
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use loadgen::clients::engine::Engine;
 use serde_json::Value;
 
 use crate::loaded;
@@ -76,6 +77,43 @@ pub(crate) fn loadgen(args: &[&str]) -> Command {
 pub(crate) fn run(args: &[&str]) -> Finished {
     Finished::of(loadgen(args).output().expect("the command starts"))
 }
+
+/// Runs the command to its end, with an engine.
+pub(crate) fn run_with(engine: &str, args: &[&str]) -> Finished {
+    run(&[args, &["--engine", engine]].concat())
+}
+
+/// Whether this machine has the engine; where not, that is said aloud, and it is a failure where
+/// LOCKSTEP_REQUIRE names it.
+pub(crate) fn has_engine(engine: &str) -> bool {
+    let found = Engine::ALL.into_iter().find(|found| found.name() == engine);
+    let Err(cause) = found.expect("there is such an engine").probe() else { return true };
+    println!("SKIPPED: {engine}: {cause}");
+    let required = std::env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name == engine), "{engine} is required here");
+    false
+}
+
+/// Makes tests of functions that are given an engine: whichever it is, they find the same.
+macro_rules! with_each_engine {
+    ($($test:ident)*) => {
+        mod epoll {
+            $(#[test]
+            fn $test() {
+                super::$test("epoll");
+            })*
+        }
+        mod io_uring {
+            $(#[test]
+            fn $test() {
+                if crate::harness::has_engine("io-uring") {
+                    super::$test("io-uring");
+                }
+            })*
+        }
+    };
+}
+pub(crate) use with_each_engine;
 
 /// What a command left.
 #[derive(Debug)]

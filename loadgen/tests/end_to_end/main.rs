@@ -3,6 +3,7 @@
 mod backlog;
 mod compare;
 mod embedded;
+mod engine;
 mod floor;
 mod full_disk;
 mod harness;

@@ -6,7 +6,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Server, run};
+use crate::harness::{Server, run_with, with_each_engine};
+
+with_each_engine! {
+    a_one_shot_server_gets_a_connection_for_each_exchange
+    a_one_shot_server_must_end_and_say_no_more
+}
 
 fn hi(mut stream: TcpStream, after: impl FnOnce(&mut TcpStream)) {
     let mut buffer = [0; 1024];
@@ -18,8 +23,7 @@ fn hi(mut stream: TcpStream, after: impl FnOnce(&mut TcpStream)) {
     }
 }
 
-#[test]
-fn a_one_shot_server_gets_a_connection_for_each_exchange() {
+fn a_one_shot_server_gets_a_connection_for_each_exchange(engine: &str) {
     let server = Server::start(|stream, _| hi(stream, |_| ()));
     let args = [
         "--target",
@@ -34,7 +38,7 @@ fn a_one_shot_server_gets_a_connection_for_each_exchange() {
         "0",
         "--json",
     ];
-    let finished = run(&args);
+    let finished = run_with(engine, &args);
     finished.assert_measured();
     let record = finished.record();
     assert_eq!(record["exchanges"], 40);
@@ -43,8 +47,7 @@ fn a_one_shot_server_gets_a_connection_for_each_exchange() {
     assert_eq!(server.accepted.load(Relaxed), 43);
 }
 
-#[test]
-fn a_one_shot_server_must_end_and_say_no_more() {
+fn a_one_shot_server_must_end_and_say_no_more(engine: &str) {
     let server = Server::start(|stream, _| {
         hi(stream, |stream| drop(stream.write_all(b"!")));
     });
@@ -66,7 +69,7 @@ fn a_one_shot_server_must_end_and_say_no_more() {
     };
     let run = |server: &Server| {
         let args = args(&server.target());
-        run(&args.each_ref().map(String::as_str))
+        run_with(engine, &args.each_ref().map(String::as_str))
     };
     let finished = run(&server);
     assert_eq!(finished.code, Some(6), "{finished:#?}");

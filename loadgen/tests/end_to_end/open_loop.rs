@@ -12,7 +12,22 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::embedded::children;
-use crate::harness::{Finished, Running, Server, echo, echo_with, loadgen, run, wait_until};
+use crate::harness::{
+    Finished, Running, Server, echo, echo_with, loadgen, run, run_with, wait_until,
+    with_each_engine,
+};
+
+with_each_engine! {
+    every_planned_request_is_sent_and_measured
+    a_number_of_requests_ends_the_plan
+    a_known_delay_is_the_service_and_the_response
+    a_stall_is_in_the_response_and_not_in_the_service
+    a_server_too_slow_for_the_rate_is_named_as_the_cause
+    a_rate_that_no_generator_reaches_is_invalid
+    a_request_that_fails_is_not_sent_again
+    one_shot_conversations_have_a_rate_too
+    idle_connections_take_turns
+}
 
 /// The value of a latency in milliseconds.
 fn ms(record: &Value, latency: &str, key: &str) -> f64 {
@@ -24,19 +39,21 @@ fn reasons(record: &Value) -> String {
     record["invalid_reasons"].to_string()
 }
 
-fn against(target: &str, more: &[&str]) -> Finished {
+fn against(engine: &str, target: &str, more: &[&str]) -> Finished {
     let mut args = vec!["--target", target, "--json"];
     args.extend(more);
-    run(&args)
+    run_with(engine, &args)
 }
 
-#[test]
-fn every_planned_request_is_sent_and_measured() {
+fn every_planned_request_is_sent_and_measured(engine: &str) {
     let server = Server::start(echo);
     for (arrivals, threads) in [("constant", "1"), ("constant", "3"), ("poisson", "2")] {
         let args = ["--rate", "2k", "--arrivals", arrivals, "--threads", threads];
-        let finished =
-            against(&server.target(), &[&args[..], &["-d", "1s", "--warmup", "100ms"]].concat());
+        let finished = against(
+            engine,
+            &server.target(),
+            &[&args[..], &["-d", "1s", "--warmup", "100ms"]].concat(),
+        );
         finished.assert_measured();
         let record = finished.record();
         let rate = &record["rate"];
@@ -59,12 +76,11 @@ fn every_planned_request_is_sent_and_measured() {
     }
 }
 
-#[test]
-fn a_number_of_requests_ends_the_plan() {
+fn a_number_of_requests_ends_the_plan(engine: &str) {
     let server = Server::start(echo);
     let begin = Instant::now();
     let args = ["--rate", "1k", "-n", "300", "--conns", "5", "--threads", "2", "--warmup", "0"];
-    let finished = against(&server.target(), &args);
+    let finished = against(engine, &server.target(), &args);
     finished.assert_measured();
     let record = finished.record();
     assert_eq!((&record["exchanges"], &record["rate"]["planned"]), (&300.into(), &300.into()));
@@ -78,7 +94,7 @@ fn a_number_of_requests_ends_the_plan() {
 #[test]
 fn a_closed_loop_has_no_rate() {
     let server = Server::start(echo);
-    let finished = against(&server.target(), &["-n", "100", "--warmup", "0"]);
+    let finished = against("epoll", &server.target(), &["-n", "100", "--warmup", "0"]);
     let record = finished.record();
     assert_eq!(record["load"], "closed");
     assert!(record.get("rate").is_none());
@@ -88,8 +104,7 @@ fn a_closed_loop_has_no_rate() {
     assert_eq!(record["latency"]["exchange"]["count"], 100);
 }
 
-#[test]
-fn a_known_delay_is_the_service_and_the_response() {
+fn a_known_delay_is_the_service_and_the_response(engine: &str) {
     let server = Server::start(|stream, _| {
         echo_with(stream, |_| {
             thread::sleep(Duration::from_millis(10));
@@ -97,7 +112,7 @@ fn a_known_delay_is_the_service_and_the_response() {
         });
     });
     let args = ["--rate", "50", "--conns", "10", "-d", "2s", "--warmup", "200ms"];
-    let finished = against(&server.target(), &args);
+    let finished = against(engine, &server.target(), &args);
     finished.assert_measured();
     let record = finished.record();
     assert_eq!(record["rate"]["planned"], 100);
@@ -123,13 +138,12 @@ fn stalling(stall: Duration, period: Duration) -> Server {
     })
 }
 
-#[test]
-fn a_stall_is_in_the_response_and_not_in_the_service() {
+fn a_stall_is_in_the_response_and_not_in_the_service(engine: &str) {
     // Of the requests, a tenth is planned in a stall of 300 ms, evenly over it. A share x of all
     // waits longer than 300 ms * (1 - 10 x): p95 is 150 ms and p99 is 270 ms.
     let server = stalling(Duration::from_millis(300), Duration::from_secs(3));
     let args = ["--rate", "1000", "--conns", "10", "-d", "3s", "--warmup", "100ms"];
-    let finished = against(&server.target(), &args);
+    let finished = against(engine, &server.target(), &args);
     finished.assert_measured();
     let record = finished.record();
     assert_eq!(record["latency"]["response"]["count"], 3000);
@@ -193,8 +207,7 @@ fn child_with_connections(pid: i32) -> Option<i32> {
     (sockets.count() > 10).then_some(child)
 }
 
-#[test]
-fn a_server_too_slow_for_the_rate_is_named_as_the_cause() {
+fn a_server_too_slow_for_the_rate_is_named_as_the_cause(engine: &str) {
     // Two connections at 10 ms each do 200 a second at most, of 1,000 planned.
     let server = Server::start(|stream, _| {
         echo_with(stream, |_| {
@@ -203,7 +216,7 @@ fn a_server_too_slow_for_the_rate_is_named_as_the_cause() {
         });
     });
     let args = ["--rate", "1k", "--conns", "2", "-d", "500ms", "--warmup", "0", "--timeout", "1s"];
-    let finished = against(&server.target(), &args);
+    let finished = against(engine, &server.target(), &args);
     assert_eq!(finished.code, Some(8), "nothing failed: {finished:#?}");
     let record = finished.record();
     assert_eq!(record["valid"], false);
@@ -226,22 +239,20 @@ fn a_server_too_slow_for_the_rate_is_named_as_the_cause() {
     assert!(ms(&record, "service", "p50_ns") < 100.0, "and not in the service");
 }
 
-#[test]
-fn a_rate_that_no_generator_reaches_is_invalid() {
+fn a_rate_that_no_generator_reaches_is_invalid(engine: &str) {
     let server = Server::start(echo);
     let args = ["--rate", "100M", "-d", "100ms", "--warmup", "0", "--timeout", "2s"];
-    let finished = against(&server.target(), &args);
+    let finished = against(engine, &server.target(), &args);
     assert_eq!(finished.code, Some(8), "{finished:#?}");
     assert_eq!(finished.record()["valid"], false);
-    let shown = run(&[&["--target", &server.target()][..], &args].concat());
+    let shown = run_with(engine, &[&["--target", &server.target()][..], &args].concat());
     assert_eq!(shown.code, Some(8), "{shown:#?}");
     let lines: Vec<&str> =
         shown.stdout.lines().filter(|line| line.starts_with("INVALID")).collect();
     assert!(lines.len() > 1 && lines[0].contains("the last lines say why"), "{shown:#?}");
 }
 
-#[test]
-fn a_request_that_fails_is_not_sent_again() {
+fn a_request_that_fails_is_not_sent_again(engine: &str) {
     // Each connection is ended with its fifth request.
     let server = Server::start(|stream, _| {
         let mut requests = 0;
@@ -251,7 +262,7 @@ fn a_request_that_fails_is_not_sent_again() {
         });
     });
     let args = ["--rate", "1k", "-n", "100", "--conns", "4", "--warmup", "0"];
-    let finished = against(&server.target(), &args);
+    let finished = against(engine, &server.target(), &args);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
     let record = finished.record();
     // The first exchange of a connection is not measured; the fourth after it fails.
@@ -261,11 +272,10 @@ fn a_request_that_fails_is_not_sent_again() {
     assert!(reasons(&record).contains("84 of 100 requests were never sent"), "{record}");
 }
 
-#[test]
-fn one_shot_conversations_have_a_rate_too() {
+fn one_shot_conversations_have_a_rate_too(engine: &str) {
     let args = ["--backend", "blocking", "--service", "hi", "--rate", "200", "--conns", "8"];
     let more = ["-d", "500ms", "--warmup", "100ms", "--json"];
-    let finished = run(&[&args[..], &more].concat());
+    let finished = run_with(engine, &[&args[..], &more].concat());
     finished.assert_measured();
     let record = finished.record();
     for latency in ["response", "service", "lateness"] {
@@ -273,11 +283,10 @@ fn one_shot_conversations_have_a_rate_too() {
     }
 }
 
-#[test]
-fn idle_connections_take_turns() {
+fn idle_connections_take_turns(engine: &str) {
     let server = Server::start(echo);
     let args = ["--rate", "500", "--conns", "10", "-d", "1s", "--warmup", "0"];
-    let finished = against(&server.target(), &args);
+    let finished = against(engine, &server.target(), &args);
     let fairness = &finished.record()["fairness"];
     // Fifty each; a reply that is late lets others pass. Were the last one taken first, it would do
     // most of the work.

@@ -7,25 +7,47 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Server, echo, echo_with, run};
+use crate::harness::{Server, echo, echo_with, run_with, with_each_engine};
 
-#[test]
-fn an_echo_is_right_at_every_size() {
+with_each_engine! {
+    an_echo_is_right_at_every_size
+    a_reply_may_come_byte_by_byte
+    every_flipped_bit_is_counted_and_no_other
+    a_stale_reply_is_wrong
+    a_byte_too_many_is_surplus
+    what_was_not_asked_for_is_surplus
+    a_known_delay_is_what_is_measured
+    a_server_that_hangs_up_fails_each_connection_once
+    an_end_that_comes_with_the_reply_is_seen
+    lost_connections_make_no_exchange_count_twice
+    a_reset_is_named
+    silence_is_a_timeout
+    half_a_reply_is_a_timeout_too
+    some_may_fail_while_the_rest_goes_on
+    as_many_exchanges_as_asked_for
+    the_shorter_of_duration_and_requests_ends_the_run
+    connections_are_paced
+}
+
+fn an_echo_is_right_at_every_size(engine: &str) {
     let server = Server::start(echo);
     for size in ["1", "2", "64", "1023", "1024", "1025", "100000", "1MiB"] {
-        let finished = run(&[
-            "--target",
-            &server.target(),
-            "--conns",
-            "3",
-            "-n",
-            "20",
-            "--warmup",
-            "0",
-            "--size",
-            size,
-            "--json",
-        ]);
+        let finished = run_with(
+            engine,
+            &[
+                "--target",
+                &server.target(),
+                "--conns",
+                "3",
+                "-n",
+                "20",
+                "--warmup",
+                "0",
+                "--size",
+                size,
+                "--json",
+            ],
+        );
         finished.assert_measured();
         let record = finished.record();
         assert_eq!(record["exchanges"], 20, "{size}");
@@ -37,8 +59,7 @@ fn an_echo_is_right_at_every_size() {
     }
 }
 
-#[test]
-fn a_reply_may_come_byte_by_byte() {
+fn a_reply_may_come_byte_by_byte(engine: &str) {
     let server = Server::start(|mut stream, _| {
         let mut buffer = [0; 64];
         while let Ok(count @ 1..) = stream.read(&mut buffer) {
@@ -49,14 +70,15 @@ fn a_reply_may_come_byte_by_byte() {
             }
         }
     });
-    let finished =
-        run(&["--target", &server.target(), "--conns", "2", "-n", "50", "--warmup", "0", "--json"]);
+    let finished = run_with(
+        engine,
+        &["--target", &server.target(), "--conns", "2", "-n", "50", "--warmup", "0", "--json"],
+    );
     finished.assert_measured();
     assert_eq!(finished.record()["exchanges"], 50);
 }
 
-#[test]
-fn every_flipped_bit_is_counted_and_no_other() {
+fn every_flipped_bit_is_counted_and_no_other(engine: &str) {
     // Replies 100, 200 and 300 of the server's life are wrong in one bit.
     let replies = AtomicU64::new(0);
     let replies = Arc::new(replies);
@@ -72,7 +94,7 @@ fn every_flipped_bit_is_counted_and_no_other() {
     });
     let args =
         ["--target", &server.target(), "--conns", "8", "-n", "1000", "--warmup", "0", "--json"];
-    let finished = run(&args);
+    let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(6), "{finished:#?}");
     assert_eq!(finished.errors(), [("mismatch".to_owned(), 3)]);
     let record = finished.record();
@@ -83,8 +105,7 @@ fn every_flipped_bit_is_counted_and_no_other() {
     assert!(first.contains("byte 32 of the reply"), "{first}");
 }
 
-#[test]
-fn a_stale_reply_is_wrong() {
+fn a_stale_reply_is_wrong(engine: &str) {
     // The answer to the first request, to every request.
     let server = Server::start(|stream, _| {
         let mut first = None;
@@ -95,14 +116,13 @@ fn a_stale_reply_is_wrong() {
     });
     let args =
         ["--target", &server.target(), "--conns", "4", "-n", "100", "--warmup", "0", "--json"];
-    let finished = run(&args);
+    let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(6), "{finished:#?}");
     assert_eq!(finished.errors(), [("mismatch".to_owned(), 4)]);
     assert_eq!(finished.record()["unserved"], 0);
 }
 
-#[test]
-fn a_byte_too_many_is_surplus() {
+fn a_byte_too_many_is_surplus(engine: &str) {
     let server = Server::start(|mut stream, _| {
         let mut buffer = [0; 65];
         while let Ok(count @ 1..) = stream.read(&mut buffer[..64]) {
@@ -113,14 +133,13 @@ fn a_byte_too_many_is_surplus() {
     });
     let args =
         ["--target", &server.target(), "--conns", "4", "-n", "100", "--warmup", "0", "--json"];
-    let finished = run(&args);
+    let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(6), "{finished:#?}");
     assert_eq!(finished.errors(), [("surplus".to_owned(), 4)]);
     assert_eq!(finished.record()["unserved"], 4);
 }
 
-#[test]
-fn what_was_not_asked_for_is_surplus() {
+fn what_was_not_asked_for_is_surplus(engine: &str) {
     // Right replies, and something more once the connection rests: the loop begins only when
     // the last connection has been opened.
     let server = Server::start(|mut stream, number| {
@@ -149,14 +168,13 @@ fn what_was_not_asked_for_is_surplus() {
         "0",
         "--json",
     ];
-    let finished = run(&args);
+    let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(6), "{finished:#?}");
     assert_eq!(finished.errors(), [("surplus".to_owned(), 1)]);
     assert_eq!(finished.record()["exchanges"], 100);
 }
 
-#[test]
-fn a_known_delay_is_what_is_measured() {
+fn a_known_delay_is_what_is_measured(engine: &str) {
     let server = Server::start(|stream, _| {
         echo_with(stream, |_| {
             thread::sleep(Duration::from_millis(10));
@@ -165,7 +183,7 @@ fn a_known_delay_is_what_is_measured() {
     });
     let args =
         ["--target", &server.target(), "--conns", "4", "-n", "200", "--warmup", "0", "--json"];
-    let finished = run(&args);
+    let finished = run_with(engine, &args);
     finished.assert_measured();
     let exchange = &finished.record()["latency"]["exchange"];
     let ns = |key: &str| exchange[key].as_u64().unwrap();
@@ -173,8 +191,7 @@ fn a_known_delay_is_what_is_measured() {
     assert!((9_990_000..20_000_000).contains(&ns("p50_ns")), "{exchange}");
 }
 
-#[test]
-fn a_server_that_hangs_up_fails_each_connection_once() {
+fn a_server_that_hangs_up_fails_each_connection_once(engine: &str) {
     // Five replies a connection, then the end.
     let server = Server::start(|stream, _| {
         let mut replies = 0;
@@ -185,7 +202,7 @@ fn a_server_that_hangs_up_fails_each_connection_once() {
     });
     let args =
         ["--target", &server.target(), "--conns", "4", "-d", "60s", "--warmup", "0", "--json"];
-    let finished = run(&args);
+    let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
     // With a request on its way, the end may come as a reset.
     let errors = finished.errors();
@@ -199,8 +216,7 @@ fn a_server_that_hangs_up_fails_each_connection_once() {
     assert!(record["duration_s"].as_f64().unwrap() < 50.0, "the run ends when nobody is left");
 }
 
-#[test]
-fn an_end_that_comes_with_the_reply_is_seen() {
+fn an_end_that_comes_with_the_reply_is_seen(engine: &str) {
     // The server goes on reading, so nothing but the FIN tells.
     let server = Server::start(|mut stream, _| {
         let mut buffer = [0; 64];
@@ -223,14 +239,13 @@ fn an_end_that_comes_with_the_reply_is_seen() {
         "--json",
     ];
     let begin = Instant::now();
-    let finished = run(&args);
+    let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
     assert_eq!(finished.errors(), [("eof".to_owned(), 4)]);
     assert!(begin.elapsed() < Duration::from_secs(40), "without waiting for a timeout");
 }
 
-#[test]
-fn lost_connections_make_no_exchange_count_twice() {
+fn lost_connections_make_no_exchange_count_twice(engine: &str) {
     // Ten connections of three replies each; the first of each is not measured.
     let server = Server::start(|mut stream, _| {
         let mut buffer = [0; 64];
@@ -253,32 +268,30 @@ fn lost_connections_make_no_exchange_count_twice() {
             "0",
             "--json",
         ];
-        let finished = run(&args);
+        let finished = run_with(engine, &args);
         let record = finished.record();
         assert_eq!(record["exchanges"], requests, "{finished:#?}");
         assert_eq!(record["latency"]["exchange"]["count"], requests);
     }
 }
 
-#[test]
-fn a_reset_is_named() {
+fn a_reset_is_named(engine: &str) {
     let server = Server::start(|mut stream, _| {
         // Closing with unread data sends a reset (RFC 2525, 2.17).
         let _ = stream.read(&mut [0; 1]);
     });
     let args = ["--target", &server.target(), "--conns", "3", "-d", "60s", "--json"];
-    let finished = run(&args);
+    let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
     assert_eq!(finished.errors(), [("receive/ECONNRESET".to_owned(), 3)]);
     assert_eq!(finished.record()["unserved"], 3);
 }
 
-#[test]
-fn silence_is_a_timeout() {
+fn silence_is_a_timeout(engine: &str) {
     let server = Server::start(|mut stream, _| while let Ok(1..) = stream.read(&mut [0; 64]) {});
     let args =
         ["--target", &server.target(), "--conns", "3", "-d", "60s", "--timeout", "200ms", "--json"];
-    let finished = run(&args);
+    let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
     assert_eq!(finished.errors(), [("timeout".to_owned(), 3)]);
     let record = finished.record();
@@ -289,8 +302,7 @@ fn silence_is_a_timeout() {
     assert!(record.get("fairness").is_none(), "absent, not zero");
 }
 
-#[test]
-fn half_a_reply_is_a_timeout_too() {
+fn half_a_reply_is_a_timeout_too(engine: &str) {
     let server = Server::start(|mut stream, _| {
         let mut buffer = [0; 64];
         let count = stream.read(&mut buffer).unwrap_or(0);
@@ -299,21 +311,20 @@ fn half_a_reply_is_a_timeout_too() {
     });
     let args =
         ["--target", &server.target(), "--conns", "1", "-d", "60s", "--timeout", "200ms", "--json"];
-    let finished = run(&args);
+    let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
     let first = finished.record()["errors"][0]["first"].as_str().unwrap().to_owned();
     assert!(first.contains("32 bytes of the reply within 200ms"), "{first}");
 }
 
-#[test]
-fn some_may_fail_while_the_rest_goes_on() {
+fn some_may_fail_while_the_rest_goes_on(engine: &str) {
     let server = Server::start(|stream, number| match number % 2 {
         0 => echo(stream, number),
         _ => drop(stream),
     });
     let args =
         ["--target", &server.target(), "--conns", "10", "-n", "300", "--warmup", "0", "--json"];
-    let finished = run(&args);
+    let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
     let record = finished.record();
     assert_eq!(record["exchanges"], 300);
@@ -325,23 +336,25 @@ fn some_may_fail_while_the_rest_goes_on() {
     assert!(jain <= 0.5, "five of ten did all the work: {jain}");
 }
 
-#[test]
-fn as_many_exchanges_as_asked_for() {
+fn as_many_exchanges_as_asked_for(engine: &str) {
     let server = Server::start(echo);
     for (conns, requests, threads) in [("7", 100, "2"), ("10", 3, "3"), ("1", 1, "1")] {
-        let finished = run(&[
-            "--target",
-            &server.target(),
-            "--conns",
-            conns,
-            "-n",
-            &requests.to_string(),
-            "-t",
-            threads,
-            "--warmup",
-            "50ms",
-            "--json",
-        ]);
+        let finished = run_with(
+            engine,
+            &[
+                "--target",
+                &server.target(),
+                "--conns",
+                conns,
+                "-n",
+                &requests.to_string(),
+                "-t",
+                threads,
+                "--warmup",
+                "50ms",
+                "--json",
+            ],
+        );
         finished.assert_measured();
         let record = finished.record();
         assert_eq!(record["exchanges"], requests);
@@ -350,14 +363,13 @@ fn as_many_exchanges_as_asked_for() {
     }
 }
 
-#[test]
-fn the_shorter_of_duration_and_requests_ends_the_run() {
+fn the_shorter_of_duration_and_requests_ends_the_run(engine: &str) {
     let server = Server::start(echo);
     let run = |limits: [&str; 4]| {
         let target = server.target();
         let mut args = vec!["--target", &target, "--conns", "2", "--warmup", "0", "--json"];
         args.extend(limits);
-        let finished = run(&args);
+        let finished = run_with(engine, &args);
         finished.assert_measured();
         finished.record()
     };
@@ -367,25 +379,27 @@ fn the_shorter_of_duration_and_requests_ends_the_run() {
     assert!((0.2..0.3).contains(&record["duration_s"].as_f64().unwrap()), "{record}");
 }
 
-#[test]
-fn connections_are_paced() {
+fn connections_are_paced(engine: &str) {
     let server = Server::start(echo);
     let begin = Instant::now();
-    let finished = run(&[
-        "--target",
-        &server.target(),
-        "--conns",
-        "11",
-        "--connect-rate",
-        "50",
-        "-t",
-        "2",
-        "-n",
-        "11",
-        "--warmup",
-        "0",
-        "--json",
-    ]);
+    let finished = run_with(
+        engine,
+        &[
+            "--target",
+            &server.target(),
+            "--conns",
+            "11",
+            "--connect-rate",
+            "50",
+            "-t",
+            "2",
+            "-n",
+            "11",
+            "--warmup",
+            "0",
+            "--json",
+        ],
+    );
     finished.assert_measured();
     assert_eq!(server.accepted.load(Relaxed), 11);
     // Six of one thread, 40 ms apart.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::WIDTH;
-use crate::{Build, Environment, Record, text};
+use crate::{Build, Environment, Record, format, text};
 
 /// Where the lines' text starts.
 const INDENT: usize = 4;
@@ -67,6 +67,8 @@ pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
         ("shards", number(subject.shards)),
         ("backlog", number(subject.backlog)),
         ("client threads", number(Some(record.threads))),
+        ("engine", Some(record.engine.clone())),
+        ("spin", record.spin_ns.map(format::duration)),
         ("placement", record.placement.clone()),
         ("client CPUs", Some(record.client.cpus.clone())),
         ("server CPUs", record.server.as_ref().map(|cost| cost.cpus.clone())),

@@ -20,7 +20,7 @@ use super::{HANGUP, Sockets};
 use crate::clients::connection::{Received, Service, State};
 use crate::clients::failures::Kind;
 use crate::clients::socket::{receive, send};
-use crate::clients::worker::Worker;
+use crate::clients::worker::{Plan, Worker};
 
 /// Events taken from the kernel at once, at most. More would let the first of them wait long for
 /// the reaction to the last.
@@ -43,7 +43,7 @@ pub(crate) struct Epoll {
 }
 
 impl Sockets for Epoll {
-    fn new(_conns: usize, wake: BorrowedFd<'_>) -> io::Result<Self> {
+    fn new(_plan: &Plan, _conns: usize, wake: BorrowedFd<'_>) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, wake, EventData::new_u64(WAKE), EventFlags::IN)?;
         Ok(Self { epoll, events: Vec::with_capacity(EVENTS_MAX) })
@@ -160,8 +160,7 @@ impl Worker<'_, Epoll> {
                 Received::Whole => {
                     self.now = self.control.clock.now();
                     if service == Service::Hi {
-                        self.connections[index].replied_ns = self.now;
-                        self.connections[index].state = State::AwaitingEnd;
+                        self.await_end(index);
                         if !flags.intersects(HANGUP) {
                             return;
                         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::clients::connection::Service;
+use crate::clients::engine::Engine;
 use crate::clients::pattern::SIZE_MAX;
 use crate::clients::schedule::{Arrivals, SECOND};
 use crate::machine::placement::Place;
@@ -98,6 +99,11 @@ pub(crate) fn service(text: &str) -> Result<Service, String> {
         "chat" => Err("it is answered by a person, and people are not measured".to_owned()),
         _ => Err("there are echo and hi".to_owned()),
     }
+}
+
+pub(crate) fn engine(text: &str) -> Result<Engine, String> {
+    let found = Engine::ALL.into_iter().find(|engine| engine.name() == text);
+    found.ok_or_else(|| "there are epoll and io-uring".to_owned())
 }
 
 pub(crate) fn cpu_list(text: &str) -> Result<CpuList, String> {

@@ -1,0 +1,107 @@
+//! The generator's engines, and what it does before it sleeps.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+use std::{io, ptr};
+
+use crate::harness::{Finished, Server, echo, echo_with, loadgen, run, run_with, with_each_engine};
+
+with_each_engine! {
+    the_record_names_the_engine
+    who_spins_is_not_busy_with_it
+    who_spins_in_vain_sleeps
+}
+
+fn the_record_names_the_engine(engine: &str) {
+    let server = Server::start(echo);
+    let target = server.target();
+    let args = ["--target", &target, "--conns", "2", "-n", "50", "--warmup", "0"];
+    let finished = run_with(engine, &[&args[..], &["--json"]].concat());
+    finished.assert_measured();
+    let record = finished.record();
+    assert_eq!(record["engine"], engine);
+    assert!(record.get("spin_ns").is_none(), "absent, not zero");
+    let text = run_with(engine, &[&args[..], &["--spin", "20us"]].concat()).stdout;
+    let text = text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(text.contains("(io-uring)"), engine == "io-uring", "{text}");
+    assert!(text.contains("spinning 20.0us"), "{text}");
+}
+
+/// A run of one connection whose server takes so long, for a second.
+fn spinning(engine: &str, server_takes: Duration, more: &[&str]) -> Finished {
+    let server = Server::start(move |stream, _| {
+        echo_with(stream, |_| {
+            thread::sleep(server_takes);
+            true
+        });
+    });
+    let target = server.target();
+    let args = ["--target", &target, "--conns", "1", "-d", "1s", "--warmup", "0", "--json"];
+    run_with(engine, &[&args[..], more].concat())
+}
+
+/// A processor's share that the run took, as the record has it.
+fn used(finished: &Finished) -> f64 {
+    finished.record()["client"]["busy"].as_f64().unwrap()
+}
+
+fn who_spins_is_not_busy_with_it(engine: &str) {
+    let finished = spinning(engine, Duration::from_millis(1), &["--spin", "50ms"]);
+    finished.assert_measured();
+    assert_eq!(finished.record()["spin_ns"], 50_000_000);
+    // All the time, unless others had the processor.
+    let sleeping = spinning(engine, Duration::from_millis(1), &[]);
+    assert!(used(&finished) > 2.0 * used(&sleeping), "{finished:#?} {sleeping:#?}");
+    assert!(!finished.stdout.contains("generator-full"), "{finished:#?}");
+}
+
+fn who_spins_in_vain_sleeps(engine: &str) {
+    let finished = spinning(engine, Duration::from_millis(20), &["--spin", "10ms"]);
+    finished.assert_measured();
+    // Of some fifty exchanges half the time would have been spun, were it done each time.
+    assert!(used(&finished) < 0.25, "{finished:#?}");
+}
+
+/// Has io_uring_setup(2) fail with EPERM in the command's process, as many containers do.
+fn refuse_io_uring(command: &mut Command) {
+    // seccomp(2): load the number of the system call; if it is that one, fail, else allow.
+    let statement = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let give_back = libc::BPF_RET | libc::BPF_K;
+    let program = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_io_uring_setup as u32),
+        statement(give_back, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        statement(give_back, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let filter = ptr::from_ref(&program[0]).cast_mut();
+        let filter = libc::sock_fprog { len: program.len() as u16, filter };
+        // SAFETY: the arguments are those of prctl(2).
+        let prepared = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        // SAFETY: as above; the kernel copies the program.
+        let installed =
+            unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) };
+        if (prepared, installed) == (0, 0) { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec it only makes two system calls.
+    unsafe { command.pre_exec(install) };
+}
+
+#[test]
+fn an_engine_that_the_kernel_refuses_is_an_error() {
+    let server = Server::start(echo);
+    let target = server.target();
+    let args = ["--target", &target, "--conns", "2", "-n", "50", "--warmup", "0"];
+    let mut command = loadgen(&[&args[..], &["--engine", "io-uring"]].concat());
+    refuse_io_uring(&mut command);
+    match command.output() {
+        Ok(output) => Finished::of(output).assert_complains(3, "io_uring_setup"),
+        Err(error) => return println!("SKIPPED: no seccomp filter can be installed: {error}"),
+    }
+    let mut command = loadgen(&args);
+    refuse_io_uring(&mut command);
+    Finished::of(command.output().unwrap()).assert_measured();
+    run(&[&args[..], &["--engine", "kqueue"]].concat()).assert_complains(2, "epoll and io-uring");
+}

@@ -167,7 +167,7 @@ impl<T: Trace> Loop<'_, T> {
     pub(super) fn on_cancelled(&mut self, key: Key, result: i32) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         let wanted = match connection.flight {
-            _ if connection.multishot.is_on() => true,
+            _ if connection.multishot.is_cancelled() => true,
             Flight::Receive | Flight::SendThenReceive(_) => {
                 connection.cancelled && !connection.lingering
             }

@@ -1,11 +1,12 @@
 //! One receive for all requests of a connection, for those that keep to lockstep.
 //!
-//! The kernel receives whatever is there, up to 32 requests in a go (`MULTISHOT_MAX_RETRY`,
-//! io_uring/net.c), asked or not. So it is asked only while a request at a time comes: who has more
-//! in the socket than a turn takes, or sends while a reply is owed, has the receive taken back, and
-//! gets one for each request, until the socket is empty again. What was received by then and cannot
-//! be answered yet is parked: copied out, because buffers are everybody's, and not counted as
-//! received before its turn has come.
+//! The kernel receives whatever is there: 32 requests in a go (`MULTISHOT_MAX_RETRY`,
+//! io_uring/net.c), and a turn has a few of those. So it is asked only while a request at a time
+//! comes: who has more in the socket than a turn takes, or sends while a reply is owed, has the
+//! receive taken back at the end of that turn, and gets one for each request, until the socket is
+//! empty again. What was received by then and cannot be answered yet is parked, some hundred
+//! requests at most: copied out, because buffers are everybody's, and not counted as received
+//! before its turn has come.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -61,6 +62,11 @@ impl Multishot {
         }
         let was_hasty = std::mem::replace(&mut self.hasty, cqueue::sock_nonempty(flags));
         self.hasty && !was_hasty
+    }
+
+    /// Whether it is being taken back, and has not ended yet.
+    pub(super) fn is_cancelled(self) -> bool {
+        self.state == State::Cancelled
     }
 
     /// It is being taken back, if it is in flight.

@@ -25,8 +25,8 @@ pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
     match missing.as_deref() {
         Ok([]) => Ok(match backend.method {
             Method::Linked => format!("a ring per shard, {flags}"),
-            Method::Send => format!("a ring per shard, {flags}; replies by send(2)"),
-            Method::Multishot => format!("{flags}, multishot receives; replies by send(2)"),
+            Method::Send => format!("{flags}; replies by send(2)"),
+            Method::Multishot => format!("{flags}; multishot, send(2)"),
         }),
         Ok(missing) => Err(Unsupported {
             cause: format!("io_uring here lacks {}", missing.join(", ")),

@@ -1,5 +1,7 @@
 //! The generator's engines, and what it does before it sleeps.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
@@ -10,6 +12,9 @@ use crate::harness::{Finished, Server, echo, echo_with, loadgen, run, run_with, 
 
 with_each_engine! {
     the_record_names_the_engine
+    a_refused_connect_is_a_failure_of_each_connection
+    who_speaks_first_says_too_much
+    an_end_in_the_middle_of_a_request_fails_each_connection_once
     who_spins_is_not_busy_with_it
     who_spins_in_vain_sleeps
 }
@@ -27,6 +32,46 @@ fn the_record_names_the_engine(engine: &str) {
     let text = text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(text.contains("(io-uring)"), engine == "io-uring", "{text}");
     assert!(text.contains("spinning 20.0us"), "{text}");
+}
+
+fn a_refused_connect_is_a_failure_of_each_connection(engine: &str) {
+    let target = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    let finished = run_with(engine, &["--target", &target, "--conns", "5", "--json"]);
+    assert_eq!(finished.code, Some(4), "{finished:#?}");
+    assert_eq!(finished.errors(), [("connect/ECONNREFUSED".to_owned(), 5)]);
+}
+
+fn who_speaks_first_says_too_much(engine: &str) {
+    let server = Server::start(|mut stream, _| {
+        let _ = stream.write_all(b"220 ready");
+        while let Ok(1..) = stream.read(&mut [0; 64]) {}
+    });
+    let args = ["--target", &server.target(), "--conns", "3", "-d", "60s", "--json"];
+    let finished = run_with(engine, &args);
+    assert_eq!(finished.code, Some(6), "{finished:#?}");
+    // If it comes after the request, it is a wrong reply.
+    let errors = finished.errors();
+    assert!(errors.iter().all(|(kind, _)| ["surplus", "mismatch"].contains(&kind.as_str())));
+    assert_eq!(errors.iter().map(|(_, count)| count).sum::<u64>(), 3, "{errors:?}");
+}
+
+fn an_end_in_the_middle_of_a_request_fails_each_connection_once(engine: &str) {
+    // With unread data, closing is a reset, and more than the socket takes is on its way.
+    let server = Server::start(|mut stream, _| {
+        let _ = stream.read(&mut [0; 1000]);
+    });
+    let target = server.target();
+    let args = ["--target", &target, "--conns", "4", "--size", "1MiB", "-d", "60s", "--json"];
+    let finished = run_with(engine, &args);
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
+    let errors = finished.errors();
+    let ends = ["receive/ECONNRESET", "send/EPIPE", "send/ECONNRESET"];
+    assert!(errors.iter().all(|(kind, _)| ends.contains(&kind.as_str())), "{errors:?}");
+    assert_eq!(errors.iter().map(|(_, count)| count).sum::<u64>(), 4, "{errors:?}");
+    assert_eq!(finished.record()["unserved"], 4);
 }
 
 /// A run of one connection whose server takes so long, for a second.

@@ -56,6 +56,10 @@ pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Compared, Failur
     let keep = keep(args).map_err(usage)?;
     let session = Session::start()?;
     let base = args.base();
+    if base.server_spin.is_some() && !entries.iter().any(|entry| entry.subject.spins()) {
+        return Err(usage("--server-spin: none of the servers can poll".to_owned())
+            .hint("mio and io-uring can"));
+    }
     for &(conns, size) in &args.cells() {
         RunArgs { conns, size, ..base.clone() }.finish().map_err(usage)?;
     }

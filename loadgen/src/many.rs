@@ -49,7 +49,12 @@ pub fn many(args: &ManyArgs, argv: Vec<String>) -> Result<Finished, Failure> {
     args.output.check()?;
     let session = Session::start()?;
     let cells = args.cells();
-    session.check(&RunArgs { conns: 1, threads: Some(1), ..args.server(&cells[0]) })?;
+    session.check(&RunArgs {
+        conns: 1,
+        threads: Some(1),
+        server_spin: None,
+        ..args.server(&cells[0])
+    })?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let mut many = Many {
         schema: SCHEMA,
@@ -113,16 +118,17 @@ fn possible(cell: &Cell, args: &ManyArgs) -> Result<(), String> {
     if let Some(refused) = embedded::refusal(backend) {
         return Err(refused);
     }
-    if backend != "blocking" {
-        return Ok(());
-    }
-    if args.server_spin.is_some() {
+    if args.server_spin.is_some() && !embedded::spins(backend) {
         return Err("it has nothing to poll, as --server-spin would have it".to_owned());
     }
     match limits::threads() {
-        Some(threads) if f64::from(*conns) > threads as f64 * THREADS_SHARE => Err(format!(
-            "it has a thread for each, and there may be {threads} on this machine in all"
-        )),
+        Some(threads)
+            if backend == "blocking" && f64::from(*conns) > threads as f64 * THREADS_SHARE =>
+        {
+            Err(format!(
+                "it has a thread for each, and there may be {threads} on this machine in all"
+            ))
+        }
         _ => Ok(()),
     }
 }

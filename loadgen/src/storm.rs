@@ -25,6 +25,7 @@ use crate::clients::failures::with_name;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
+use crate::machine::placement::Place;
 use crate::run::args::RunArgs;
 use crate::run::{Job, Session};
 use wave::{Plan, Tally, Wave};
@@ -115,7 +116,7 @@ fn one(
     };
     let started = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     let Driven { tally, queue, counters, signal } = drive(session, &plan)?;
-    let (subject, trouble) = prepared.into_subject(server_args.service);
+    let (subject, trouble) = prepared.into_subject(&server_args);
     let failures = tally.failures.total() > 0 || trouble.is_some();
     let notes = trouble.into_iter().chain(rate_missed(&plan, &tally)).collect();
     environment.capture_after();
@@ -138,6 +139,7 @@ fn one(
         seed,
         interrupted: signal.is_some(),
         subject,
+        placement: (args.place != Place::Apart).then(|| args.place.name().to_owned()),
         kernel: kernel::settings(),
         conns: cell.conns.into(),
         rate_per_s: args.rate.map(|rate| rate as f64),

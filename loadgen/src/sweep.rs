@@ -19,6 +19,7 @@ pub use levels::Levels;
 
 use crate::exit::{self, Failure};
 use crate::floor;
+use crate::machine::placement::Place;
 use crate::run::Session;
 use crate::run::args::RunArgs;
 use crate::run::condition::Condition;
@@ -129,6 +130,8 @@ fn plan(args: &SweepArgs, base: &RunArgs, argv: &[String], seed: u64) -> SweepPl
         conns: by_rate.then_some(base.conns),
         rate_per_s: if by_rate { None } else { base.rate },
         arrivals: open.then(|| args.arrivals.unwrap_or_default().name().to_owned()),
+        placement: (args.place != Place::Apart).then(|| args.place.name().to_owned()),
+        server_spin_ns: args.server_spin.map(|spin| spin.as_nanos() as u64).filter(|&ns| ns > 0),
         size: args.size,
         warmup_s: args.warmup.as_secs_f64(),
         duration_s: args.duration.as_secs_f64(),

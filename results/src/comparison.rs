@@ -142,6 +142,10 @@ pub struct Asked {
     /// How the sides were to lie, where that was asked for: as [`Record::placement`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<String>,
+    /// How long the backends that can do so poll before they sleep, nanoseconds; absent where none
+    /// was to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_spin_ns: Option<u64>,
     /// Shards of the backends, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shards: Option<u32>,

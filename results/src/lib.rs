@@ -28,7 +28,7 @@
 //! * [`Many`]: what a server costs with few connections and with many.
 //! * [`table()`]: one, two or more records side by side.
 //! * [`html`]: any of them as a page with charts.
-//! * [`format`](mod@format), [`wrap`]: durations, counts and lines for people.
+//! * [`format`](mod@format), [`polling`], [`wrap`]: durations, counts and lines for people.
 
 #![forbid(unsafe_code)]
 
@@ -65,4 +65,4 @@ pub use record::{
 pub use storm::{Storm, Storms};
 pub use sweep::{Axis, Bound, Knee, Level, Outcome, Point, Purpose, SloResult, Sweep, SweepPlan};
 pub use table::table;
-pub use text::wrap;
+pub use text::{polling, wrap};

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::text::{printable, shorten, wrap};
+use crate::text::{polling, printable, shorten, wrap};
 use crate::{Environment, ErrorCount, Latencies, Latency, Subject, format};
 
 /// Columns at most.
@@ -132,9 +132,7 @@ pub struct Crowd {
 impl Many {
     /// A line for each server and number of connections.
     pub fn text(&self) -> String {
-        let spin = self.server_spin_ns.map_or_else(String::new, |ns| {
-            format!(", servers poll for {} before they sleep", format::duration(ns))
-        });
+        let spin = polling(self.server_spin_ns);
         let mut text = format!("{} bytes a request, {}{spin}\n\n", self.size, self.placement);
         let _ = writeln!(
             text,

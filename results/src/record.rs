@@ -140,6 +140,9 @@ pub struct Subject {
     /// The listen queue asked for, per shard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backlog: Option<u32>,
+    /// How long an embedded server polls before it sleeps, nanoseconds; absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spin_ns: Option<u64>,
 }
 
 /// Failures of one kind.

@@ -30,6 +30,9 @@ pub struct Storm {
     pub interrupted: bool,
     /// The server.
     pub subject: Subject,
+    /// How the sides were to lie, where that was not apart: as [`Record::placement`](crate::Record).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<String>,
     /// The settings of the network namespace.
     pub kernel: Kernel,
     /// Connections planned.

@@ -80,6 +80,12 @@ pub struct SweepPlan {
     /// closed loop.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arrivals: Option<String>,
+    /// How the sides were to lie, where that was not apart: as [`Record::placement`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<String>,
+    /// How long an embedded server polls before it sleeps, nanoseconds; absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_spin_ns: Option<u64>,
     /// Bytes in a request.
     pub size: u32,
     /// Seconds before each measured window.

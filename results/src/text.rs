@@ -1,4 +1,6 @@
-//! Fitting text of unknown origin into lines.
+//! Fitting text of unknown origin into lines, and words that several texts have.
+
+use crate::format;
 
 /// Replaces control characters: a record may come from anywhere, and its text must not be able to
 /// move the cursor of the terminal it is shown on.
@@ -42,6 +44,11 @@ pub fn wrap(text: &str, width: usize, indent: usize) -> String {
         wrapped.extend(word);
     }
     wrapped
+}
+
+/// How a server waits, if it polls before it sleeps: `, polling for 50.0us`.
+pub fn polling(spin_ns: Option<u64>) -> String {
+    spin_ns.map_or_else(String::new, |ns| format!(", polling for {}", format::duration(ns)))
 }
 
 #[cfg(test)]

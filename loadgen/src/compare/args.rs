@@ -143,6 +143,11 @@ pub struct CompareArgs {
     #[arg(default_value = "apart", hide_default_value = true)]
     pub place: Place,
 
+    /// Servers that are backends poll for so long before they sleep (mio, io-uring; blocking cannot),
+    /// at the price of processor time [default: they sleep at once]
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub server_spin: Option<Duration>,
+
     /// The listen queue of servers that are backends, for each shard
     #[arg(long, value_name = "N", value_parser = backlog)]
     pub backlog: Option<u32>,
@@ -225,6 +230,7 @@ impl CompareArgs {
             pin: self.pin.clone(),
             server_pin: self.server_pin.clone(),
             place: self.place,
+            server_spin: self.server_spin,
             seed: self.seed,
             ..RunArgs::default()
         }

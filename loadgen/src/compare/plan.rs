@@ -79,6 +79,7 @@ fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry]) -> Asked {
         client_cpus: base.pin.as_deref().map(format_cpu_list),
         server_cpus: base.server_pin.as_deref().map(format_cpu_list),
         placement: (base.place != Place::Apart).then(|| base.place.name().to_owned()),
+        server_spin_ns: base.server_spin.map(|spin| spin.as_nanos() as u64).filter(|&ns| ns > 0),
         shards: base.shards.map(|shards| shards as u32),
         backlog: base.backlog,
         commands: entries.iter().filter_map(command).collect(),

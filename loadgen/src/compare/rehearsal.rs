@@ -59,8 +59,7 @@ fn try_one(session: &Session, base: &RunArgs, entry: &Entry) -> Result<(), Failu
         arrivals: None,
         spin: None,
         warmup: Warmup::Fixed(Duration::ZERO),
-        backend: entry.subject.backend(),
-        ..base.clone()
+        ..entry.subject.args(base)
     };
     let finished = session.run(&Job {
         args: &args,

@@ -145,8 +145,7 @@ impl Rounds {
     }
 
     fn args(&self, (conns, size): Key, index: usize, seed: u64) -> RunArgs {
-        let backend = self.entries[index].subject.backend();
-        RunArgs { conns, size, backend, seed: Some(seed), ..self.base.clone() }
+        RunArgs { conns, size, seed: Some(seed), ..self.entries[index].subject.args(&self.base) }
     }
 
     fn job<'a>(&'a self, round: u32, args: &'a RunArgs, index: usize, who: &str) -> Job<'a> {

@@ -1,8 +1,9 @@
 //! What is compared, and what it is called.
 
 use super::{CompareArgs, peers};
+use crate::run::args::RunArgs;
 use crate::servers::command;
-use crate::servers::embedded::{backend_name, backend_names};
+use crate::servers::embedded::{backend_name, backend_names, spins};
 
 /// The longest name.
 const NAME_MAX: usize = 40;
@@ -25,12 +26,19 @@ impl Subject {
         }
     }
 
-    /// The backend, for the options of a run; they are not asked about a command.
-    pub(super) fn backend(&self) -> String {
-        match self {
+    /// Whether it is a backend that can poll.
+    pub(super) fn spins(&self) -> bool {
+        matches!(self, Self::Backend(name) if spins(name))
+    }
+
+    /// The options of a run with it; those of a server are not asked about a command.
+    pub(super) fn args(&self, base: &RunArgs) -> RunArgs {
+        let backend = match self {
             Self::Backend(name) => name.clone(),
             Self::Command(_) => "auto".to_owned(),
-        }
+        };
+        let server_spin = base.server_spin.filter(|_| self.spins());
+        RunArgs { backend, server_spin, ..base.clone() }
     }
 
     /// The command, if it is one.

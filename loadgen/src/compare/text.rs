@@ -1,6 +1,6 @@
 //! A comparison as text.
 
-use lockstep_results::{Asked, Comparison, wrap};
+use lockstep_results::{Asked, Comparison, format, wrap};
 
 /// Columns at most.
 const WIDTH: usize = 100;
@@ -77,5 +77,8 @@ fn asked(asked: &Asked) -> String {
     }
     line.extend(asked.engine.iter().map(|engine| format!(", generator on {engine}")));
     line.extend(asked.spin_s.map(|spin_s| format!(", spinning {:.0} us", spin_s * 1e6)));
+    line.extend(
+        asked.server_spin_ns.map(|ns| format!(", backends polling for {}", format::duration(ns))),
+    );
     line
 }

@@ -9,7 +9,6 @@ use rustix::process::Pid;
 use super::args::{Cell, ManyArgs};
 use super::part::{Counted, Opened, Order, Window, monotonic_ns};
 use super::parts::Parts;
-use crate::clients::connection::Service;
 use crate::exit::Failure;
 use crate::machine::memory::{self, Kernel};
 use crate::machine::{cpu_time, placement::Placement};
@@ -188,7 +187,7 @@ fn evaluate(
     let open_ns = at_rest.server_ns - at_first.server_ns;
     let statistics = ended.iter().filter_map(|ended| ended.statistics.as_ref());
     let crowd = Crowd {
-        subject: subject(&subject_asked, Service::Echo),
+        subject: subject(&subject_asked, &args.server(cell)),
         conns: cell.conns,
         server_processes: processes,
         client_processes: processes,

@@ -4,7 +4,6 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
 
-use crate::clients::connection::Service;
 use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Place, Placement, pin};
@@ -28,12 +27,12 @@ impl Prepared {
     /// Ends the server if it is ours; what it was, and what was wrong about its end.
     pub(crate) fn into_subject(
         self,
-        service: Service,
+        args: &RunArgs,
     ) -> (lockstep_results::Subject, Option<String>) {
         let ended = self.server.and_then(Started::stop);
         let trouble = ended.and_then(|ended| ended.trouble);
         let subject = Subject { addr: self.addr, ready: self.ready, ended: None };
-        (record::subject(&subject, service), trouble)
+        (record::subject(&subject, args), trouble)
     }
 }
 

@@ -8,7 +8,6 @@ use lockstep_results::{
     Cost, Environment, Fairness, Floor, Latencies, Latency, Rate, Record, SCHEMA, Threshold,
 };
 
-use crate::clients::connection::Service;
 use crate::clients::laps::Lap;
 use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
 use crate::clients::tally::{OpenTally, Tally};
@@ -105,7 +104,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         invalid_reasons: verdict.invalid_reasons,
         warnings: [verdict.warnings, asked.environment.warnings()].concat(),
         interrupted: measured.signal.is_some(),
-        subject: subject(&asked.subject, asked.args.service),
+        subject: subject(&asked.subject, asked.args),
         load: if rate.is_some() { "open" } else { "closed" }.to_owned(),
         rate,
         conns: asked.args.conns,
@@ -219,16 +218,20 @@ fn kept(rate: &Rate, open: &OpenTally, measured: &Measured) -> OpenEvidence {
     }
 }
 
-pub(crate) fn subject(subject: &Subject, service: Service) -> lockstep_results::Subject {
+pub(crate) fn subject(subject: &Subject, args: &RunArgs) -> lockstep_results::Subject {
     let addr = subject.addr.to_string();
     let ready = subject.ready.as_ref();
     lockstep_results::Subject {
         name: ready.map_or_else(|| addr.clone(), |ready| ready.backend.clone()),
         backend: ready.map(|ready| ready.backend.clone()),
-        service: service.name().to_owned(),
+        service: args.service.name().to_owned(),
         addr,
         shards: ready.map(|ready| ready.shards),
         backlog: ready.map(|ready| ready.backlog),
+        spin_ns: ready
+            .and(args.server_spin)
+            .map(|spin| spin.as_nanos() as u64)
+            .filter(|&ns| ns > 0),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use lockstep_results::{Cost, Latency, Record, Threshold, format, wrap};
+use lockstep_results::{Cost, Latency, Record, Threshold, format, polling, wrap};
 
 use crate::run::condition::Condition;
 use crate::run::picture;
@@ -56,9 +56,10 @@ fn header(record: &Record) -> String {
     };
     text += &match (&subject.backend, subject.shards, subject.backlog) {
         (Some(backend), Some(shards), Some(backlog)) => format!(
-            "server {backend} at {}, {}, backlog {backlog}{server_place}{how}\n",
+            "server {backend} at {}, {}, backlog {backlog}{}{server_place}{how}\n",
             subject.addr,
             plural(shards.into(), "shard", "shards"),
+            polling(subject.spin_ns),
         ),
         _ => format!("server {}{server_place}{how}\n", subject.addr),
     };

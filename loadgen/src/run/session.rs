@@ -22,7 +22,7 @@ use crate::run::live::Live;
 use crate::run::measure::{Finish, News, Run, measure};
 use crate::run::prepare::{self, Prepared, Several, Started, prepare};
 use crate::run::record::{Asked, Subject, record};
-use crate::servers::command;
+use crate::servers::{command, embedded};
 use crate::units::format_cpu_list;
 
 /// A run that has come to an end.
@@ -107,6 +107,11 @@ impl Session {
             let error = format!("--engine {}: {cause}", args.engine.name());
             Failure::new(exit::UNAVAILABLE, error).hint("take --engine epoll")
         })?;
+        let spins = args.server_spin.is_some_and(|spin| !spin.is_zero());
+        if spins && !embedded::spins(&args.backend) {
+            let error = format!("--server-spin: {} has nothing to poll", args.backend);
+            return Err(Failure::new(exit::USAGE, error).hint("mio and io-uring have"));
+        }
         let threads = args.threads.unwrap_or(self.allowed.len());
         limits::raise_descriptors(args.conns, threads).map_err(|error| {
             let hint = "raise it with `ulimit -n`, or take fewer connections";

@@ -66,6 +66,11 @@ pub fn backend_names() -> Vec<&'static str> {
     lockstep_backends::BACKENDS.iter().map(|backend| backend.name()).collect()
 }
 
+/// Whether a backend can poll before it sleeps.
+pub fn spins(name: &str) -> bool {
+    name != "blocking"
+}
+
 /// Why a backend cannot run here, in words.
 pub fn refusal(name: &str) -> Option<String> {
     let refused = lockstep_backends::by_name(name)?.probe().err()?;

@@ -5,8 +5,11 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Cell;
+use crate::machine::placement::Place;
 use crate::output::OutputArgs;
-use crate::run::args::{CpuList, RunArgs, backlog, conns, cpu_list, positive, size, threads};
+use crate::run::args::{
+    CpuList, RunArgs, backlog, conns, cpu_list, place, positive, size, threads,
+};
 use crate::{servers::embedded, units};
 
 /// The most exchanges on a connection, which is there to be short-lived.
@@ -85,6 +88,17 @@ pub struct StormArgs {
     #[arg(long, value_name = "CPULIST", value_parser = cpu_list, conflicts_with = "target")]
     pub server_pin: Option<CpuList>,
 
+    /// Where the embedded server runs: apart, on processors of its own; steered, on the generator's,
+    /// each connection served on the processor of its client [default: apart]
+    #[arg(long, value_name = "HOW", value_parser = place, conflicts_with = "target")]
+    #[arg(default_value = "apart", hide_default_value = true)]
+    pub place: Place,
+
+    /// The embedded server polls for so long before it sleeps (mio, io-uring), at the price of
+    /// processor time [default: it sleeps at once]
+    #[arg(long, value_name = "TIME", value_parser = units::duration, conflicts_with = "target")]
+    pub server_spin: Option<Duration>,
+
     /// Determines the bytes that are sent [default: another one each time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -145,6 +159,8 @@ impl StormArgs {
             shards: self.shards,
             pin: self.pin.clone(),
             server_pin: self.server_pin.clone(),
+            place: self.place,
+            server_spin: self.server_spin,
             ..RunArgs::default()
         }
     }

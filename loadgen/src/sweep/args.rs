@@ -9,9 +9,11 @@ use crate::clients::connection::Service;
 use crate::clients::engine::Engine;
 use crate::clients::schedule::{Arrivals, SECOND};
 use crate::compare;
+use crate::machine::placement::Place;
 use crate::output::OutputArgs;
 use crate::run::args::{
-    CpuList, RunArgs, arrivals, backlog, cpu_list, engine, positive, rate, service, size, threads,
+    CpuList, RunArgs, arrivals, backlog, cpu_list, engine, place, positive, rate, service, size,
+    threads,
 };
 use crate::run::condition::Condition;
 use crate::run::warmup::Warmup;
@@ -128,6 +130,19 @@ pub struct SweepArgs {
     #[arg(long, value_name = "CPULIST", value_parser = cpu_list, conflicts_with = "target")]
     pub server_pin: Option<CpuList>,
 
+    /// Where the embedded server runs: apart, on processors of its own; steered, on the generator's,
+    /// each connection served on the processor of its client [default: apart]
+    #[arg(long, value_name = "HOW", value_parser = place)]
+    #[arg(conflicts_with_all = ["target", "command"])]
+    #[arg(default_value = "apart", hide_default_value = true)]
+    pub place: Place,
+
+    /// The embedded server polls for so long before it sleeps (mio, io-uring), at the price of
+    /// processor time [default: it sleeps at once]
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    #[arg(conflicts_with_all = ["target", "command"])]
+    pub server_spin: Option<Duration>,
+
     /// Determines the order of the levels and the bytes that are sent [default: another one each
     /// time]
     #[arg(long, value_name = "N")]
@@ -163,6 +178,8 @@ impl SweepArgs {
             shards: self.shards,
             pin: self.pin.clone(),
             server_pin: self.server_pin.clone(),
+            place: self.place,
+            server_spin: self.server_spin,
             no_floor: self.no_floor,
             ..RunArgs::default()
         }

@@ -15,6 +15,7 @@ mod one_shot;
 mod open_loop;
 mod output;
 mod page;
+mod places;
 mod replies;
 mod signals;
 mod storm;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Storm, Storms};
 use crate::backlog::picture::{bar, timeline};
-use crate::text::{printable, shorten, wrap};
+use crate::text::{polling, printable, shorten, wrap};
 use crate::{Latency, format};
 
 /// Columns at most.
@@ -86,9 +86,11 @@ impl Storm {
         let subject = &self.subject;
         let server = match (&subject.backend, subject.shards, subject.backlog) {
             (Some(backend), Some(shards), Some(backlog)) => format!(
-                "server {} at {}, shards {shards}, backlog {backlog}",
+                "server {} at {}, shards {shards}, backlog {backlog}{}{}",
                 printable(backend),
-                printable(&subject.addr)
+                printable(&subject.addr),
+                polling(subject.spin_ns),
+                self.placement.as_ref().map_or_else(String::new, |how| format!(", {how}")),
             ),
             _ => format!("server {}", printable(&subject.addr)),
         };

@@ -67,8 +67,10 @@ impl Sweep {
             1 => String::new(),
             rounds => format!(", {rounds} rounds"),
         };
+        let place = plan.placement.as_ref().map_or_else(String::new, |how| format!(", {how}"));
+        let spin = text::polling(plan.server_spin_ns);
         format!(
-            "{}{conns}, requests of {} bytes ({}), {load}; {} s a level after {} s of warm-up, {order}\
+            "{}{spin}{place}{conns}, requests of {} bytes ({}), {load}; {} s a level after {} s of warm-up, {order}\
              {rounds}, seed {}",
             plan.subject, plan.size, plan.service, plan.duration_s, plan.warmup_s, plan.seed
         )

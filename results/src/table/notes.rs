@@ -66,6 +66,7 @@ pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
         ("warm-up", Some(warmup(record))),
         ("shards", number(subject.shards)),
         ("backlog", number(subject.backlog)),
+        ("server spin", subject.spin_ns.map(format::duration)),
         ("client threads", number(Some(record.threads))),
         ("engine", Some(record.engine.clone())),
         ("spin", record.spin_ns.map(format::duration)),

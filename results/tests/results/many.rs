@@ -83,7 +83,7 @@ fn what_is_wrong_is_said_and_fits() {
     many.omitted.push(omitted);
     let text = many.text();
     for words in [
-        "64 bytes a request, apart, servers poll for 50.0us before they sleep",
+        "64 bytes a request, apart, polling for 50.0us",
         " INVALID      9\n",
         "with 1000: miscount: the server counted 1 exchanges",
         "receive - 7: connection 7: reset",

@@ -26,6 +26,7 @@ fn storm(by_syn: &[u64], overflows: i64) -> Storm {
         seed: 1,
         interrupted: false,
         subject: sample.subject.clone(),
+        placement: None,
         kernel: Kernel::default(),
         conns: 2000,
         rate_per_s: None,

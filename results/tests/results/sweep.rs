@@ -48,6 +48,8 @@ fn sweep(points: Vec<Point>) -> Sweep {
         conns: Some(64),
         rate_per_s: None,
         arrivals: Some("constant".into()),
+        placement: None,
+        server_spin_ns: None,
         size: 64,
         warmup_s: 0.5,
         duration_s: 2.0,

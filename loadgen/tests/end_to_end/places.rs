@@ -1,0 +1,58 @@
+//! Where servers run and how they wait: the same options wherever a server is started, and named
+//! in every result.
+
+use crate::harness::run;
+
+const HOW: [&str; 4] = ["--place", "steered", "--server-spin", "20us"];
+
+#[test]
+fn every_result_names_where_servers_ran_and_how_they_waited() {
+    let brief = ["--duration", "100ms", "--warmup", "20ms"];
+    let places: [(&[&str], &str, &str); 4] = [
+        (&["--backend", "mio", "--conns", "4", "--no-floor"], "/placement", "/subject/spin_ns"),
+        (
+            &["sweep", "--backend", "mio", "--conns", "2,4", "--no-floor"],
+            "/placement",
+            "/server_spin_ns",
+        ),
+        (&["many", "--backend", "mio", "--conns", "4"], "/placement", "/server_spin_ns"),
+        (
+            &["compare", "blocking", "mio", "--rounds", "1", "--no-output"],
+            "/asked/placement",
+            "/asked/server_spin_ns",
+        ),
+    ];
+    for (command, placement, spin) in places {
+        let finished = run(&[command, &HOW, &brief, &["--json"]].concat());
+        // With 8 the machine was too busy to measure anything.
+        assert!(matches!(finished.code, Some(0 | 8)), "{finished:#?}");
+        let record = finished.record();
+        let found = (record.pointer(placement), record.pointer(spin));
+        assert_eq!(found, (Some(&"steered".into()), Some(&20_000.into())), "{command:?}: {record}");
+        let text = run(&[command, &HOW, &brief].concat());
+        assert!(text.stdout.contains("steered"), "{text:#?}");
+        assert!(text.stdout.contains("polling for 20.0us"), "{text:#?}");
+    }
+    let finished = run(&[&["storm", "--backend", "mio", "--conns", "20"], &HOW[..]].concat());
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    assert!(finished.stdout.contains("polling for 20.0us, steered\n"), "{finished:#?}");
+}
+
+#[test]
+fn what_no_server_could_do_is_refused() {
+    let blocking = ["--server-spin", "5us", "--backend", "blocking"];
+    for command in [&[][..], &["sweep", "--conns", "1,2"], &["storm"]] {
+        run(&[command, &blocking].concat()).assert_complains(2, "blocking has nothing to poll");
+        let steered = [command, &["--place", "steered", "--server-pin", "0"]].concat();
+        run(&steered).assert_complains(2, "--place steered puts the server");
+        let target = [command, &["--target", "127.0.0.1:1"]].concat();
+        for how in HOW.chunks(2) {
+            run(&[&target[..], how].concat()).assert_complains(2, "cannot be used with");
+        }
+    }
+    let alone = ["compare", "blocking", "other=sleep {port}", "--server-spin", "5us"];
+    run(&alone).assert_complains(2, "none of the servers can poll");
+    let command =
+        ["sweep", "--command", "other=sleep {port}", "--conns", "1,2", "--place", "steered"];
+    run(&command).assert_complains(2, "cannot be used with");
+}

@@ -1,7 +1,9 @@
 //! The clock of a run, which can be stopped: while others have their turn, no time passes for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// An instant that does not come.
@@ -9,6 +11,9 @@ pub const NEVER: u64 = u64::MAX;
 
 /// Set where the clock stands still; the other bits are what it shows.
 const STOPPED: u64 = 1 << 63;
+
+/// Set while it is being found out what it shows from now on.
+const STOPPING: u64 = u64::MAX;
 
 /// Nanoseconds since the run was set up, on the monotonic clock, without those it was stopped.
 #[derive(Clone, Debug)]
@@ -28,10 +33,19 @@ impl Clock {
     /// The time now.
     #[inline]
     pub fn now(&self) -> u64 {
-        match self.state.load(Relaxed) {
-            // 292 years fit.
-            stopped_ns if stopped_ns & STOPPED == 0 => self.real_ns() - stopped_ns,
-            shows => shows & !STOPPED,
+        loop {
+            match self.state.load(Acquire) {
+                STOPPING => thread::yield_now(),
+                // 292 years fit.
+                stopped_ns if stopped_ns & STOPPED == 0 => {
+                    let now = self.real_ns() - stopped_ns;
+                    // Who is kept from its processor in between must not take a stop for time.
+                    if self.state.load(Acquire) == stopped_ns {
+                        return now;
+                    }
+                }
+                shows => return shows & !STOPPED,
+            }
         }
     }
 
@@ -42,12 +56,17 @@ impl Clock {
 
     /// Stops it. For one thread at a time, as is [`resume`](Self::resume).
     pub fn stop(&self) {
-        self.state.store(self.now() | STOPPED, Relaxed);
+        let state = self.state.load(Relaxed);
+        if state & STOPPED == 0 {
+            // From here on nobody sees it go; so what it shows is not before what anybody saw.
+            self.state.store(STOPPING, SeqCst);
+            self.state.store((self.real_ns() - state) | STOPPED, Release);
+        }
     }
 
     /// Lets it go on from where it was stopped; nothing happens to one that goes.
     pub fn resume(&self) {
-        self.state.store(self.real_ns() - self.now(), Relaxed);
+        self.state.store(self.real_ns() - self.now(), Release);
     }
 
     fn real_ns(&self) -> u64 {
@@ -87,6 +106,38 @@ mod tests {
             assert!(clock.now() >= shown);
         }
         assert!(clock.now() as u128 + pauses.as_nanos() <= clock.origin.elapsed().as_nanos());
+    }
+
+    #[test]
+    fn nobody_sees_it_go_back_or_leap() {
+        let clock = Clock::start();
+        let stopped_ns = AtomicU64::new(0);
+        let over = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut before = 0;
+                    while over.load(Acquire) == 0 {
+                        let now = clock.now();
+                        assert!(now >= before, "{now} after {before}");
+                        // What was stopped before it was looked at is not shown.
+                        let stopped_ns = stopped_ns.load(Acquire);
+                        let most = clock.real_ns() - stopped_ns;
+                        assert!(now <= most, "{now} of at most {most}");
+                        before = now;
+                    }
+                });
+            }
+            for _ in 0..200 {
+                clock.stop();
+                let real = Instant::now();
+                sleep(Duration::from_micros(200));
+                stopped_ns.fetch_add(real.elapsed().as_nanos() as u64, Release);
+                clock.resume();
+                thread::yield_now();
+            }
+            over.store(1, Release);
+        });
     }
 
     #[test]

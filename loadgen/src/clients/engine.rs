@@ -75,6 +75,9 @@ pub(crate) trait Sockets: Sized {
     /// Waits for events, at most that long, and says whether there are any.
     fn wait(&mut self, longest: Duration) -> io::Result<bool>;
 
+    /// Whether the next wait sends something first.
+    fn has_queued(&mut self) -> bool;
+
     /// Handles the events that were waited for.
     fn handle(worker: &mut Worker<'_, Self>);
 

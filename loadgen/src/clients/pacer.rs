@@ -256,10 +256,10 @@ impl<S: Sockets> Worker<'_, S> {
             pacer.arm(wake_ns)?;
             return self.turn(self.until_scan());
         }
-        let from_ns = self.now;
+        let (from_ns, sends) = (self.now, self.sockets.has_queued());
         self.turn(Duration::ZERO)?;
         let inside = from_ns >= self.control.start_ns() && self.now < self.control.end_ns();
-        if !self.found && from_ns < instant_ns && inside {
+        if !self.found && !sends && from_ns < instant_ns && inside {
             self.tally.spun_ns += self.now - from_ns;
         }
         Ok(())

@@ -48,15 +48,19 @@ impl Spin {
             self.sleeps -= 1;
             return Ok(looked);
         }
+        // The first look sends what io_uring has queued, which is work.
+        looked.found = look()?;
         let (start, length) = (Instant::now(), self.length.min(longest));
-        while looked.spun < length {
-            looked.found = look()?;
-            if looked.found {
-                self.sleeps_next = 1;
-                return Ok(looked);
-            }
+        while !looked.found && looked.spun < length {
             std::hint::spin_loop();
-            looked.spun = start.elapsed();
+            looked.found = look()?;
+            if !looked.found {
+                looked.spun = start.elapsed();
+            }
+        }
+        if looked.found {
+            self.sleeps_next = 1;
+            return Ok(looked);
         }
         self.sleeps = self.sleeps_next;
         self.sleeps_next = (self.sleeps_next * 2).min(SLEEPS_MAX);
@@ -103,7 +107,7 @@ mod tests {
         let mut looks = 0;
         let looked = spin.spin(LONGEST, || {
             looks += 1;
-            Ok::<_, ()>(looks == 3)
+            Ok::<_, ()>(looks == 4)
         });
         assert!(looked.unwrap().spun > Duration::ZERO);
     }

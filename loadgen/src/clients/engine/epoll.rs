@@ -66,6 +66,10 @@ impl Sockets for Epoll {
         }
     }
 
+    fn has_queued(&mut self) -> bool {
+        false
+    }
+
     fn handle(worker: &mut Worker<'_, Self>) {
         let events = std::mem::take(&mut worker.sockets.events);
         for event in &events {

@@ -106,6 +106,10 @@ impl Sockets for Uring {
         Ok(!self.completions.is_empty())
     }
 
+    fn has_queued(&mut self) -> bool {
+        self.ring.has_queued()
+    }
+
     fn handle(worker: &mut Worker<'_, Self>) {
         let completions = std::mem::take(&mut worker.sockets.completions);
         for completion in &completions {

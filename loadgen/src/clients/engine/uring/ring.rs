@@ -253,6 +253,11 @@ impl Ring {
         }
     }
 
+    /// Whether operations are queued.
+    pub(super) fn has_queued(&mut self) -> bool {
+        !self.ring.submission().is_empty()
+    }
+
     /// Whether the kernel has something to do for us: what is queued, completions to be worked on
     /// (IORING_SQ_TASKRUN), or some that did not fit. It shows that in memory.
     fn has_work(&mut self) -> bool {

@@ -36,6 +36,8 @@ pub struct Many {
     pub interrupted: bool,
     /// Bytes in a request.
     pub size: u32,
+    /// The generator's system calls: `epoll` or `io-uring`.
+    pub engine: String,
     /// How both sides were to lie: `apart` or `steered`.
     pub placement: String,
     /// How long the servers poll before they sleep, nanoseconds.
@@ -133,7 +135,9 @@ impl Many {
     /// A line for each server and number of connections.
     pub fn text(&self) -> String {
         let spin = polling(self.server_spin_ns);
-        let mut text = format!("{} bytes a request, {}{spin}\n\n", self.size, self.placement);
+        let Self { size, placement, engine, .. } = self;
+        let mut text =
+            format!("{size} bytes a request, {placement}{spin}, generator on {engine}\n\n");
         let _ = writeln!(
             text,
             "{:<10} {:>6} {:>3} {:>8} {:>8} {:>7} {:>7} {:>9} {:>9} {:>8} {:>6} {:>6}",

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::clients::engine::Engine;
 use crate::machine::placement::Place;
 use crate::output::OutputArgs;
 use crate::run::args::{
-    CpuList, RunArgs, backlog, conns, cpu_list, place, positive, size, threads,
+    CpuList, RunArgs, backlog, conns, cpu_list, engine, place, positive, size, threads,
 };
 use crate::{servers::embedded, units};
 
@@ -57,6 +58,10 @@ pub struct ManyArgs {
     #[arg(long, value_name = "TIME", default_value = "30s")]
     #[arg(value_parser = units::duration_positive)]
     pub timeout: Duration,
+
+    /// The generator's system calls: epoll, io-uring
+    #[arg(long, value_name = "NAME", default_value = "epoll", value_parser = engine)]
+    pub engine: Engine,
 
     /// Processes of each side [default: as many as the limit of descriptors makes necessary]
     #[arg(long, value_name = "N", value_parser = processes)]
@@ -128,6 +133,7 @@ impl ManyArgs {
         RunArgs {
             conns: cell.conns,
             backend: cell.backend.clone(),
+            engine: self.engine,
             backlog: self.backlog,
             shards: self.shards,
             pin: self.pin.clone(),

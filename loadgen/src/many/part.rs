@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use crate::clients::clock::Clock;
 use crate::clients::connection::Service;
 use crate::clients::control::Control;
-use crate::clients::engine::Engine;
 use crate::clients::failures::with_name;
 use crate::clients::laps::{Lap, Laps};
 use crate::clients::pattern::Pattern;
@@ -31,6 +30,7 @@ use crate::exit::{self, Failure};
 use crate::machine::limits;
 use crate::machine::placement::pin;
 use crate::machine::signals;
+use crate::run::args::engine;
 
 /// The options of the hidden `loadgen many-part`.
 #[derive(Args, Debug)]
@@ -45,6 +45,8 @@ pub struct PartArgs {
 /// What a process is to do.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Order {
+    /// The engine's name.
+    pub(super) engine: String,
     pub(super) addr: SocketAddr,
     pub(super) conns: u32,
     /// Which of the source addresses is its first.
@@ -117,7 +119,7 @@ fn obey(order: &str) -> Result<(), Failure> {
     let control = Control::new(clock.clone(), threads, false)
         .map_err(|error| failed(format!("cannot wake threads: {}", with_name(&error))))?;
     let plan = Plan {
-        engine: Engine::default(),
+        engine: engine(&order.engine).map_err(failed)?,
         target: Target::new(order.addr).from_source(order.source),
         service: Service::Echo,
         pattern: Pattern::new(order.size, order.seed),

@@ -114,7 +114,7 @@ impl Session {
         }
         let threads = args.threads.unwrap_or(self.allowed.len());
         limits::raise_descriptors(args.conns, threads).map_err(|error| {
-            let hint = "raise it with `ulimit -n`, or take fewer connections";
+            let hint = "raise it with `ulimit -n`; `loadgen many` opens more, with more processes";
             Failure::new(exit::USAGE, error).hint(hint)
         })
     }

@@ -49,6 +49,7 @@ fn many(crowds: Vec<Crowd>) -> Many {
         seed: 1,
         interrupted: false,
         size: 64,
+        engine: "epoll".into(),
         placement: "apart".into(),
         server_spin_ns: None,
         crowds,

@@ -3,7 +3,7 @@
 //!
 //! An exchange takes one reading of the clock: the instant at which a reply is complete is the
 //! instant at which the next exchange begins. What a connection does next is decided here; how its
-//! socket is waited for, written and read, by [`Sockets`].
+//! socket is waited for, written and read, by the implementations of `Sockets`.
 
 mod epoll;
 mod uring;

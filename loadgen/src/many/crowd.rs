@@ -14,7 +14,7 @@ use crate::machine::memory::{self, Kernel};
 use crate::machine::{cpu_time, placement::Placement};
 use crate::progress::Progress;
 use crate::run::record::{Subject, disagreement, subject};
-use crate::run::verdict::{Evidence, judge};
+use crate::run::verdict::{Evidence, Verdict, judge};
 use crate::run::{Session, Several};
 use crate::servers::embedded::{Ended, Server};
 use crate::units::format_cpu_list;
@@ -150,37 +150,18 @@ fn evaluate(
     subject_asked: Subject,
     seen: Seen,
 ) -> Measured {
-    let Seen { placement, shards, memory, used, opened, counted, ended } = seen;
-    let [empty, idle] = memory;
-    let [at_first, at_rest, at_start, at_end] = used;
-    let server_cpus = placement.server.unwrap_or_default();
-    let window_s = args.duration.as_secs_f64();
+    let [at_first, at_rest, at_start, at_end] = seen.used;
     // The readings are a little off the window's edges, so it is the rate that counts.
-    let read_s = (at_end.at_ns - at_start.at_ns) as f64 / 1e9;
-    let server_share = (at_end.server_ns - at_start.server_ns) as f64 / 1e9 / read_s;
-    let client_share = (at_end.client_ns - at_start.client_ns) as f64 / 1e9 / read_s;
+    let read_ns = (at_end.at_ns - at_start.at_ns) as f64;
+    let server_share = (at_end.server_ns - at_start.server_ns) as f64 / read_ns;
+    let client_share = (at_end.client_ns - at_start.client_ns) as f64 / read_ns;
+    let verdict = verdict(args, cell, &seen, server_share, client_share);
+    let Seen { placement, memory: [empty, idle], opened, counted, ended, .. } = seen;
+    let window_s = args.duration.as_secs_f64();
     let each = |share: f64| match counted.exchanges {
         0 => 0.0,
         exchanges => share * window_s * 1e6 / exchanges as f64,
     };
-    let errors_total = counted.errors.iter().map(|error| error.count).sum();
-    let certain = errors_total == 0;
-    // A backend with a thread for each connection uses all its processors with one shard.
-    let threads = if cell.backend == "blocking" { cell.conns } else { shards } as usize;
-    let shared = server_cpus.iter().any(|cpu| placement.client.contains(cpu));
-    let verdict = judge(&Evidence {
-        client_busy: client_share / placement.client.len() as f64,
-        client_waiting: None,
-        server_busy: Some(server_share / server_cpus.len().min(threads).max(1) as f64),
-        shared_busy: shared.then(|| (client_share + server_share) / placement.client.len() as f64),
-        exchanges: counted.exchanges,
-        wrong_replies: counted.wrong_replies,
-        disagreement: disagreement(&ended, args.size, certain.then_some(counted.total)),
-        debug_build: cfg!(debug_assertions),
-        warmup_at_bound: false,
-        trend: None,
-        open: None,
-    });
     // That the generator was the limit spoils the throughput, but none of the costs.
     let (limited, invalid_reasons): (Vec<_>, Vec<_>) =
         verdict.invalid_reasons.into_iter().partition(|said| said.starts_with("generator-full"));
@@ -192,7 +173,7 @@ fn evaluate(
         conns: cell.conns,
         server_processes: processes,
         client_processes: processes,
-        server_cpus: format_cpu_list(&server_cpus),
+        server_cpus: format_cpu_list(&placement.server.unwrap_or_default()),
         client_cpus: format_cpu_list(&placement.client),
         invalid_reasons,
         warnings: [limited, verdict.warnings].concat(),
@@ -212,11 +193,42 @@ fn evaluate(
         limit: verdict.limit.name().to_owned(),
         latency: counted.latency,
         unserved: counted.unserved,
-        errors_total,
+        errors_total: counted.errors.iter().map(|error| error.count).sum(),
         errors: counted.errors,
     };
     let (connected, wrong_replies) = (counted.connected > 0, counted.wrong_replies > 0);
     Measured { crowd, connected, wrong_replies }
+}
+
+/// Who was the limit, and what there is to say against the numbers; each side's share is that of
+/// one processor.
+fn verdict(
+    args: &ManyArgs,
+    cell: &Cell,
+    seen: &Seen,
+    server_share: f64,
+    client_share: f64,
+) -> Verdict {
+    let Seen { placement, shards, counted, ended, .. } = seen;
+    let clients = placement.client.len() as f64;
+    let servers = placement.server.as_deref().unwrap_or_default();
+    // A backend with a thread for each connection uses all its processors with one shard.
+    let threads = if cell.backend == "blocking" { cell.conns } else { *shards } as usize;
+    let shared = servers.iter().any(|cpu| placement.client.contains(cpu));
+    let certain = counted.errors.is_empty();
+    judge(&Evidence {
+        client_busy: client_share / clients,
+        client_waiting: None,
+        server_busy: Some(server_share / servers.len().min(threads).max(1) as f64),
+        shared_busy: shared.then(|| (client_share + server_share) / clients),
+        exchanges: counted.exchanges,
+        wrong_replies: counted.wrong_replies,
+        disagreement: disagreement(ended, args.size, certain.then_some(counted.total)),
+        debug_build: cfg!(debug_assertions),
+        warmup_at_bound: false,
+        trend: None,
+        open: None,
+    })
 }
 
 /// Processor time of several processes, nanoseconds.

@@ -22,6 +22,10 @@ use crate::units::format_cpu_list;
 /// How long connections are left idle before memory is looked at.
 const IDLE: Duration = Duration::from_millis(200);
 
+/// How often, and how many times at most, it is looked whether the kernel still gives back memory.
+const SETTLE: Duration = Duration::from_millis(100);
+const SETTLE_LOOKS: u32 = 20;
+
 /// How long before the loop begins the processes are told.
 const HEAD_START: Duration = Duration::from_millis(50);
 
@@ -81,6 +85,7 @@ pub(super) fn measure(
         server_ns: cpu_ns(&pids),
         client_ns: cpu_ns(clients),
     };
+    settle(session)?;
     let (empty, at_first) = (memory(), used(&[]));
     progress.tell("opening connections");
     let mut parts = Parts::start(&orders(args, cell, processes, addr, &placement, seed))?;
@@ -113,6 +118,20 @@ pub(super) fn measure(
         ended,
     };
     Ok(evaluate(args, cell, processes, subject, seen))
+}
+
+/// Waits, not for long, until the kernel gives back no more of what a crowd before this one held.
+fn settle(session: &Session) -> Result<(), Failure> {
+    let mut held = u64::MAX;
+    for _look in 0..SETTLE_LOOKS {
+        let now = Kernel::now().bytes;
+        if now >= held {
+            break;
+        }
+        held = now;
+        wait_until(session, monotonic_ns() + ns(SETTLE))?;
+    }
+    Ok(())
 }
 
 /// What each process of the generator is to do.

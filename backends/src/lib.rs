@@ -87,7 +87,7 @@ pub trait Backend: Sync {
 
 /// Every backend, the one that `auto` prefers first.
 pub static BACKENDS: &[&dyn Backend] =
-    &[&IoUring::DEFAULT, &mio::Mio, &blocking::Blocking, &IoUring::SEND, &IoUring::MULTISHOT];
+    &[&IoUring::DEFAULT, &mio::Mio, &blocking::Blocking, &IoUring::LINKED];
 
 /// The backend of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Backend> {

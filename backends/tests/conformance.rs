@@ -131,10 +131,10 @@ mod io_uring_few_buffers {
 
 /// As on Linux before 6.1.
 #[path = "."]
-mod io_uring_coop_taskrun {
+mod io_uring_linked_coop_taskrun {
     use super::{IoUring, Subject};
 
-    const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::DEFAULT };
+    const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::LINKED };
     const SUBJECT: Subject = Subject::of(&COOP);
 
     #[path = "conformance/cases.rs"]
@@ -145,20 +145,20 @@ mod io_uring_coop_taskrun {
 
 /// Replies by send(2).
 #[path = "."]
-mod io_uring_send {
+mod io_uring_linked {
     use super::{IoUring, Subject};
 
-    const SUBJECT: Subject = Subject::of(&IoUring::SEND);
+    const SUBJECT: Subject = Subject::of(&IoUring::LINKED);
 
     #[path = "conformance/cases.rs"]
     mod cases;
 }
 
 #[path = "."]
-mod io_uring_send_steered {
+mod io_uring_linked_steered {
     use super::{IoUring, Subject};
 
-    const SUBJECT: Subject = Subject { steered: true, ..Subject::of(&IoUring::SEND) };
+    const SUBJECT: Subject = Subject { steered: true, ..Subject::of(&IoUring::LINKED) };
 
     #[path = "conformance/cases.rs"]
     mod cases;
@@ -167,11 +167,11 @@ mod io_uring_send_steered {
 }
 
 #[path = "."]
-mod io_uring_send_spinning {
+mod io_uring_linked_spinning {
     use super::{Duration, IoUring, Subject};
 
     const SUBJECT: Subject =
-        Subject { spin: Duration::from_micros(200), ..Subject::of(&IoUring::SEND) };
+        Subject { spin: Duration::from_micros(200), ..Subject::of(&IoUring::LINKED) };
 
     #[path = "conformance/cases.rs"]
     mod cases;
@@ -180,81 +180,21 @@ mod io_uring_send_spinning {
 }
 
 #[path = "."]
-mod io_uring_send_few_buffers {
+mod io_uring_linked_few_buffers {
     use super::{IoUring, Subject};
 
-    const FEW: IoUring = IoUring { buffers: 16, ..IoUring::SEND };
+    const FEW: IoUring = IoUring { buffers: 16, ..IoUring::LINKED };
     const SUBJECT: Subject = Subject::of(&FEW);
 
     #[path = "conformance/cases.rs"]
     mod cases;
     #[path = "conformance/cases_buffers.rs"]
     mod cases_buffers;
-}
-
-/// One receive for all requests.
-#[path = "."]
-mod io_uring_multishot {
-    use super::{IoUring, Subject};
-
-    const SUBJECT: Subject = Subject::of(&IoUring::MULTISHOT);
-
-    #[path = "conformance/cases.rs"]
-    mod cases;
-}
-
-#[path = "."]
-mod io_uring_multishot_steered {
-    use super::{IoUring, Subject};
-
-    const SUBJECT: Subject = Subject { steered: true, ..Subject::of(&IoUring::MULTISHOT) };
-
-    #[path = "conformance/cases.rs"]
-    mod cases;
-    #[path = "conformance/cases_steered.rs"]
-    mod cases_steered;
-}
-
-#[path = "."]
-mod io_uring_multishot_spinning {
-    use super::{Duration, IoUring, Subject};
-
-    const SUBJECT: Subject =
-        Subject { spin: Duration::from_micros(200), ..Subject::of(&IoUring::MULTISHOT) };
-
-    #[path = "conformance/cases.rs"]
-    mod cases;
-    #[path = "conformance/cases_spin.rs"]
-    mod cases_spin;
-}
-
-#[path = "."]
-mod io_uring_multishot_few_buffers {
-    use super::{IoUring, Subject};
-
-    const FEW: IoUring = IoUring { buffers: 16, ..IoUring::MULTISHOT };
-    const SUBJECT: Subject = Subject::of(&FEW);
-
-    #[path = "conformance/cases.rs"]
-    mod cases;
-    #[path = "conformance/cases_buffers.rs"]
-    mod cases_buffers;
-}
-
-#[path = "."]
-mod io_uring_multishot_coop_taskrun {
-    use super::{IoUring, Subject};
-
-    const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::MULTISHOT };
-    const SUBJECT: Subject = Subject::of(&COOP);
-
-    #[path = "conformance/cases.rs"]
-    mod cases;
 }
 
 #[test]
 fn every_backend_is_under_test() {
-    let rings = [&IoUring::DEFAULT, &IoUring::SEND, &IoUring::MULTISHOT];
+    let rings = [&IoUring::DEFAULT, &IoUring::LINKED];
     let mut under_test = vec![Blocking.name(), Mio.name()];
     under_test.extend(rings.map(|ring| ring.name()));
     let mut known: Vec<_> = BACKENDS.iter().map(|backend| backend.name()).collect();

@@ -36,19 +36,18 @@ const STEPS: usize = 300;
 const AT_ONCE_MAX: usize = 16 * 1024;
 
 const FEW: IoUring = IoUring { buffers: 16, ..IoUring::DEFAULT };
-const FEW_MULTISHOT: IoUring = IoUring { buffers: 16, ..IoUring::MULTISHOT };
-const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::DEFAULT };
+const FEW_LINKED: IoUring = IoUring { buffers: 16, ..IoUring::LINKED };
+const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::LINKED };
 
-const SUBJECTS: [(&str, Subject); 9] = [
+const SUBJECTS: [(&str, Subject); 8] = [
     ("blocking", Subject::of(&Blocking)),
     ("blocking, 40 threads", Subject { threads: Some(40), ..Subject::of(&Blocking) }),
     ("mio", Subject::of(&Mio)),
     ("io-uring", Subject::of(&IoUring::DEFAULT)),
     ("io-uring, 16 buffers", Subject::of(&FEW)),
-    ("io-uring, COOP_TASKRUN", Subject::of(&COOP)),
-    ("io-uring-send", Subject::of(&IoUring::SEND)),
-    ("io-uring-multishot", Subject::of(&IoUring::MULTISHOT)),
-    ("io-uring-multishot, 16 buffers", Subject::of(&FEW_MULTISHOT)),
+    ("io-uring-linked", Subject::of(&IoUring::LINKED)),
+    ("io-uring-linked, 16 buffers", Subject::of(&FEW_LINKED)),
+    ("io-uring-linked, COOP_TASKRUN", Subject::of(&COOP)),
 ];
 
 /// What a client does; the number is the client's.
@@ -269,7 +268,7 @@ fn every_backend_chats_alike() {
         &[("by", "e"), ("bye bye", "Bye"), ("\u{1b}[2J", "no"), ("bye\n", "")],
     ];
     let mut first: Option<(Vec<String>, Value)> = None;
-    for backend in ["blocking", "mio", "io-uring", "io-uring-send", "io-uring-multishot"] {
+    for backend in ["blocking", "mio", "io-uring", "io-uring-linked"] {
         if !is_available(backend) {
             continue;
         }

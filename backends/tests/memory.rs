@@ -29,13 +29,8 @@ fn an_idle_connection_is_cheap_with_io_uring() {
 }
 
 #[test]
-fn an_idle_connection_is_cheap_with_io_uring_and_send() {
-    an_idle_connection_is_cheap("io-uring-send");
-}
-
-#[test]
-fn an_idle_connection_is_cheap_with_one_receive_for_all_requests() {
-    an_idle_connection_is_cheap("io-uring-multishot");
+fn an_idle_connection_is_cheap_with_linked_receives() {
+    an_idle_connection_is_cheap("io-uring-linked");
 }
 
 fn an_idle_connection_is_cheap(backend: &str) {

@@ -43,20 +43,8 @@ mod io_uring {
 }
 
 #[path = "."]
-mod io_uring_send {
-    const BACKEND: &str = "io-uring-send";
-    /// As for mio.
-    const MEMORY_PER_DEAF_PEER: u64 = 4 * 1024;
-
-    #[path = "resources/cases.rs"]
-    mod cases;
-    #[path = "resources/cases_spin.rs"]
-    mod cases_spin;
-}
-
-#[path = "."]
-mod io_uring_multishot {
-    const BACKEND: &str = "io-uring-multishot";
+mod io_uring_linked {
+    const BACKEND: &str = "io-uring-linked";
     /// As for mio.
     const MEMORY_PER_DEAF_PEER: u64 = 4 * 1024;
 

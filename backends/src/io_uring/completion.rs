@@ -28,8 +28,15 @@ impl<T: Trace> Loop<'_, T> {
         }
         match connection.flight {
             Flight::SendThenReceive(_) => self.on_reply_sent(key),
-            Flight::SendUnsent => return self.on_early(key, result, buffer),
+            Flight::SendBeside { turn, .. } if turn != self.turn => self.on_reply_sent(key),
+            Flight::SendBeside { .. } | Flight::SendUnsent => {
+                return self.on_early(key, result, buffer);
+            }
             _ => {}
+        }
+        if self.early.has_of(key) {
+            self.on_early(key, result, buffer)?;
+            return self.answer_early(key);
         }
         match buffer {
             Some(index) if result > 0 => self.on_request(key, index, result as usize),
@@ -56,7 +63,7 @@ impl<T: Trace> Loop<'_, T> {
         match op {
             Op::Send { start: 0, end } => match self.method {
                 Method::Linked => self.send_linked(key, index, end),
-                Method::Send | Method::Multishot => self.send_now(key, index, end),
+                Method::Multishot => self.send_beside(key, index, end),
             },
             Op::Send { .. } => unreachable!("a reply begins at its start"),
             Op::Recv | Op::Close(_) => {
@@ -114,7 +121,12 @@ impl<T: Trace> Loop<'_, T> {
         }
         connection.unsent = match (op, connection.flight) {
             (Op::Recv | Op::Close(_), _) => None,
-            (Op::Send { start, end }, Flight::SendThenReceive(index) | Flight::SendLast(index)) => {
+            (
+                Op::Send { start, end },
+                Flight::SendThenReceive(index)
+                | Flight::SendBeside { index, .. }
+                | Flight::SendLast(index),
+            ) => {
                 let reply = self.buffers.buffer(index);
                 Some(reply[usize::from(start)..usize::from(end)].into())
             }
@@ -168,7 +180,7 @@ impl<T: Trace> Loop<'_, T> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         let wanted = match connection.flight {
             _ if connection.multishot.is_cancelled() => true,
-            Flight::Receive | Flight::SendThenReceive(_) => {
+            Flight::Receive | Flight::SendThenReceive(_) | Flight::SendBeside { .. } => {
                 connection.cancelled && !connection.lingering
             }
             _ => false,

@@ -1,10 +1,11 @@
 //! The `io-uring` backend: one ring per shard; the kernel does the work and reports it.
 //!
 //! A turn is one io_uring_enter(2): it submits what the turn before has queued and waits for
-//! completions. In lockstep an exchange is one completion, of a receive. Its reply's send and the next
-//! receive are queued as a linked pair, and the send is not reported unless it fails (`linked.rs`);
-//! or it is sent by a call of its own (`send.rs`). The kernel is not asked for the next request before
-//! the reply has been sent, except with one receive for all requests (`multishot.rs`).
+//! completions. In lockstep an exchange is one completion, of a receive, since a send is not reported
+//! unless it fails. One receive serves all requests of a connection as long as it keeps to lockstep
+//! (`multishot.rs`). Of who does not, and with `io-uring-linked` of everybody, the kernel is not asked
+//! for the next request before the reply has been sent: its receive is linked behind the send
+//! (`linked.rs`). What follows no receive is sent by a call of its own (`send.rs`).
 //!
 //! A waiting connection has no buffer: receives take one from a ring of buffers when there is
 //! something to receive (`buffers.rs`). It goes back when its reply is sent. What a full socket did
@@ -45,7 +46,8 @@ use ring::{Kind, Ring};
 pub struct IoUring {
     /// Receive buffers of a shard, at most; a power of two.
     pub buffers: u16,
-    /// Whether to try for a ring with DEFER_TASKRUN (Linux 6.1) first.
+    /// Whether to try for a ring with DEFER_TASKRUN (Linux 6.1) first; without it, only one that
+    /// does without. For [`Method::Linked`]: the other needs it.
     pub defer_taskrun: bool,
     /// How requests and replies are moved.
     pub method: Method,
@@ -54,32 +56,27 @@ pub struct IoUring {
 /// How a shard moves requests and replies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Method {
+    /// One receive for all requests of a connection that keeps to lockstep. Needs DEFER_TASKRUN.
+    Multishot,
     /// A receive for each request, linked behind the send of the reply before.
     Linked,
-    /// A receive for each request; the reply by send(2), at once.
-    Send,
-    /// One receive for all requests; the replies by send(2), at once.
-    Multishot,
 }
 
 impl IoUring {
     /// The tuning that `--backend io-uring` means: buffers for as many requests in one turn as
     /// the submission queue has room for pairs, and twice that.
-    pub const DEFAULT: Self = Self { buffers: 4096, defer_taskrun: true, method: Method::Linked };
+    pub const DEFAULT: Self =
+        Self { buffers: 4096, defer_taskrun: true, method: Method::Multishot };
 
-    /// The tuning that `--backend io-uring-send` means.
-    pub const SEND: Self = Self { method: Method::Send, ..Self::DEFAULT };
-
-    /// The tuning that `--backend io-uring-multishot` means.
-    pub const MULTISHOT: Self = Self { method: Method::Multishot, ..Self::DEFAULT };
+    /// The tuning that `--backend io-uring-linked` means.
+    pub const LINKED: Self = Self { method: Method::Linked, ..Self::DEFAULT };
 }
 
 impl Backend for IoUring {
     fn name(&self) -> &'static str {
         match self.method {
-            Method::Linked => "io-uring",
-            Method::Send => "io-uring-send",
-            Method::Multishot => "io-uring-multishot",
+            Method::Multishot => "io-uring",
+            Method::Linked => "io-uring-linked",
         }
     }
 
@@ -123,6 +120,8 @@ enum Flight {
     ReceiveNow,
     /// A send of the buffer, and a receive linked to it.
     SendThenReceive(u16),
+    /// A send of the buffer, queued in that turn, beside the receive for all requests.
+    SendBeside { index: u16, turn: u32 },
     /// A send of the buffer that no receive follows.
     SendLast(u16),
     /// A send of what the socket did not take at first.
@@ -150,6 +149,8 @@ struct Loop<'a, T> {
     /// Whose multishot receive may have to end, since they do not keep to lockstep.
     hasty: Vec<Key>,
     early: Early,
+    /// Counts the waits after which all that was queued had been submitted.
+    turn: u32,
     /// Whether the accept is in flight.
     accepting: bool,
     /// Accepted beyond the limit of open connections; they wait here as they would have in the
@@ -166,7 +167,7 @@ struct Loop<'a, T> {
 impl<'a, T: Trace> Loop<'a, T> {
     fn new(backend: &IoUring, shard: Shard<'a>, trace: T) -> io::Result<Self> {
         let Shard { listener, options, stop, admission, service, narrator: _ } = shard;
-        let (ring, _flags) = ring::set_up(backend.defer_taskrun, trace)?;
+        let (ring, _flags) = ring::set_up(backend.rungs(), trace)?;
         let buffers = Buffers::register(&ring, backend.buffers)?;
         let mut ring = Ring::new(ring, trace);
         ring.poll_stop(stop.as_fd().as_raw_fd())?;
@@ -186,6 +187,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             starved: VecDeque::new(),
             hasty: Vec::new(),
             early: Early::new(),
+            turn: 0,
             accepting: false,
             parked: VecDeque::new(),
             pause: Pause::new(options.accept_delay),
@@ -206,6 +208,9 @@ impl<'a, T: Trace> Loop<'a, T> {
             // A starved connection waits for buffers that come back in this turn.
             let at_once = held_back || !self.starved.is_empty();
             held_back = self.wait(at_once, &mut completions)?;
+            if !held_back {
+                self.turn = self.turn.wrapping_add(1);
+            }
             for completion in completions.drain(..) {
                 let (kind, key) = ring::of(&completion);
                 self.tell(kind, key, &completion);

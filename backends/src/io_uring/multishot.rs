@@ -1,5 +1,9 @@
 //! One receive for all requests of a connection, for those that keep to lockstep.
 //!
+//! It spares the kernel, once an exchange, a request of its own and the waiting for the socket that
+//! comes with it: arming and disarming a poll. A reply is sent by the ring beside it; that it has
+//! gone out shows when the next request comes, in a later turn.
+//!
 //! The kernel receives whatever is there: 32 requests in a go (`MULTISHOT_MAX_RETRY`,
 //! io_uring/net.c), and a turn has a few of those. So it is asked only while a request at a time
 //! comes: who has more in the socket than a turn takes, or sends while a reply is owed, has the
@@ -90,6 +94,12 @@ impl Early {
         self.0.get_mut(&key)?.pop_front()
     }
 
+    /// Whether there is something of that connection.
+    #[inline]
+    pub(super) fn has_of(&self, key: Key) -> bool {
+        !self.0.is_empty() && self.0.contains_key(&key)
+    }
+
     /// A conversation has ended: whatever it still said is as if it had not been received.
     pub(super) fn forget(&mut self, key: Key) {
         self.0.remove(&key);
@@ -97,6 +107,28 @@ impl Early {
 }
 
 impl<T: Trace> Loop<'_, T> {
+    /// Replies by the ring, unreported unless it fails. As with a linked pair, the next request shows
+    /// that the reply has gone out; but only one of a later turn, since a go of the receive brings
+    /// several. One turn suffices: the send is done when it is submitted, and the kernel works on
+    /// receives only when it is asked for completions after that (DEFER_TASKRUN).
+    #[inline]
+    pub(super) fn send_beside(&mut self, key: Key, index: u16, length: u16) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+        if connection.exchange.reply_is_last() {
+            return self.send_now(key, index, length);
+        }
+        let begins = !connection.multishot.is_on();
+        if begins && !connection.multishot.begin() {
+            return self.send_linked(key, index, length);
+        }
+        let (fd, bytes) = (connection.fd, self.buffers.pointer(index));
+        self.sending.push(index);
+        connection.flight = Flight::SendBeside { index, turn: self.turn };
+        // SAFETY: the buffer is ours until a turn after the next wait (`give_back_sent`).
+        unsafe { self.ring.send_unreported(key, fd, bytes, length) }?;
+        if begins { self.ring.receive_all(key, fd) } else { Ok(()) }
+    }
+
     /// A receive has completed while a reply is owed. An end or an error will be met again.
     pub(super) fn on_early(
         &mut self,
@@ -104,11 +136,14 @@ impl<T: Trace> Loop<'_, T> {
         result: i32,
         buffer: Option<u16>,
     ) -> io::Result<()> {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.multishot.hasty = true;
+        }
+        self.hasty.push(key);
         let Some(index) = buffer else { return Ok(()) };
         if let count @ 1.. = result {
             let request = &self.buffers.buffer(index)[..count as usize];
             self.early.0.entry(key).or_default().push_back(request.into());
-            self.hasty.push(key);
         }
         self.buffers.give_back(index);
         Ok(())
@@ -116,12 +151,19 @@ impl<T: Trace> Loop<'_, T> {
 
     /// Takes the receive back from those that do not keep to lockstep.
     pub(super) fn slow_hasty(&mut self) -> io::Result<()> {
-        for key in self.hasty.drain(..) {
+        while let Some(key) = self.hasty.pop() {
             let Some(connection) = self.connections.get_mut(key) else { continue };
-            let hasty = connection.multishot.hasty || connection.flight == Flight::SendUnsent;
-            if hasty && connection.multishot.state == State::Armed {
-                connection.multishot.cancel();
-                self.ring.cancel_receive(key, connection.fd)?;
+            match (connection.multishot.state, connection.flight) {
+                (State::Armed, _) if connection.multishot.hasty => {
+                    connection.multishot.cancel();
+                    self.ring.cancel_receive(key, connection.fd)?;
+                }
+                // It has ended before the reply was submitted, whose end only a receive can show.
+                (State::Off, Flight::SendBeside { turn, .. }) if turn == self.turn => {
+                    connection.multishot.state = State::Armed;
+                    self.ring.receive_all(key, connection.fd)?;
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -129,20 +171,20 @@ impl<T: Trace> Loop<'_, T> {
 
     /// A reply that was owed has been sent: answers what is parked, then receives.
     pub(super) fn answer_early(&mut self, key: Key) -> io::Result<()> {
-        while let Some(request) = self.early.next(key) {
-            let Some(connection) = self.connections.get_mut(key) else { break };
+        loop {
+            let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
+            let op = connection.exchange.op();
+            if op != Op::Recv {
+                return self.perform(key, op);
+            }
+            let Some(request) = self.early.next(key) else { break };
             let mut buffer = [0; RECV_MAX];
             buffer[..request.len()].copy_from_slice(&request);
             self.stats.on_received(request.len());
             let op = connection.exchange.received(&mut *self.service, &mut buffer, request.len());
-            let op = match op {
-                Op::Send { end, .. } => {
-                    connection.reply(&buffer[..usize::from(end)], &mut self.stats, self.trace)
-                }
-                op => op,
-            };
-            if op != Op::Recv {
-                return self.perform(key, op);
+            if let Op::Send { end, .. } = op {
+                let _at_the_top =
+                    connection.reply(&buffer[..usize::from(end)], &mut self.stats, self.trace);
             }
         }
         self.early.forget(key);

@@ -13,20 +13,19 @@ use crate::trace::Silent;
 
 /// Makes a ring and a buffer ring as a shard would, and asks for the operations.
 pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
-    let (ring, flags) = ring::set_up(backend.defer_taskrun, Silent)
+    let (ring, flags) = ring::set_up(backend.rungs(), Silent)
         .map_err(|error| refused(&error, &disabled_sysctl()))?;
     let buffers = Buffers::register(&ring, backend.buffers).map_err(|error| Unsupported {
         cause: format!("io_uring here has no buffer rings ({})", name_of(&error)),
         hint: "they need Linux 5.19; use --backend mio".to_owned(),
     })?;
-    let missing = missing_operations(&ring, backend.method);
+    let missing = missing_operations(&ring);
     drop(ring);
     drop(buffers);
     match missing.as_deref() {
         Ok([]) => Ok(match backend.method {
-            Method::Linked => format!("a ring per shard, {flags}"),
-            Method::Send => format!("{flags}; replies by send(2)"),
-            Method::Multishot => format!("{flags}; multishot, send(2)"),
+            Method::Multishot => format!("a ring per shard, {flags}"),
+            Method::Linked => format!("{flags}; a receive for each request"),
         }),
         Ok(missing) => Err(Unsupported {
             cause: format!("io_uring here lacks {}", missing.join(", ")),
@@ -36,7 +35,7 @@ pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
     }
 }
 
-fn missing_operations(ring: &Uring, method: Method) -> io::Result<Vec<&'static str>> {
+fn missing_operations(ring: &Uring) -> io::Result<Vec<&'static str>> {
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe)?;
     let needed = [
@@ -48,12 +47,7 @@ fn missing_operations(ring: &Uring, method: Method) -> io::Result<Vec<&'static s
         ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
     ];
     let missing = needed.into_iter().filter(|(_, code)| !probe.is_supported(*code));
-    let mut missing: Vec<_> = missing.map(|(name, _)| name).collect();
-    // No operation by itself, but it came with one: Linux 6.0 brought both.
-    if method == Method::Multishot && !probe.is_supported(opcode::SendZc::CODE) {
-        missing.push("multishot RECV");
-    }
-    Ok(missing)
+    Ok(missing.map(|(name, _)| name).collect())
 }
 
 /// `kernel.io_uring_disabled`: 1 refuses the unprivileged, 2 everybody (io_uring_setup(2), since
@@ -88,7 +82,7 @@ fn refused(error: &io::Error, disabled: &str) -> Unsupported {
         ),
         Some(libc::EINVAL) => (
             format!("io_uring here is too old ({name})"),
-            "it needs Linux 5.19; use --backend mio".to_owned(),
+            "it needs Linux 6.1, io-uring-linked 5.19; use --backend mio".to_owned(),
         ),
         _ => (format!("io_uring cannot be set up: {error}"), "use --backend mio".to_owned()),
     };

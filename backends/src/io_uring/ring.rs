@@ -7,10 +7,11 @@ use std::slice;
 use std::time::Duration;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{IoUring as Uring, cqueue, opcode, squeue};
 use lockstep_core::RECV_MAX;
 
 use super::buffers::GROUP;
+use super::{IoUring, Method};
 use crate::slots::Key;
 use crate::trace::{NONE, Trace, quoted};
 
@@ -21,16 +22,27 @@ const SUBMISSIONS: u32 = 4096;
 const COMPLETIONS: u32 = 4 * SUBMISSIONS;
 
 type Builder = io_uring::Builder;
-type SetFlags = fn(&mut Builder) -> &mut Builder;
+/// A name, and how to ask.
+pub(super) type Rung = (&'static str, fn(&mut Builder) -> &mut Builder);
 
 /// How to ask for a ring, the best first. What a kernel can do is found by trying, since
 /// distributions carry features to older versions (`io_uring_setup(2)`).
-const LADDER: [(&str, SetFlags); 2] = [
+const LADDER: [Rung; 2] = [
     // Linux 6.1: completions are worked on only when the shard asks for them.
     ("DEFER_TASKRUN", |builder| builder.setup_single_issuer().setup_defer_taskrun()),
     // Linux 5.19, which is also the first with buffer rings: they do not interrupt it, at least.
     ("COOP_TASKRUN", Builder::setup_coop_taskrun),
 ];
+
+impl IoUring {
+    /// The rings that do.
+    pub(super) fn rungs(&self) -> &'static [Rung] {
+        match self.method {
+            Method::Multishot => &LADDER[..1],
+            Method::Linked => &LADDER[usize::from(!self.defer_taskrun)..],
+        }
+    }
+}
 
 /// Makes a ring with the best flags the kernel takes, and says which. It must be used on the
 /// thread that made it (SINGLE_ISSUER).
@@ -38,13 +50,10 @@ const LADDER: [(&str, SetFlags); 2] = [
 /// # Errors
 ///
 /// What io_uring_setup(2) says when even the plainest ring is refused.
-pub(super) fn set_up(
-    defer_taskrun: bool,
-    trace: impl Trace,
-) -> io::Result<(IoUring, &'static str)> {
+pub(super) fn set_up(rungs: &[Rung], trace: impl Trace) -> io::Result<(Uring, &'static str)> {
     let mut refused = None;
-    for (name, flags) in LADDER.into_iter().skip(usize::from(!defer_taskrun)) {
-        let mut builder = IoUring::builder();
+    for (name, flags) in rungs {
+        let mut builder = Uring::builder();
         builder.setup_taskrun_flag().setup_submit_all().setup_clamp().setup_cqsize(COMPLETIONS);
         let call = format_args!("io_uring_setup({SUBMISSIONS}, {name})");
         let ring = || flags(&mut builder).build(SUBMISSIONS);
@@ -54,7 +63,7 @@ pub(super) fn set_up(
             Err(error) => return Err(error),
         }
     }
-    Err(refused.expect("the ladder has rungs"))
+    Err(refused.expect("there are rungs"))
 }
 
 /// What a completion is of; with the connection's key it makes up the `user_data`.
@@ -98,14 +107,14 @@ const NOBODY: Key = Key { index: 0, generation: 0 };
 /// A ring and the operations a shard uses. They are queued, and submitted by [`wait`](Self::wait)
 /// or when the queue is full.
 pub(super) struct Ring<T> {
-    ring: IoUring,
+    ring: Uring,
     trace: T,
     /// Calls of io_uring_enter(2).
     pub(super) enters: u64,
 }
 
 impl<T: Trace> Ring<T> {
-    pub(super) fn new(ring: IoUring, trace: T) -> Self {
+    pub(super) fn new(ring: Uring, trace: T) -> Self {
         Self { ring, trace, enters: 0 }
     }
 
@@ -191,12 +200,6 @@ impl<T: Trace> Ring<T> {
         self.push_plain(receive(fd, 0, 0), Kind::Receive, key)
     }
 
-    /// As [`receive`](Self::receive), when nothing is expected to be there yet.
-    pub(super) fn receive_next(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
-        self.trace.note(fd, format_args!("submit RECV fd={fd} {RECV_MAX} POLL_FIRST"));
-        self.push_plain(receive(fd, POLL_FIRST, 0), Kind::Receive, key)
-    }
-
     /// As [`receive`](Self::receive), one request after the other until it is cancelled or fails.
     pub(super) fn receive_all(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
         self.trace.note(fd, format_args!("submit RECV fd={fd} MULTISHOT"));
@@ -251,6 +254,27 @@ impl<T: Trace> Ring<T> {
             self.submit()?;
         }
         Ok(())
+    }
+
+    /// Sends what the socket takes at once. There is a completion only if that was not all.
+    ///
+    /// # Safety
+    ///
+    /// The bytes must stay valid and unwritten until the next [`wait`](Self::wait) has returned.
+    pub(super) unsafe fn send_unreported(
+        &mut self,
+        key: Key,
+        fd: RawFd,
+        bytes: *const u8,
+        length: u16,
+    ) -> io::Result<()> {
+        // SAFETY: as for the caller.
+        unsafe { self.tell_send(fd, bytes, length, " CQE_SKIP_SUCCESS") };
+        let entry = send(fd, bytes, length, libc::MSG_WAITALL | libc::MSG_DONTWAIT)
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(user_data(Kind::Send, key));
+        // SAFETY: as for the caller.
+        unsafe { self.push(&entry) }
     }
 
     /// Sends the bytes: with `now`, what the socket takes at once, else all of them, whenever.

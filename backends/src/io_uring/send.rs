@@ -1,5 +1,6 @@
-//! Replying by send(2), at once: the buffer goes back with the call, and nothing of the reply is
-//! left to the ring unless the socket does not take all of it.
+//! Replying by send(2), at once, where no receive would show that the reply has gone out: it is the
+//! last one, or one to what came too early. The buffer goes back with the call, and nothing of the
+//! reply is left to the ring unless the socket does not take all of it.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -7,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use lockstep_core::Op;
 use rustix::net::{SendFlags, send};
 
-use super::{Connection, Flight, Loop, Method};
+use super::{Connection, Loop};
 use crate::Stats;
 use crate::slots::Key;
 use crate::trace::{Trace, quoted};
@@ -19,13 +20,7 @@ impl<T: Trace> Loop<'_, T> {
         let reply = &self.buffers.buffer(index)[..usize::from(length)];
         let op = connection.reply(reply, &mut self.stats, self.trace);
         self.buffers.give_back(index);
-        match op {
-            Op::Recv if self.method == Method::Send && !self.stop.is_draining() => {
-                connection.flight = Flight::Receive;
-                self.ring.receive_next(key, connection.fd)
-            }
-            op => self.perform(key, op),
-        }
+        self.perform(key, op)
     }
 }
 

@@ -285,6 +285,15 @@ impl Measured {
         by_round(&self.runs, metric).count() as u32
     }
 
+    /// How a metric of it compares with one of another, round by round.
+    pub fn over(&self, metric: Metric, other: &Self, its: Metric) -> Option<Ratio> {
+        let ours: Vec<(u32, f64)> = by_round(&self.runs, metric).collect();
+        let ours = |round| ours.iter().find(|(of, _)| *of == round).map(|&(_, value)| value);
+        let pairs = by_round(&other.runs, its)
+            .filter_map(|(round, baseline)| Some((baseline, ours(round)?)));
+        Ratio::of(&pairs.collect::<Vec<_>>(), 1)
+    }
+
     /// How it compares with the baseline in a metric.
     pub fn ratio(&self, metric: Metric) -> Option<&Ratio> {
         self.metrics.get(metric)?.ratio.as_ref()

@@ -1,0 +1,133 @@
+//! Measures what the project set out to reach, and says of each target whether it is reached.
+//!
+//! ```text
+//! cargo run --release -p lockstep-bench --features peers --bin targets
+//! ```
+//!
+//! Builds the load generator and the reference servers, lets `loadgen compare` and `loadgen floor`
+//! measure, keeps their records and one page of all of them in results/runs, and prints a table.
+
+mod experiments;
+mod judgement;
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::Parser;
+use lockstep_results::store::{Document, read_any};
+
+use experiments::{EXPERIMENTS, Experiment};
+use judgement::{Measured, table};
+
+/// Measure what the project set out to reach
+#[derive(Parser)]
+struct Options {
+    /// Rounds of each comparison
+    #[arg(short, long, value_name = "N", default_value_t = 9)]
+    rounds: u32,
+
+    /// Only the experiments of these names
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = name)]
+    only: Vec<String>,
+
+    /// Where records, page and table go
+    #[arg(short, long, value_name = "DIR", default_value = "results/runs")]
+    output: PathBuf,
+
+    /// Measure nothing: judge what was stored under this name
+    #[arg(long, value_name = "NAME")]
+    judge: Option<String>,
+}
+
+fn name(text: &str) -> Result<String, String> {
+    let names: Vec<&str> = EXPERIMENTS.iter().map(|experiment| experiment.name).collect();
+    match names.contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("there are {}", names.join(", "))),
+    }
+}
+
+fn main() -> ExitCode {
+    match measure(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
+    let asked = |experiment: &&Experiment| {
+        options.only.is_empty() || options.only.iter().any(|name| name == experiment.name)
+    };
+    let experiments: Vec<&Experiment> = EXPERIMENTS.iter().filter(asked).collect();
+    let files = |stem: &str| -> Vec<PathBuf> {
+        let file = |part: &str| options.output.join(format!("{stem}-{part}.json"));
+        experiments.iter().map(|experiment| file(experiment.name)).collect()
+    };
+    let (stem, files) = match &options.judge {
+        Some(stem) => (stem.clone(), files(stem)),
+        None => {
+            let stem = format!(
+                "{}-targets",
+                humantime::format_rfc3339_seconds(std::time::SystemTime::now())
+            );
+            let stem = stem.replace(['-', ':'], "").replace("Ztargets", "Z-targets");
+            let files = files(&stem);
+            let binaries = build()?;
+            for (experiment, file) in experiments.iter().zip(&files) {
+                eprintln!("{}: {}", experiment.name, experiment.what);
+                let arguments = experiment.arguments(&binaries, options.rounds);
+                run(Command::new(binaries.join("loadgen")).args(arguments).arg("-o").arg(file))?;
+            }
+            let page = options.output.join(format!("{stem}.html"));
+            run(Command::new(binaries.join("loadgen"))
+                .arg("report")
+                .args(&files)
+                .arg("-o")
+                .arg(page))?;
+            (stem, files)
+        }
+    };
+    let mut measured = Measured::default();
+    for (experiment, file) in experiments.iter().zip(&files) {
+        match read_any(file)? {
+            Document::Comparison(comparison) => {
+                measured.comparisons.push((experiment.name, *comparison))
+            }
+            Document::Floor(report) => measured.floor = Some(report.floor),
+            _ => return Err(format!("{}: not what was measured", file.display()).into()),
+        }
+    }
+    let table = table(&measured);
+    print!("{table}");
+    if options.judge.is_none() {
+        fs::write(options.output.join(format!("{stem}.txt")), table)?;
+    }
+    Ok(())
+}
+
+/// Builds what is measured, where this program is, and says where: as seen from the working
+/// directory, since it goes into records.
+fn build() -> Result<PathBuf, Box<dyn Error>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
+    let packages = ["build", "--release", "--bins", "-p", "loadgen", "-p", "lockstep-bench"];
+    run(Command::new(cargo).args(packages).args(["--features", "lockstep-bench/peers"]))?;
+    let own = std::env::current_exe()?;
+    let directory = own.parent().expect("a program is in a directory");
+    Ok(match directory.strip_prefix(std::env::current_dir()?) {
+        Ok(below) => Path::new(".").join(below),
+        Err(_) => directory.to_owned(),
+    })
+}
+
+fn run(command: &mut Command) -> Result<(), Box<dyn Error>> {
+    let status = command.status()?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("{command:?}: {status}").into()),
+    }
+}

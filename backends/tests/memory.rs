@@ -16,7 +16,7 @@ use common::{kernel, noise};
 const CONNECTIONS: u64 = 4000;
 
 /// Bytes for each, at most.
-const COST_MAX: u64 = 256;
+const COST_MAX: u64 = 128;
 
 #[test]
 fn an_idle_connection_is_cheap_with_mio() {

@@ -128,8 +128,7 @@ fn commands(page: &str) -> Vec<&str> {
 fn words(line: &str) -> Vec<String> {
     let line = line.replace("cargo run --release --bin loadgen --", "loadgen");
     let line = line.replace("target/release/", "").replace("--duration 5s", "");
-    let line = line.replace("--rounds 8", "--rounds 1").replace("64,1000 --size 64,1024", "10");
-    let line = line.replace("--peers --conns 64,1000", "--conns 10");
+    let line = line.replace("--peers --conns 64,1000", "--conns 10 --rounds 1");
     let line = line.replace("--conns 2000 --at-once --backlog 16", "--conns 100 --backlog 4096");
     let line = line.replace("--conns 10,1k,50k", "--conns 10");
     let line = line.replace("127.0.0.1:8898", "127.0.0.1:0");

@@ -185,12 +185,11 @@ fn who_never_reads_is_cut_off_at_the_drain_timeout() {
     let stats = server.join();
     assert!(start.elapsed() >= drain_timeout, "after {:?}", start.elapsed());
     assert_eq!(stats.closed.count(Cause::Drain), 3, "{stats:?}");
-    match SUBJECT.backend.name() {
-        // A send that waits is tried once more when the drain begins, and what it has left over may
-        // fit by then, since the kernel wakes it only for a good deal of room.
-        "blocking" => assert_eq!(stats.drain_cut > 0, stats.bytes_sent < stats.bytes_received),
-        _ => assert_eq!(stats.drain_cut, 3, "{stats:?}"),
-    }
+    // A reply is tried once more when the drain begins, and what the socket had not taken of it may
+    // fit by then, since the kernel wakes a sender only for a good deal of room. Then the
+    // conversation has ended with a whole reply, and only the peer's end is not awaited.
+    assert_eq!(stats.drain_cut > 0, stats.bytes_sent < stats.bytes_received, "{stats:?}");
+    assert!(stats.drain_cut <= 3, "{stats:?}");
 }
 
 /// Well before the drain timeout: what there was to say has been said.

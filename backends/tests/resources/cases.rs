@@ -224,17 +224,20 @@ fn every_shard_serves_its_share() {
 /// Whoever has sent a request in the meantime has not been silent.
 #[test]
 fn a_server_that_was_suspended_does_not_take_its_own_silence_for_the_peers() {
-    let idle_timeout = Duration::from_millis(300);
-    let Some(server) = serve(&["--shards", "1", "--idle-timeout", "300ms"]) else { return };
-    let mut clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
-    for client in &mut clients {
+    // Long enough for all to be here in time, on a busy machine, too.
+    let idle_timeout = Duration::from_millis(1500);
+    let Some(server) = serve(&["--shards", "1", "--idle-timeout", "1500ms"]) else { return };
+    let connect = |_| {
+        let mut client = server.connect();
         client.exchange(b"here");
-    }
+        client
+    };
+    let mut clients: Vec<_> = (0..40).map(connect).collect();
     suspend(&server);
     for client in &mut clients {
         client.say(b"still here");
     }
-    thread::sleep(idle_timeout * 2);
+    thread::sleep(idle_timeout + idle_timeout / 2);
     resume(&server);
     for client in &mut clients {
         assert_eq!(client.hear(10), b"still here");

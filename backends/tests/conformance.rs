@@ -15,7 +15,7 @@ mod harness;
 use std::time::Duration;
 
 use lockstep_backends::blocking::Blocking;
-use lockstep_backends::io_uring::IoUring;
+use lockstep_backends::io_uring::{IoUring, Method};
 use lockstep_backends::mio::Mio;
 use lockstep_backends::{BACKENDS, Backend};
 
@@ -132,9 +132,10 @@ mod io_uring_few_buffers {
 /// As on Linux before 6.1.
 #[path = "."]
 mod io_uring_linked_coop_taskrun {
-    use super::{IoUring, Subject};
+    use super::{IoUring, Method, Subject};
 
-    const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::LINKED };
+    const COOP: IoUring =
+        IoUring { method: Method::Linked { defer_taskrun: false }, ..IoUring::LINKED };
     const SUBJECT: Subject = Subject::of(&COOP);
 
     #[path = "conformance/cases.rs"]

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use lockstep_backends::blocking::Blocking;
-use lockstep_backends::io_uring::IoUring;
+use lockstep_backends::io_uring::{IoUring, Method};
 use lockstep_backends::mio::Mio;
 use lockstep_backends::{Closed, ServiceKind, Stats};
 use serde_json::Value;
@@ -37,7 +37,8 @@ const AT_ONCE_MAX: usize = 16 * 1024;
 
 const FEW: IoUring = IoUring { buffers: 16, ..IoUring::DEFAULT };
 const FEW_LINKED: IoUring = IoUring { buffers: 16, ..IoUring::LINKED };
-const COOP: IoUring = IoUring { defer_taskrun: false, ..IoUring::LINKED };
+const COOP: IoUring =
+    IoUring { method: Method::Linked { defer_taskrun: false }, ..IoUring::LINKED };
 
 const SUBJECTS: [(&str, Subject); 8] = [
     ("blocking", Subject::of(&Blocking)),

@@ -70,9 +70,9 @@ pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Compared, Failur
     let absent = rehearsal::rehearse(&session, &rehearsed, &mut entries)?;
 
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
-    let plan = plan::plan(args, &base, argv, seed, &entries, absent);
     let turn = |&conns: &u32| (conns, args.turn(conns, entries.len()));
-    let turns = args.conns.iter().map(turn).collect();
+    let turns: Vec<_> = args.conns.iter().map(turn).collect();
+    let plan = plan::plan(args, &base, argv, seed, &entries, &turns, absent);
     let mut rounds = Rounds::new(session, base, entries, plan, keep, turns);
     let failure = rounds.make(&args.cells()).err();
     rounds.into_compared(failure)

@@ -287,17 +287,26 @@ impl Measured {
 
     /// How a metric of it compares with one of another, round by round.
     pub fn over(&self, metric: Metric, other: &Self, its: Metric) -> Option<Ratio> {
-        let ours: Vec<(u32, f64)> = by_round(&self.runs, metric).collect();
-        let ours = |round| ours.iter().find(|(of, _)| *of == round).map(|&(_, value)| value);
-        let pairs = by_round(&other.runs, its)
-            .filter_map(|(round, baseline)| Some((baseline, ours(round)?)));
-        Ratio::of(&pairs.collect::<Vec<_>>(), 1)
+        Ratio::of(&pairs((&other.runs, its), (&self.runs, metric)), 1)
     }
 
     /// How it compares with the baseline in a metric.
     pub fn ratio(&self, metric: Metric) -> Option<&Ratio> {
         self.metrics.get(metric)?.ratio.as_ref()
     }
+}
+
+/// The baseline's and the subject's value, in each round that has both.
+fn pairs(
+    (baseline, its): (&[Measurement], Metric),
+    (subject, metric): (&[Measurement], Metric),
+) -> Vec<(f64, f64)> {
+    let of_subject = |wanted| {
+        by_round(subject, metric).find(|&(round, _)| round == wanted).map(|(_, value)| value)
+    };
+    let both =
+        by_round(baseline, its).filter_map(|(round, value)| Some((value, of_subject(round)?)));
+    both.collect()
 }
 
 /// A metric's value in each round that has one, from the first run of the round that counts.

@@ -62,7 +62,7 @@ impl<T: Trace> Loop<'_, T> {
         self.idle.start(key.index);
         match op {
             Op::Send { start: 0, end } => match self.method {
-                Method::Linked => self.send_linked(key, index, end),
+                Method::Linked { .. } => self.send_linked(key, index, end),
                 Method::Multishot => self.send_beside(key, index, end),
             },
             Op::Send { .. } => unreachable!("a reply begins at its start"),

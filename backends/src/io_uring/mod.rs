@@ -46,9 +46,6 @@ use ring::{Kind, Ring};
 pub struct IoUring {
     /// Receive buffers of a shard, at most; a power of two.
     pub buffers: u16,
-    /// Whether to try for a ring with DEFER_TASKRUN (Linux 6.1) first; without it, only one that
-    /// does without. For [`Method::Linked`]: the other needs it.
-    pub defer_taskrun: bool,
     /// How requests and replies are moved.
     pub method: Method,
 }
@@ -59,24 +56,27 @@ pub enum Method {
     /// One receive for all requests of a connection that keeps to lockstep. Needs DEFER_TASKRUN.
     Multishot,
     /// A receive for each request, linked behind the send of the reply before.
-    Linked,
+    Linked {
+        /// Whether to try for a ring with DEFER_TASKRUN (Linux 6.1) first.
+        defer_taskrun: bool,
+    },
 }
 
 impl IoUring {
     /// The tuning that `--backend io-uring` means: buffers for as many requests in one turn as
     /// the submission queue has room for pairs, and twice that.
-    pub const DEFAULT: Self =
-        Self { buffers: 4096, defer_taskrun: true, method: Method::Multishot };
+    pub const DEFAULT: Self = Self { buffers: 4096, method: Method::Multishot };
 
     /// The tuning that `--backend io-uring-linked` means.
-    pub const LINKED: Self = Self { method: Method::Linked, ..Self::DEFAULT };
+    pub const LINKED: Self =
+        Self { method: Method::Linked { defer_taskrun: true }, ..Self::DEFAULT };
 }
 
 impl Backend for IoUring {
     fn name(&self) -> &'static str {
         match self.method {
             Method::Multishot => "io-uring",
-            Method::Linked => "io-uring-linked",
+            Method::Linked { .. } => "io-uring-linked",
         }
     }
 

@@ -25,7 +25,7 @@ pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
     match missing.as_deref() {
         Ok([]) => Ok(match backend.method {
             Method::Multishot => format!("a ring per shard, {flags}"),
-            Method::Linked => format!("{flags}; a receive for each request"),
+            Method::Linked { .. } => format!("{flags}; a receive for each request"),
         }),
         Ok(missing) => Err(Unsupported {
             cause: format!("io_uring here lacks {}", missing.join(", ")),

@@ -39,7 +39,7 @@ impl IoUring {
     pub(super) fn rungs(&self) -> &'static [Rung] {
         match self.method {
             Method::Multishot => &LADDER[..1],
-            Method::Linked => &LADDER[usize::from(!self.defer_taskrun)..],
+            Method::Linked { defer_taskrun } => &LADDER[usize::from(!defer_taskrun)..],
         }
     }
 }

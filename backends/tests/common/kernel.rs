@@ -27,6 +27,13 @@ pub(crate) fn until_closed(addr: SocketAddr) {
     until("the server has closed every connection", || open_connections(addr).is_empty());
 }
 
+/// Waits until every client's handshake is complete on the server's side, too: who connects now
+/// waits behind them. Connected is a client earlier, and on a busy machine the last packets of two
+/// handshakes may overtake each other.
+pub(crate) fn until_queued(addr: SocketAddr) {
+    until("every handshake is complete", || of_port(addr).iter().all(|row| row.state != SYN_RECV));
+}
+
 /// Waits until the server is stuck with `count` peers: each has sent more than it has received,
 /// is sent something that it does not take, and nothing has changed for a while.
 pub(crate) fn until_stuck(addr: SocketAddr, count: usize) {

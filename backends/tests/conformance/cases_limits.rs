@@ -102,6 +102,7 @@ fn who_leaves_while_waiting_for_a_place_takes_none() {
             client.reset();
         }
     }
+    kernel::until_queued(server.addr);
     let mut last = server.connect();
     last.say(b"last");
     first.exchange(b"still here");

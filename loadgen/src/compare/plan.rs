@@ -6,6 +6,7 @@ use lockstep_results::statistics::Stopping;
 use lockstep_results::{Absent, Asked, Command, Floor, Plan};
 
 use super::CompareArgs;
+use super::rounds::Turn;
 use super::subjects::Entry;
 use crate::clients::engine::Engine;
 use crate::floor;
@@ -21,6 +22,7 @@ pub(super) fn plan(
     argv: Vec<String>,
     seed: u64,
     entries: &[Entry],
+    turns: &[Turn],
     absent: Vec<Absent>,
 ) -> Plan {
     Plan {
@@ -38,7 +40,7 @@ pub(super) fn plan(
             precision: args.precision,
         },
         absent,
-        asked: Some(asked(args, base, entries)),
+        asked: Some(asked(args, base, entries, turns)),
         floors: floors(args, base),
     }
 }
@@ -51,7 +53,7 @@ fn floors(args: &CompareArgs, base: &RunArgs) -> Vec<Floor> {
     sizes.into_iter().filter_map(of).collect()
 }
 
-fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry]) -> Asked {
+fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry], turns: &[Turn]) -> Asked {
     let command = |entry: &Entry| {
         let command = entry.subject.command()?.command.clone();
         Some(Command { subject: entry.name.clone(), command })
@@ -60,10 +62,9 @@ fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry]) -> Asked {
         conns: args.conns.clone(),
         sizes: args.size.clone(),
         duration_s: args.duration.as_secs_f64(),
-        turns_s: args
-            .conns
+        turns_s: turns
             .iter()
-            .map(|&conns| args.turn(conns, entries.len()).map_or(0.0, |turn| turn.as_secs_f64()))
+            .map(|(_, turn)| turn.map_or(0.0, |turn| turn.as_secs_f64()))
             .collect(),
         warmup_s: match base.warmup {
             Warmup::Fixed(length) => Some(length.as_secs_f64()),

@@ -17,6 +17,9 @@ use crate::run::{Finished, Job, Session};
 /// A cell: connections and size.
 type Key = (u32, u32);
 
+/// For a number of connections, the length of the subjects' turns, if they take turns.
+pub(super) type Turn = (u32, Option<Duration>);
+
 /// The rounds made so far.
 pub(super) struct Rounds {
     pub(super) session: Session,
@@ -24,8 +27,7 @@ pub(super) struct Rounds {
     pub(super) entries: Vec<Entry>,
     pub(super) plan: Plan,
     pub(super) keep: Option<Keep>,
-    /// For each number of connections, the length of the subjects' turns, if they take turns.
-    pub(super) turns: Vec<(u32, Option<Duration>)>,
+    pub(super) turns: Vec<Turn>,
     runs: Vec<Run>,
     rng: Rng,
     code: u8,
@@ -61,7 +63,7 @@ impl Rounds {
         entries: Vec<Entry>,
         plan: Plan,
         keep: Option<Keep>,
-        turns: Vec<(u32, Option<Duration>)>,
+        turns: Vec<Turn>,
     ) -> Self {
         let rng = Rng::with_seed(plan.seed);
         Self {

@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 
 use super::metric::latency;
 use super::{ByMetric, Cell, Comparison, Measured, Measurement, Metric, Plan, Run, Summary};
-use super::{by_round, exclusion};
+use super::{by_round, exclusion, pairs};
 use crate::statistics::{Ratio, median, spread};
 use crate::{Environment, Latency, SCHEMA};
 
@@ -150,12 +150,7 @@ fn compare(subject: &mut Measured, baseline: &Measured, primary: Metric) {
     let (runs, mut metrics) = (&subject.runs, subject.metrics.clone());
     metrics = ByMetric::from_fn(|metric| {
         let mut summary = metrics.get(metric)?.clone();
-        let pairs: Vec<(f64, f64)> = by_round(&baseline.runs, metric)
-            .filter_map(|(round, baseline)| {
-                let mut values = by_round(runs, metric);
-                values.find(|&(found, _)| found == round).map(|(_, value)| (baseline, value))
-            })
-            .collect();
+        let pairs = pairs((&baseline.runs, metric), (runs, metric));
         let family = if metric == primary { 1 } else { Metric::ALL.len() as u32 - 1 };
         summary.ratio = Ratio::of(&pairs, family);
         Some(summary)

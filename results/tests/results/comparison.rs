@@ -1,9 +1,11 @@
 //! Runs in, verdicts out.
 
+mod file;
+mod shown;
+
 use fastrand::Rng;
 use lockstep_results::statistics::{Ratio, Stopped, Stopping, Verdict};
-use lockstep_results::{Comparison, Metric, Plan, Run, SCHEMA};
-use serde_json::Value;
+use lockstep_results::{Comparison, Metric, Plan, Run};
 
 use crate::sample;
 
@@ -76,45 +78,6 @@ fn every_subject_is_judged_against_the_baseline() {
     assert!((ratio.median - 0.87).abs() < 0.01, "{ratio:?}");
     let ratio = cell.subjects[1].ratio(Metric::ThroughputPerS).unwrap();
     assert_eq!((ratio.confidence, ratio.verdict), (0.998, Verdict::NoDifference));
-}
-
-#[test]
-fn the_findings_are_sentences() {
-    assert_eq!(
-        three(8).sentences(),
-        [
-            "io-uring needs 0.87x [0.86, 0.88] of mio's server CPU per exchange",
-            "mio and blocking: no difference within noise (1.00x [0.99, 1.01] of the server CPU \
-             per exchange)",
-        ]
-    );
-}
-
-#[test]
-fn the_table_has_a_row_a_subject_and_a_column_a_metric() {
-    let expected = "\
-1000 connections x 64 bytes, closed loop, 8 rounds: precise enough
-
-| median   | server CPU | throughput |    p50 |    p99 |  p99.9 | client CPU |
-|----------|------------|------------|--------|--------|--------|------------|
-| mio      | 4.12us ~1% |   241.9k/s | 4.40ms | 7.90ms | 7.90ms |     3.21us |
-| io-uring | 3.59us ~0% |   241.9k/s | 4.40ms | 7.90ms | 7.90ms |     3.21us |
-| blocking | 4.12us ~0% |   241.9k/s | 4.40ms | 7.90ms | 7.90ms |     3.21us |
-
-| x mio    |          server CPU |         throughput |                p50 |
-|----------|---------------------|--------------------|--------------------|
-| io-uring | 0.87x [0.86, 0.88]* | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] |
-| blocking |  1.00x [0.99, 1.01] | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] |
-
-| x mio    |                p99 |              p99.9 |         client CPU |
-|----------|--------------------|--------------------|--------------------|
-| io-uring | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] |
-| blocking | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] |
-";
-    let table = three(8).table();
-    assert!(table.starts_with(expected), "{table}");
-    let (_, notes) = table.split_once("\n\n~: run-to-run noise").expect("notes");
-    assert!(notes.contains("2 comparisons with mio"), "{notes}");
 }
 
 #[test]
@@ -364,118 +327,4 @@ fn equals_are_left_alone_and_a_tenth_is_found() {
     };
     let (equal, slowed) = (claims(1.0), claims(1.1));
     assert!(equal <= 2 && slowed >= 18, "{equal} {slowed}");
-}
-
-#[test]
-fn the_file_round_trips_and_stays_readable() {
-    let subjects = [("a", 1.0), ("b", 1.1), ("c", 0.9), ("d", 1.0), ("e", 1.2)];
-    let names: Vec<&str> = subjects.iter().map(|&(name, _)| name).collect();
-    let mut all = Vec::new();
-    for (conns, size) in [(64, 64), (64, 1024), (1000, 64), (1000, 1024)] {
-        for mut run in runs(10, &subjects) {
-            (run.record.conns, run.record.size) = (conns, size);
-            run.file = Some(format!("runs/{}-{}-{conns}x{size}.json", run.round, run.subject));
-            all.push(run);
-        }
-    }
-    let comparison = Comparison::judge(plan(&names), &all);
-    let text = serde_json::to_string_pretty(&comparison).unwrap();
-    assert!(!text.contains("null"), "what does not apply is absent");
-    let read: Comparison = serde_json::from_str(&text).unwrap();
-    assert!(same(
-        &serde_json::to_value(&read).unwrap(),
-        &serde_json::to_value(&comparison).unwrap()
-    ));
-    assert!(text.len() < 400_000 && text.lines().count() < 8000, "{} bytes", text.len());
-
-    let value: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(value["schema"], SCHEMA);
-    for key in [
-        "/kind",
-        "/tool",
-        "/version",
-        "/started",
-        "/argv",
-        "/seed",
-        "/baseline",
-        "/rounds",
-        "/environment/kernel",
-        "/cells/0/conns",
-        "/cells/0/size",
-        "/cells/0/subjects/1/name",
-        "/cells/0/subjects/1/runs/0/values/server_cpu_us_per_exchange",
-        "/cells/0/subjects/1/runs/0/record",
-        "/cells/0/subjects/1/metrics/server_cpu_us_per_exchange/median",
-        "/cells/0/subjects/1/metrics/server_cpu_us_per_exchange/ratio/low",
-        "/cells/0/subjects/1/metrics/server_cpu_us_per_exchange/ratio/verdict",
-    ] {
-        assert!(value.pointer(key).is_some(), "{key} is missing");
-    }
-    assert_eq!(value["kind"], "comparison");
-    assert_eq!(value["primary"], "server_cpu_us_per_exchange");
-    // A reader of this version takes a file of a later one with the same schema number.
-    let mut later = value;
-    later["cells"][0]["new"] = true.into();
-    later["cells"][0]["subjects"][0]["metrics"]["new"] = true.into();
-    assert_eq!(serde_json::from_value::<Comparison>(later).unwrap(), read);
-}
-
-/// Equal but for the last digit of a number, which the parser may miss.
-fn same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => {
-            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
-            (a - b).abs() <= 1e-15 * b.abs()
-        }
-        (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
-        }
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
-        }
-        _ => a == b,
-    }
-}
-
-#[test]
-fn the_verdicts_follow_from_the_file() {
-    let comparison = three(10);
-    let values = |subject: usize| {
-        comparison.cells[0].subjects[subject]
-            .runs
-            .iter()
-            .map(|run| run.values.server_cpu_us_per_exchange.unwrap())
-    };
-    let pairs: Vec<(f64, f64)> = values(0).zip(values(1)).collect();
-    let stated = comparison.cells[0].subjects[1].ratio(comparison.primary);
-    assert_eq!(Ratio::of(&pairs, 1).as_ref(), stated);
-}
-
-#[test]
-fn anything_fits_a_terminal() {
-    let long = "a very long name\x1b[2J of a subject, as somebody may call his own server";
-    let mut wild = runs(8, &[("mio", 1.0), (long, 1e9), ("tokio-multi-thread", 0.999)]);
-    for run in wild.iter_mut().filter(|run| run.subject == long) {
-        run.record.throughput_per_s = if run.round % 2 == 0 { f64::NAN } else { 1e300 };
-        run.record.conns = 1000;
-        run.record.errors_total = u64::MAX / 100;
-        run.record.invalid_reasons =
-            if run.round == 3 { vec!["because ".repeat(100)] } else { Vec::new() };
-        run.record.valid = run.round != 3;
-    }
-    let mut empty = runs(8, &[("mio", 1.0)]);
-    empty.iter_mut().for_each(|run| run.record.server = None);
-    let mut plan = plan(&["mio", long, "tokio-multi-thread"]);
-    plan.aa = true;
-    for runs in [&wild[..], &empty, &[]] {
-        for baseline in ["mio", long, "nobody"] {
-            let plan = Plan { baseline: baseline.into(), ..plan.clone() };
-            let comparison = Comparison::judge(plan, runs);
-            let text = comparison.table() + &comparison.conclusion();
-            for line in text.lines() {
-                assert!(line.chars().count() <= 100, "{line}\n{text}");
-                assert!(!line.contains(char::is_control), "{line:?}");
-            }
-        }
-    }
 }

@@ -1,0 +1,73 @@
+//! A comparison as text.
+
+use lockstep_results::{Comparison, Plan};
+
+use super::{plan, runs, three};
+
+#[test]
+fn the_findings_are_sentences() {
+    assert_eq!(
+        three(8).sentences(),
+        [
+            "io-uring needs 0.87x [0.86, 0.88] of mio's server CPU per exchange",
+            "mio and blocking: no difference within noise (1.00x [0.99, 1.01] of the server CPU \
+             per exchange)",
+        ]
+    );
+}
+
+#[test]
+fn the_table_has_a_row_a_subject_and_a_column_a_metric() {
+    let expected = "\
+1000 connections x 64 bytes, closed loop, 8 rounds: precise enough
+
+| median   | server CPU | throughput |    p50 |    p99 |  p99.9 | client CPU |
+|----------|------------|------------|--------|--------|--------|------------|
+| mio      | 4.12us ~1% |   241.9k/s | 4.40ms | 7.90ms | 7.90ms |     3.21us |
+| io-uring | 3.59us ~0% |   241.9k/s | 4.40ms | 7.90ms | 7.90ms |     3.21us |
+| blocking | 4.12us ~0% |   241.9k/s | 4.40ms | 7.90ms | 7.90ms |     3.21us |
+
+| x mio    |          server CPU |         throughput |                p50 |
+|----------|---------------------|--------------------|--------------------|
+| io-uring | 0.87x [0.86, 0.88]* | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] |
+| blocking |  1.00x [0.99, 1.01] | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] |
+
+| x mio    |                p99 |              p99.9 |         client CPU |
+|----------|--------------------|--------------------|--------------------|
+| io-uring | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] |
+| blocking | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] | 1.00x [1.00, 1.00] |
+";
+    let table = three(8).table();
+    assert!(table.starts_with(expected), "{table}");
+    let (_, notes) = table.split_once("\n\n~: run-to-run noise").expect("notes");
+    assert!(notes.contains("2 comparisons with mio"), "{notes}");
+}
+
+#[test]
+fn anything_fits_a_terminal() {
+    let long = "a very long name\x1b[2J of a subject, as somebody may call his own server";
+    let mut wild = runs(8, &[("mio", 1.0), (long, 1e9), ("tokio-multi-thread", 0.999)]);
+    for run in wild.iter_mut().filter(|run| run.subject == long) {
+        run.record.throughput_per_s = if run.round % 2 == 0 { f64::NAN } else { 1e300 };
+        run.record.conns = 1000;
+        run.record.errors_total = u64::MAX / 100;
+        run.record.invalid_reasons =
+            if run.round == 3 { vec!["because ".repeat(100)] } else { Vec::new() };
+        run.record.valid = run.round != 3;
+    }
+    let mut empty = runs(8, &[("mio", 1.0)]);
+    empty.iter_mut().for_each(|run| run.record.server = None);
+    let mut plan = plan(&["mio", long, "tokio-multi-thread"]);
+    plan.aa = true;
+    for runs in [&wild[..], &empty, &[]] {
+        for baseline in ["mio", long, "nobody"] {
+            let plan = Plan { baseline: baseline.into(), ..plan.clone() };
+            let comparison = Comparison::judge(plan, runs);
+            let text = comparison.table() + &comparison.conclusion();
+            for line in text.lines() {
+                assert!(line.chars().count() <= 100, "{line}\n{text}");
+                assert!(!line.contains(char::is_control), "{line:?}");
+            }
+        }
+    }
+}

@@ -25,6 +25,7 @@ pub struct Control {
     start_ns: AtomicU64,
     end_ns: AtomicU64,
     abandon_ns: AtomicU64,
+    turns: AtomicU64,
     turn_end_ns: AtomicU64,
     threads: Vec<Thread>,
     mailboxes: Vec<Mailbox>,
@@ -58,6 +59,7 @@ impl Control {
             start_ns: AtomicU64::new(NEVER),
             end_ns: AtomicU64::new(NEVER),
             abandon_ns: AtomicU64::new(NEVER),
+            turns: AtomicU64::new(0),
             turn_end_ns: AtomicU64::new(NEVER),
             threads: (0..threads).map(|_| thread()).collect::<io::Result<_>>()?,
             mailboxes: (0..threads).map(|_| Mailbox::new(open)).collect(),
@@ -96,6 +98,7 @@ impl Control {
     pub fn begin_turn(&self, length_ns: u64) {
         self.clock.resume();
         self.turn_end_ns.store(self.clock.now() + length_ns, Relaxed);
+        self.turns.fetch_add(1, Release);
         self.wake_all();
     }
 
@@ -119,6 +122,11 @@ impl Control {
     #[inline]
     pub fn end_ns(&self) -> u64 {
         self.end_ns.load(Relaxed)
+    }
+
+    /// How many turns have begun.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Acquire)
     }
 
     /// When sending ends for the time being; never for a run that takes no turns with others.

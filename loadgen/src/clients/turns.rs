@@ -78,27 +78,36 @@ impl Seat {
         self.set(run);
     }
 
-    /// A thread has nothing outstanding at the end of the turn.
+    /// A thread has nothing outstanding at the end of this run's turn. To be called once a turn:
+    /// it is not over before all threads have said so.
     pub fn done(&self) {
         let mut state = self.lock();
-        if let Stage::Turning { threads, done, .. } = &mut state.runs[self.number] {
+        debug_assert_eq!(state.present, Some(self.number), "it is another one's turn");
+        if let Stage::Turning { done, .. } = &mut state.runs[self.number] {
             *done += 1;
-            if done == threads {
-                self.turns.pass(&mut state);
-            }
         }
+        self.pass_if_all_are_done(&mut state);
     }
 
     /// A thread takes no more turns.
     pub fn leave(&self) {
         let mut state = self.lock();
-        let Stage::Turning { threads, done, .. } = &mut state.runs[self.number] else { return };
+        let Stage::Turning { threads, .. } = &mut state.runs[self.number] else { return };
         *threads -= 1;
         if *threads == 0 {
             drop(state);
             self.set(Stage::Over);
-        } else if done == threads {
-            self.turns.pass(&mut state);
+        } else {
+            self.pass_if_all_are_done(&mut state);
+        }
+    }
+
+    fn pass_if_all_are_done(&self, state: &mut State) {
+        if let Stage::Turning { threads, done, .. } = &state.runs[self.number]
+            && done == threads
+            && state.present == Some(self.number)
+        {
+            self.turns.pass(state);
         }
     }
 

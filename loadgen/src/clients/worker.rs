@@ -212,7 +212,8 @@ impl<'a, S: Sockets> Worker<'a, S> {
 
     fn run_closed_loop(&mut self) -> io::Result<()> {
         self.looping = true;
-        loop {
+        for turn in 1.. {
+            self.await_turn(turn)?;
             for index in 0..self.connections.len() {
                 self.resume(index);
                 if index % KICK_OFF == KICK_OFF - 1 {
@@ -222,24 +223,21 @@ impl<'a, S: Sockets> Worker<'a, S> {
             while self.busy > 0 && self.now < self.control.abandon_ns() {
                 self.spin_or_turn()?;
             }
-            if !self.await_turn()? {
-                return Ok(());
+            match &self.plan.seat {
+                Some(seat) if self.resting > 0 && self.now < self.control.end_ns() => seat.done(),
+                _ => break,
             }
         }
+        Ok(())
     }
 
-    /// Lets the other runs have their turns. Whether there is another one of ours.
-    fn await_turn(&mut self) -> io::Result<bool> {
-        let over = |worker: &Self| worker.resting == 0 || worker.now >= worker.control.end_ns();
-        let Some(seat) = &self.plan.seat else { return Ok(false) };
-        if over(self) {
-            return Ok(false);
-        }
-        seat.done();
-        while self.now >= self.control.turn_end_ns() && !over(self) {
+    /// Lets the other runs have their turns, until it is this run's for that time.
+    fn await_turn(&mut self, turn: u64) -> io::Result<()> {
+        while self.plan.seat.is_some() && self.control.turns() < turn {
             self.turn(UNTIL_TURN)?;
         }
-        Ok(!over(self))
+        self.now = self.control.clock.now();
+        Ok(())
     }
 
     /// Looks for events for a while if that is asked for, then waits for them, and handles them.

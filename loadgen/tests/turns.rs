@@ -1,0 +1,99 @@
+//! Runs that take turns: while one is under load, nothing is asked of the servers of the others.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use loadgen::clients::connection::Service;
+use loadgen::clients::engine::Engine;
+use loadgen::clients::pattern::Pattern;
+use loadgen::clients::socket::Target;
+use loadgen::clients::turns::{Seat, seats};
+use loadgen::clients::worker::Plan;
+use loadgen::machine::placement::{Placement, allowed};
+use loadgen::run::measure::{Measured, Run, measure};
+use loadgen::run::warmup::Warmup;
+
+const RUNS: usize = 3;
+const TURN: Duration = Duration::from_millis(5);
+const WINDOW: Duration = Duration::from_millis(60);
+
+/// Which server was asked, request by request, and when.
+type Requests = Arc<Mutex<Vec<(usize, Instant)>>>;
+
+/// An echo server that notes what it is asked.
+fn serve(number: usize, requests: &Requests) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let requests = Arc::clone(requests);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let requests = Arc::clone(&requests);
+            thread::spawn(move || {
+                let mut buffer = [0; 64];
+                while stream.read_exact(&mut buffer).is_ok() {
+                    requests.lock().unwrap().push((number, Instant::now()));
+                    stream.write_all(&buffer).unwrap();
+                }
+            });
+        }
+    });
+    addr
+}
+
+fn load(addr: SocketAddr, seat: Seat) -> Measured {
+    seat.await_those_before();
+    let run = Run {
+        plan: Plan {
+            engine: Engine::Epoll,
+            target: Target::new(addr),
+            service: Service::Echo,
+            pattern: Pattern::new(64, 1),
+            timeout: Duration::from_secs(50),
+            connect_rate: None,
+            threads: 2,
+            open: None,
+            spin: Duration::ZERO,
+            interval_ns: 1_000_000_000,
+            seat: Some(seat),
+        },
+        conns: 4,
+        requests: None,
+        warmup: Warmup::Fixed(TURN),
+        duration: Some(WINDOW),
+        placement: Placement { client: allowed().unwrap(), server: None },
+        server: None,
+        progress: None,
+    };
+    let (sender, news) = channel();
+    measure(&run, &sender, &news, &mut |_| ()).unwrap()
+}
+
+#[test]
+fn one_server_at_a_time_is_asked_and_each_for_the_length_of_its_turn() {
+    let requests = Requests::default();
+    let runs: Vec<_> = seats(RUNS, TURN)
+        .into_iter()
+        .enumerate()
+        .map(|(number, seat)| {
+            let addr = serve(number, &requests);
+            thread::spawn(move || load(addr, seat))
+        })
+        .collect();
+    for run in runs {
+        let measured = run.join().unwrap();
+        assert_eq!(measured.tally.failures.total(), 0);
+        assert!(measured.window >= WINDOW && measured.sum.exchanges > 0, "{measured:?}");
+    }
+    let requests = requests.lock().unwrap();
+    let (first, last) = (requests[0].1, requests[requests.len() - 1].1);
+    // A turn may last longer, and the last one of a run is cut short by the end of its window.
+    let turns = (last - first).as_micros() / TURN.as_micros() + RUNS as u128;
+    let changes = requests.windows(2).filter(|pair| pair[0].0 != pair[1].0).count();
+    let opened = RUNS;
+    assert!(changes > RUNS, "they have taken turns");
+    assert!(changes as u128 <= turns + opened as u128, "{changes} changes in {turns} turns");
+}

@@ -66,7 +66,7 @@ pub fn many(args: &ManyArgs, argv: Vec<String>) -> Result<Finished, Failure> {
         seed,
         interrupted: false,
         size: args.size,
-        engine: args.engine.name().to_owned(),
+        engine: args.engine().name().to_owned(),
         placement: args.place.name().to_owned(),
         server_spin_ns: args.server_spin.map(|spin| spin.as_nanos() as u64),
         crowds: Vec::new(),

@@ -130,7 +130,7 @@ pub struct Asked {
     /// Load-generating threads; absent where it was one for each of its processors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
-    /// The generator's system calls, where they were not epoll's.
+    /// The generator's system calls; absent before there were others than epoll's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
     /// The generator's processors, where they were asked for.

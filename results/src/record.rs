@@ -114,13 +114,6 @@ fn epoll() -> String {
     "epoll".to_owned()
 }
 
-impl Record {
-    /// The engine, where it is not the usual one.
-    pub fn unusual_engine(&self) -> Option<&str> {
-        (self.engine != epoll()).then_some(&self.engine)
-    }
-}
-
 /// The server under test.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

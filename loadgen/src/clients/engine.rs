@@ -26,10 +26,9 @@ pub(crate) use epoll::Epoll;
 pub(crate) use uring::Uring;
 
 /// The system calls with which sockets are waited for, written and read.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Engine {
     /// epoll(7), recv(2) and send(2).
-    #[default]
     Epoll,
     /// io_uring(7).
     IoUring,
@@ -45,6 +44,12 @@ impl Engine {
             Self::Epoll => "epoll",
             Self::IoUring => "io-uring",
         }
+    }
+
+    /// The one that costs less: io_uring in a closed loop, if the kernel has it; epoll in an open
+    /// loop, where a request has an instant of its own and is not to wait for others.
+    pub fn best(open: bool) -> Self {
+        if !open && Self::IoUring.probe().is_ok() { Self::IoUring } else { Self::Epoll }
     }
 
     /// Tries whether this kernel has it.

@@ -116,9 +116,10 @@ pub struct CompareArgs {
     #[arg(long, value_name = "RATE", value_parser = positive)]
     pub connect_rate: Option<u64>,
 
-    /// The generator's system calls: epoll, io-uring
-    #[arg(long, value_name = "NAME", default_value = "epoll", value_parser = engine)]
-    pub engine: Engine,
+    /// The generator's system calls: epoll, io-uring [default: io-uring in a closed loop, if the
+    /// kernel has it; else epoll]
+    #[arg(long, value_name = "NAME", value_parser = engine)]
+    pub engine: Option<Engine>,
 
     /// Load-generating threads [default: one for each processor of the generator]
     #[arg(short, long, value_name = "N", value_parser = threads)]

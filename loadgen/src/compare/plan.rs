@@ -8,7 +8,6 @@ use lockstep_results::{Absent, Asked, Command, Floor, Plan};
 use super::CompareArgs;
 use super::rounds::Turn;
 use super::subjects::Entry;
-use crate::clients::engine::Engine;
 use crate::floor;
 use crate::machine::placement::Place;
 use crate::run::args::RunArgs;
@@ -76,7 +75,7 @@ fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry], turns: &[Turn]) 
         spin_s: base.spin.map(|spin: Duration| spin.as_secs_f64()),
         connect_rate_per_s: base.connect_rate,
         threads: base.threads.map(|threads| threads as u32),
-        engine: (base.engine != Engine::default()).then(|| base.engine.name().to_owned()),
+        engine: Some(base.engine().name().to_owned()),
         client_cpus: base.pin.as_deref().map(format_cpu_list),
         server_cpus: base.server_pin.as_deref().map(format_cpu_list),
         placement: (base.place != Place::Apart).then(|| base.place.name().to_owned()),

@@ -59,9 +59,9 @@ pub struct ManyArgs {
     #[arg(value_parser = units::duration_positive)]
     pub timeout: Duration,
 
-    /// The generator's system calls: epoll, io-uring
-    #[arg(long, value_name = "NAME", default_value = "epoll", value_parser = engine)]
-    pub engine: Engine,
+    /// The generator's system calls: epoll, io-uring [default: io-uring if the kernel has it]
+    #[arg(long, value_name = "NAME", value_parser = engine)]
+    pub engine: Option<Engine>,
 
     /// Processes of each side [default: as many as the limit of descriptors makes necessary]
     #[arg(long, value_name = "N", value_parser = processes)]
@@ -126,6 +126,11 @@ impl ManyArgs {
             }
         }
         cells
+    }
+
+    /// With which system calls.
+    pub(super) fn engine(&self) -> Engine {
+        self.engine.unwrap_or_else(|| Engine::best(false))
     }
 
     /// The options of a run that say which server it is, and where both sides run.

@@ -146,7 +146,7 @@ fn orders(
     let orders = (0..processes).scan(0, |source, process| {
         let conns = cell.conns / processes + u32::from(process < cell.conns % processes);
         let order = Order {
-            engine: args.engine.name().to_owned(),
+            engine: args.engine().name().to_owned(),
             addr,
             conns,
             source: *source,

@@ -68,9 +68,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub spin: Option<Duration>,
 
-    /// The generator's system calls: epoll, io-uring
-    #[arg(long, value_name = "NAME", default_value = "epoll", value_parser = engine)]
-    pub engine: Engine,
+    /// The generator's system calls: epoll, io-uring [default: io-uring in a closed loop, if the
+    /// kernel has it; else epoll]
+    #[arg(long, value_name = "NAME", value_parser = engine)]
+    pub engine: Option<Engine>,
 
     /// Bytes in a request, at most 1MiB
     #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = size)]
@@ -223,6 +224,11 @@ impl RunArgs {
     pub fn interval(&self) -> Duration {
         let seconds = self.duration.map_or(0, |duration| duration.as_secs().div_ceil(1000));
         self.interval.unwrap_or(Duration::from_secs(seconds.max(1)))
+    }
+
+    /// With which system calls.
+    pub fn engine(&self) -> Engine {
+        self.engine.unwrap_or_else(|| Engine::best(self.rate.is_some()))
     }
 
     /// How long a closed loop looks for replies before it sleeps.

@@ -110,7 +110,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         conns: asked.args.conns,
         size: asked.args.size,
         threads: asked.run.plan.threads as u32,
-        engine: asked.args.engine.name().to_owned(),
+        engine: asked.run.plan.engine.name().to_owned(),
         spin_ns: spin_ns(asked.run.plan.spin),
         warmup_s: measured.warmup.as_secs_f64(),
         warmup_end: measured.warmup_end.map(|end| end.name().to_owned()),

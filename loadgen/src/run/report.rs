@@ -37,14 +37,14 @@ fn header(record: &Record) -> String {
         || "closed loop".to_owned(),
         |rate| format!("open loop, {}/s {}", grouped(rate.planned_per_s as u64), rate.arrivals),
     );
-    let engine = record.unusual_engine().map_or_else(String::new, |name| format!(" ({name})"));
     let spin =
         record.spin_ns.map_or_else(String::new, |ns| format!(" spinning {}", format::duration(ns)));
     let text = format!(
-        "{load}, {}, requests of {} bytes ({}), {threads}{engine}{}{spin}",
+        "{load}, {}, requests of {} bytes ({}), {threads} ({}){}{spin}",
         plural(record.conns.into(), "connection", "connections"),
         grouped(record.size.into()),
         subject.service,
+        record.engine,
         place(&record.client.cpus),
     );
     let mut text = wrap(&text, WIDTH, 0) + "\n";

@@ -103,8 +103,9 @@ impl Session {
             let error = "--place steered puts the server on the generator's processors";
             return Err(Failure::new(exit::USAGE, error).hint("say which with --pin alone"));
         }
-        args.engine.probe().map_err(|cause| {
-            let error = format!("--engine {}: {cause}", args.engine.name());
+        let engine = args.engine();
+        engine.probe().map_err(|cause| {
+            let error = format!("--engine {}: {cause}", engine.name());
             Failure::new(exit::UNAVAILABLE, error).hint("take --engine epoll")
         })?;
         let spins = args.server_spin.is_some_and(|spin| !spin.is_zero());
@@ -230,7 +231,7 @@ fn carry_out(
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let run = Run {
         plan: Plan {
-            engine: args.engine,
+            engine: args.engine(),
             target: Target::new(subject.addr),
             service: args.service,
             pattern: Pattern::new(args.size, seed),

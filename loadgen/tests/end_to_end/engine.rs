@@ -8,7 +8,9 @@ use std::thread;
 use std::time::Duration;
 use std::{io, ptr};
 
-use crate::harness::{Finished, Server, echo, echo_with, loadgen, run, run_with, with_each_engine};
+use crate::harness::{
+    Finished, Server, echo, echo_with, has_engine, loadgen, run, run_with, with_each_engine,
+};
 
 with_each_engine! {
     the_record_names_the_engine
@@ -30,8 +32,20 @@ fn the_record_names_the_engine(engine: &str) {
     assert!(record.get("spin_ns").is_none(), "absent, not zero");
     let text = run_with(engine, &[&args[..], &["--spin", "20us"]].concat()).stdout;
     let text = text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
-    assert_eq!(text.contains("(io-uring)"), engine == "io-uring", "{text}");
+    assert!(text.contains(&format!("({engine})")), "{text}");
     assert!(text.contains("spinning 20.0us"), "{text}");
+}
+
+#[test]
+fn a_closed_loop_uses_io_uring_where_it_can_and_an_open_loop_epoll() {
+    let server = Server::start(echo);
+    let target = server.target();
+    let engine = |more: &[&str]| {
+        let args = ["--target", &target, "--conns", "2", "-d", "50ms", "--warmup", "0", "--json"];
+        run(&[&args[..], more].concat()).record()["engine"].clone()
+    };
+    assert_eq!(engine(&[]), if has_engine("io-uring") { "io-uring" } else { "epoll" });
+    assert_eq!(engine(&["--rate", "100"]), "epoll");
 }
 
 fn a_refused_connect_is_a_failure_of_each_connection(engine: &str) {

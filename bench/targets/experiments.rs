@@ -13,7 +13,7 @@ pub(crate) struct Experiment {
 }
 
 /// All of them, in the order they are made.
-pub(crate) const EXPERIMENTS: [Experiment; 6] = [
+pub(crate) const EXPERIMENTS: [Experiment; 7] = [
     Experiment { name: "floor", what: "what the machine can do at all", arguments: &["floor"] },
     Experiment {
         name: "crossed",
@@ -32,6 +32,14 @@ pub(crate) const EXPERIMENTS: [Experiment; 6] = [
             "64,1024",
             "--rounds",
             "{rounds}",
+        ],
+    },
+    Experiment {
+        name: "generator",
+        what: "what the generator costs when it makes the same system calls as the server",
+        arguments: &[
+            "compare", "--aa", "mio", "--engine", "epoll", "--conns", "64,1000", "--size",
+            "64,1024", "--rounds", "{rounds}",
         ],
     },
     Experiment {

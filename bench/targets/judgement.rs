@@ -115,8 +115,8 @@ fn lines(measured: &Measured) -> Vec<Line> {
             let target = format!("server CPU, {subject} over {over}, {conns}x{size}");
             line(target, Bound::AtMost(bound), value);
         }
-        let value = measured
-            .ratio((at("mio"), ClientCpuUsPerExchange), (at("mio"), ServerCpuUsPerExchange));
+        let mio = Place { experiment: "generator", ..at("mio") };
+        let value = measured.ratio((mio, ClientCpuUsPerExchange), (mio, ServerCpuUsPerExchange));
         let target = format!("CPU, generator over mio, {conns}x{size}");
         line(target, Bound::AtMost(1.0), value);
     }

@@ -279,8 +279,10 @@ pub struct Cost {
     pub user_us_per_exchange: f64,
     /// Time in the kernel on its behalf.
     pub system_us_per_exchange: f64,
-    /// Voluntary and involuntary switches of its threads.
-    pub context_switches_per_exchange: f64,
+    /// Voluntary and involuntary switches of its threads; absent where these were too many to be
+    /// read without disturbing the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_switches_per_exchange: Option<f64>,
     /// Processor time over the window's length times the processors it may use: 1 is full.
     pub busy: f64,
     /// The processors it may use, as a kernel CPU list such as `0,2-3`.

@@ -38,6 +38,8 @@ enum Stage {
         threads: usize,
         /// Those of them that have ended this turn.
         done: usize,
+        /// Whether its load is steady.
+        steady: bool,
     },
     /// It takes no more.
     Over,
@@ -74,8 +76,23 @@ impl Seat {
     /// clock has been stopped.
     pub fn take(&self, control: &Arc<Control>, threads: usize) {
         control.end_turn();
-        let run = Stage::Turning { control: control.clone(), threads, done: 0 };
+        let run = Stage::Turning { control: control.clone(), threads, done: 0, steady: false };
         self.set(run);
+    }
+
+    /// This run's load is steady. Whether that of all others is, too: until then it should go on,
+    /// so that all are measured in the same turns.
+    pub fn all_are_steady(&self) -> bool {
+        let mut state = self.lock();
+        if let Stage::Turning { steady, .. } = &mut state.runs[self.number] {
+            *steady = true;
+        }
+        let steady = |run: &Stage| match run {
+            Stage::Opening => false,
+            Stage::Turning { steady, .. } => *steady,
+            Stage::Over => true,
+        };
+        state.runs.iter().all(steady)
     }
 
     /// A thread has nothing outstanding at the end of this run's turn. To be called once a turn:

@@ -31,7 +31,7 @@ const PATIENCE_NS: u64 = 500_000_000;
 /// to wait for this one.
 const THREADS_FIRST: Duration = Duration::from_millis(2);
 
-/// How soon it is looked again when a thread was not there yet.
+/// How soon it is looked again for who was not there yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// How long before an open loop begins the threads are told, so that none of them is late for the
@@ -255,13 +255,16 @@ impl Conductor<'_> {
             after: None,
             server_capacity: None,
         };
-        let lost = self.opened < self.started;
+        let lost = self.opened < self.started || self.finished > 0;
         if lost || self.signal.is_some() {
             self.control.cut(now, now);
         } else {
             self.run.plan.seat.iter().for_each(|seat| seat.take(self.control, self.started));
             self.warm_up(&mut edges);
             self.wait_until(edges.start_ns);
+            if self.run.plan.seat.is_some() {
+                self.window_started = SystemTime::now(); // the clock has stood still meanwhile
+            }
             edges.before = procfs::usage_of(&self.server);
             // Now it has the threads that it needs for its connections.
             edges.server_capacity = procfs::capacity_of(&self.server);
@@ -286,6 +289,7 @@ impl Conductor<'_> {
             Warmup::Auto => {
                 self.control.begin_loop(edges.begin_ns);
                 edges.warmup_end = self.await_steady(edges.begin_ns);
+                self.await_others_steady();
                 edges.start_ns = self.control.clock.now();
                 // What a signal or a lack of connections has ended is not measured.
                 if edges.warmup_end.is_some() {
@@ -319,6 +323,14 @@ impl Conductor<'_> {
                 return end;
             }
             (then, before) = (now, exchanges);
+        }
+    }
+
+    /// Goes on until the runs that take turns with this one are steady, too.
+    fn await_others_steady(&mut self) {
+        let Some(seat) = &self.run.plan.seat else { return };
+        while self.signal.is_none() && self.finished < self.started && !seat.all_are_steady() {
+            self.wait(self.control.clock.now() + LOOK_AGAIN.as_nanos() as u64);
         }
     }
 

@@ -75,7 +75,11 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
     let verdict = judge(&Evidence {
         client_busy: tally.busy,
         client_waiting: alone.then_some(tally.waiting),
-        server_busy: server.as_ref().and_then(|side| side.busy(measured.window)),
+        // Who polls is busy also when there is nothing to do.
+        server_busy: server
+            .as_ref()
+            .filter(|_| asked.args.server_spin.is_none_or(|spin| spin.is_zero()))
+            .and_then(|side| side.busy(measured.window)),
         shared_busy,
         exchanges,
         wrong_replies: tally.failures.wrong_replies(),
@@ -266,7 +270,9 @@ impl Side<'_> {
             cpu_us_per_exchange: cpu_us,
             user_us_per_exchange: cpu_us * usage.user_share(),
             system_us_per_exchange: cpu_us * (1.0 - usage.user_share()),
-            context_switches_per_exchange: usage.context_switches as f64 / exchanges as f64,
+            context_switches_per_exchange: usage
+                .context_switches
+                .map(|switches| switches as f64 / exchanges as f64),
             busy: self.busy(window)?,
             cpus: format_cpu_list(self.cpus),
             syscalls_per_exchange: None,
@@ -279,7 +285,9 @@ impl Side<'_> {
             cpu_us_per_exchange: 0.0,
             user_us_per_exchange: 0.0,
             system_us_per_exchange: 0.0,
-            context_switches_per_exchange: 0.0,
+            context_switches_per_exchange: self
+                .usage
+                .and_then(|usage| usage.context_switches.map(|_| 0.0)),
             busy: 0.0,
             cpus: format_cpu_list(self.cpus),
             syscalls_per_exchange: None,

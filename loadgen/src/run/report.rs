@@ -205,14 +205,16 @@ fn costs(record: &Record) -> String {
 }
 
 fn cost(name: &str, cost: &Cost) -> String {
-    let syscalls =
-        cost.syscalls_per_exchange.map_or("-".to_owned(), |syscalls| format!("{syscalls:.3}"));
+    let known = |value: Option<f64>, digits| {
+        value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
+    };
     format!(
-        "{name:<14} {:>8.2} {:>8.2} {:>8.2} {:>10.4} {syscalls:>10} {:>4.0} %   {}\n",
+        "{name:<14} {:>8.2} {:>8.2} {:>8.2} {:>10} {:>10} {:>4.0} %   {}\n",
         cost.cpu_us_per_exchange,
         cost.user_us_per_exchange,
         cost.system_us_per_exchange,
-        cost.context_switches_per_exchange,
+        known(cost.context_switches_per_exchange, 4),
+        known(cost.syscalls_per_exchange, 3),
         cost.busy * 100.0,
         cost.cpus,
     )
@@ -241,7 +243,7 @@ fn verdict(record: &Record) -> String {
         "client" => "the generator's processors were full, the server's were not",
         "both" => "the processors of both sides were full",
         "neither" => "neither side's processors were full",
-        _ => "unknown: the server's processors cannot be read from here",
+        _ => "unknown: how busy the server was cannot be told from here",
     };
     let mut text = format!("limit          {limit}\n");
     for Threshold { expression, value, held } in &record.thresholds {

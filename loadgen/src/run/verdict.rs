@@ -29,7 +29,8 @@ pub struct Evidence {
     /// The part of the window that one of the generator's threads could have run but had no
     /// processor; `None` where they share their processors with each other or with the server.
     pub client_waiting: Option<f64>,
-    /// The server, as a share of the processors it may use; `None` where that cannot be read.
+    /// The server, as a share of the processors it may use; `None` where that cannot be read, or
+    /// tells nothing, since the server polls.
     pub server_busy: Option<f64>,
     /// How full the processors were that both sides share; `None` when they share none.
     pub shared_busy: Option<f64>,
@@ -115,7 +116,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
             percent(server)
         )),
         (Limit::Unknown, _) if client_full => reasons.push(format!(
-            "generator-full: its processors were full ({client}) and the server's cannot be read: \
+            "generator-full: its processors were full ({client}) and how busy the server's were is not known: \
              the throughput may be the generator's; give it more --threads or CPUs"
         )),
         _ => {}

@@ -1,5 +1,7 @@
 //! `loadgen many`: what it counts, with one process and with several, and what it leaves behind.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs;
 use std::process::Command;
 
@@ -84,11 +86,14 @@ fn several_processes_share_the_connections_on_either_side() {
 }
 
 /// The processes that were started to end with this one.
-fn children_of(pid: i32) -> usize {
+fn children_of(pid: i32) -> HashSet<OsString> {
     let parent = format!("--parent\0{pid}\0");
+    let is_child = |process: &fs::DirEntry| {
+        let command = fs::read_to_string(process.path().join("cmdline"));
+        command.is_ok_and(|command| command.contains(&parent))
+    };
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    let commands = processes.filter_map(|it| fs::read_to_string(it.path().join("cmdline")).ok());
-    commands.filter(|command| command.contains(&parent)).count()
+    processes.filter(is_child).map(|process| process.file_name()).collect()
 }
 
 #[test]
@@ -97,11 +102,11 @@ fn no_process_is_left_however_it_ends() {
         let args = ["many", "--backend", "mio", "--conns", "50", "--processes", "2", "-d", "1m"];
         let running = Running::start(&mut loadgen(&args));
         let pid = running.pid().as_raw_nonzero().get();
-        wait_until("both sides are there", || children_of(pid) == 4);
+        wait_until("both sides are there", || children_of(pid).len() == 4);
         running.signal(signal);
         let finished = running.finish();
         assert_eq!(finished.code, code, "{finished:#?}");
-        wait_until("all are gone", || children_of(pid) == 0);
+        wait_until("all are gone", || children_of(pid).is_empty());
     }
 }
 
@@ -110,9 +115,15 @@ fn a_signal_leaves_what_was_measured_before() {
     let args = ["many", "--backend", "mio", "--conns", "2,3", "--warmup", "50ms", "-d", "3s"];
     let running = Running::start(loadgen(&args).arg("--json"));
     let pid = running.pid().as_raw_nonzero().get();
-    wait_until("the first has begun", || children_of(pid) == 2);
-    wait_until("the first is over", || children_of(pid) == 0);
-    wait_until("the second has begun", || children_of(pid) == 2);
+    let mut first = HashSet::new();
+    wait_until("the first has begun", || {
+        first = children_of(pid);
+        first.len() == 2
+    });
+    wait_until("the second has begun", || {
+        let second = children_of(pid);
+        second.len() == 2 && second.is_disjoint(&first)
+    });
     running.signal(Signal::TERM);
     let finished = running.finish();
     assert_eq!(finished.code, Some(143), "{finished:#?}");

@@ -28,6 +28,7 @@ pub(crate) fn costs(runs: &[(&str, &Record)]) -> Option<Figure> {
             let (user, all) = (cost.user_us_per_exchange, cost.cpu_us_per_exchange);
             max = max.max(all);
             let time = |us: f64| Unit::Microseconds.show(us);
+            let number = |value: Option<f64>| value.map_or("-".into(), |it| format!("{it:.3}"));
             rows.push(Row::Marks {
                 name: name.to_owned(),
                 series,
@@ -40,8 +41,8 @@ pub(crate) fn costs(runs: &[(&str, &Record)]) -> Option<Figure> {
                 time(all),
                 time(user),
                 time(cost.system_us_per_exchange),
-                format!("{:.3}", cost.context_switches_per_exchange),
-                cost.syscalls_per_exchange.map_or("-".into(), |calls| format!("{calls:.3}")),
+                number(cost.context_switches_per_exchange),
+                number(cost.syscalls_per_exchange),
                 format!("{:.0}%", cost.busy * 100.0),
             ]);
         }

@@ -136,6 +136,10 @@ impl<S: Sockets> Worker<'_, S> {
     ) {
         self.next_lap_if_due(self.now);
         self.lap.errors += u64::from(self.now >= self.control.start_ns());
+        if kind == Kind::Timeout {
+            // It took at least as long: without it the longest waits would be in no percentile.
+            self.record_latency(index, self.now);
+        }
         let connection = &mut self.connections[index];
         let state = std::mem::replace(&mut connection.state, State::Out);
         if let Some(socket) = connection.socket.take() {
@@ -191,16 +195,11 @@ impl<S: Sockets> Worker<'_, S> {
     #[inline]
     fn complete(&mut self, index: usize, replied_ns: u64) {
         self.next_lap_if_due(replied_ns);
+        self.record_latency(index, replied_ns);
         let connection = &mut self.connections[index];
         let latency_ns = replied_ns - connection.since_ns;
         self.tally.total += 1;
         let began_inside = std::mem::take(&mut connection.measured);
-        if began_inside {
-            self.lap.exchange.saturating_record(latency_ns);
-            if let Some(open) = &mut self.lap.open {
-                open.response.saturating_record(replied_ns - connection.planned_ns);
-            }
-        }
         let window = self.control.start_ns()..self.control.end_ns();
         if window.contains(&replied_ns) && (began_inside || self.share.requests == u64::MAX) {
             connection.exchanges += 1;
@@ -212,6 +211,18 @@ impl<S: Sockets> Worker<'_, S> {
             self.tally.first_exchange.saturating_record(latency_ns);
             if connection.opening {
                 self.release_opening(index);
+            }
+        }
+    }
+
+    /// Notes how long an exchange took that has begun in the window.
+    #[inline]
+    fn record_latency(&mut self, index: usize, until_ns: u64) {
+        let connection = &self.connections[index];
+        if connection.measured {
+            self.lap.exchange.saturating_record(until_ns - connection.since_ns);
+            if let Some(open) = &mut self.lap.open {
+                open.response.saturating_record(until_ns - connection.planned_ns);
             }
         }
     }

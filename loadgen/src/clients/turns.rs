@@ -276,6 +276,18 @@ mod tests {
     }
 
     #[test]
+    fn all_are_steady_when_the_last_one_is_or_has_gone() {
+        let (mut seats, controls) = (seats(3, LENGTH), [control(), control(), control()]);
+        seats[0].take(&controls[0], 1);
+        assert!(!seats[0].all_are_steady(), "two have not even opened");
+        seats[1].take(&controls[1], 1);
+        seats[2].take(&controls[2], 1);
+        assert!(!seats[0].all_are_steady() && !seats[1].all_are_steady());
+        drop(seats.pop());
+        assert!(seats[0].all_are_steady());
+    }
+
+    #[test]
     fn a_run_that_cannot_open_keeps_nobody_waiting() {
         let (mut seats, control) = (seats(2, LENGTH), control());
         let first = seats.remove(0);

@@ -242,6 +242,8 @@ fn verdict(
         shared_busy: shared.then(|| (client_share + server_share) / clients),
         exchanges: counted.exchanges,
         wrong_replies: counted.wrong_replies,
+        conns: cell.conns.into(),
+        failed: counted.errors.iter().map(|error| error.count).sum(),
         disagreement: disagreement(ended, args.size, certain.then_some(counted.total)),
         debug_build: cfg!(debug_assertions),
         warmup_at_bound: false,

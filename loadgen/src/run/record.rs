@@ -83,6 +83,8 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         shared_busy,
         exchanges,
         wrong_replies: tally.failures.wrong_replies(),
+        conns: asked.args.conns.into(),
+        failed: tally.failures.total(),
         disagreement: ended.and_then(|ended| {
             let certain = tally.failures.total() == 0 && measured.signal.is_none();
             disagreement(slice::from_ref(ended), asked.args.size, certain.then_some(tally.total))

@@ -20,6 +20,9 @@ const DISTURBED: f64 = 0.05;
 /// The share from which on the numbers are about the other programs.
 const DISTURBED_TOO_MUCH: f64 = 0.2;
 
+/// The share of failed connections from which on the load is another one.
+const LOST: f64 = 0.01;
+
 /// What the verdict is founded on.
 #[derive(Clone, Debug)]
 pub struct Evidence {
@@ -38,6 +41,10 @@ pub struct Evidence {
     pub exchanges: u64,
     /// Wrong replies.
     pub wrong_replies: u64,
+    /// Connections asked for.
+    pub conns: u64,
+    /// Those that failed: they are not opened again.
+    pub failed: u64,
     /// What the embedded server and the generator disagree on, in words.
     pub disagreement: Option<String>,
     /// Whether the generator was built without optimisation.
@@ -103,6 +110,12 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         reasons.push(format!(
             "wrong-replies: {} differed from their requests",
             evidence.wrong_replies
+        ));
+    }
+    if evidence.failed > 0 && evidence.failed as f64 >= LOST * evidence.conns as f64 {
+        reasons.push(format!(
+            "connections-lost: {} of {} failed, so that the load was not the one asked for",
+            evidence.failed, evidence.conns
         ));
     }
     reasons.extend(evidence.disagreement.clone());
@@ -184,6 +197,8 @@ mod tests {
             shared_busy: None,
             exchanges: 1000,
             wrong_replies: 0,
+            conns: 64,
+            failed: 0,
             disagreement: None,
             debug_build: false,
             warmup_at_bound: false,
@@ -236,11 +251,12 @@ mod tests {
         let flawed = Evidence {
             exchanges: 0,
             wrong_replies: 2,
+            failed: 1,
             disagreement: Some("miscount: the server counted 9, the generator 10".to_owned()),
             client_waiting: Some(0.2),
             ..good()
         };
-        let words = ["no-exchange", "wrong-replies", "miscount", "disturbed"];
+        let words = ["no-exchange", "wrong-replies", "connections-lost", "miscount", "disturbed"];
         assert_eq!(words_of(&judge(&flawed).invalid_reasons), words);
         let good = judge(&good());
         assert_eq!((good.invalid_reasons.len(), good.warnings.len()), (0, 0));
@@ -249,6 +265,13 @@ mod tests {
     /// What stands before the colon of each.
     fn words_of(sentences: &[String]) -> Vec<&str> {
         sentences.iter().filter_map(|sentence| Some(sentence.split_once(": ")?.0)).collect()
+    }
+
+    #[test]
+    fn a_connection_in_a_hundred_is_too_many_to_lose() {
+        let lost = |failed| judge(&Evidence { conns: 1000, failed, ..good() }).invalid_reasons;
+        assert_eq!((lost(0).len(), lost(9).len(), lost(10).len()), (0, 0, 1));
+        assert!(lost(10)[0].starts_with("connections-lost: 10 of 1000"), "{:?}", lost(10));
     }
 
     #[test]

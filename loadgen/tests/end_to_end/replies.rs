@@ -22,6 +22,7 @@ with_each_engine! {
     lost_connections_make_no_exchange_count_twice
     a_reset_is_named
     silence_is_a_timeout
+    what_timed_out_is_among_the_latencies
     half_a_reply_is_a_timeout_too
     some_may_fail_while_the_rest_goes_on
     as_many_exchanges_as_asked_for
@@ -300,6 +301,39 @@ fn silence_is_a_timeout(engine: &str) {
     assert_eq!(record["valid"], false);
     assert!(record["latency"].get("exchange").is_none(), "absent, not zero");
     assert!(record.get("fairness").is_none(), "absent, not zero");
+}
+
+fn what_timed_out_is_among_the_latencies(engine: &str) {
+    let server = Server::start(|stream, _| {
+        let mut left = 100;
+        echo_with(stream, |_| {
+            while left == 0 {
+                thread::park();
+            }
+            left -= 1;
+            true
+        });
+    });
+    let args = [
+        "--target",
+        &server.target(),
+        "--conns",
+        "3",
+        "-d",
+        "60s",
+        "--warmup",
+        "0",
+        "--timeout",
+        "200ms",
+        "--json",
+    ];
+    let finished = run_with(engine, &args);
+    assert_eq!(finished.errors(), [("timeout".to_owned(), 3)]);
+    let record = finished.record();
+    let exchange = &record["latency"]["exchange"];
+    assert_eq!(exchange["count"], record["exchanges"].as_u64().unwrap() + 3);
+    assert!(exchange["max_ns"].as_u64().unwrap() >= 200_000_000, "{record}");
+    assert!(record["invalid_reasons"][0].as_str().unwrap().starts_with("connections-lost: 3 of 3"));
 }
 
 fn half_a_reply_is_a_timeout_too(engine: &str) {

@@ -39,6 +39,9 @@ const TURN: Duration = Duration::from_millis(20);
 /// See [`TURN`]. More have so many times the latency.
 const TURN_CONNS: u32 = 64;
 
+/// The largest requests, bytes, whose exchanges are short against a turn.
+const TURN_SIZE_MAX: u32 = 16 << 10;
+
 /// With fewer turns in a window they are of no use.
 const TURNS_MIN: u32 = 2;
 
@@ -88,7 +91,8 @@ pub struct CompareArgs {
 
     /// Within a round the subjects are under load in turn, each so long at a time, with their
     /// servers and connections ready; 0: one after the other, with nobody else there
-    /// [default: 20ms for every 64 connections; 0 with --rate, or where that is too long]
+    /// [default: 20ms for every 64 connections; 0 with --rate, with more than 16KiB a request, or
+    /// where that is too long]
     #[arg(long, value_name = "TIME", value_parser = units::duration, conflicts_with = "rate")]
     pub turn: Option<Duration>,
 
@@ -241,7 +245,8 @@ impl CompareArgs {
     /// subjects run one after the other.
     pub(super) fn turn(&self, conns: u32, subjects: usize) -> Option<Duration> {
         let turn = self.turn.unwrap_or(TURN * conns.div_ceil(TURN_CONNS));
-        let of_use = self.turn.is_some() || turn * TURNS_MIN <= self.duration;
+        let short = self.size.iter().all(|&size| size <= TURN_SIZE_MAX);
+        let of_use = self.turn.is_some() || (short && turn * TURNS_MIN <= self.duration);
         // The connections of all of them are open at the same time.
         let possible = || limits::raise_descriptors(conns * subjects as u32, subjects).is_ok();
         (self.rate.is_none() && !turn.is_zero() && of_use && possible()).then_some(turn)

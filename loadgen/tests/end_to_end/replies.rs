@@ -307,8 +307,10 @@ fn what_timed_out_is_among_the_latencies(engine: &str) {
     let server = Server::start(|stream, _| {
         let mut left = 100;
         echo_with(stream, |_| {
-            while left == 0 {
-                thread::park();
+            if left == 0 {
+                loop {
+                    thread::park();
+                }
             }
             left -= 1;
             true

@@ -157,7 +157,8 @@ impl<T: Trace> Loop<'_, T> {
             let Some(key) = self.connections.key_at(index) else { continue };
             // After a long turn its event may still wait in the kernel.
             self.run_connection(key);
-            if !self.idle.runs(index) {
+            let found = self.connections.get_mut(key).map(|connection| connection.state);
+            if found == Some(State::Conversing) && !self.idle.runs(index) {
                 self.fail(key, Cause::Idle);
             }
         }

@@ -216,6 +216,28 @@ fn a_thoughtful_operator_makes_nobody_idle() {
     }
 }
 
+/// Who has said so before the operator's answer is found after it, when its time has long been over.
+#[test]
+fn who_says_bye_while_the_operator_thinks_is_not_idle() {
+    for backend in ["blocking", "mio", "io-uring"] {
+        if !is_available(backend) {
+            continue;
+        }
+        let mut server = Served::start(backend, ["--service", "chat", "--idle-timeout", "500ms"]);
+        let (mut leaving, mut asking) = (server.connect(), server.connect());
+        asking.say(b"hello!");
+        assert_shown(&server, "hello!");
+        leaving.say(b"bye");
+        std::thread::sleep(std::time::Duration::from_millis(800));
+        assert_answered(&mut server, &mut asking, "hi");
+        assert_shown(&server, "bye");
+        leaving.hear_the_end();
+        drop((leaving, asking));
+        let stats = server.stop();
+        assert_eq!((&stats["closed"]["bye"], &stats["closed"]["idle"]), (&1.into(), &0.into()));
+    }
+}
+
 /// A client that leaves while the operator thinks costs nothing but the answer.
 #[test]
 fn who_does_not_wait_for_the_answer_is_no_trouble() {

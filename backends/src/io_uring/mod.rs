@@ -149,7 +149,8 @@ struct Loop<'a, T> {
     /// Whose multishot receive may have to end, since they do not keep to lockstep.
     hasty: Vec<Key>,
     early: Early,
-    /// Counts the waits after which all that was queued had been submitted.
+    /// Counts the waits after which all that was queued had been submitted, and all there was to
+    /// report was in the completions taken.
     turn: u32,
     /// Whether the accept is in flight.
     accepting: bool,
@@ -162,6 +163,18 @@ struct Loop<'a, T> {
     lingering: Deadlines,
     cut: bool,
     stats: Stats,
+}
+
+/// The sends' completions, then the others, each in their order.
+///
+/// Whether a reply has gone out is concluded from a receive's completion (`multishot.rs`), so the
+/// one that says otherwise has to be seen before. The kernel promises no such order: a receive may
+/// report a request at once, and a submission its failed sends only at its end.
+#[inline]
+fn sends_first(completions: &[cqueue::Entry]) -> impl Iterator<Item = &cqueue::Entry> {
+    let is_send = |completion: &&cqueue::Entry| ring::of(completion).0 == Kind::Send;
+    let others = completions.iter().filter(move |completion| !is_send(completion));
+    completions.iter().filter(is_send).chain(others)
 }
 
 impl<'a, T: Trace> Loop<'a, T> {
@@ -211,18 +224,19 @@ impl<'a, T: Trace> Loop<'a, T> {
             if !held_back {
                 self.turn = self.turn.wrapping_add(1);
             }
-            for completion in completions.drain(..) {
-                let (kind, key) = ring::of(&completion);
-                self.tell(kind, key, &completion);
+            for completion in sends_first(&completions) {
+                let (kind, key) = ring::of(completion);
+                self.tell(kind, key, completion);
                 match kind {
-                    Kind::Receive => self.on_received(key, &completion)?,
+                    Kind::Receive => self.on_received(key, completion)?,
                     Kind::Send => self.on_sent(key, completion.result())?,
-                    Kind::Accept => self.on_accepted(&completion)?,
+                    Kind::Accept => self.on_accepted(completion)?,
                     Kind::Stop => self.drain()?,
                     Kind::Cancel => self.on_cancelled(key, completion.result())?,
                     Kind::CancelAccept | Kind::Close => {}
                 }
             }
+            completions.clear();
             if !held_back {
                 self.give_back_sent();
             }
@@ -285,5 +299,31 @@ impl<'a, T: Trace> Loop<'a, T> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use io_uring::{IoUring as Uring, opcode};
+
+    use super::ring::Kind::{Accept, Receive, Send};
+    use super::*;
+
+    /// Each operation completes at once, and so in the order in which it was queued.
+    #[test]
+    fn the_completions_of_sends_are_seen_first() {
+        let Ok(mut ring) = Uring::new(8) else { return eprintln!("skipped: no io_uring") };
+        let queued = [(Receive, 1), (Send, 2), (Accept, 3), (Receive, 2), (Send, 1)];
+        for (kind, index) in queued {
+            let key = Key { index, generation: 0 };
+            let entry = opcode::Nop::new().build().user_data(ring::user_data(kind, key));
+            // SAFETY: it points to nothing.
+            unsafe { ring.submission().push(&entry) }.unwrap();
+        }
+        ring.submit_and_wait(queued.len()).unwrap();
+        let completions: Vec<_> = ring.completion().collect();
+        let seen: Vec<_> =
+            sends_first(&completions).map(ring::of).map(|(kind, key)| (kind, key.index)).collect();
+        assert_eq!(seen, [(Send, 2), (Send, 1), (Receive, 1), (Accept, 3), (Receive, 2)]);
     }
 }

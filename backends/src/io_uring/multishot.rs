@@ -2,7 +2,7 @@
 //!
 //! It spares the kernel, once an exchange, a request of its own and the waiting for the socket that
 //! comes with it: arming and disarming a poll. A reply is sent by the ring beside it; that it has
-//! gone out shows when the next request comes, in a later turn.
+//! gone out shows when the next request comes, in a later turn that reports no failure of it.
 //!
 //! The kernel receives whatever is there: 32 requests in a go (`MULTISHOT_MAX_RETRY`,
 //! io_uring/net.c), and a turn has a few of those. So it is asked only while a request at a time
@@ -109,8 +109,9 @@ impl Early {
 impl<T: Trace> Loop<'_, T> {
     /// Replies by the ring, unreported unless it fails. As with a linked pair, the next request shows
     /// that the reply has gone out; but only one of a later turn, since a go of the receive brings
-    /// several. One turn suffices: the send is done when it is submitted, and the kernel works on
-    /// receives only when it is asked for completions after that (DEFER_TASKRUN).
+    /// several. One turn suffices: the send is done when it is submitted, and if it has failed, that
+    /// is known in the next turn counted, from which the kernel has kept nothing back ([`Loop::turn`]).
+    /// It is among the completions before or after the request's; a turn looks at sends first.
     #[inline]
     pub(super) fn send_beside(&mut self, key: Key, index: u16, length: u16) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };

@@ -83,7 +83,7 @@ pub(super) enum Kind {
 }
 
 /// Packs what a completion will be of.
-const fn user_data(kind: Kind, key: Key) -> u64 {
+pub(super) const fn user_data(kind: Kind, key: Key) -> u64 {
     ((kind as u64) << 56) | key.pack()
 }
 

@@ -4,6 +4,7 @@ use std::hint;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::slice;
+use std::thread;
 use std::time::Duration;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
@@ -20,6 +21,10 @@ const SUBMISSIONS: u32 = 4096;
 
 /// Slots of the completion queue. What does not fit is kept by the kernel and comes later.
 const COMPLETIONS: u32 = 4 * SUBMISSIONS;
+
+/// How often, and after how long, a full queue is submitted again when the kernel took nothing.
+const SUBMIT_TRIES: u32 = 100;
+const TRY_AGAIN: Duration = Duration::from_millis(1);
 
 type Builder = io_uring::Builder;
 /// A name, and how to ask.
@@ -118,32 +123,41 @@ impl<T: Trace> Ring<T> {
         Self { ring, trace, enters: 0 }
     }
 
-    /// Queues an operation.
+    /// Queues operations, all or none: what is linked must not be torn by a submission in between.
     ///
     /// # Safety
     ///
-    /// What the operation points to must stay valid, and unwritten, until its completion is seen.
-    unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+    /// What they point to must stay valid, and unwritten, until their completions are seen.
+    unsafe fn push(&mut self, entries: &[squeue::Entry]) -> io::Result<()> {
         // SAFETY: as for the caller.
-        while unsafe { self.ring.submission().push(entry) }.is_err() {
+        while unsafe { self.ring.submission().push_multiple(entries) }.is_err() {
             self.submit()?;
         }
         Ok(())
     }
 
     /// Makes room in the queue.
+    ///
+    /// # Errors
+    ///
+    /// What io_uring_enter(2) says; that memory is short only if it stays so for a while.
     fn submit(&mut self) -> io::Result<()> {
-        self.enters += 1;
-        let (trace, queued) = (self.trace, self.queued());
-        let told = trace.begin(NONE);
-        let submitted = self.ring.submit();
-        if let Some(told) = told {
-            let call = format_args!("io_uring_enter(submit {queued})");
-            told.returned(call, submitted.as_ref());
-        }
-        match submitted {
-            Err(error) if error.raw_os_error() == Some(libc::EINTR) => Ok(()),
-            result => result.map(drop),
+        let mut tries = 0;
+        loop {
+            self.enters += 1;
+            let (trace, queued) = (self.trace, self.queued());
+            let told = trace.begin(NONE);
+            let submitted = self.ring.submit();
+            if let Some(told) = told {
+                let call = format_args!("io_uring_enter(submit {queued})");
+                told.returned(call, submitted.as_ref());
+            }
+            match submitted {
+                Err(error) if tries < SUBMIT_TRIES => passing(error)?,
+                result => return result.map(drop),
+            };
+            tries += 1;
+            thread::sleep(TRY_AGAIN);
         }
     }
 
@@ -170,7 +184,7 @@ impl<T: Trace> Ring<T> {
 
     fn push_plain(&mut self, entry: squeue::Entry, kind: Kind, key: Key) -> io::Result<()> {
         // SAFETY: the entry points to nothing.
-        unsafe { self.push(&entry.user_data(user_data(kind, key))) }
+        unsafe { self.push(&[entry.user_data(user_data(kind, key))]) }
     }
 
     /// Accepts a connection or, with `many`, one after the other until it is cancelled or fails.
@@ -246,14 +260,8 @@ impl<T: Trace> Ring<T> {
             .flags(linked)
             .user_data(user_data(Kind::Send, key));
         let receive = receive(fd, POLL_FIRST, 0).user_data(user_data(Kind::Receive, key));
-        // Both or none: a link must not be torn by a submission in between.
         // SAFETY: as for the caller; the receive points to nothing.
-        while unsafe { self.ring.submission().push_multiple(&[send.clone(), receive.clone()]) }
-            .is_err()
-        {
-            self.submit()?;
-        }
-        Ok(())
+        unsafe { self.push(&[send, receive]) }
     }
 
     /// Sends what the socket takes at once. There is a completion only if that was not all.
@@ -274,7 +282,7 @@ impl<T: Trace> Ring<T> {
             .flags(squeue::Flags::SKIP_SUCCESS)
             .user_data(user_data(Kind::Send, key));
         // SAFETY: as for the caller.
-        unsafe { self.push(&entry) }
+        unsafe { self.push(&[entry]) }
     }
 
     /// Sends the bytes: with `now`, what the socket takes at once, else all of them, whenever.
@@ -296,7 +304,7 @@ impl<T: Trace> Ring<T> {
         let flags = libc::MSG_WAITALL | if now { libc::MSG_DONTWAIT } else { 0 };
         let entry = send(fd, bytes, length, flags).user_data(user_data(Kind::Send, key));
         // SAFETY: as for the caller.
-        unsafe { self.push(&entry) }
+        unsafe { self.push(&[entry]) }
     }
 
     /// close(2); nothing of the socket may be in flight.
@@ -368,7 +376,7 @@ impl<T: Trace> Ring<T> {
 }
 
 /// The errors of io_uring_enter(2) after which one just goes on: the time is over, a signal came,
-/// or completions have to be taken first.
+/// memory is short, or completions have to be taken first.
 fn passing(error: io::Error) -> io::Result<usize> {
     match error.raw_os_error() {
         Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(0),

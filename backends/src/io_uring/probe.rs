@@ -15,10 +15,8 @@ use crate::trace::Silent;
 pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
     let (ring, flags) = ring::set_up(backend.rungs(), Silent)
         .map_err(|error| refused(&error, &disabled_sysctl()))?;
-    let buffers = Buffers::register(&ring, backend.buffers).map_err(|error| Unsupported {
-        cause: format!("io_uring here has no buffer rings ({})", name_of(&error)),
-        hint: "they need Linux 5.19; use --backend mio".to_owned(),
-    })?;
+    let buffers = Buffers::register(&ring, backend.buffers)
+        .map_err(|error| buffers_refused(&error, &disabled_sysctl()))?;
     let missing = missing_operations(&ring);
     drop(ring);
     drop(buffers);
@@ -56,7 +54,7 @@ fn disabled_sysctl() -> String {
     fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default().trim().to_owned()
 }
 
-/// What a refused io_uring_setup(2) means.
+/// What a refused io_uring_setup(2), or io_uring_register(2), means.
 fn refused(error: &io::Error, disabled: &str) -> Unsupported {
     let name = name_of(error);
     let (cause, hint) = match error.raw_os_error() {
@@ -89,6 +87,17 @@ fn refused(error: &io::Error, disabled: &str) -> Unsupported {
     Unsupported { cause, hint }
 }
 
+/// What it means that a ring was had, and a buffer ring refused.
+fn buffers_refused(error: &io::Error, disabled: &str) -> Unsupported {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => Unsupported {
+            cause: format!("io_uring here has no buffer rings ({})", name_of(error)),
+            hint: "they need Linux 5.19; use --backend mio".to_owned(),
+        },
+        _ => refused(error, disabled),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +111,13 @@ mod tests {
         assert!(cause(libc::ENOMEM, "").contains("locked"));
         assert!(cause(libc::EINVAL, "").contains("too old"));
         assert!(cause(libc::EIO, "").contains("cannot be set up"));
+    }
+
+    #[test]
+    fn a_buffer_ring_is_refused_for_the_kernels_age_or_another_cause() {
+        let cause = |errno| buffers_refused(&io::Error::from_raw_os_error(errno), "").cause;
+        assert!(cause(libc::EINVAL).contains("no buffer rings (EINVAL)"));
+        assert!(cause(libc::ENOMEM).contains("locked"));
+        assert!(cause(libc::EPERM).contains("seccomp filter (EPERM)"));
     }
 }

@@ -85,7 +85,7 @@ impl Server {
     /// If the backend cannot run here, the address cannot be had, or a thread cannot be started.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         config.backend.probe().map_err(StartError::Unsupported)?;
-        try_to_pin(&config.options.pin).map_err(StartError::Pin)?;
+        try_to_pin(&config.options.pin)?;
         let count = shards(config);
         let pinned: Vec<_> =
             (0..count).map(|shard| share(&config.options.pin, shard, count)).collect();
@@ -252,11 +252,19 @@ fn steering(options: &Options, pinned: &[Vec<usize>]) -> Result<Vec<Option<usize
     }
 }
 
-/// Whether the processors can be pinned to, found out before anything is started.
-fn try_to_pin(cpus: &[usize]) -> io::Result<()> {
+/// Whether the processors can be pinned to, found out before anything is started: on a thread of
+/// its own, since the caller is not to stay pinned.
+fn try_to_pin(cpus: &[usize]) -> Result<(), StartError> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
     let alone = |cpu: &usize| pin(std::slice::from_ref(cpu));
-    thread::scope(|scope| scope.spawn(|| cpus.iter().try_for_each(alone)).join())
-        .unwrap_or_else(|_panic| Err(io::ErrorKind::InvalidInput.into()))
+    let try_all = || cpus.iter().try_for_each(alone).map_err(StartError::Pin);
+    thread::scope(|scope| {
+        let trial = thread::Builder::new().spawn_scoped(scope, try_all);
+        let tried = trial.map_err(StartError::Other)?.join();
+        tried.unwrap_or_else(|_panic| Err(StartError::Pin(io::ErrorKind::InvalidInput.into())))
+    })
 }
 
 /// Pins the calling thread, and the threads it will start.

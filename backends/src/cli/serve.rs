@@ -1,5 +1,6 @@
 //! `lockstep serve`.
 
+use std::fs;
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::{self, ExitCode};
@@ -120,8 +121,11 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     }
     let config = Config { backend, listen, service: args.service, options: options(args) };
     // Caught from before the first connection, so that none is lost to a signal.
-    let signals =
-        Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(|error| failed(&error))?;
+    let mut caught = vec![SIGTERM, SIGINT, SIGUSR1];
+    if !hangups_are_ignored() {
+        caught.push(SIGHUP);
+    }
+    let signals = Signals::new(caught).map_err(|error| failed(&error))?;
     let server = Server::start(&config).map_err(|error| not_started(&config, &error))?;
     let (shards, steered) = (server.shards(), server.is_steered());
     announce(&server, &config);
@@ -161,6 +165,15 @@ fn options(args: &ServeArgs) -> Options {
         idle_timeout: (!args.idle_timeout.is_zero()).then_some(args.idle_timeout),
         drain_timeout: args.drain_timeout,
     }
+}
+
+/// Whether whoever started this wants it to outlive the terminal, as nohup(1) does: then SIGHUP is
+/// ignored from the start (`SigIgn` in proc_pid_status(5)).
+fn hangups_are_ignored() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 << (SIGHUP - 1) != 0)
 }
 
 /// Raises the limit of open descriptors as far as it goes, and says how far that is.

@@ -1,5 +1,7 @@
 //! Stopping, on every backend: signals, exit codes and the statistics.
 
+use std::io;
+use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -34,6 +36,34 @@ fn either_signal_ends_it_in_order(backend: &str) {
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
         let stats = statistics(&ended);
         assert_eq!((&stats["accepted"], &stats["closed"]["drain"]), (&json!(3), &json!(3)));
+    }
+}
+
+/// The terminal is closed: SIGHUP ends it, unless it was started to ignore that, as by nohup(1).
+#[test]
+fn a_hangup_ends_it_unless_it_is_ignored_from_the_start() {
+    for (disposition, goes_on) in [(libc::SIG_DFL, false), (libc::SIG_IGN, true)] {
+        let mut command = lockstep(["serve", "--json", "--backend=mio", "--listen=127.0.0.1:0"]);
+        // SAFETY: no handler is installed.
+        let dispose = move || match unsafe { libc::signal(libc::SIGHUP, disposition) } {
+            libc::SIG_ERR => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        };
+        // SAFETY: between fork and exec it only makes a system call.
+        unsafe { command.pre_exec(dispose) };
+        let server = Served::start_command(command);
+        let mut client = server.connect();
+        client.exchange(b"hello!");
+        server.process.signal(Signal::HUP);
+        if goes_on {
+            client.exchange(b"still there?");
+            drop(client);
+            assert_eq!(server.stop()["exchanges"], 2);
+        } else {
+            client.hear_the_end();
+            drop(client);
+            assert_eq!(server.process.wait().status.code(), Some(0));
+        }
     }
 }
 

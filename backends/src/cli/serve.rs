@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
@@ -12,9 +12,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use super::exit;
+use super::address::{self, Unresolved};
 use super::statistics::Statistics;
 use super::units::{count, cpu_list, duration};
+use super::{exit, strip_number};
 use crate::errno::name_of;
 use crate::terminal::{complain, say};
 use crate::{BACKENDS, Backend, Config, Options, Server, ServiceKind, StartError, by_name};
@@ -185,15 +186,11 @@ fn raise_descriptor_limit() -> u64 {
 }
 
 fn resolve(listen: &str) -> Result<SocketAddr, u8> {
-    let found = listen.to_socket_addrs().map(|mut addrs| addrs.next());
-    match found {
-        Ok(Some(addr)) => Ok(addr),
-        Ok(None) | Err(_) => {
-            let error = format!("cannot listen on {listen}: not an address with a port");
-            complain(&error, Some("write it as 127.0.0.1:8898 or [::1]:8898"));
-            Err(exit::ADDRESS)
-        }
-    }
+    let found = address::resolve(listen).map_err(|Unresolved { cause, hint }| {
+        complain(&format!("cannot listen on {listen}: {cause}"), Some(hint));
+        exit::ADDRESS
+    })?;
+    Ok(found[0])
 }
 
 /// The backend of the name, or for `auto` the first that runs here.
@@ -288,6 +285,9 @@ fn listen_hint(error: &io::Error, reuse_port: bool) -> &'static str {
         Some(libc::EACCES) => "ports below 1024 are root's; take another port",
         Some(libc::ENOPROTOOPT) => "this kernel cannot steer; --steer off does without",
         Some(libc::EADDRNOTAVAIL) => "this machine does not have that address",
+        Some(libc::EMFILE | libc::ENFILE) => {
+            "raise the limit of open descriptors (ulimit -n), or run fewer --shards"
+        }
         _ => "see --listen",
     }
 }
@@ -295,13 +295,6 @@ fn listen_hint(error: &io::Error, reuse_port: bool) -> &'static str {
 fn failed(error: &io::Error) -> u8 {
     complain(&format!("the server failed: {} ({})", strip_number(error), name_of(error)), None);
     exit::FAILURE
-}
-
-/// The error's text without std's `(os error N)`: the name says it better.
-fn strip_number(error: &io::Error) -> String {
-    let text = error.to_string();
-    let end = text.find(" (os error").unwrap_or(text.len());
-    text[..end].to_lowercase()
 }
 
 fn backend_name(text: &str) -> Result<String, String> {

@@ -5,13 +5,14 @@
 //! the end of the input.
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use lockstep_core::RECV_MAX;
 
-use super::exit;
+use super::address::{self, Unresolved};
+use super::{exit, strip_number};
 use crate::chat::BYE;
 use crate::errno::name_of;
 use crate::listener::open;
@@ -39,14 +40,16 @@ enum Ended {
 /// call is told.
 pub(super) fn talk(addr: &str, trace: bool) -> ExitCode {
     let narrator = trace.then(|| Narrator::new("client"));
-    let mut socket = match connect(addr, narrator.as_ref()) {
+    let found = match address::resolve(addr) {
+        Ok(found) => found,
+        Err(Unresolved { cause, hint }) => return not_connected(addr, &cause, hint),
+    };
+    let mut socket = match connect(&found, narrator.as_ref()) {
         Ok(socket) => socket,
         Err(error) => {
-            complain(
-                &format!("cannot connect to {addr}: {} ({})", error.kind(), name_of(&error)),
-                Some("is a server there? `lockstep serve --service chat` starts one"),
-            );
-            return ExitCode::from(exit::ADDRESS);
+            let cause = format!("{} ({})", strip_number(&error), name_of(&error));
+            let hint = "is a server there? `lockstep serve --service chat` starts one";
+            return not_connected(addr, &cause, hint);
         }
     };
     let _slower = socket.call("setsockopt", "TCP_NODELAY, 1", |stream| stream.set_nodelay(true));
@@ -65,10 +68,15 @@ pub(super) fn talk(addr: &str, trace: bool) -> ExitCode {
     }
 }
 
-/// Connects to the first of the name's addresses where somebody listens.
-fn connect<'a>(addr: &str, narrator: Option<&'a Narrator>) -> io::Result<Socket<'a>> {
-    let mut refused = io::ErrorKind::AddrNotAvailable.into(); // the name has no address at all
-    for addr in addr.to_socket_addrs()? {
+fn not_connected(addr: &str, cause: &str, hint: &str) -> ExitCode {
+    complain(&format!("cannot connect to {addr}: {cause}"), Some(hint));
+    ExitCode::from(exit::ADDRESS)
+}
+
+/// Connects to the first of the addresses where somebody listens.
+fn connect<'a>(addrs: &[SocketAddr], narrator: Option<&'a Narrator>) -> io::Result<Socket<'a>> {
+    let mut refused = io::ErrorKind::AddrNotAvailable.into(); // there is none to try
+    for &addr in addrs {
         let socket = open(addr, narrator)?;
         match socket.call("connect", addr, |socket| socket.connect(&addr.into())) {
             Ok(()) => return Ok(Traced { socket: socket.socket.into(), trace: narrator }),

@@ -1,8 +1,9 @@
 //! What is refused, and how: one line with the cause, one with a hint, and the exit code.
 
 use std::net::TcpListener;
+use std::process::Command;
 
-use crate::common::child::{Ended, Process, Served, lockstep};
+use crate::common::child::{Ended, LOCKSTEP, Process, Served, lockstep};
 
 fn run(args: &str) -> Ended {
     let mut process = Process::start(lockstep(args.split_ascii_whitespace()));
@@ -92,9 +93,34 @@ fn an_address_that_cannot_be_had_is_refused() {
     // Of the block for documentation (RFC 5737): nobody has it.
     let foreign = "serve --backend mio --listen 192.0.2.1:8898";
     assert_refused_in_two_lines(foreign, 4, &["192.0.2.1:8898", "EADDRNOTAVAIL"]);
-    assert_refused_in_two_lines("serve --listen nonsense", 4, &["nonsense"]);
-    assert_refused_in_two_lines("serve --listen 127.0.0.1", 4, &["127.0.0.1"]);
-    assert_refused_in_two_lines("serve --listen 127.0.0.1:65536", 4, &["65536"]);
+    for addr in ["nonsense", "127.0.0.1", "127.0.0.1:65536", "8898"] {
+        for command in ["serve --listen", "talk"] {
+            let no_address = &[addr, "not an address with a port", "127.0.0.1:8898"];
+            assert_refused_in_two_lines(&format!("{command} {addr}"), 4, no_address);
+        }
+    }
+}
+
+/// A name that nobody has (RFC 6761); whatever the resolver says about it, it is no address either
+/// way, and not a matter of how it is written.
+#[test]
+fn a_name_without_an_address_is_the_resolvers_to_explain() {
+    for command in ["serve --listen", "talk"] {
+        let args = format!("{command} nobody.invalid:8898");
+        assert_refused_in_two_lines(&args, 4, &["nobody.invalid:8898: failed to lookup", "name"]);
+    }
+}
+
+#[test]
+fn listeners_for_which_there_are_no_descriptors_are_refused() {
+    let mut command = Command::new("sh");
+    let args = "serve --backend mio --listen 127.0.0.1:0 --shards 100".split(' ');
+    command.args(["-c", "ulimit -n 64; exec \"$@\"", "sh", LOCKSTEP]).args(args);
+    let ended = Process::start(command).wait();
+    assert_eq!(ended.status.code(), Some(4), "{ended:?}");
+    let [error, hint] = &ended.stderr[..] else { panic!("{ended:?}") };
+    assert!(error.contains("(EMFILE)"), "{error}");
+    assert!(hint.contains("ulimit -n") && hint.contains("--shards"), "{hint}");
 }
 
 /// A time that is longer than the clock can count is as good as none.

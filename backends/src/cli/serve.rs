@@ -65,7 +65,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "HOW", value_parser = steer)]
     pub steer: Option<bool>,
 
-    /// Connections open at once; more wait in the listen queue [default: what descriptors allow]
+    /// Connections served at once; more wait in the listen queue, with io-uring accepted: up to a
+    /// queue of them for each shard [default: what descriptors allow]
     #[arg(long, value_name = "N", value_parser = count)]
     pub max_conns: Option<usize>,
 

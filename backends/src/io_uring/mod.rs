@@ -154,8 +154,8 @@ struct Loop<'a, T> {
     turn: u32,
     /// Whether the accept is in flight.
     accepting: bool,
-    /// Accepted beyond the limit of open connections; they wait here as they would have in the
-    /// listen queue.
+    /// Accepted beyond the limit of open connections, by an accept that took all who waited; they
+    /// wait here as they would have in the listen queue.
     parked: VecDeque<RawFd>,
     pause: Pause,
     spin: Spin,

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use lockstep_core::{Echo, Hi, Service};
@@ -78,11 +79,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts every shard. When it returns, the address can be connected to.
+    /// Starts every shard. When it returns, the address can be connected to, and every shard has
+    /// what it needs to serve.
     ///
     /// # Errors
     ///
-    /// If the backend cannot run here, the address cannot be had, or a thread cannot be started.
+    /// If the backend cannot run here, or not with so many shards; if the address cannot be had, or
+    /// a thread cannot be started.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         config.backend.probe().map_err(StartError::Unsupported)?;
         try_to_pin(&config.options.pin)?;
@@ -105,8 +108,10 @@ impl Server {
         let shards = Vec::with_capacity(count);
         let steered = (count > 1 || reuse_port) && steering[0].is_some();
         let mut server = Self { addr, stop, gate, admission, overflows, narrator, steered, shards };
+        let mut readiness = Vec::with_capacity(count);
         for (index, (listener, pinned)) in listeners.into_iter().zip(pinned).enumerate() {
-            match server.spawn(config.clone(), index, listener, pinned, Arc::clone(&console)) {
+            let (config, console, (ready, is_ready)) = (config.clone(), console.clone(), channel());
+            match server.spawn(config, index, listener, pinned, console, ready) {
                 Ok(shard) => server.shards.push(shard),
                 Err(error) => {
                     server.drain();
@@ -114,8 +119,19 @@ impl Server {
                     return Err(StartError::Other(error));
                 }
             }
+            readiness.push(is_ready);
         }
-        Ok(server)
+        // A shard that ends before it is ready takes its end of the channel along.
+        let ready = readiness.iter().all(|shard| shard.recv().is_ok());
+        if ready { Ok(server) } else { Err(server.not_ready()) }
+    }
+
+    /// Ends the shards that are ready, since one is not, and says why it is not.
+    fn not_ready(self) -> StartError {
+        self.drain();
+        let error = self.join().err();
+        let error = error.unwrap_or_else(|| io::Error::other("a shard ended before it began"));
+        error.downcast().map_or_else(StartError::Other, StartError::Unsupported)
     }
 
     fn spawn(
@@ -125,6 +141,7 @@ impl Server {
         listener: TcpListener,
         pinned: Vec<usize>,
         console: Arc<Console>,
+        is_ready: Sender<()>,
     ) -> io::Result<JoinHandle<io::Result<Stats>>> {
         let (stop, gate) = (Arc::clone(&self.stop), Arc::clone(&self.gate));
         let (admission, narrator) = (Arc::clone(&self.admission), self.narrator.clone());
@@ -133,7 +150,10 @@ impl Server {
             // part of its connections is worse than none.
             let _ender = DrainOnDrop(&stop);
             pin(&pinned)?;
-            gate.pass(&stop)?; // nobody is accepted before, so no backend needs to know
+            let ready = || {
+                let _starting = is_ready.send(());
+                gate.pass(&stop) // nobody is accepted before, so no backend needs to know
+            };
             let service = || -> Box<dyn Service> {
                 match config.service {
                     ServiceKind::Echo => Box::new(Echo),
@@ -147,6 +167,7 @@ impl Server {
                 stop: &stop,
                 admission: &admission,
                 narrator: narrator.as_deref(),
+                ready: &ready,
                 service: &service,
             })
         })

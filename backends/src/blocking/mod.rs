@@ -60,7 +60,8 @@ impl Backend for Blocking {
 
 fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
     registry::prepare_interrupts()?;
-    let Shard { listener, options, stop, admission, service, narrator: _ } = shard;
+    let Shard { listener, options, stop, admission, ready, service, narrator: _ } = shard;
+    ready()?;
     let (registry, stats) = (Registry::new(), Mutex::new(Stats::new()));
     let server = Server { options, stop, admission, service, trace, registry, stats };
     thread::scope(|scope| {

@@ -90,8 +90,8 @@ impl Backend for IoUring {
 
     fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
         match shard.narrator {
-            None => Loop::new(self, shard, Silent)?.run(),
-            narrator => Loop::new(self, shard, narrator)?.run(),
+            None => Loop::serve(self, shard, Silent),
+            narrator => Loop::serve(self, shard, narrator),
         }
     }
 }
@@ -178,10 +178,16 @@ fn sends_first(completions: &[cqueue::Entry]) -> impl Iterator<Item = &cqueue::E
 }
 
 impl<'a, T: Trace> Loop<'a, T> {
+    fn serve(backend: &IoUring, shard: Shard<'a>, trace: T) -> io::Result<Stats> {
+        let ready = shard.ready;
+        let this = Self::new(backend, shard, trace)?;
+        ready()?;
+        this.run()
+    }
+
     fn new(backend: &IoUring, shard: Shard<'a>, trace: T) -> io::Result<Self> {
-        let Shard { listener, options, stop, admission, service, narrator: _ } = shard;
-        let (ring, _flags) = ring::set_up(backend.rungs(), trace)?;
-        let buffers = Buffers::register(&ring, backend.buffers)?;
+        let Shard { listener, options, stop, admission, ready: _, service, narrator: _ } = shard;
+        let (ring, _flags, buffers) = probe::set_up(backend, trace).map_err(io::Error::other)?;
         let mut ring = Ring::new(ring, trace);
         ring.poll_stop(stop.as_fd().as_raw_fd())?;
         Ok(Self {

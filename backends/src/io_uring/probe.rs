@@ -9,14 +9,23 @@ use super::buffers::Buffers;
 use super::{IoUring, Method, ring};
 use crate::Unsupported;
 use crate::errno::name_of;
-use crate::trace::Silent;
+use crate::trace::{Silent, Trace};
 
-/// Makes a ring and a buffer ring as a shard would, and asks for the operations.
-pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
-    let (ring, flags) = ring::set_up(backend.rungs(), Silent)
+/// Makes a ring and its buffers, and says what kind of ring it is.
+pub(super) fn set_up(
+    backend: &IoUring,
+    trace: impl Trace,
+) -> Result<(Uring, &'static str, Buffers), Unsupported> {
+    let (ring, flags) = ring::set_up(backend.rungs(), trace)
         .map_err(|error| refused(&error, &disabled_sysctl()))?;
     let buffers = Buffers::register(&ring, backend.buffers)
         .map_err(|error| buffers_refused(&error, &disabled_sysctl()))?;
+    Ok((ring, flags, buffers))
+}
+
+/// Makes a ring and its buffers as a shard does, and asks for the operations.
+pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
+    let (ring, flags, buffers) = set_up(backend, Silent)?;
     let missing = missing_operations(&ring);
     drop(ring);
     drop(buffers);

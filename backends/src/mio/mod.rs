@@ -63,10 +63,7 @@ impl Backend for Mio {
     fn probe(&self) -> Result<String, Unsupported> {
         match Poll::new() {
             Ok(_) => Ok("epoll, edge-triggered".to_owned()),
-            Err(error) => Err(Unsupported {
-                cause: format!("no epoll instance can be had: {error}"),
-                hint: "raise the limit of open descriptors (ulimit -n)".to_owned(),
-            }),
+            Err(error) => Err(no_epoll(&error)),
         }
     }
 
@@ -76,8 +73,8 @@ impl Backend for Mio {
 
     fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
         match shard.narrator {
-            None => Loop::new(shard, Silent)?.run(),
-            narrator => Loop::new(shard, narrator)?.run(),
+            None => Loop::serve(shard, Silent),
+            narrator => Loop::serve(shard, narrator),
         }
     }
 }
@@ -125,10 +122,18 @@ struct Loop<'a, T> {
 }
 
 impl<'a, T: Trace> Loop<'a, T> {
+    fn serve(shard: Shard<'a>, trace: T) -> io::Result<Stats> {
+        let ready = shard.ready;
+        let this = Self::new(shard, trace)?;
+        ready()?;
+        this.run()
+    }
+
     fn new(shard: Shard<'a>, trace: T) -> io::Result<Self> {
-        let Shard { listener, options, stop, admission, service, narrator: _ } = shard;
+        let Shard { listener, options, stop, admission, ready: _, service, narrator: _ } = shard;
         let new = format_args!("epoll_create1(EPOLL_CLOEXEC)");
-        let poll = trace.call_for(NONE, new, Poll::new, AsRawFd::as_raw_fd)?;
+        let poll = trace.call_for(NONE, new, Poll::new, AsRawFd::as_raw_fd);
+        let poll = poll.map_err(|error| io::Error::other(no_epoll(&error)))?;
         let listener = Traced { socket: listener, trace };
         listener.call("ioctl", "FIONBIO, 1", |listener| listener.set_nonblocking(true))?;
         let mut listener = TcpListener::from_std(listener.socket);
@@ -274,6 +279,13 @@ impl<'a, T: Trace> Loop<'a, T> {
         if self.stats.bytes_moved() != moved {
             self.idle.start(key.index);
         }
+    }
+}
+
+fn no_epoll(error: &io::Error) -> Unsupported {
+    Unsupported {
+        cause: format!("no epoll instance can be had: {error}"),
+        hint: "raise the limit of open descriptors (ulimit -n)".to_owned(),
     }
 }
 

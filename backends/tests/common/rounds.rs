@@ -75,7 +75,8 @@ pub(crate) fn serve(
         let (options, stop, admission) = (&options, &stop, &admission);
         let shard = scope.spawn(move || {
             prepare();
-            backend.serve(Shard { listener, options, stop, admission, narrator: None, service })
+            let (narrator, ready) = (None, &|| Ok(()));
+            backend.serve(Shard { listener, options, stop, admission, narrator, ready, service })
         });
         let first = Client::connect(addr);
         let others = (1..connections).map(|_| Client::connect(addr)).collect();

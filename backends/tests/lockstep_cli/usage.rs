@@ -3,7 +3,8 @@
 use std::net::TcpListener;
 use std::process::Command;
 
-use crate::common::child::{Ended, LOCKSTEP, Process, Served, lockstep};
+use crate::common::child::{Ended, LOCKSTEP, Process, Served, is_available, lockstep};
+use crate::harness::assert_complains;
 
 fn run(args: &str) -> Ended {
     let mut process = Process::start(lockstep(args.split_ascii_whitespace()));
@@ -111,16 +112,33 @@ fn a_name_without_an_address_is_the_resolvers_to_explain() {
     }
 }
 
+/// Serves with 64 descriptors.
+fn serve_with_few_descriptors(backend: &str, shards: &str) -> Ended {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$@\"", "sh", LOCKSTEP, "serve"]);
+    command.args(["--backend", backend, "--shards", shards, "--listen", "127.0.0.1:0"]);
+    Process::start(command).wait()
+}
+
 #[test]
 fn listeners_for_which_there_are_no_descriptors_are_refused() {
-    let mut command = Command::new("sh");
-    let args = "serve --backend mio --listen 127.0.0.1:0 --shards 100".split(' ');
-    command.args(["-c", "ulimit -n 64; exec \"$@\"", "sh", LOCKSTEP]).args(args);
-    let ended = Process::start(command).wait();
-    assert_eq!(ended.status.code(), Some(4), "{ended:?}");
-    let [error, hint] = &ended.stderr[..] else { panic!("{ended:?}") };
-    assert!(error.contains("(EMFILE)"), "{error}");
+    let ended = serve_with_few_descriptors("mio", "100");
+    assert_complains(&ended, 4, &["(EMFILE)"]);
+    let hint = &ended.stderr[1];
     assert!(hint.contains("ulimit -n") && hint.contains("--shards"), "{hint}");
+}
+
+/// There are enough for the listeners, but not for the epoll instances or rings behind them.
+#[test]
+fn shards_for_which_there_are_no_descriptors_are_refused_before_it_is_ready() {
+    for backend in ["mio", "io-uring"] {
+        if is_available(backend) {
+            let ended = serve_with_few_descriptors(backend, "40");
+            let cause = format!("backend {backend} is not available: no ");
+            assert_complains(&ended, 3, &[&cause]);
+            assert!(ended.stderr[1].contains("ulimit -n"), "{ended:?}");
+        }
+    }
 }
 
 /// A time that is longer than the clock can count is as good as none.
@@ -129,7 +147,7 @@ fn no_time_is_too_long() {
     let endless = "500000000000y";
     for option in ["--idle-timeout", "--drain-timeout"] {
         for backend in ["blocking", "mio", "io-uring"] {
-            if !crate::common::child::is_available(backend) {
+            if !is_available(backend) {
                 continue;
             }
             let server = Served::start(backend, [option, endless]);

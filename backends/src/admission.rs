@@ -4,10 +4,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// The bound on open connections. Those who find no place wait in the listen queue. But where accept(2)
-/// itself waits, as in a blocking acceptor, one waits accepted; and where one accept is for all who
-/// come, as in a ring, that empties the queue before it can be taken back, so that as many as the
-/// queue has room for wait accepted, with a descriptor each, and the queue takes as many again.
+/// The bound on open connections. Those who find no place wait in the listen queue.
+///
+/// But where accept(2) itself waits, as in a blocking acceptor, one waits accepted. And where one
+/// accept is for all who come, as in a ring, it empties the queue before it can be taken back: as
+/// many as the queue has room for wait accepted, with a descriptor each, and the queue fills again.
 #[derive(Debug)]
 pub struct Admission {
     taken: AtomicUsize,

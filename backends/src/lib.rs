@@ -107,8 +107,8 @@ pub struct Shard<'a> {
     pub admission: &'a Admission,
     /// Who is told of the system calls, if anybody.
     pub narrator: Option<&'a Narrator>,
-    /// To be called once, when nothing but connections is missing: tells that this shard has what it
-    /// needs, and waits until it may accept, or has to stop.
+    /// To be called once, when nothing but connections is missing: tells that this shard has what
+    /// it needs, and waits until it may accept, or has to stop.
     pub ready: &'a (dyn Fn() -> io::Result<()> + Sync),
     /// Makes what the server says, for this thread or, where a backend has a thread for each, for
     /// one conversation.

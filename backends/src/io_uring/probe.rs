@@ -85,7 +85,7 @@ fn refused(error: &io::Error, disabled: &str) -> Unsupported {
         ),
         Some(libc::EMFILE | libc::ENFILE) => (
             format!("no descriptor is left for io_uring ({name})"),
-            "raise the limit of open descriptors (ulimit -n)".to_owned(),
+            "raise the limit of open descriptors (ulimit -n), or run fewer shards".to_owned(),
         ),
         Some(libc::EINVAL) => (
             format!("io_uring here is too old ({name})"),

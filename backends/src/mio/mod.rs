@@ -285,7 +285,7 @@ impl<'a, T: Trace> Loop<'a, T> {
 fn no_epoll(error: &io::Error) -> Unsupported {
     Unsupported {
         cause: format!("no epoll instance can be had: {error}"),
-        hint: "raise the limit of open descriptors (ulimit -n)".to_owned(),
+        hint: "raise the limit of open descriptors (ulimit -n), or run fewer shards".to_owned(),
     }
 }
 

@@ -54,6 +54,11 @@ impl Clock {
         Duration::from_nanos(instant.saturating_sub(self.now()))
     }
 
+    /// Whether it stands still.
+    pub fn is_stopped(&self) -> bool {
+        self.state.load(Acquire) & STOPPED != 0
+    }
+
     /// Stops it. For one thread at a time, as is [`resume`](Self::resume).
     pub fn stop(&self) {
         let state = self.state.load(Relaxed);
@@ -91,6 +96,9 @@ mod tests {
         assert_eq!(clock.now(), shown);
         clock.stop();
         assert_eq!(clock.now(), shown, "to stop it twice changes nothing");
+        assert!(clock.is_stopped());
+        clock.resume();
+        assert!(!clock.is_stopped());
     }
 
     #[test]

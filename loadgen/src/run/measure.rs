@@ -34,6 +34,10 @@ const THREADS_FIRST: Duration = Duration::from_millis(2);
 /// How soon it is looked again for who was not there yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+/// How long not to look at the clock that stands still: the processor is that of the generator's
+/// threads, and another run has its turn.
+const WHILE_OTHERS_RUN: Duration = Duration::from_millis(5);
+
 /// How long before an open loop begins the threads are told, so that none of them is late for the
 /// first request.
 const HEAD_START: Duration = Duration::from_millis(10);
@@ -348,7 +352,10 @@ impl Conductor<'_> {
     /// progress line is due or an interval is over.
     fn wait(&mut self, instant: u64) {
         let patience = self.control.clock.until(instant).min(progress::INTERVAL);
-        let patience = patience.min(self.end_laps());
+        let mut patience = patience.min(self.end_laps());
+        if self.control.clock.is_stopped() {
+            patience = patience.max(WHILE_OTHERS_RUN);
+        }
         match self.news.recv_timeout(patience) {
             Ok(News::Opened) => self.opened += 1,
             Ok(News::Finished) => self.finished += 1,

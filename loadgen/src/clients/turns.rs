@@ -80,19 +80,22 @@ impl Seat {
         self.set(run);
     }
 
-    /// This run's load is steady. Whether that of all others is, too: until then it should go on,
-    /// so that all are measured in the same turns.
-    pub fn all_are_steady(&self) -> bool {
-        let mut state = self.lock();
-        if let Stage::Turning { steady, .. } = &mut state.runs[self.number] {
+    /// This run's load is steady.
+    pub fn steady(&self) {
+        if let Stage::Turning { steady, .. } = &mut self.lock().runs[self.number] {
             *steady = true;
         }
+    }
+
+    /// Whether the load of every run is steady. Until then those that are should go on, so that all
+    /// are measured in the same turns.
+    pub fn all_are_steady(&self) -> bool {
         let steady = |run: &Stage| match run {
             Stage::Opening => false,
             Stage::Turning { steady, .. } => *steady,
             Stage::Over => true,
         };
-        state.runs.iter().all(steady)
+        self.lock().runs.iter().all(steady)
     }
 
     /// A thread has nothing outstanding at the end of this run's turn. To be called once a turn:
@@ -279,10 +282,12 @@ mod tests {
     fn all_are_steady_when_the_last_one_is_or_has_gone() {
         let (mut seats, controls) = (seats(3, LENGTH), [control(), control(), control()]);
         seats[0].take(&controls[0], 1);
+        seats[0].steady();
         assert!(!seats[0].all_are_steady(), "two have not even opened");
         seats[1].take(&controls[1], 1);
         seats[2].take(&controls[2], 1);
-        assert!(!seats[0].all_are_steady() && !seats[1].all_are_steady());
+        seats[1].steady();
+        assert!(!seats[0].all_are_steady(), "one is not");
         drop(seats.pop());
         assert!(seats[0].all_are_steady());
     }

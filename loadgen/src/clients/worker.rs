@@ -231,7 +231,7 @@ impl<'a, S: Sockets> Worker<'a, S> {
         Ok(())
     }
 
-    /// Lets the other runs have their turns, until it is this run's for that time.
+    /// Lets the other runs have their turns, until this run's turn of that number, from 1, begins.
     fn await_turn(&mut self, turn: u64) -> io::Result<()> {
         while self.plan.seat.is_some() && self.control.turns() < turn {
             self.turn(UNTIL_TURN)?;

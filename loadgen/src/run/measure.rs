@@ -333,6 +333,7 @@ impl Conductor<'_> {
     /// Goes on until the runs that take turns with this one are steady, too.
     fn await_others_steady(&mut self) {
         let Some(seat) = &self.run.plan.seat else { return };
+        seat.steady();
         while self.signal.is_none() && self.finished < self.started && !seat.all_are_steady() {
             self.wait(self.control.clock.now() + LOOK_AGAIN.as_nanos() as u64);
         }

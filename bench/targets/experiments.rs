@@ -13,8 +13,7 @@ pub(crate) struct Experiment {
 }
 
 /// All of them, in the order they are made.
-pub(crate) const EXPERIMENTS: [Experiment; 7] = [
-    Experiment { name: "floor", what: "what the machine can do at all", arguments: &["floor"] },
+pub(crate) const EXPERIMENTS: [Experiment; 6] = [
     Experiment {
         name: "crossed",
         what: "backends and reference servers, server and generator each on a CPU of its own",

@@ -3,33 +3,35 @@
 use std::fmt::Write;
 
 use lockstep_results::statistics::Ratio;
-use lockstep_results::{Cell, Comparison, Exchange, Floor, Metric, wrap};
+use lockstep_results::{Cell, Comparison, Measured as Subject, Metric, RoundFloor, wrap};
 
 use Metric::{ClientCpuUsPerExchange, P50Ns, P99Ns, ServerCpuUsPerExchange, ThroughputPerS};
 
 /// Columns at most.
 const WIDTH: usize = 100;
 
-/// What was measured.
-#[derive(Default)]
-pub(crate) struct Measured {
-    /// By the names of the experiments.
-    pub(crate) comparisons: Vec<(&'static str, Comparison)>,
-    /// What the machine can do at all.
-    pub(crate) floor: Option<Floor>,
-}
+/// What was measured, by the names of the experiments.
+pub(crate) type Comparisons = Vec<(&'static str, Comparison)>;
 
 /// One line of the table.
 struct Line {
     target: String,
     asked: Bound,
     value: Option<Value>,
+    /// What the value would be at the floor: no server here can do better.
+    floor: Option<f64>,
 }
 
 /// A number and, where rounds could be paired, its interval.
 struct Value {
     median: f64,
     interval: Option<(f64, f64)>,
+}
+
+impl From<Ratio> for Value {
+    fn from(Ratio { median, low, high, .. }: Ratio) -> Self {
+        Self { median, interval: Some((low, high)) }
+    }
 }
 
 enum Bound {
@@ -64,45 +66,74 @@ struct Place {
     size: u32,
 }
 
-impl Measured {
-    fn comparison(&self, name: &str) -> Option<&Comparison> {
-        self.comparisons.iter().find(|(of, _)| *of == name).map(|(_, comparison)| comparison)
+/// The answers that the lines ask for; none where an experiment was not made.
+struct Measured<'a>(&'a Comparisons);
+
+impl Measured<'_> {
+    fn cell(&self, place: Place) -> Option<&Cell> {
+        let (_, comparison) = self.0.iter().find(|(name, _)| *name == place.experiment)?;
+        let here = |cell: &&Cell| (cell.conns, cell.size) == (place.conns, place.size);
+        comparison.cells.iter().find(here)
     }
 
-    fn subject(&self, place: Place) -> Option<&lockstep_results::Measured> {
-        let here = |cell: &&Cell| (cell.conns, cell.size) == (place.conns, place.size);
-        let cell = self.comparison(place.experiment)?.cells.iter().find(here)?;
-        cell.subjects.iter().find(|subject| subject.name == place.subject)
+    fn subject(&self, place: Place) -> Option<&Subject> {
+        self.cell(place)?.subjects.iter().find(|subject| subject.name == place.subject)
     }
 
     /// One number over another, round by round.
     fn ratio(&self, of: (Place, Metric), over: (Place, Metric)) -> Option<Value> {
         let (subject, baseline) = (self.subject(of.0)?, self.subject(over.0)?);
-        let Ratio { median, low, high, .. } = subject.over(of.1, baseline, over.1)?;
-        Some(Value { median, interval: Some((low, high)) })
+        subject.over(of.1, baseline, over.1).map(Value::from)
     }
 
-    fn median(&self, place: Place, metric: Metric) -> Option<f64> {
-        Some(self.subject(place)?.metrics.get(metric)?.median)
-    }
-
-    /// A throughput as a share of what so many nanoseconds between two replies would give.
-    fn share(&self, place: Place, ns: Option<f64>) -> Option<Value> {
-        let median = self.median(place, ThroughputPerS)? * ns? / 1e9;
+    fn median(&self, place: Place, metric: Metric) -> Option<Value> {
+        let median = self.subject(place)?.metrics.get(metric)?.median;
         Some(Value { median, interval: None })
+    }
+
+    /// A number over what `limit` makes of the floor, round by round.
+    fn over_the_floor(
+        &self,
+        (place, metric): (Place, Metric),
+        limit: impl Fn(&RoundFloor) -> Option<f64>,
+    ) -> Option<Value> {
+        self.cell(place)?.over_the_floor(self.subject(place)?, metric, limit).map(Value::from)
     }
 }
 
-fn ns(exchanges: &[Exchange], conns: u32) -> Option<f64> {
-    exchanges.iter().find(|exchange| exchange.conns == conns).map(|exchange| exchange.ns.median)
+/// Exchanges a second between two spinning threads.
+fn spinning(floor: &RoundFloor) -> Option<f64> {
+    floor.two_threads_ns.map(|ns| 1e9 / ns)
 }
 
 /// Every target, with what was measured.
-fn lines(measured: &Measured) -> Vec<Line> {
+fn lines(measured: &Measured<'_>) -> Vec<Line> {
+    let mut lines = crossed(measured);
+    lines.extend(whole_machine(measured));
+    lines.extend(one_connection(measured));
+    for (subject, bound) in [("io-uring", 1.4), ("mio", 1.6)] {
+        let at = |conns| {
+            (Place { experiment: "many", subject, conns, size: 64 }, ServerCpuUsPerExchange)
+        };
+        lines.push(Line {
+            target: format!("server CPU, {subject}, 10000 over 1000 connections"),
+            asked: Bound::AtMost(bound),
+            value: measured.ratio(at(10_000), at(1000)),
+            floor: None,
+        });
+    }
+    lines
+}
+
+/// Server and generator each on a CPU of its own.
+fn crossed(measured: &Measured<'_>) -> Vec<Line> {
     let mut lines = Vec::new();
-    let mut line = |target: String, asked, value| lines.push(Line { target, asked, value });
     for (conns, size) in [(64, 64), (64, 1024), (1000, 64), (1000, 1024)] {
         let at = |subject| Place { experiment: "crossed", subject, conns, size };
+        let mut line = |target, bound, value| {
+            let target = format!("{target}, {conns}x{size}");
+            lines.push(Line { target, asked: Bound::AtMost(bound), value, floor: None });
+        };
         let monoio = if conns == 64 { 0.97 } else { 0.92 };
         for (subject, over, bound) in [
             ("io-uring", "tokio", 0.88),
@@ -112,80 +143,128 @@ fn lines(measured: &Measured) -> Vec<Line> {
         ] {
             let metric = ServerCpuUsPerExchange;
             let value = measured.ratio((at(subject), metric), (at(over), metric));
-            let target = format!("server CPU, {subject} over {over}, {conns}x{size}");
-            line(target, Bound::AtMost(bound), value);
+            line(format!("server CPU, {subject} over {over}"), bound, value);
         }
         let mio = Place { experiment: "generator", ..at("mio") };
         let value = measured.ratio((mio, ClientCpuUsPerExchange), (mio, ServerCpuUsPerExchange));
-        let target = format!("CPU, generator over mio, {conns}x{size}");
-        line(target, Bound::AtMost(1.0), value);
+        line("CPU, generator over mio".to_owned(), 1.0, value);
     }
-    let floor = measured.floor.as_ref();
     for subject in ["io-uring", "mio"] {
         for conns in [64, 1000] {
             let place = Place { experiment: "crossed", subject, conns, size: 64 };
-            let spinning = floor.and_then(|floor| ns(&floor.two_threads, conns));
-            let target = format!("throughput, {subject} over two spinning threads, {conns}x64");
-            line(target, Bound::AtLeast(0.95), measured.share(place, spinning));
+            lines.push(Line {
+                target: format!("throughput, {subject} over two spinning threads, {conns}x64"),
+                asked: Bound::AtLeast(0.95),
+                value: measured.over_the_floor((place, ThroughputPerS), spinning),
+                floor: None,
+            });
         }
     }
+    lines
+}
+
+/// Servers and generator share all CPUs. At the floor each of them does whole exchanges.
+fn whole_machine(measured: &Measured<'_>) -> Vec<Line> {
+    let mut lines = Vec::new();
     for subject in ["io-uring", "mio"] {
         for (conns, bound) in [(64, 1.9), (1000, 1.65)] {
             let at = |subject| Place { experiment: "whole", subject, conns, size: 64 };
+            let cpus = measured.subject(at(subject)).map_or(1, |subject| subject.threads);
+            let most = |floor: &RoundFloor| Some(f64::from(cpus) * 1e9 / floor.one_thread_ns);
+            // With so many in flight the mean is no less (Little's law), and who serves all of
+            // them alike has no p99 below it.
+            let mean_ns = |floor: &RoundFloor| Some(f64::from(conns) * 1e9 / most(floor)?);
             let over_tokio =
                 |metric| measured.ratio((at(subject), metric), (at("tokio-mt"), metric));
-            let target = format!("whole machine: throughput, {subject} over tokio-mt, {conns}x64");
-            line(target, Bound::AtLeast(bound), over_tokio(ThroughputPerS));
-            let target = format!("whole machine: p99, {subject} over tokio-mt, {conns}x64");
-            line(target, Bound::AtMost(0.2), over_tokio(P99Ns));
-            // Every CPU doing whole exchanges.
-            let one = floor.and_then(|floor| ns(&floor.one_thread, conns));
-            let cpus = measured.subject(at(subject)).map_or(1, |subject| subject.threads);
-            let one = one.map(|ns| ns / f64::from(cpus));
-            let target = format!("whole machine: throughput, {subject} over the floor, {conns}x64");
-            line(target, Bound::AtLeast(0.88), measured.share(at(subject), one));
+            let floor_over_tokio = |metric, limit: &dyn Fn(&RoundFloor) -> Option<f64>| {
+                let tokio_over = measured.over_the_floor((at("tokio-mt"), metric), limit);
+                tokio_over.map(|tokio_over| 1.0 / tokio_over.median)
+            };
+            let mut line = |target, asked, value, floor| {
+                let target = format!("whole machine: {target}, {conns}x64");
+                lines.push(Line { target, asked, value, floor });
+            };
+            line(
+                format!("throughput, {subject} over tokio-mt"),
+                Bound::AtLeast(bound),
+                over_tokio(ThroughputPerS),
+                floor_over_tokio(ThroughputPerS, &most),
+            );
+            line(
+                format!("p99, {subject} over tokio-mt"),
+                Bound::AtMost(0.2),
+                over_tokio(P99Ns),
+                floor_over_tokio(P99Ns, &mean_ns),
+            );
+            line(
+                format!("throughput, {subject} over the floor"),
+                Bound::AtLeast(0.88),
+                measured.over_the_floor((at(subject), ThroughputPerS), most),
+                None,
+            );
         }
     }
-    for (experiment, how) in [("spinning", "both sides spin"), ("steered", "steered, asleep")] {
+    lines
+}
+
+/// One connection, with either way of doing without a wake-up on another CPU.
+fn one_connection(measured: &Measured<'_>) -> Vec<Line> {
+    type Limit = fn(&RoundFloor) -> Option<f64>;
+    let ways: [(_, _, Limit); 2] = [
+        ("spinning", "both sides spin", |floor| floor.two_threads_ns),
+        ("steered", "steered, asleep", |floor| Some(floor.one_thread_ns)),
+    ];
+    let mut lines = Vec::new();
+    for (experiment, how, limit) in ways {
         for subject in ["io-uring", "mio"] {
             let place = Place { experiment, subject, conns: 1, size: 64 };
-            let p50 =
-                measured.median(place, P50Ns).map(|ns| Value { median: ns / 1e3, interval: None });
-            line(format!("one connection, {how}: p50 of {subject}, us"), Bound::AtMost(9.0), p50);
+            let us = |ns: f64| ns / 1e3;
+            let p50 = measured.median(place, P50Ns);
+            lines.push(Line {
+                target: format!("one connection, {how}: p50 of {subject}, us"),
+                asked: Bound::AtMost(9.0),
+                value: p50.map(|p50| Value { median: us(p50.median), ..p50 }),
+                floor: measured.cell(place).and_then(|cell| cell.at_the_floor(limit)).map(us),
+            });
         }
-    }
-    for (subject, bound) in [("io-uring", 1.4), ("mio", 1.6)] {
-        let at = |conns| {
-            (Place { experiment: "many", subject, conns, size: 64 }, ServerCpuUsPerExchange)
-        };
-        let target = format!("server CPU, {subject}, 10000 over 1000 connections");
-        line(target, Bound::AtMost(bound), measured.ratio(at(10_000), at(1000)));
     }
     lines
 }
 
 /// The table, a line for each target of an experiment that was made.
-pub(crate) fn table(measured: &Measured) -> String {
-    let mut table =
-        String::from("|   | target | asked | median | interval |\n|---|---|---|---|---|\n");
-    let (mut reached, mut known) = (0, 0);
-    for Line { target, asked, value } in lines(measured) {
+pub(crate) fn table(comparisons: &Comparisons) -> String {
+    let mut table = String::from(
+        "|   | target | asked | median | interval | floor |\n|---|---|---|---|---|---|\n",
+    );
+    let (mut reached, mut beyond, mut known) = (0, 0, 0);
+    for Line { target, asked, value, floor } in lines(&Measured(comparisons)) {
         let Some(Value { median, interval }) = value else { continue };
-        let holds = asked.holds(median);
         known += 1;
-        reached += usize::from(holds);
         let mark = match interval {
-            _ if holds => "+",
+            _ if asked.holds(median) => {
+                reached += 1;
+                '+'
+            }
+            _ if floor.is_some_and(|floor| !asked.holds(floor)) => {
+                beyond += 1;
+                'x'
+            }
             // The truth may lie on the other side.
-            Some((low, high)) if asked.holds(low) || asked.holds(high) => "?",
-            _ => "-",
+            Some((low, high)) if asked.holds(low) || asked.holds(high) => '?',
+            _ => '-',
         };
-        let interval =
-            interval.map_or(String::new(), |(low, high)| format!("[{low:.2}, {high:.2}]"));
+        let interval = interval.map(|(low, high)| format!("[{low:.2}, {high:.2}]"));
+        let floor = floor.map(|floor| format!("{floor:.2}"));
+        let (interval, floor) = (interval.unwrap_or_default(), floor.unwrap_or_default());
         let _infallible =
-            writeln!(table, "| {mark} | {target} | {asked} | {median:.2} | {interval} |");
+            writeln!(table, "| {mark} | {target} | {asked} | {median:.2} | {interval} | {floor} |");
     }
-    let legend = "+: the median reaches it; ?: it does not, but the interval (99 %, bootstrap over \
-                  rounds) holds values that do; -: it does not";
-    format!("{table}\n{reached} of {known} are reached\n{}\n", wrap(legend, WIDTH, 0))
+    let legend = "+: the median reaches it; x: nobody can on this machine, since its floor (the \
+                  last column: exchanges without any event loop, measured in every round) does \
+                  not; ?: the median does not, but the interval (99 %, bootstrap over rounds) \
+                  holds values that do; -: it does not";
+    format!(
+        "{table}\n{reached} of {known} are reached, {beyond} are beyond the machine\n{}\n",
+        wrap(legend, WIDTH, 0)
+    )
 }

@@ -4,8 +4,7 @@
 //! cargo run --release -p lockstep-bench --features peers --bin targets
 //! ```
 //!
-//! Builds the load generator and the reference servers, lets `loadgen compare` and `loadgen floor`
-//! measure, keeps their records and one page of all of them in results/runs, and prints a table.
+//! Builds the load generator and the reference servers, lets `loadgen compare` measure, keeps their records and one page of all of them in results/runs, and prints a table.
 
 mod experiments;
 mod judgement;
@@ -19,7 +18,7 @@ use clap::Parser;
 use lockstep_results::store::{Document, read_any};
 
 use experiments::{EXPERIMENTS, Experiment};
-use judgement::{Measured, table};
+use judgement::table;
 
 /// Measure what the project set out to reach
 #[derive(Parser)]
@@ -92,17 +91,14 @@ fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
             (stem, files)
         }
     };
-    let mut measured = Measured::default();
+    let mut comparisons = Vec::new();
     for (experiment, file) in experiments.iter().zip(&files) {
         match read_any(file)? {
-            Document::Comparison(comparison) => {
-                measured.comparisons.push((experiment.name, *comparison))
-            }
-            Document::Floor(report) => measured.floor = Some(report.floor),
-            _ => return Err(format!("{}: not what was measured", file.display()).into()),
+            Document::Comparison(comparison) => comparisons.push((experiment.name, *comparison)),
+            _ => return Err(format!("{}: not a comparison", file.display()).into()),
         }
     }
-    let table = table(&measured);
+    let table = table(&comparisons);
     print!("{table}");
     if options.judge.is_none() {
         fs::write(options.output.join(format!("{stem}.txt")), table)?;

@@ -114,9 +114,8 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure
 }
 
 /// The short form, for a record: what bears on runs with these options and so many connections, in
-/// well under half a second for each number. `None` where it would say nothing of the run, or cannot be measured.
-///
-/// Who makes several runs measures once.
+/// well under half a second for each number. `None` where it would say nothing of the run, or
+/// cannot be measured.
 pub fn brief(args: &RunArgs, conns: &[u32]) -> Option<Floor> {
     // A connection for each exchange costs something else.
     if args.no_floor || args.service == Service::Hi {

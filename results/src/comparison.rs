@@ -14,6 +14,7 @@
 //! run names its own.
 
 mod exclusion;
+mod floors;
 mod judge;
 mod metric;
 mod sentences;
@@ -22,12 +23,13 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 pub use exclusion::Exclusion;
+pub use floors::RoundFloor;
 pub(crate) use metric::latency;
 pub use metric::{ByMetric, Metric};
 pub(crate) use sentences::interval;
 
 use crate::statistics::{Ratio, Stopped, Stopping};
-use crate::{Environment, Floor, Latency, Record, Subject};
+use crate::{Environment, Latency, Record, Subject};
 
 /// A whole comparison, as its file holds it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -80,9 +82,6 @@ pub struct Plan {
     /// What was asked of every run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
-    /// What the machine could do at all before the first round, for each size.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub floors: Vec<Floor>,
 }
 
 /// A server that the comparison went on without.
@@ -195,6 +194,9 @@ pub struct Cell {
     /// Why no further round was made; absent when there should be more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
+    /// What the machine could do at all, in each round in which that was measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floors: Vec<RoundFloor>,
     /// The subjects that ran, in the order of [`Plan::subjects`].
     pub subjects: Vec<Measured>,
 }

@@ -52,7 +52,7 @@ mod text;
 pub use backlog::Backlog;
 pub use comparison::{
     Absent, Asked, ByMetric, Cell, Command, Comparison, Exclusion, Measured, Measurement, Metric,
-    Plan, Run, Summary,
+    Plan, RoundFloor, Run, Summary,
 };
 pub use environment::{Build, Environment, Load};
 pub use floor::{Calls, Exchange, Floor, FloorReport, Spread};

@@ -3,12 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use lockstep_results::statistics::Stopping;
-use lockstep_results::{Absent, Asked, Command, Floor, Plan};
+use lockstep_results::{Absent, Asked, Command, Plan};
 
 use super::CompareArgs;
 use super::rounds::Turn;
 use super::subjects::Entry;
-use crate::floor;
 use crate::machine::placement::Place;
 use crate::run::args::RunArgs;
 use crate::run::warmup::Warmup;
@@ -40,16 +39,7 @@ pub(super) fn plan(
         },
         absent,
         asked: Some(asked(args, base, entries, turns)),
-        floors: floors(args, base),
     }
-}
-
-fn floors(args: &CompareArgs, base: &RunArgs) -> Vec<Floor> {
-    let mut sizes = args.size.clone();
-    sizes.sort_unstable();
-    sizes.dedup();
-    let of = |size| floor::brief(&RunArgs { size, ..base.clone() }, &args.conns);
-    sizes.into_iter().filter_map(of).collect()
 }
 
 fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry], turns: &[Turn]) -> Asked {

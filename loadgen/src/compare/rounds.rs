@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use lockstep_results::statistics::Stopped;
-use lockstep_results::{Comparison, Plan, Run, store};
+use lockstep_results::{Comparison, Floor, Plan, Run, store};
 
 use super::Compared;
 use super::subjects::Entry;
 use crate::exit::{self, Failure};
+use crate::floor;
 use crate::run::args::RunArgs;
 use crate::run::{Finished, Job, Session};
 
@@ -37,6 +38,15 @@ pub(super) struct Rounds {
     /// Runs tried, and how many more there may be.
     done: u32,
     left: u32,
+}
+
+/// What the runs of a round in a cell have in common.
+struct Shared {
+    round: u32,
+    cell: Key,
+    seed: u64,
+    /// What the machine could do at all just before them.
+    floor: Option<Floor>,
 }
 
 /// Where the runs' records are kept.
@@ -97,13 +107,16 @@ impl Rounds {
             for cell in open {
                 let mut order: Vec<usize> = (0..self.entries.len()).collect();
                 self.rng.shuffle(&mut order);
+                let (conns, size) = cell;
+                let base = RunArgs { conns, size, ..self.base.clone() };
                 // The same bytes, and in an open loop the same instants, for all.
                 let seed = self.rng.u64(..);
+                let shared = Shared { round, cell, seed, floor: floor::brief(&base, &[conns]) };
                 match self.turn(cell) {
-                    Some(turn) => self.run_in_turns(round, cell, &order, seed, turn)?,
+                    Some(turn) => self.run_in_turns(&shared, &order, turn)?,
                     None => {
                         for index in order {
-                            self.run(round, cell, index, seed)?;
+                            self.run(&shared, index)?;
                         }
                     }
                 }
@@ -116,50 +129,51 @@ impl Rounds {
         self.turns.iter().find(|(of, _)| *of == conns).and_then(|&(_, turn)| turn)
     }
 
-    fn run(&mut self, round: u32, cell: Key, index: usize, seed: u64) -> Result<(), Failure> {
+    fn run(&mut self, shared: &Shared, index: usize) -> Result<(), Failure> {
         if let Some(signal) = self.session.signal() {
             return Err(Failure::signal(signal));
         }
-        let args = self.args(cell, index, seed);
-        let job = self.job(round, &args, index, &self.entries[index].name);
+        let args = self.args(shared, index);
+        let job = self.job(shared, &args, index, &self.entries[index].name);
         let result = self.session.run(&job);
-        self.note(round, index, result)
+        self.note(shared.round, index, result)
     }
 
     fn run_in_turns(
         &mut self,
-        round: u32,
-        cell: Key,
+        shared: &Shared,
         order: &[usize],
-        seed: u64,
         turn: Duration,
     ) -> Result<(), Failure> {
         if let Some(signal) = self.session.signal() {
             return Err(Failure::signal(signal));
         }
-        let args: Vec<RunArgs> = order.iter().map(|&index| self.args(cell, index, seed)).collect();
-        let job = |(args, &index)| self.job(round, args, index, "all in turn");
+        let args: Vec<RunArgs> = order.iter().map(|&index| self.args(shared, index)).collect();
+        let job = |(args, &index)| self.job(shared, args, index, "all in turn");
         let jobs: Vec<Job<'_>> = args.iter().zip(order).map(job).collect();
         let results = self.session.run_in_turns(&jobs, turn);
         // What was measured is kept, whatever became of another one.
-        let noted = order.iter().zip(results).map(|(&index, it)| self.note(round, index, it));
+        let noted =
+            order.iter().zip(results).map(|(&index, it)| self.note(shared.round, index, it));
         noted.collect::<Vec<_>>().into_iter().collect()
     }
 
-    fn args(&self, (conns, size): Key, index: usize, seed: u64) -> RunArgs {
-        RunArgs { conns, size, seed: Some(seed), ..self.entries[index].subject.args(&self.base) }
+    fn args(&self, shared: &Shared, index: usize) -> RunArgs {
+        let ((conns, size), seed) = (shared.cell, Some(shared.seed));
+        RunArgs { conns, size, seed, ..self.entries[index].subject.args(&self.base) }
     }
 
-    fn job<'a>(&'a self, round: u32, args: &'a RunArgs, index: usize, who: &str) -> Job<'a> {
+    fn job<'a>(&'a self, shared: &Shared, args: &'a RunArgs, index: usize, who: &str) -> Job<'a> {
         let label = format!(
-            "round {round}/{}, {}x{}, {who}; {}: ",
+            "round {}/{}, {}x{}, {who}; {}: ",
+            shared.round,
             self.plan.stopping.rounds_max,
             args.conns,
             args.size,
             remaining(self.began.elapsed(), self.done, self.left)
         );
         let (argv, command) = (self.plan.argv.clone(), self.entries[index].subject.command());
-        Job { args, command, argv, label, floor: None }
+        Job { args, command, argv, label, floor: shared.floor.clone() }
     }
 
     /// Takes the result of a run, or of the attempt.

@@ -32,8 +32,8 @@ pub(super) struct Spun {
     pub(super) running: f64,
 }
 
-/// A request in flight on every connection for so long, the server's end in a thread on the
-/// processor `server`.
+/// A request in flight on every connection for so long, once there is one, the server's end in a
+/// thread on the processor `server`.
 pub(super) fn spin(
     pairs: &[Pair],
     pattern: &Pattern,
@@ -114,19 +114,21 @@ fn drive(pairs: &[Pair], pattern: &Pattern, slice: Duration, over: &AtomicBool) 
     let turn = |number| Turn { window: Window::first(number), sent: 0, got: 0, over: false };
     let mut turns: Vec<Turn> = (0..pairs.len() as u32).map(turn).collect();
     let begin = Instant::now();
-    let (mut exchanges, mut open) = (0_u64, pairs.len());
-    let mut measured = None;
+    let (mut exchanges, mut open) = (0_usize, pairs.len());
+    // Counted from when as many replies have come as there are connections: before, most are idle.
+    let (mut since, mut measured) = (begin, None);
     let mut looks = 0;
     while open > 0 {
         for (pair, turn) in pairs.iter().zip(&mut turns).filter(|(_, turn)| !turn.over) {
             looks += 1;
             if looks % BATCH == 0 {
-                let elapsed = begin.elapsed();
+                let now = Instant::now();
+                let counted = exchanges.saturating_sub(pairs.len());
                 // At least one, or there is no time between two.
-                if measured.is_none() && elapsed >= slice && exchanges > 0 {
-                    measured = Some(elapsed.as_nanos() as f64 / exchanges as f64);
+                if measured.is_none() && counted > 0 && now - since >= slice {
+                    measured = Some((now - since).as_nanos() as f64 / counted as f64);
                 }
-                if elapsed > slice + PATIENCE || over.load(Relaxed) {
+                if now - begin > slice + PATIENCE || over.load(Relaxed) {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
             }
@@ -134,6 +136,9 @@ fn drive(pairs: &[Pair], pattern: &Pattern, slice: Duration, over: &AtomicBool) 
                 continue;
             }
             exchanges += 1;
+            if exchanges == pairs.len() {
+                since = Instant::now();
+            }
             if measured.is_some() {
                 turn.over = true;
                 open -= 1;

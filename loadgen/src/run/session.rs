@@ -70,7 +70,7 @@ pub struct Job<'a> {
     pub argv: Vec<String>,
     /// What the progress line begins with.
     pub label: String,
-    /// What the machine can do at all, for the record; measured by who makes several runs once.
+    /// What the machine can do at all, for the record.
     pub floor: Option<Floor>,
 }
 

@@ -75,6 +75,9 @@ fn every_subject_runs_once_a_round_in_every_cell() {
     assert_eq!(rounds(&comparison), vec![named(&["blocking", "mio"], 2); 4]);
     for cell in comparison["cells"].as_array().unwrap() {
         assert_eq!(cell["stopped"], "maximum");
+        let floors = cell["floors"].as_array().unwrap();
+        assert_eq!(floors.iter().map(|floor| &floor["round"]).collect::<Vec<_>>(), [1, 2]);
+        assert!(floors.iter().all(|floor| floor["one_thread_ns"].as_f64() > Some(0.0)));
     }
     // The same seed draws the same order; the runs' instants tell it.
     let order = |comparison: &Value| {

@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 
 use super::metric::latency;
 use super::{ByMetric, Cell, Comparison, Measured, Measurement, Metric, Plan, Run, Summary};
-use super::{by_round, exclusion, pairs};
+use super::{by_round, exclusion, floors, pairs};
 use crate::statistics::{Ratio, median, spread};
 use crate::{Environment, Latency, SCHEMA};
 
@@ -90,6 +90,7 @@ fn cell(plan: &Plan, primary: Metric, runs: &[&Run]) -> Cell {
         load: record.load.clone(),
         rounds,
         stopped,
+        floors: floors::floors(runs),
         subjects,
     }
 }

@@ -30,7 +30,7 @@ impl Comparison {
                 let grid = table.trim_fmt();
                 lines.extend(grid.lines().map(|line| line.trim_end().to_owned()));
             }
-            lines.extend(self.floor(cell).map(|floor| format!("\n{}", line(&floor))));
+            lines.extend(floor(cell).map(|floor| format!("\n{}", line(&floor))));
             lines.push(String::new());
         }
         lines.extend(self.notes().iter().map(|note| line(note)));
@@ -81,19 +81,6 @@ impl Comparison {
             tables.push(table);
         }
         tables
-    }
-
-    /// What the machine can do at all under the cell's load.
-    fn floor(&self, cell: &Cell) -> Option<String> {
-        let floor = self.plan.floors.iter().find(|floor| floor.size == cell.size)?;
-        let one_thread = format::duration(floor.one_thread_ns(cell.conns)? as u64);
-        let spinning = floor
-            .two_threads_per_s(cell.conns)
-            .map(|most| format!(", and two spinning threads reach {}/s", format::count(most)));
-        Some(format!(
-            "floor: without an event loop both sides of an exchange take {one_thread} of one CPU{}",
-            spinning.unwrap_or_default()
-        ))
     }
 
     /// How to read the table, and what stands against believing it.
@@ -172,6 +159,19 @@ fn heading(cell: &Cell) -> String {
     line(&format!(
         "{} connections x {} bytes, {} loop, {} rounds: {end}",
         cell.conns, cell.size, cell.load, cell.rounds
+    ))
+}
+
+/// What the machine could do at all under the cell's load.
+fn floor(cell: &Cell) -> Option<String> {
+    let one_thread = cell.at_the_floor(|floor| Some(floor.one_thread_ns))?;
+    let one_thread = format::duration(one_thread as u64);
+    let spinning = cell
+        .at_the_floor(|floor| floor.two_threads_ns)
+        .map(|ns| format!(", and two spinning threads reach {}/s", format::count(1e9 / ns)));
+    Some(format!(
+        "floor: without an event loop both sides of an exchange took {one_thread} of one CPU{}",
+        spinning.unwrap_or_default()
     ))
 }
 

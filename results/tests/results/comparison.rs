@@ -5,7 +5,7 @@ mod shown;
 
 use fastrand::Rng;
 use lockstep_results::statistics::{Ratio, Stopped, Stopping, Verdict};
-use lockstep_results::{Comparison, Metric, Plan, Run};
+use lockstep_results::{Comparison, Exchange, Floor, Metric, Plan, RoundFloor, Run, Spread};
 
 use crate::sample;
 
@@ -24,7 +24,6 @@ fn plan(subjects: &[&str]) -> Plan {
         stopping: RULE,
         absent: Vec::new(),
         asked: None,
-        floors: Vec::new(),
     }
 }
 
@@ -276,6 +275,46 @@ fn cells_stop_each_on_its_own_and_are_named() {
     assert!(sentences[0].starts_with("64x64: mio and io-uring: no difference within noise ("));
     assert!(sentences[0].ends_with("; the noise could hide 21 %)"), "{}", sentences[0]);
     assert!(sentences[1].starts_with("1000x64: io-uring needs 0.87x"), "{}", sentences[1]);
+}
+
+#[test]
+fn a_subject_is_compared_with_the_floor_of_its_own_round() {
+    let spread = |ns| Some(Spread { median: ns, low: ns, high: ns });
+    let exchange = |conns, ns| spread(ns).map(|ns| Exchange { conns, ns }).into_iter().collect();
+    let floor = |one_thread_ns| Floor {
+        measured: "2026-11-23T12:24:05Z".into(),
+        duration_s: 0.1,
+        rounds: 5,
+        size: 64,
+        client_cpu: 1,
+        server_cpu: Some(0),
+        connections: 0,
+        one_thread: exchange(1000, one_thread_ns),
+        two_threads: exchange(1000, 5000.0),
+        blocking_ns: None,
+        calls: None,
+    };
+    let mut runs = runs(3, &[("mio", 1.0)]);
+    for (run, slower) in runs.iter_mut().zip([1.0, 2.0, 1.5]) {
+        run.record.throughput_per_s = 80e3 / slower;
+        // The third round has none.
+        run.record.floor = (run.round < 3).then(|| floor(10_000.0 * slower));
+    }
+    let comparison = Comparison::judge(plan(&["mio"]), &runs);
+    let [cell] = &comparison.cells[..] else { panic!("one cell") };
+    let rounds: Vec<_> = cell.floors.iter().map(|it| (it.round, it.one_thread_ns)).collect();
+    assert_eq!(rounds, [(1, 10_000.0), (2, 20_000.0)]);
+    let most = |floor: &RoundFloor| Some(1e9 / floor.one_thread_ns);
+    let share = cell.over_the_floor(&cell.subjects[0], Metric::ThroughputPerS, most).unwrap();
+    assert_eq!(share.rounds, 2);
+    for end in [share.median, share.low, share.high] {
+        assert!((end - 0.8).abs() < 1e-9, "{share:?}: what drifts cancels");
+    }
+    assert_eq!(cell.at_the_floor(|floor| floor.two_threads_ns), Some(5000.0));
+    let table = comparison.table().replace("\n    ", " ");
+    let line = "\nfloor: without an event loop both sides of an exchange took 15.0us of one CPU, \
+                and two spinning threads reach 200.0k/s\n";
+    assert!(table.contains(line), "{table}");
 }
 
 #[test]

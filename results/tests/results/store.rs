@@ -79,7 +79,6 @@ fn comparison() -> Comparison {
         stopping: Stopping::default(),
         absent: Vec::new(),
         asked: None,
-        floors: Vec::new(),
     };
     let run =
         |subject: &str| Run { round: 1, subject: subject.into(), record: sample(), file: None };

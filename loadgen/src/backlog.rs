@@ -28,7 +28,7 @@ pub use process::{TrialArgs, trial};
 
 use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
-use crate::{machine::procfs, machine::signals};
+use crate::machine::{processes, procfs, signals};
 use process::{Children, Order};
 use trial::Spec;
 
@@ -142,7 +142,7 @@ fn resolve(target: &str) -> Result<SocketAddr, Failure> {
 /// The process that listens at the target, if SIGUSR1 would not end it.
 fn releasable(addr: SocketAddr) -> Result<i32, Failure> {
     let refused = |error: String| Failure::new(exit::USAGE, error);
-    let Some(pid) = procfs::listener(addr) else {
+    let Some(pid) = processes::listener(addr) else {
         return Err(refused(format!("--release: the process at {addr} cannot be told"))
             .hint("leave --release out, and let it accept within --observe"));
     };

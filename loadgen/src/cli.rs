@@ -9,8 +9,8 @@ use crate::compare::CompareArgs;
 use crate::floor::FloorArgs;
 use crate::many::{ManyArgs, PartArgs};
 use crate::run::args::{LiveArgs, RunArgs, page};
-use crate::servers::command::ExecArgs;
 use crate::servers::embedded::EmbeddedArgs;
+use crate::servers::supervisor::ExecArgs;
 use crate::storm::StormArgs;
 use crate::sweep::SweepArgs;
 

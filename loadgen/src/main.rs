@@ -24,7 +24,7 @@ use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
 use loadgen::storm::{self, StormArgs};
 use loadgen::sweep::{self, SweepArgs};
-use loadgen::{machine::signals, run, run::report, servers::command, servers::embedded};
+use loadgen::{machine::signals, run, run::report, servers::embedded, servers::supervisor};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Some(Command::Sweep(args)) => sweep_and_print(&args),
         Some(Command::Floor(args)) => floor_and_print(&args),
         Some(Command::Serve(args)) => return embedded::serve(&args),
-        Some(Command::Exec(args)) => return command::exec(&args),
+        Some(Command::Exec(args)) => return supervisor::exec(&args),
         Some(Command::BacklogTrial(args)) => return backlog::trial(&args),
         Some(Command::ManyPart(args)) => return many::part(&args),
     };

@@ -1,12 +1,14 @@
 //! One measured run: its options, its phases, and what is made of what was measured.
 //!
 //! * [`args`]: what is asked for. `session`: all of it in order, up to the record.
-//! * [`measure`], [`warmup`]: the main thread, which conducts the clients' threads.
+//! * [`measure`], [`warmup`]: the main thread, which conducts the clients' threads; `account`: what the
+//!   server uses meanwhile.
 //! * [`verdict`]: who was the limit, and whether the numbers may be believed; [`condition`]: whether
 //!   they are as they should be.
 //! * [`record`], [`report`], [`picture`]: the numbers as a record, and the record as text; [`live`],
 //!   [`hlog`]: its intervals while it goes on.
 
+mod account;
 pub mod args;
 pub mod condition;
 pub mod hlog;
@@ -20,6 +22,7 @@ mod session;
 pub mod verdict;
 pub mod warmup;
 
+pub use account::Used;
 pub(crate) use prepare::Several;
 pub(crate) use session::check_cpus;
 pub use session::{Finished, Job, Session, run};

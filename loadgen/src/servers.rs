@@ -2,4 +2,5 @@
 
 pub mod command;
 pub mod embedded;
+pub mod supervisor;
 pub(crate) mod target;

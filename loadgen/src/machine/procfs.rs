@@ -1,7 +1,6 @@
-//! What the kernel has accounted to a process, and which process a server is (proc(5)).
+//! What the kernel has accounted to a process (proc(5)).
 
 use std::fs;
-use std::net::SocketAddr;
 
 use rustix::process::Pid;
 
@@ -20,6 +19,8 @@ pub struct Usage {
     pub user_ticks: u64,
     /// The part of it in the kernel on its behalf, likewise.
     pub system_ticks: u64,
+    /// The time of its children that have ended and were waited for, likewise.
+    pub children_ticks: u64,
     /// Voluntary and involuntary switches of the threads that are there; `None` where these are
     /// more than [`THREADS_READ`].
     pub context_switches: Option<u64>,
@@ -32,6 +33,7 @@ impl Usage {
             cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
             user_ticks: self.user_ticks.saturating_sub(before.user_ticks),
             system_ticks: self.system_ticks.saturating_sub(before.system_ticks),
+            children_ticks: self.children_ticks.saturating_sub(before.children_ticks),
             // Threads that ended in between have taken theirs with them.
             context_switches: both(
                 self.context_switches,
@@ -47,6 +49,7 @@ impl Usage {
             cpu_ns: self.cpu_ns + other.cpu_ns,
             user_ticks: self.user_ticks + other.user_ticks,
             system_ticks: self.system_ticks + other.system_ticks,
+            children_ticks: self.children_ticks + other.children_ticks,
             context_switches: both(self.context_switches, other.context_switches, |a, b| a + b),
         }
     }
@@ -68,10 +71,10 @@ pub fn usage(pid: Pid) -> Option<Usage> {
     let cpu_ns = cpu_time::of_process_ns(pid)?;
     let directory = format!("/proc/{}", pid.as_raw_nonzero());
     let stat = fs::read_to_string(format!("{directory}/stat")).ok()?;
-    let (user_ticks, system_ticks) = parse_stat(&stat)?;
+    let [user_ticks, system_ticks, children_ticks] = parse_stat(&stat)?;
     let context_switches =
         (parse_threads(&stat)? <= THREADS_READ).then(|| switches_of_threads(&directory));
-    Some(Usage { cpu_ns, user_ticks, system_ticks, context_switches })
+    Some(Usage { cpu_ns, user_ticks, system_ticks, children_ticks, context_switches })
 }
 
 fn switches_of_threads(directory: &str) -> u64 {
@@ -83,42 +86,12 @@ fn switches_of_threads(directory: &str) -> u64 {
 
 /// Reads what this thread has used.
 pub fn thread_usage() -> Option<Usage> {
-    let (user_ticks, system_ticks) =
+    let [user_ticks, system_ticks, _] =
         parse_stat(&fs::read_to_string("/proc/thread-self/stat").ok()?)?;
     let status = fs::read_to_string("/proc/thread-self/status").ok()?;
     let context_switches = Some(parse_switches(&status));
     let cpu_ns = cpu_time::of_this_thread_ns();
-    Some(Usage { cpu_ns, user_ticks, system_ticks, context_switches })
-}
-
-/// The processes that are a server.
-#[derive(Clone, Copy, Debug)]
-pub enum Processes {
-    /// This one.
-    One(Pid),
-    /// All in the process group of this one.
-    Group(Pid),
-}
-
-impl Processes {
-    /// Those there are now.
-    pub fn list(self) -> Vec<Pid> {
-        match self {
-            Self::One(pid) => vec![pid],
-            Self::Group(leader) => members(leader),
-        }
-    }
-}
-
-/// The processes of a group.
-fn members(leader: Pid) -> Vec<Pid> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let members = processes.filter_map(|process| {
-        let pid = Pid::from_raw(process.file_name().to_str()?.parse().ok()?)?;
-        let stat = fs::read_to_string(process.path().join("stat")).ok()?;
-        (parse_group(&stat)? == leader.as_raw_nonzero().get()).then_some(pid)
-    });
-    members.collect()
+    Some(Usage { cpu_ns, user_ticks, system_ticks, children_ticks: 0, context_switches })
 }
 
 /// Reads what several processes have used; `None` when there is none, or one cannot be read.
@@ -153,37 +126,6 @@ pub fn capacity(pid: Pid) -> Option<(usize, Vec<usize>)> {
     Some((threads, cpus))
 }
 
-/// The process that listens at `addr` on this machine, if it can be found out.
-pub fn listener(addr: SocketAddr) -> Option<Pid> {
-    let table = match addr {
-        SocketAddr::V4(_) => "/proc/net/tcp",
-        SocketAddr::V6(_) => "/proc/net/tcp6",
-    };
-    let mut inodes = listening_inodes(&fs::read_to_string(table).ok()?, addr);
-    if addr.is_ipv4() {
-        // A socket that listens on [::] takes IPv4 connections as well.
-        let unspecified = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), addr.port());
-        let table = fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
-        inodes.extend(listening_inodes(&table, unspecified));
-    }
-    if inodes.is_empty() {
-        return None;
-    }
-    let sockets: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
-    for process in fs::read_dir("/proc").ok()?.flatten() {
-        let name = process.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
-        for descriptor in descriptors.flatten() {
-            let link = fs::read_link(descriptor.path()).unwrap_or_default();
-            if link.to_str().is_some_and(|link| sockets.iter().any(|socket| socket == link)) {
-                return Pid::from_raw(pid);
-            }
-        }
-    }
-    None
-}
-
 /// Whether `pid` has a handler for a signal, which would otherwise end it (`SigCgt`).
 pub fn catches(pid: Pid, signal: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
@@ -196,20 +138,17 @@ fn parse_catches(status: &str, signal: i32) -> bool {
     caught.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-/// `utime` and `stime`, fields 14 and 15. The second field, the name, may contain anything.
-fn parse_stat(stat: &str) -> Option<(u64, u64)> {
+/// `utime`, `stime`, and the sum of `cutime` and `cstime`: fields 14 to 17. The second field, the
+/// name, may contain anything.
+fn parse_stat(stat: &str) -> Option<[u64; 3]> {
     let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().skip(11);
-    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    let mut field = || fields.next()?.parse::<u64>().ok();
+    Some([field()?, field()?, field()? + field()?])
 }
 
 /// `num_threads`, field 20.
 fn parse_threads(stat: &str) -> Option<usize> {
     stat[stat.rfind(')')? + 1..].split_ascii_whitespace().nth(17)?.parse().ok()
-}
-
-/// `pgrp`, field 5.
-fn parse_group(stat: &str) -> Option<i32> {
-    stat[stat.rfind(')')? + 1..].split_ascii_whitespace().nth(2)?.parse().ok()
 }
 
 fn parse_switches(status: &str) -> u64 {
@@ -223,52 +162,15 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
-/// The inodes of sockets in state LISTEN (0A) at `addr` or at the unspecified address.
-fn listening_inodes(table: &str, addr: SocketAddr) -> Vec<u64> {
-    let port = format!("{:04X}", addr.port());
-    let local = hexadecimal(addr);
-    let mut inodes = Vec::new();
-    for line in table.lines().skip(1) {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let (Some(&address), Some(&"0A"), Some(inode)) =
-            (fields.get(1), fields.get(3), fields.get(9))
-        else {
-            continue;
-        };
-        let Some((host, its_port)) = address.split_once(':') else { continue };
-        if its_port == port && (host == local || host.bytes().all(|digit| digit == b'0')) {
-            inodes.extend(inode.parse::<u64>());
-        }
-    }
-    inodes
-}
-
-/// An address as `/proc/net/tcp` writes it: words of four bytes in the machine's byte order.
-fn hexadecimal(addr: SocketAddr) -> String {
-    let words = |bytes: &[u8]| {
-        let words = bytes.chunks_exact(4).map(|word| {
-            format!("{:08X}", u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
-        });
-        words.collect()
-    };
-    match addr {
-        SocketAddr::V4(addr) => words(&addr.ip().octets()),
-        SocketAddr::V6(addr) => words(&addr.ip().octets()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-
     use super::*;
 
     #[test]
     fn a_name_with_spaces_and_brackets_does_not_shift_the_fields() {
-        let stat = "77 (a) b (c)) S 1 77 77 0 -1 4194304 1 2 3 4 55 66 0 0 20 0 9 0 123";
-        assert_eq!(parse_stat(stat), Some((55, 66)));
+        let stat = "77 (a) b (c)) S 1 77 77 0 -1 4194304 1 2 3 4 55 66 7 1 20 0 9 0 123";
+        assert_eq!(parse_stat(stat), Some([55, 66, 8]));
         assert_eq!(parse_threads(stat), Some(9));
-        assert_eq!(parse_group(stat), Some(77));
         assert_eq!(parse_stat("77 (short) S 1"), None);
         assert_eq!(parse_stat(""), None);
     }
@@ -286,34 +188,6 @@ mod tests {
         let status = "Name:\tx\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t5\n";
         assert_eq!(parse_switches(status), 12);
         assert_eq!(parse_switches(""), 0);
-    }
-
-    #[test]
-    fn listeners_are_told_from_connections_and_other_ports() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-            0: 0100007F:22C2 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1001 1\n\
-            1: 0100007F:22C2 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 1002 1\n\
-            2: 00000000:22C2 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1003 1\n\
-            3: 0200007F:22C2 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1004 1\n";
-        #[cfg(target_endian = "little")]
-        assert_eq!(listening_inodes(table, "127.0.0.1:8898".parse().unwrap()), vec![1001, 1003]);
-        assert!(listening_inodes(table, "127.0.0.1:8899".parse().unwrap()).is_empty());
-    }
-
-    #[test]
-    fn this_process_is_found_by_its_listener() {
-        let own = rustix::process::getpid();
-        for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
-            let Ok(socket) = TcpListener::bind(address) else {
-                println!("SKIPPED: cannot listen on {address}");
-                continue;
-            };
-            let mut addr = socket.local_addr().unwrap();
-            if addr.ip().is_unspecified() {
-                addr.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-            }
-            assert_eq!(listener(addr), Some(own), "{address}");
-        }
     }
 
     #[test]

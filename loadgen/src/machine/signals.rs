@@ -18,8 +18,14 @@ use crate::run::measure::News;
 /// Has the kernel end this process with `parent`, which has started it; `false` if that is gone
 /// already.
 pub fn end_with(parent: i32) -> bool {
+    signal_with(parent, Signal::KILL)
+}
+
+/// Has the kernel send this process a signal when `parent` is gone, which has started it; `false`
+/// if it is already.
+pub fn signal_with(parent: i32, signal: Signal) -> bool {
     // Where it is refused, the parent still ends its children whenever it can.
-    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    let _ = set_parent_process_death_signal(Some(signal));
     getppid() == Pid::from_raw(parent)
 }
 

@@ -240,6 +240,7 @@ fn verdict(
         client_waiting: None,
         server_busy: Some(server_share / servers.len().min(threads).max(1) as f64),
         shared_busy: shared.then(|| (client_share + server_share) / clients),
+        server_changed: false,
         exchanges: counted.exchanges,
         wrong_replies: counted.wrong_replies,
         conns: cell.conns.into(),

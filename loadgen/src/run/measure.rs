@@ -1,13 +1,12 @@
 //! The phases of a run, as the main thread conducts them.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use lockstep_results::Interval;
-use rustix::process::Pid;
 
 use crate::clients::clock::{Clock, NEVER};
 use crate::clients::control::Control;
@@ -19,8 +18,10 @@ use crate::clients::turns::Seat;
 use crate::clients::worker::{self, Plan};
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Placement, pin};
-use crate::machine::procfs::{self, Processes, Usage};
+use crate::machine::processes::Processes;
+use crate::machine::procfs::Usage;
 use crate::progress::{self, Progress};
+use crate::run::account::{Account, Used};
 use crate::run::warmup::{self, Warmup, Watch};
 use crate::servers::embedded::Ready;
 
@@ -112,10 +113,8 @@ pub struct Measured {
     pub warmup_end: Option<warmup::End>,
     /// What the generator used in the window.
     pub client: Option<Usage>,
-    /// What the server used in the window.
-    pub server: Option<Usage>,
-    /// The server's threads, and the processors they may use.
-    pub server_capacity: Option<(usize, Vec<usize>)>,
+    /// What the server used in it.
+    pub server: Used,
     /// The signal that cut the run short.
     pub signal: Option<i32>,
 }
@@ -138,13 +137,15 @@ pub fn measure(
     let control = Control::new(Clock::start(), run.plan.threads, open)
         .map_err(|error| cannot("cannot wake threads", &error))?;
     let control = Arc::new(control);
+    let connections = Mutex::new(());
     thread::scope(|scope| {
+        let keep = connections.lock().unwrap_or_else(PoisonError::into_inner);
         let mut conductor = Conductor {
             run,
             control: &control,
             news,
             progress: Progress::start(run.progress.as_deref()),
-            server: Vec::new(),
+            server: Account::new(run.server),
             opened: 0,
             finished: 0,
             started: 0,
@@ -155,8 +156,8 @@ pub fn measure(
         };
         let mut threads = Vec::new();
         for share in Share::divide(run.conns, run.requests, run.plan.threads) {
-            let (sender, control) = (sender.clone(), &control);
-            let work = move || work(run, control, share, &sender);
+            let (sender, control, connections) = (sender.clone(), &control, &connections);
+            let work = move || work(run, control, share, &sender, connections);
             match thread::Builder::new()
                 .name(format!("clients-{}", share.thread))
                 .spawn_scoped(scope, work)
@@ -169,7 +170,7 @@ pub fn measure(
             }
         }
         conductor.started = threads.len();
-        let edges = conductor.conduct();
+        let edges = conductor.conduct(keep);
         let mut tally = Tally::new();
         for thread in threads {
             match thread.join() {
@@ -189,6 +190,7 @@ fn work(
     control: &Control,
     share: Share,
     sender: &Sender<News>,
+    connections: &Mutex<()>,
 ) -> Result<Tally, String> {
     struct Leave<'a>(Option<&'a Seat>);
     impl Drop for Leave<'_> {
@@ -205,6 +207,7 @@ fn work(
         drop(leave);
         drop(finish);
         run.plan.seat.iter().for_each(Seat::await_all);
+        drop(connections.lock());
     };
     worker::work(&run.plan, control, share, opened, finished).map_err(events)
 }
@@ -215,7 +218,7 @@ struct Conductor<'a> {
     control: &'a Arc<Control>,
     news: &'a Receiver<News>,
     progress: Progress,
-    server: Vec<Pid>,
+    server: Account,
     opened: usize,
     finished: usize,
     started: usize,
@@ -232,33 +235,22 @@ struct Edges {
     start_ns: u64,
     end_ns: u64,
     warmup_end: Option<warmup::End>,
-    before: Option<Usage>,
-    after: Option<Usage>,
-    server_capacity: Option<(usize, Vec<usize>)>,
 }
 
 impl Conductor<'_> {
-    fn conduct(&mut self) -> Edges {
+    /// Goes through all phases. No connection is closed before `keep` is dropped.
+    fn conduct(&mut self, keep: MutexGuard<'_, ()>) -> Edges {
         while self.opened < self.started && self.finished == 0 && self.signal.is_none() {
             self.wait(NEVER);
         }
-        // By now it has the processes that it needs for its connections.
-        self.server = self.run.server.map(Processes::list).unwrap_or_default();
+        self.server.find();
         if self.run.plan.seat.is_some() {
             self.control.clock.stop();
         }
         let now = self.control.clock.now();
         let ahead = self.run.plan.open.map_or(Duration::ZERO, |_| HEAD_START);
         let begin_ns = now + ahead.as_nanos() as u64;
-        let mut edges = Edges {
-            begin_ns,
-            start_ns: begin_ns,
-            end_ns: NEVER,
-            warmup_end: None,
-            before: None,
-            after: None,
-            server_capacity: None,
-        };
+        let mut edges = Edges { begin_ns, start_ns: begin_ns, end_ns: NEVER, warmup_end: None };
         let lost = self.opened < self.started || self.finished > 0;
         if lost || self.signal.is_some() {
             self.control.cut(now, now);
@@ -269,14 +261,13 @@ impl Conductor<'_> {
             if self.run.plan.seat.is_some() {
                 self.window_started = SystemTime::now(); // the clock has stood still meanwhile
             }
-            edges.before = procfs::usage_of(&self.server);
-            // Now it has the threads that it needs for its connections.
-            edges.server_capacity = procfs::capacity_of(&self.server);
+            self.server.begin();
             self.wait_until(edges.end_ns);
-            edges.after = procfs::usage_of(&self.server);
         }
         // Now at the latest, also if all threads have ended before their time.
         edges.end_ns = edges.end_ns.min(self.control.clock.now()).min(self.control.end_ns());
+        self.server.end();
+        drop(keep);
         while self.finished < self.started {
             self.wait(NEVER);
         }
@@ -399,7 +390,6 @@ impl Conductor<'_> {
         if self.run.requests.is_some_and(|requests| self.laps.exchanges == requests) {
             end_ns = tally.last_reply_ns;
         }
-        let server = edges.after.zip(edges.before).map(|(after, before)| after.since(before));
         let window_ns = if control.looping() { end_ns.saturating_sub(edges.start_ns) } else { 0 };
         let started = self.window_started;
         // Where the threads have it from; no window, no intervals.
@@ -416,8 +406,7 @@ impl Conductor<'_> {
             warmup: Duration::from_nanos(edges.start_ns - edges.begin_ns),
             warmup_end: edges.warmup_end,
             client: tally.usage,
-            server,
-            server_capacity: edges.server_capacity,
+            server: self.server.into_used(),
             signal: self.signal,
             tally,
         }

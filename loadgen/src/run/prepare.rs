@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Place, Placement, pin};
-use crate::machine::procfs::{self, Processes};
+use crate::machine::processes::Processes;
 use crate::run::args::RunArgs;
 use crate::run::measure::News;
 use crate::run::record::{self, Subject};
@@ -69,7 +69,7 @@ pub(super) fn prepare(
         let local = UdpSocket::bind((addr.ip(), 0)).is_ok();
         let placement = Placement::choose(allowed, args.pin.as_deref(), None, local, false);
         pin(&placement.client).map_err(failed)?;
-        let processes = local.then(|| procfs::listener(addr)).flatten().map(Processes::One);
+        let processes = local.then_some(Processes::At(addr));
         return Ok((Prepared { addr, processes, server: None, ready: None }, placement));
     }
     let placement = place(args, allowed);
@@ -80,7 +80,7 @@ pub(super) fn prepare(
         let server = command::Server::start(command)?;
         server.await_ready(news)?;
         pin(&placement.client).map_err(failed)?;
-        let (addr, processes) = (server.addr(), Some(Processes::Group(server.pid())));
+        let (addr, processes) = (server.addr(), Some(server.processes()));
         let server = Some(Started::Command(server));
         return Ok((Prepared { addr, processes, server, ready: None }, placement));
     }

@@ -57,8 +57,8 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
     let exchanges = measured.sum.exchanges;
     let cpus = &asked.run.placement.client;
     let client = Side { usage: measured.client, threads: asked.run.plan.threads, cpus };
-    let server = measured.server_capacity.as_ref().map(|(threads, cpus)| Side {
-        usage: measured.server,
+    let server = measured.server.capacity.as_ref().map(|(threads, cpus)| Side {
+        usage: measured.server.usage,
         threads: *threads,
         cpus,
     });
@@ -81,6 +81,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
             .filter(|_| asked.args.server_spin.is_none_or(|spin| spin.is_zero()))
             .and_then(|side| side.busy(measured.window)),
         shared_busy,
+        server_changed: measured.server.changed,
         exchanges,
         wrong_replies: tally.failures.wrong_replies(),
         conns: asked.args.conns.into(),

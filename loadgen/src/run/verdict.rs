@@ -37,6 +37,8 @@ pub struct Evidence {
     pub server_busy: Option<f64>,
     /// How full the processors were that both sides share; `None` when they share none.
     pub shared_busy: Option<f64>,
+    /// Whether processes of the server came or went in the window.
+    pub server_changed: bool,
     /// Verified exchanges in the window.
     pub exchanges: u64,
     /// Wrong replies.
@@ -149,6 +151,11 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         let list = if waiting >= DISTURBED_TOO_MUCH { &mut reasons } else { &mut warnings };
         list.push(disturbed);
     }
+    if evidence.server_changed {
+        let text = "server-changed: some of its processes came or went in the measured window, so \
+                    that its processor time is not known";
+        warnings.push(text.to_owned());
+    }
     if evidence.warmup_at_bound {
         let text = "not-steady: the load had not settled when the longest warm-up was over; give \
                     --warmup a time";
@@ -195,6 +202,7 @@ mod tests {
             client_waiting: Some(0.01),
             server_busy: Some(0.99),
             shared_busy: None,
+            server_changed: false,
             exchanges: 1000,
             wrong_replies: 0,
             conns: 64,
@@ -278,6 +286,7 @@ mod tests {
     fn what_spoils_little_is_a_warning() {
         let doubtful = Evidence {
             debug_build: true,
+            server_changed: true,
             warmup_at_bound: true,
             trend: Some(-0.07),
             client_waiting: Some(0.19),
@@ -286,7 +295,7 @@ mod tests {
         let verdict = judge(&doubtful);
         assert_eq!(
             words_of(&verdict.warnings),
-            ["disturbed", "not-steady", "not-steady", "debug-build"]
+            ["disturbed", "server-changed", "not-steady", "not-steady", "debug-build"]
         );
         assert_eq!(verdict.invalid_reasons, [""; 0]);
         assert_eq!(judge(&Evidence { client_waiting: Some(0.04), ..good() }).warnings, [""; 0]);

@@ -5,37 +5,33 @@
 //! the loopback interface, and `{port}` the port alone. The server is ready when it accepts a
 //! connection, and is ended with SIGTERM, or SIGKILL if that does not do.
 //!
-//! Like the embedded server it is in a process group of its own, so that its processes can be told
-//! and ended, and the kernel ends it when the generator is gone, however that went. That holds for
-//! the shell and what it turns into (a simple command, or what follows `exec`); what it starts
-//! beside itself stays if the generator is killed.
+//! Like the embedded server it is in a process group of its own, and a process of ours stays
+//! above it (`supervisor.rs`), so that all its processes can be told and ended, whatever it forks
+//! and however the generator went.
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStderr, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::Args;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
-use crate::machine::signals;
+use crate::machine::processes::Processes;
 use crate::run::measure::News;
 use crate::servers::embedded::READY_MAX;
+use crate::servers::supervisor;
 
 /// How often it is looked whether a server accepts, or is gone.
 const POLL: Duration = Duration::from_millis(10);
 
 /// The longest that one look takes.
 const PROBE_MAX: Duration = Duration::from_millis(100);
-
-/// How long a server may take to end on SIGTERM. Its connections are gone by then.
-const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// How much of the end of what a server says is kept, to tell why it has failed.
 const SAID_MAX: usize = 4096;
@@ -57,30 +53,11 @@ impl Subject {
     }
 }
 
-/// The options of the hidden `loadgen exec`.
-#[derive(Args, Debug)]
-pub struct ExecArgs {
-    /// The generator's process; the command ends with it.
-    #[arg(long, value_name = "PID")]
-    parent: i32,
-    /// For `sh -c`.
-    command: String,
-}
-
-/// Becomes the command, which lives no longer than the generator.
-pub fn exec(args: &ExecArgs) -> ExitCode {
-    if !signals::end_with(args.parent) {
-        return ExitCode::FAILURE;
-    }
-    let error = Command::new("sh").args(["-c", &args.command]).exec();
-    Failure::new(127, format!("sh: {}", with_name(&error))).print();
-    ExitCode::from(127)
-}
-
 /// A server that has been started. Dropping it ends all its processes.
 #[derive(Debug)]
 pub struct Server {
     name: String,
+    /// Its supervisor.
     child: Child,
     addr: SocketAddr,
     said: Arc<Mutex<Vec<u8>>>,
@@ -125,8 +102,12 @@ impl Server {
         self.addr
     }
 
-    /// The first of its processes, which leads their group.
-    pub fn pid(&self) -> Pid {
+    /// All processes that it consists of.
+    pub fn processes(&self) -> Processes {
+        Processes::Under(self.supervisor())
+    }
+
+    fn supervisor(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
@@ -161,15 +142,8 @@ impl Server {
 
     /// Ends it, and says what was wrong if it had ended before.
     pub fn stop(self) -> Option<String> {
-        if let Some(ending) = self.ended() {
-            return Some(format!("the server has ended by itself: {ending}"));
-        }
-        let _ = kill_process_group(self.pid(), Signal::TERM);
-        let deadline = Instant::now() + STOP_MAX;
-        while Instant::now() < deadline && self.status().is_none() {
-            thread::sleep(POLL);
-        }
-        None // Dropping it ends what is left.
+        let ending = self.ended()?; // Else dropping it ends it.
+        Some(format!("the server has ended by itself: {ending}"))
     }
 
     /// How it has ended, with the last line it said; `None` if it has not.
@@ -186,11 +160,13 @@ impl Server {
     }
 
     /// How it has ended. It is left unwaited for: as long as it is, nobody else is given its
-    /// number, and so what [`drop`] signals is its group and no other.
+    /// number, and so what [`drop`] signals is its supervisor and no other.
     fn status(&self) -> Option<String> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let status = waitid(WaitId::Pid(self.pid()), options).ok()??;
+        let status = waitid(WaitId::Pid(self.supervisor()), options).ok()??;
         Some(match (status.exit_status(), status.terminating_signal()) {
+            // As shells and the supervisor have it.
+            (Some(code @ 129..=192), _) => format!("signal {}", code - 128),
             (Some(code), _) => format!("exit status {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "gone".to_owned(),
@@ -200,7 +176,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = kill_process_group(self.pid(), Signal::KILL);
+        let _ = kill_process(self.supervisor(), Signal::TERM);
+        // Only what the kernel itself does not end can outlive this.
+        let deadline = Instant::now() + 2 * supervisor::STOP_MAX;
+        while self.status().is_none() && Instant::now() < deadline {
+            thread::sleep(POLL);
+        }
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }

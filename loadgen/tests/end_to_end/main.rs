@@ -16,6 +16,7 @@ mod open_loop;
 mod output;
 mod page;
 mod places;
+mod processes;
 mod replies;
 mod signals;
 mod storm;

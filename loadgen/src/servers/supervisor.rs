@@ -1,0 +1,112 @@
+//! The process above a server that was started from a command line: `loadgen exec`.
+//!
+//! What a command forks may be in other process groups and sessions, and may outlive the process
+//! that has forked it, as a daemon does. But none of it gets another parent than this process, which
+//! is its subreaper (PR_SET_CHILD_SUBREAPER(2const)). So all of it can be told and ended by who is
+//! above, and this process ends when nothing is left of it.
+
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, wait,
+};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::clients::failures::with_name;
+use crate::exit::{self, Failure};
+use crate::machine::processes::descendants;
+use crate::machine::signals;
+
+/// How long a server may take to end on SIGTERM. Its connections are gone by then.
+pub const STOP_MAX: Duration = Duration::from_secs(2);
+
+/// How often those are looked for that a server forks while it is being ended.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// The options of the hidden `loadgen exec`.
+#[derive(Args, Debug)]
+pub struct ExecArgs {
+    /// The generator's process; the command ends with it.
+    #[arg(long, value_name = "PID")]
+    parent: i32,
+    /// For `sh -c`.
+    command: String,
+}
+
+/// Starts the command, and lives as long as any process of it. SIGTERM, which also comes when the
+/// generator is gone, ends them all: with SIGTERM, and what is left after [`STOP_MAX`] with SIGKILL.
+/// The exit code is the command's own, or 128 and the signal that has ended it.
+pub fn exec(args: &ExecArgs) -> ExitCode {
+    let failed = |what: &str, error: &std::io::Error| {
+        Failure::new(127, format!("{what}: {}", with_name(error))).print();
+        ExitCode::from(127)
+    };
+    // Before there is anything to end, it may end at once.
+    if !signals::signal_with(args.parent, Signal::TERM) {
+        return ExitCode::FAILURE;
+    }
+    let signals = set_child_subreaper(Some(getpid()))
+        .map_err(Into::into)
+        .and_then(|()| Signals::new([SIGTERM, SIGINT, SIGHUP]));
+    let mut signals = match signals {
+        Ok(signals) => signals,
+        Err(error) => return failed("cannot supervise", &error),
+    };
+    let shell = match Command::new("sh").args(["-c", &args.command]).spawn() {
+        Ok(child) => Pid::from_child(&child),
+        Err(error) => return failed("sh", &error),
+    };
+    let end = move || {
+        if signals.forever().next().is_some() {
+            end_all();
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("signals".to_owned()).spawn(end) {
+        signal_all(Signal::KILL);
+        return failed("cannot start a thread", &error);
+    }
+    wait_for_all(shell)
+}
+
+/// Waits until there is no process left, and returns the exit code of the first.
+fn wait_for_all(first: Pid) -> ExitCode {
+    let mut code = exit::FAILURE;
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == first => code = code_of(status),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return ExitCode::from(code), // ECHILD
+        }
+    }
+}
+
+fn code_of(status: WaitStatus) -> u8 {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code as u8,
+        (None, Some(signal)) => exit::of_signal(signal),
+        (None, None) => exit::FAILURE,
+    }
+}
+
+/// Does not return: this process ends as soon as there is nobody left.
+fn end_all() -> ! {
+    signal_all(Signal::TERM);
+    let deadline = Instant::now() + STOP_MAX;
+    loop {
+        thread::sleep(AGAIN);
+        if Instant::now() > deadline {
+            signal_all(Signal::KILL);
+        }
+    }
+}
+
+fn signal_all(signal: Signal) {
+    for pid in descendants(getpid()) {
+        let _it_is_gone = kill_process(pid, signal);
+    }
+}

@@ -1,0 +1,78 @@
+//! Servers of several processes: all are accounted, and none is left.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::{Running, loadgen, run, wait_until};
+
+/// Starts one of several servers of ours on a processor, and returns where it listens.
+fn share(addr: &str, cpu: &str) -> (Running, String) {
+    let args = ["serve", "--backend", "mio", "--reuse-port", "--listen", addr, "--pin", cpu];
+    let mut server = Running::start(&mut loadgen(&args));
+    let stdout = server.0.as_mut().unwrap().stdout.as_mut().unwrap();
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let addr = line.split(' ').find_map(|word| word.strip_prefix("addr="));
+    let addr = addr.unwrap_or_else(|| panic!("ready: {line}")).to_owned();
+    (server, addr)
+}
+
+#[test]
+fn servers_that_share_a_port_are_accounted_together() {
+    let cpus = loadgen::machine::placement::allowed().unwrap();
+    let [first, second, ..] = cpus[..] else {
+        return println!("SKIPPED: one processor does not tell them apart");
+    };
+    let (_one, addr) = share("127.0.0.1:0", &first.to_string());
+    let (_other, _) = share(&addr, &second.to_string());
+    let args = ["--target", &addr, "--conns", "8", "-n", "500", "-w", "20ms", "--json"];
+    let record = run(&args).record();
+    let expected = loadgen::units::format_cpu_list(&[first, second]);
+    assert_eq!(record["server"]["cpus"], expected, "{record}");
+    assert!(!record["warnings"].to_string().contains("server-changed"), "{record}");
+}
+
+/// A server that leaves its group, its session and the shell that has started it, as daemons do;
+/// it notes its number.
+fn daemon(mark: &Path) -> String {
+    let program = env!("CARGO_BIN_EXE_loadgen");
+    let serve = format!("exec \"{program}\" serve --backend blocking --listen {{addr}}");
+    format!("away=setsid sh -c 'echo $$ >> {}; {serve}' >/dev/null 2>&1 &", mark.display())
+}
+
+fn is_gone(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rfind(')').is_none_or(|end| stat[end + 1..].trim_start().starts_with('Z'))
+}
+
+#[test]
+fn a_daemon_is_accounted_and_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let mark = directory.path().join("pids");
+    let pids = || -> Vec<i32> {
+        let text = fs::read_to_string(&mark).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    };
+    let subject = daemon(&mark);
+    let brief = ["--duration", "50ms", "--warmup", "20ms", "--conns", "2", "--no-output"];
+    let args = [&["compare", "blocking", &subject, "--rounds", "2", "--json"], &brief[..]].concat();
+    let finished = run(&args);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    let comparison = finished.record();
+    let runs = comparison["cells"][0]["subjects"][1]["runs"].as_array().unwrap();
+    let cost = |run: &Value| run["values"]["server_cpu_us_per_exchange"].as_f64();
+    assert!(runs.len() == 2 && runs.iter().all(|run| cost(run) > Some(0.0)), "{runs:?}");
+    // All are gone by the time it says so: two rounds and the rehearsal.
+    assert!(pids().len() == 3 && pids().into_iter().all(is_gone), "{:?}", pids());
+
+    let args = [&["compare", "blocking", &subject], &brief[..]].concat();
+    let running = Running::start(&mut loadgen(&args));
+    wait_until("it is in the first round", || pids().len() > 4);
+    running.signal(Signal::KILL);
+    running.finish();
+    wait_until("its servers are gone", || pids().into_iter().all(is_gone));
+}

@@ -78,10 +78,13 @@ pub fn usage(pid: Pid) -> Option<Usage> {
 }
 
 fn switches_of_threads(directory: &str) -> u64 {
+    statuses_of_threads(directory).map(|status| parse_switches(&status)).sum()
+}
+
+fn statuses_of_threads(directory: &str) -> impl Iterator<Item = String> {
     let tasks = fs::read_dir(format!("{directory}/task")).into_iter().flatten().flatten();
     // A thread may end between being listed and being read.
-    let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status"));
-    tasks.map(|task| parse_switches(&status(task).unwrap_or_default())).sum()
+    tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok())
 }
 
 /// Reads what this thread has used.
@@ -118,11 +121,19 @@ pub fn thread_waited_ns() -> Option<u64> {
     schedstat.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// How many threads `pid` has, and the processors they may use.
+/// How many threads `pid` has, and the processors that any of them may use; of many threads, any of
+/// the oldest [`THREADS_READ`].
 pub fn capacity(pid: Pid) -> Option<(usize, Vec<usize>)> {
-    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
+    let directory = format!("/proc/{}", pid.as_raw_nonzero());
+    let status = fs::read_to_string(format!("{directory}/status")).ok()?;
     let threads = field(&status, "Threads:")?.parse().ok()?;
-    let cpus = crate::units::cpu_list(field(&status, "Cpus_allowed_list:")?).ok()?;
+    let allowed = |status: &str| crate::units::cpu_list(field(status, "Cpus_allowed_list:")?).ok();
+    // Each may be pinned to another one, and the first is no exception.
+    let others = statuses_of_threads(&directory).take(THREADS_READ);
+    let mut cpus = allowed(&status)?;
+    cpus.extend(others.filter_map(|status| allowed(&status)).flatten());
+    cpus.sort_unstable();
+    cpus.dedup();
     Some((threads, cpus))
 }
 

@@ -31,7 +31,7 @@ impl Gate {
         Ok(Self { event, opens_at: Instant::now().checked_add(pause) })
     }
 
-    /// Lets everybody through. Later calls do nothing.
+    /// Lets everybody through. Later calls do nothing. A signal handler may call it (signal-safety(7)).
     pub fn open(&self) {
         // It can only fail when the counter is full, and then the descriptor is readable already.
         let _full = write(&self.event, &1_u64.to_ne_bytes());

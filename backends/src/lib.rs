@@ -30,6 +30,7 @@ mod listen_queue;
 mod listener;
 pub mod mio;
 mod options;
+mod pinning;
 mod scratch;
 mod server;
 mod slots;
@@ -60,7 +61,7 @@ pub use trace::Narrator;
 /// A backend is a value whose fields are its tuning; a different tuning that matters is a
 /// different name, so that a result row says all there is to say. A backend never falls back to
 /// another one.
-pub trait Backend: Sync {
+pub trait Backend: fmt::Debug + Sync {
     /// The stable name, `[a-z0-9-]+`, for flags and records.
     fn name(&self) -> &'static str;
 
@@ -109,7 +110,7 @@ pub struct Shard<'a> {
     pub narrator: Option<&'a Narrator>,
     /// To be called once, when nothing but connections is missing: tells that this shard has what
     /// it needs, and waits until it may accept, or has to stop.
-    pub ready: &'a (dyn Fn() -> io::Result<()> + Sync),
+    pub ready: &'a dyn Fn() -> io::Result<()>,
     /// Makes what the server says, for this thread or, where a backend has a thread for each, for
     /// one conversation.
     pub service: &'a (dyn Fn() -> Box<dyn Service> + Sync),

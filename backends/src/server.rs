@@ -6,25 +6,27 @@
 //! replies still owed, each followed by a FIN, and linger for the peer's; (4) at the drain
 //! timeout, cut those that still go on; (5) return the counts when nothing is in flight.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 
 use lockstep_core::{Echo, Hi, Service};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::chat::{Chat, Console};
 use crate::listen_queue::Overflows;
 use crate::listener::listen;
+use crate::pinning::{cpus, pin, share, steering, try_to_pin};
 use crate::{
     Admission, Backend, Gate, Narrator, Options, ServiceKind, Shard, Stats, Stop, Unsupported,
 };
 
 /// What to start.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// How bytes are moved.
     pub backend: &'static dyn Backend,
@@ -47,8 +49,15 @@ pub enum StartError {
     Steer,
     /// The address cannot be listened on.
     Listen(io::Error),
-    /// Something else that the kernel refused.
+    /// Something else that the kernel refused; of [`Server::run`], also later.
     Other(io::Error),
+}
+
+impl From<io::Error> for StartError {
+    /// A shard's trouble.
+    fn from(error: io::Error) -> Self {
+        error.downcast().map_or_else(Self::Other, Self::Unsupported)
+    }
 }
 
 impl fmt::Display for StartError {
@@ -63,144 +72,173 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// A running server: a thread per shard. It is told to stop by [`drain`](Self::drain), and
-/// [`join`](Self::join) waits until it has.
+/// A running server. It is told to stop by [`drain`](Self::drain), and [`join`](Self::join) waits
+/// until it has.
 #[derive(Debug)]
 pub struct Server {
-    addr: SocketAddr,
-    stop: Arc<Stop>,
-    gate: Arc<Gate>,
-    admission: Arc<Admission>,
-    /// What had overflown before it listened.
-    overflows: Option<Overflows>,
-    narrator: Option<Arc<Narrator>>,
-    steered: bool,
-    shards: Vec<JoinHandle<io::Result<Stats>>>,
+    shared: Arc<Shared>,
+    /// Those that have a thread of their own.
+    threads: Vec<JoinHandle<io::Result<Stats>>>,
 }
 
+/// What is the same for every shard.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    addr: SocketAddr,
+    shards: usize,
+    steered: bool,
+    stop: Arc<Stop>,
+    gate: Arc<Gate>,
+    admission: Admission,
+    console: Arc<Console>,
+    narrator: Option<Narrator>,
+    /// What had overflown before it listened.
+    overflows: Option<Overflows>,
+}
+
+/// What a shard has for itself: its number, its listener, and its processors if it is pinned.
+type Place = (usize, TcpListener, Vec<usize>);
+
+/// How a shard has ended.
+type Ended = thread::Result<io::Result<Stats>>;
+
 impl Server {
-    /// Starts every shard. When it returns, the address can be connected to, and every shard has
-    /// what it needs to serve.
+    /// Starts every shard, each on a thread of its own. When it returns, the address can be
+    /// connected to, and every shard has what it needs to serve.
     ///
     /// # Errors
     ///
     /// If the backend cannot run here, or not with so many shards; if the address cannot be had, or
     /// a thread cannot be started.
     pub fn start(config: &Config) -> Result<Self, StartError> {
+        let stop = Arc::new(Stop::new(config.options.drain_timeout)?);
+        let gate = Arc::new(Gate::new(config.options.accept_pause)?);
+        let (server, places) = Self::listen(config, stop, gate)?;
+        let (server, readiness) = server.spawn(places)?;
+        if are_ready(&readiness) {
+            return Ok(server);
+        }
+        server.drain();
+        let error = server.join().err();
+        Err(error.unwrap_or_else(|| io::Error::other("a shard ended before it began")).into())
+    }
+
+    /// Starts every shard, the first on this thread, and returns when all have ended: a process
+    /// with one shard has one thread. That is of use to each of its system calls, since the kernel
+    /// counts no reference to a file while nobody shares the table of descriptors
+    /// (`__fget_light`, fs/file.c).
+    ///
+    /// `stop` and `gate` are for who has to tell it anything; `on_ready` is called when every shard
+    /// has what it needs to serve. Where shards are pinned, this thread stays so.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start), and as [`join`](Self::join).
+    pub fn run(
+        config: &Config,
+        stop: Arc<Stop>,
+        gate: Arc<Gate>,
+        on_ready: impl FnOnce(&Self),
+    ) -> Result<Stats, StartError> {
+        let (server, mut places) = Self::listen(config, stop, gate)?;
+        let first = places.remove(0);
+        let (server, others) = server.spawn(places)?;
+        let on_ready = Cell::new(Some(on_ready));
+        // Where another shard is not ready, the server stops already.
+        let is_ready = || {
+            if let (true, Some(on_ready)) = (are_ready(&others), on_ready.take()) {
+                on_ready(&server);
+            }
+        };
+        // Nothing of a shard that panicked is looked at again.
+        let first = catch_unwind(AssertUnwindSafe(|| server.shared.serve(first, &is_ready)));
+        Ok(server.add_up(Some(first))?)
+    }
+
+    /// A server that listens, without its shards.
+    fn listen(
+        config: &Config,
+        stop: Arc<Stop>,
+        gate: Arc<Gate>,
+    ) -> Result<(Self, Vec<Place>), StartError> {
         config.backend.probe().map_err(StartError::Unsupported)?;
-        try_to_pin(&config.options.pin)?;
-        let count = shards(config);
-        let pinned: Vec<_> =
-            (0..count).map(|shard| share(&config.options.pin, shard, count)).collect();
-        let steering = steering(&config.options, &pinned)?;
+        let options = &config.options;
+        try_to_pin(&options.pin)?;
+        let shards = shards(config);
+        let pinned: Vec<_> = (0..shards).map(|shard| share(&options.pin, shard, shards)).collect();
+        let steering = steering(options, &pinned)?;
         let overflows = Overflows::now();
-        let narrator = config.options.trace.then(|| Arc::new(Narrator::new("server")));
-        let backlog = config.options.backlog;
-        let reuse_port = config.options.reuse_port;
-        let listeners = listen(config.listen, &steering, reuse_port, backlog, narrator.as_deref())
+        let narrator = options.trace.then(|| Narrator::new("server"));
+        let (reuse_port, backlog) = (options.reuse_port, options.backlog);
+        let listeners = listen(config.listen, &steering, reuse_port, backlog, narrator.as_ref())
             .map_err(StartError::Listen)?;
-        let addr = listeners[0].local_addr().map_err(StartError::Listen)?;
-        let stop = Arc::new(Stop::new(config.options.drain_timeout).map_err(StartError::Other)?);
-        let gate = Gate::new(config.options.accept_pause).map_err(StartError::Other)?;
-        let gate = Arc::new(gate);
-        let admission = Arc::new(Admission::new(config.options.conns_max));
-        let console = Console::new(Arc::clone(&stop));
-        let shards = Vec::with_capacity(count);
-        let steered = (count > 1 || reuse_port) && steering[0].is_some();
-        let mut server = Self { addr, stop, gate, admission, overflows, narrator, steered, shards };
-        let mut readiness = Vec::with_capacity(count);
-        for (index, (listener, pinned)) in listeners.into_iter().zip(pinned).enumerate() {
-            let (config, console, (ready, is_ready)) = (config.clone(), console.clone(), channel());
-            match server.spawn(config, index, listener, pinned, console, ready) {
-                Ok(shard) => server.shards.push(shard),
+        let shared = Shared {
+            addr: listeners[0].local_addr().map_err(StartError::Listen)?,
+            shards,
+            steered: (shards > 1 || reuse_port) && steering[0].is_some(),
+            console: Console::new(Arc::clone(&stop)),
+            stop,
+            gate,
+            admission: Admission::new(options.conns_max),
+            narrator,
+            overflows,
+            config: config.clone(),
+        };
+        let places = listeners.into_iter().zip(pinned).enumerate();
+        let places = places.map(|(number, (listener, cpus))| (number, listener, cpus)).collect();
+        Ok((Self { shared: Arc::new(shared), threads: Vec::new() }, places))
+    }
+
+    /// Starts a thread for each of the shards, which says when its shard is ready.
+    fn spawn(mut self, places: Vec<Place>) -> Result<(Self, Vec<Receiver<()>>), StartError> {
+        let mut readiness = Vec::with_capacity(places.len());
+        for place in places {
+            let (shared, (ready, is_ready)) = (Arc::clone(&self.shared), channel());
+            let thread = thread::Builder::new().name(format!("shard-{}", place.0));
+            // A shard that ends before it is ready takes its end of the channel along.
+            let serve = move || {
+                let is_ready = || {
+                    let _starting = ready.send(());
+                };
+                shared.serve(place, &is_ready)
+            };
+            match thread.spawn(serve) {
+                Ok(thread) => self.threads.push(thread),
                 Err(error) => {
-                    server.drain();
-                    let _stats = server.join();
-                    return Err(StartError::Other(error));
+                    self.drain();
+                    let _stats = self.join();
+                    return Err(error.into());
                 }
             }
             readiness.push(is_ready);
         }
-        // A shard that ends before it is ready takes its end of the channel along.
-        let ready = readiness.iter().all(|shard| shard.recv().is_ok());
-        if ready { Ok(server) } else { Err(server.not_ready()) }
-    }
-
-    /// Ends the shards that are ready, since one is not, and says why it is not.
-    fn not_ready(self) -> StartError {
-        self.drain();
-        let error = self.join().err();
-        let error = error.unwrap_or_else(|| io::Error::other("a shard ended before it began"));
-        error.downcast().map_or_else(StartError::Other, StartError::Unsupported)
-    }
-
-    fn spawn(
-        &self,
-        config: Config,
-        index: usize,
-        listener: TcpListener,
-        pinned: Vec<usize>,
-        console: Arc<Console>,
-        is_ready: Sender<()>,
-    ) -> io::Result<JoinHandle<io::Result<Stats>>> {
-        let (stop, gate) = (Arc::clone(&self.stop), Arc::clone(&self.gate));
-        let (admission, narrator) = (Arc::clone(&self.admission), self.narrator.clone());
-        thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
-            // A shard that ends, for whatever reason, ends the others: a server that serves a
-            // part of its connections is worse than none.
-            let _ender = DrainOnDrop(&stop);
-            pin(&pinned)?;
-            let ready = || {
-                let _starting = is_ready.send(());
-                gate.pass(&stop) // nobody is accepted before, so no backend needs to know
-            };
-            let service = || -> Box<dyn Service> {
-                match config.service {
-                    ServiceKind::Echo => Box::new(Echo),
-                    ServiceKind::Hi => Box::new(Hi),
-                    ServiceKind::Chat => Box::new(Chat::new(Arc::clone(&console))),
-                }
-            };
-            config.backend.serve(Shard {
-                listener,
-                options: &config.options,
-                stop: &stop,
-                admission: &admission,
-                narrator: narrator.as_deref(),
-                ready: &ready,
-                service: &service,
-            })
-        })
+        Ok((self, readiness))
     }
 
     /// Where it listens; the real port, also for port 0.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.shared.addr
     }
 
     /// How many shards it has.
     pub fn shards(&self) -> usize {
-        self.shards.len()
+        self.shared.shards
     }
 
     /// Whether each connection goes to a shard on the processor that its packets are processed on.
     pub fn is_steered(&self) -> bool {
-        self.steered
-    }
-
-    /// Its stop signal, for whoever has to stop it from another thread.
-    pub fn stop(&self) -> Arc<Stop> {
-        Arc::clone(&self.stop)
+        self.shared.steered
     }
 
     /// What keeps it from accepting at first, for whoever has to open it from another thread.
     pub fn gate(&self) -> Arc<Gate> {
-        Arc::clone(&self.gate)
+        Arc::clone(&self.shared.gate)
     }
 
     /// Stops accepting and lets the conversations end in order.
     pub fn drain(&self) {
-        self.stop.drain();
+        self.shared.stop.drain();
     }
 
     /// Waits for every shard to end and adds up what they counted.
@@ -209,10 +247,14 @@ impl Server {
     ///
     /// The first shard's trouble that kept it from going on; the others were drained.
     pub fn join(self) -> io::Result<Stats> {
+        self.add_up(None)
+    }
+
+    fn add_up(self, first: Option<Ended>) -> io::Result<Stats> {
         let mut stats = Stats::new();
         let mut trouble = None;
-        for shard in self.shards {
-            match shard.join() {
+        for shard in first.into_iter().chain(self.threads.into_iter().map(JoinHandle::join)) {
+            match shard {
                 Ok(Ok(counted)) => {
                     stats.merge(&counted);
                     stats.accepted_per_shard.push(counted.accepted);
@@ -221,13 +263,49 @@ impl Server {
                 Err(_panic) => trouble = Some(io::Error::other("a shard panicked")),
             }
         }
-        stats.connections_peak = self.admission.peak();
-        let overflown = Overflows::now().zip(self.overflows).map(|(now, then)| now.since(then));
+        let Shared { admission, overflows, .. } = &*self.shared;
+        stats.connections_peak = admission.peak();
+        let overflown = Overflows::now().zip(*overflows).map(|(now, then)| now.since(then));
         stats.listen_overflows = overflown.map(|it| it.overflows);
         stats.listen_drops = overflown.map(|it| it.drops);
         debug_assert!(trouble.is_some() || stats.accepted == stats.closed.total());
         trouble.map_or(Ok(stats), Err)
     }
+}
+
+impl Shared {
+    /// Runs a shard on this thread to its end.
+    fn serve(&self, (_, listener, cpus): Place, is_ready: &dyn Fn()) -> io::Result<Stats> {
+        // A shard that ends, for whatever reason, ends the others: a server that serves a part of
+        // its connections is worse than none.
+        let _ender = DrainOnDrop(&self.stop);
+        pin(&cpus)?;
+        let ready = || {
+            is_ready();
+            self.gate.pass(&self.stop) // nobody is accepted before, so no backend needs to know
+        };
+        let service = || -> Box<dyn Service> {
+            match self.config.service {
+                ServiceKind::Echo => Box::new(Echo),
+                ServiceKind::Hi => Box::new(Hi),
+                ServiceKind::Chat => Box::new(Chat::new(Arc::clone(&self.console))),
+            }
+        };
+        self.config.backend.serve(Shard {
+            listener,
+            options: &self.config.options,
+            stop: &self.stop,
+            admission: &self.admission,
+            narrator: self.narrator.as_ref(),
+            ready: &ready,
+            service: &service,
+        })
+    }
+}
+
+/// Waits until every one of those shards is ready, or one has ended before.
+fn are_ready(shards: &[Receiver<()>]) -> bool {
+    shards.iter().all(|shard| shard.recv().is_ok())
 }
 
 struct DrainOnDrop<'a>(&'a Stop);
@@ -242,92 +320,4 @@ fn shards(config: &Config) -> usize {
     let one_person = config.service == ServiceKind::Chat;
     let default = if one_person { 1 } else { config.backend.default_shards(cpus(&config.options)) };
     config.options.shards.unwrap_or(default).max(1)
-}
-
-/// The processors that shards may use: those to pin to, else those the process is allowed.
-fn cpus(options: &Options) -> usize {
-    match options.pin.len() {
-        0 => sched_getaffinity(None).map_or(1, |set| set.count() as usize),
-        pinned => pinned,
-    }
-}
-
-/// A shard's share of the processors: every so many-th, or one of them in turn where there are
-/// more shards than processors.
-fn share(cpus: &[usize], shard: usize, shards: usize) -> Vec<usize> {
-    match cpus.len() {
-        0 => Vec::new(),
-        len if shards >= len => vec![cpus[shard % len]],
-        _ => cpus.iter().copied().skip(shard).step_by(shards).collect(),
-    }
-}
-
-/// The processor whose connections each shard gets, if they are steered.
-fn steering(options: &Options, pinned: &[Vec<usize>]) -> Result<Vec<Option<usize>>, StartError> {
-    let one_each = pinned.iter().all(|cpus| cpus.len() == 1);
-    match options.steer {
-        Some(true) if !one_each => Err(StartError::Steer),
-        Some(false) => Ok(vec![None; pinned.len()]),
-        None if !one_each || pinned.len() != options.pin.len() => Ok(vec![None; pinned.len()]),
-        Some(true) | None => Ok(pinned.iter().map(|cpus| Some(cpus[0])).collect()),
-    }
-}
-
-/// Whether the processors can be pinned to, found out before anything is started: on a thread of
-/// its own, since the caller is not to stay pinned.
-fn try_to_pin(cpus: &[usize]) -> Result<(), StartError> {
-    if cpus.is_empty() {
-        return Ok(());
-    }
-    let alone = |cpu: &usize| pin(std::slice::from_ref(cpu));
-    let try_all = || cpus.iter().try_for_each(alone).map_err(StartError::Pin);
-    thread::scope(|scope| {
-        let trial = thread::Builder::new().spawn_scoped(scope, try_all);
-        let tried = trial.map_err(StartError::Other)?.join();
-        tried.unwrap_or_else(|_panic| Err(StartError::Pin(io::ErrorKind::InvalidInput.into())))
-    })
-}
-
-/// Pins the calling thread, and the threads it will start.
-fn pin(cpus: &[usize]) -> io::Result<()> {
-    if cpus.is_empty() {
-        return Ok(());
-    }
-    let mut set = CpuSet::new();
-    for &cpu in cpus {
-        set.set(cpu);
-    }
-    Ok(sched_setaffinity(None, &set)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{share, steering};
-    use crate::Options;
-
-    #[test]
-    fn processors_are_shared_out_and_each_shard_has_one() {
-        assert_eq!(share(&[], 0, 2), Vec::<usize>::new());
-        assert_eq!(share(&[0, 1, 2], 0, 1), [0, 1, 2]);
-        assert_eq!(share(&[4, 5, 6], 0, 2), [4, 6]);
-        assert_eq!(share(&[4, 5, 6], 1, 2), [5]);
-        assert_eq!(share(&[4, 5], 2, 3), [4]);
-    }
-
-    #[test]
-    fn steering_is_the_default_where_each_shard_has_a_processor_of_its_own() {
-        let steered = |steer, pin: &[usize], shards| {
-            let options = Options { steer, pin: pin.to_vec(), ..Options::default() };
-            let pinned: Vec<_> = (0..shards).map(|shard| share(pin, shard, shards)).collect();
-            steering(&options, &pinned).ok()
-        };
-        assert_eq!(steered(None, &[4, 5], 2), Some(vec![Some(4), Some(5)]));
-        assert_eq!(steered(Some(false), &[4, 5], 2), Some(vec![None, None]));
-        for (pin, shards) in [(&[][..], 2), (&[4, 5], 1)] {
-            assert_eq!(steered(None, pin, shards), Some(vec![None; shards]));
-            assert_eq!(steered(Some(true), pin, shards), None, "{pin:?}, {shards} shards");
-        }
-        assert_eq!(steered(None, &[4], 2), Some(vec![None, None]));
-        assert_eq!(steered(Some(true), &[4], 2), Some(vec![Some(4), Some(4)]));
-    }
 }

@@ -1,7 +1,7 @@
 //! Telling every shard of a server to stop, once.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -12,7 +12,9 @@ use rustix::io::{Errno, write};
 /// The descriptor becomes readable when draining begins and stays readable: nobody reads it.
 #[derive(Debug)]
 pub struct Stop {
-    draining_since: OnceLock<Instant>,
+    made: Instant,
+    /// When draining began, in nanoseconds since it was made; zero before.
+    drained_after_ns: AtomicU64,
     event: OwnedFd,
     drain_timeout: Duration,
 }
@@ -25,25 +27,40 @@ impl Stop {
     /// If the kernel has no descriptor for it (eventfd(2)).
     pub fn new(drain_timeout: Duration) -> std::io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { draining_since: OnceLock::new(), event, drain_timeout })
+        let (made, drained_after_ns) = (Instant::now(), AtomicU64::new(0));
+        Ok(Self { made, drained_after_ns, event, drain_timeout })
     }
 
     /// Stop accepting; let each conversation end with the reply it is owed. Later calls do nothing.
+    ///
+    /// It may be called by a signal handler (signal-safety(7)): it never waits for another caller,
+    /// which could be what the signal interrupted.
     pub fn drain(&self) {
-        self.draining_since.get_or_init(Instant::now);
+        let now_ns = self.made.elapsed().as_nanos() as u64; // enough for 584 years
+        let (release, relaxed) = (Ordering::Release, Ordering::Relaxed);
+        let drained_after_ns = &self.drained_after_ns;
+        let _later = drained_after_ns.compare_exchange(0, now_ns.max(1), release, relaxed);
         // It can only fail when the counter is full, and then the descriptor is readable already.
         let _full = write(&self.event, &1_u64.to_ne_bytes());
     }
 
+    /// When draining began.
+    fn draining_since(&self) -> Option<Instant> {
+        match self.drained_after_ns.load(Ordering::Acquire) {
+            0 => None,
+            after => Some(self.made + Duration::from_nanos(after)),
+        }
+    }
+
     /// Whether draining has begun.
     pub fn is_draining(&self) -> bool {
-        self.draining_since.get().is_some()
+        self.draining_since().is_some()
     }
 
     /// When conversations that still go on are cut; none while the server runs, or when that is
     /// further away than the clock reaches.
     pub fn deadline(&self) -> Option<Instant> {
-        self.draining_since.get()?.checked_add(self.drain_timeout)
+        self.draining_since()?.checked_add(self.drain_timeout)
     }
 
     /// Waits until draining begins, at most for `timeout`; says whether it has. Without a timeout
@@ -71,5 +88,25 @@ impl Stop {
 impl AsFd for Stop {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deadline_counts_from_the_first_call() {
+        let stop = Stop::new(Duration::from_secs(60)).unwrap();
+        assert_eq!((stop.is_draining(), stop.deadline()), (false, None));
+        assert!(!stop.wait(Duration::from_millis(1)));
+        let before = Instant::now();
+        stop.drain();
+        let deadline = stop.deadline().unwrap();
+        assert!(deadline >= before + stop.drain_timeout, "not before it was told");
+        assert!(deadline <= Instant::now() + stop.drain_timeout);
+        stop.drain();
+        assert_eq!(stop.deadline(), Some(deadline));
+        assert!(stop.wait(stop.drain_timeout), "the descriptor says so, too");
     }
 }

@@ -8,7 +8,7 @@ mod common;
 
 use std::process::{Command, Stdio};
 
-use common::child::{LOCKSTEP, Process, Served, is_available};
+use common::child::{LOCKSTEP, Process, Served, is_available, statistics};
 use common::client::Client;
 use common::{is_required, kernel, noise, skipped};
 
@@ -188,4 +188,26 @@ fn a_kernel_without_buffer_rings_is_named_as_the_cause() {
     let [error, hint] = &ended.stderr[..] else { panic!("{:?}", ended.stderr) };
     assert!(error.contains("buffer rings") && error.contains("EINVAL"), "{error}");
     assert!(hint.contains("5.19"), "{hint}");
+}
+
+/// Also while it is about to listen, and nobody is there who could be told to stop.
+#[test]
+fn a_signal_before_it_is_ready_ends_it_once_it_is() {
+    for backend in ["blocking", "mio", "io-uring"] {
+        let Some(server) = serve("bind:signal=SIGTERM:when=1", backend) else { continue };
+        let ended = server.process.wait();
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        assert_eq!(statistics(&ended)["accepted"], 0, "{backend}");
+    }
+}
+
+#[test]
+fn a_second_signal_before_it_is_ready_ends_it_at_once() {
+    for backend in ["blocking", "mio", "io-uring"] {
+        if can_inject(backend) {
+            let process = Process::start(command("bind,listen:signal=SIGINT", backend));
+            let ended = process.wait();
+            assert_eq!((ended.status.code(), &ended.stdout[..]), (Some(130), &[][..]), "{ended:?}");
+        }
+    }
 }

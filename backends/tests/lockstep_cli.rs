@@ -41,6 +41,8 @@ mod refusals;
 mod serve;
 #[path = "lockstep_cli/share.rs"]
 mod share;
+#[path = "lockstep_cli/signals.rs"]
+mod signals;
 #[path = "lockstep_cli/start.rs"]
 mod start;
 #[path = "lockstep_cli/stop.rs"]

@@ -2,6 +2,7 @@
 
 mod address;
 mod serve;
+mod signals;
 mod statistics;
 mod table;
 mod talk;

@@ -1,24 +1,23 @@
 //! `lockstep serve`.
 
-use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::{self, ExitCode};
-use std::thread;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
 
 use super::address::{self, Unresolved};
 use super::statistics::Statistics;
 use super::units::{count, cpu_list, duration};
-use super::{exit, strip_number};
+use super::{exit, signals, strip_number};
 use crate::errno::name_of;
 use crate::terminal::{complain, say};
-use crate::{BACKENDS, Backend, Config, Options, Server, ServiceKind, StartError, by_name};
+use crate::{
+    BACKENDS, Backend, Config, Gate, Options, Server, ServiceKind, StartError, Stop, by_name,
+};
 
 /// What a server needs beside its connections: listeners, rings, events, the standard streams.
 const DESCRIPTORS_RESERVED: u64 = 32;
@@ -122,24 +121,22 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
         return Err(exit::USAGE);
     }
     let config = Config { backend, listen, service: args.service, options: options(args) };
+    let stop = Stop::new(args.drain_timeout).map_err(|error| failed(&error))?;
+    let gate = Gate::new(config.options.accept_pause).map_err(|error| failed(&error))?;
+    let (stop, gate) = (Arc::new(stop), Arc::new(gate));
     // Caught from before the first connection, so that none is lost to a signal.
-    let mut caught = vec![SIGTERM, SIGINT, SIGUSR1];
-    if !hangups_are_ignored() {
-        caught.push(SIGHUP);
-    }
-    let signals = Signals::new(caught).map_err(|error| failed(&error))?;
-    let server = Server::start(&config).map_err(|error| not_started(&config, &error))?;
-    let (shards, steered) = (server.shards(), server.is_steered());
-    announce(&server, &config);
-    obey_signals(&server, signals).map_err(|error| failed(&error))?;
-
-    let outcome = server.join();
-    let stats = outcome.map_err(|error| failed(&error))?;
+    signals::obey(&stop, &gate).map_err(|error| failed(&error))?;
+    let mut steered = false;
+    let stats = Server::run(&config, stop, gate, |server| {
+        steered = server.is_steered();
+        announce(server, &config);
+    });
+    let stats = stats.map_err(|error| not_served(&config, &error))?;
     let statistics = Statistics {
         schema: 1,
         backend: backend.name(),
         service: args.service.name(),
-        shards,
+        shards: stats.accepted_per_shard.len(),
         steer: if steered { "cpu" } else { "off" },
         syscalls_per_exchange: stats.syscalls_per_exchange(),
         stats: &stats,
@@ -167,15 +164,6 @@ fn options(args: &ServeArgs) -> Options {
         idle_timeout: (!args.idle_timeout.is_zero()).then_some(args.idle_timeout),
         drain_timeout: args.drain_timeout,
     }
-}
-
-/// Whether whoever started this wants it to outlive the terminal, as nohup(1) does: then SIGHUP is
-/// ignored from the start (`SigIgn` in proc_pid_status(5)).
-fn hangups_are_ignored() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    ignored.is_some_and(|mask| mask & 1 << (SIGHUP - 1) != 0)
 }
 
 /// Raises the limit of open descriptors as far as it goes, and says how far that is.
@@ -230,27 +218,7 @@ fn announce(server: &Server, config: &Config) {
     }
 }
 
-/// SIGUSR1 opens the gate. The first of the others lets the conversations end; the second does not
-/// wait for them.
-fn obey_signals(server: &Server, mut signals: Signals) -> io::Result<()> {
-    let (stop, gate) = (server.stop(), server.gate());
-    let wait = move || {
-        let mut told = false;
-        for signal in signals.forever() {
-            match signal {
-                SIGUSR1 => gate.open(),
-                _ if told => process::exit(128 + signal),
-                _ => {
-                    told = true;
-                    stop.drain();
-                }
-            }
-        }
-    };
-    thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
-}
-
-fn not_started(config: &Config, error: &StartError) -> u8 {
+fn not_served(config: &Config, error: &StartError) -> u8 {
     let name = config.backend.name();
     match error {
         StartError::Unsupported(refused) => {

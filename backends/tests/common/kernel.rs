@@ -74,6 +74,13 @@ pub(crate) fn anonymous_memory(pid: u32) -> u64 {
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
 }
 
+/// The names of a process's threads, without those in which the kernel does a ring's work.
+pub(crate) fn threads(pid: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| !name.starts_with("iou-")).collect()
+}
+
 /// The states of a process's threads, such as `S` or `T`.
 pub(crate) fn thread_states(pid: u32) -> Vec<char> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();

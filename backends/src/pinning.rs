@@ -1,0 +1,98 @@
+//! The shards' processors: which each is pinned to, and whose connections it gets.
+
+use std::io;
+use std::thread;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::{Options, StartError};
+
+/// The processors that shards may use: those to pin to, else those the process is allowed.
+pub(crate) fn cpus(options: &Options) -> usize {
+    match options.pin.len() {
+        0 => sched_getaffinity(None).map_or(1, |set| set.count() as usize),
+        pinned => pinned,
+    }
+}
+
+/// A shard's share of the processors: every so many-th, or one of them in turn where there are
+/// more shards than processors.
+pub(crate) fn share(cpus: &[usize], shard: usize, shards: usize) -> Vec<usize> {
+    match cpus.len() {
+        0 => Vec::new(),
+        len if shards >= len => vec![cpus[shard % len]],
+        _ => cpus.iter().copied().skip(shard).step_by(shards).collect(),
+    }
+}
+
+/// The processor whose connections each shard gets, if they are steered.
+pub(crate) fn steering(
+    options: &Options,
+    pinned: &[Vec<usize>],
+) -> Result<Vec<Option<usize>>, StartError> {
+    let one_each = pinned.iter().all(|cpus| cpus.len() == 1);
+    match options.steer {
+        Some(true) if !one_each => Err(StartError::Steer),
+        Some(false) => Ok(vec![None; pinned.len()]),
+        None if !one_each || pinned.len() != options.pin.len() => Ok(vec![None; pinned.len()]),
+        Some(true) | None => Ok(pinned.iter().map(|cpus| Some(cpus[0])).collect()),
+    }
+}
+
+/// Whether the processors can be pinned to, found out before anything is started: on a thread of
+/// its own, since the caller is not to stay pinned.
+pub(crate) fn try_to_pin(cpus: &[usize]) -> Result<(), StartError> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let alone = |cpu: &usize| pin(std::slice::from_ref(cpu));
+    let try_all = || cpus.iter().try_for_each(alone).map_err(StartError::Pin);
+    thread::scope(|scope| {
+        let trial = thread::Builder::new().spawn_scoped(scope, try_all);
+        let tried = trial.map_err(StartError::Other)?.join();
+        tried.unwrap_or_else(|_panic| Err(StartError::Pin(io::ErrorKind::InvalidInput.into())))
+    })
+}
+
+/// Pins the calling thread, and the threads it will start.
+pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    for &cpu in cpus {
+        set.set(cpu);
+    }
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_shared_out_and_each_shard_has_one() {
+        assert_eq!(share(&[], 0, 2), Vec::<usize>::new());
+        assert_eq!(share(&[0, 1, 2], 0, 1), [0, 1, 2]);
+        assert_eq!(share(&[4, 5, 6], 0, 2), [4, 6]);
+        assert_eq!(share(&[4, 5, 6], 1, 2), [5]);
+        assert_eq!(share(&[4, 5], 2, 3), [4]);
+    }
+
+    #[test]
+    fn steering_is_the_default_where_each_shard_has_a_processor_of_its_own() {
+        let steered = |steer, pin: &[usize], shards| {
+            let options = Options { steer, pin: pin.to_vec(), ..Options::default() };
+            let pinned: Vec<_> = (0..shards).map(|shard| share(pin, shard, shards)).collect();
+            steering(&options, &pinned).ok()
+        };
+        assert_eq!(steered(None, &[4, 5], 2), Some(vec![Some(4), Some(5)]));
+        assert_eq!(steered(Some(false), &[4, 5], 2), Some(vec![None, None]));
+        for (pin, shards) in [(&[][..], 2), (&[4, 5], 1)] {
+            assert_eq!(steered(None, pin, shards), Some(vec![None; shards]));
+            assert_eq!(steered(Some(true), pin, shards), None, "{pin:?}, {shards} shards");
+        }
+        assert_eq!(steered(None, &[4], 2), Some(vec![None, None]));
+        assert_eq!(steered(Some(true), &[4], 2), Some(vec![Some(4), Some(4)]));
+    }
+}

@@ -1,0 +1,113 @@
+//! A server whose first shard runs on the caller's thread: what the caller is told, and when.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use lockstep_backends::{
+    Backend, Config, Gate, Options, Server, ServiceKind, Shard, StartError, Stats, Stop,
+    Unsupported,
+};
+
+/// How long anything that has to happen may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What befalls a shard.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    Ends,
+    CannotBegin,
+    Fails,
+    Panics,
+}
+
+/// Serves nobody until it is told to stop, or meets its fate.
+#[derive(Debug)]
+struct Fated {
+    caller: ThreadId,
+    first: Fate,
+    others: Fate,
+}
+
+impl Backend for Fated {
+    fn name(&self) -> &'static str {
+        "fated"
+    }
+
+    fn probe(&self) -> Result<String, Unsupported> {
+        Ok("as fate has it".to_owned())
+    }
+
+    fn default_shards(&self, cpus: usize) -> usize {
+        cpus
+    }
+
+    fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
+        let is_first = thread::current().id() == self.caller;
+        let fate = if is_first { self.first } else { self.others };
+        if fate == Fate::CannotBegin {
+            let (cause, hint) = ("not here".to_owned(), "go elsewhere".to_owned());
+            return Err(io::Error::other(Unsupported { cause, hint }));
+        }
+        (shard.ready)()?;
+        match fate {
+            Fate::Fails => return Err(io::Error::other("it fails")),
+            Fate::Panics => panic!("as the test wants it"),
+            Fate::Ends | Fate::CannotBegin => {}
+        }
+        assert!(shard.stop.wait(PATIENCE), "nobody stops it");
+        Ok(Stats::new())
+    }
+}
+
+/// Runs three shards; says how they ended, and whether they were ready before.
+fn run(first: Fate, others: Fate, stop_when_ready: bool) -> (Result<Stats, StartError>, bool) {
+    let backend = Box::leak(Box::new(Fated { caller: thread::current().id(), first, others }));
+    let options = Options { shards: Some(3), ..Options::default() };
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let config = Config { backend, listen, service: ServiceKind::Echo, options };
+    let stop = Arc::new(Stop::new(PATIENCE).unwrap());
+    let gate = Arc::new(Gate::new(Duration::ZERO).unwrap());
+    let mut was_ready = false;
+    let ended = Server::run(&config, Arc::clone(&stop), gate, |server| {
+        was_ready = true;
+        assert_eq!(server.shards(), 3);
+        assert_ne!(server.addr().port(), 0);
+        if stop_when_ready {
+            stop.drain();
+        }
+    });
+    assert!(stop.is_draining(), "one that ends takes the others along");
+    (ended, was_ready)
+}
+
+#[test]
+fn it_ends_when_it_is_told_to() {
+    let (ended, was_ready) = run(Fate::Ends, Fate::Ends, true);
+    assert_eq!(ended.unwrap().accepted_per_shard, [0, 0, 0]);
+    assert!(was_ready);
+}
+
+#[test]
+fn it_is_ready_when_every_shard_is() {
+    let (can, cannot) = (Fate::Ends, Fate::CannotBegin);
+    for (first, others) in [(cannot, can), (can, cannot), (cannot, cannot)] {
+        let (ended, was_ready) = run(first, others, false);
+        let Err(StartError::Unsupported(refused)) = ended else { panic!("{ended:?}") };
+        assert_eq!((refused.cause.as_str(), refused.hint.as_str()), ("not here", "go elsewhere"));
+        assert!(!was_ready, "{first:?}, {others:?}");
+    }
+}
+
+#[test]
+fn a_shard_that_fails_or_panics_ends_the_others_and_is_told_of() {
+    for (fate, told) in [(Fate::Fails, "it fails"), (Fate::Panics, "a shard panicked")] {
+        for (first, others) in [(fate, Fate::Ends), (Fate::Ends, fate)] {
+            let (ended, was_ready) = run(first, others, false);
+            let Err(StartError::Other(error)) = ended else { panic!("{ended:?}") };
+            assert_eq!(error.to_string(), told, "{first:?}, {others:?}");
+            assert!(was_ready, "it was, before");
+        }
+    }
+}

@@ -53,6 +53,11 @@ impl Admission {
         self.leave();
     }
 
+    /// How many connections are open.
+    pub(crate) fn count(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
     /// The most connections that were open at once.
     pub fn peak(&self) -> u64 {
         self.peak.load(Relaxed) as u64

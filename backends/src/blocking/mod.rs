@@ -10,6 +10,7 @@
 
 mod conversation;
 mod registry;
+mod room;
 
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream};
@@ -19,6 +20,7 @@ use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use lockstep_core::{Cause, Service};
+use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use crate::admission::Pause;
@@ -63,7 +65,8 @@ fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
     let Shard { listener, options, stop, admission, ready, service, narrator: _ } = shard;
     ready()?;
     let (registry, stats) = (Registry::new(), Mutex::new(Stats::new()));
-    let server = Server { options, stop, admission, service, trace, registry, stats };
+    let threads_max = room::threads_max();
+    let server = Server { options, stop, admission, service, trace, threads_max, registry, stats };
     thread::scope(|scope| {
         let started = server.start_acceptors(scope, listener);
         match started {
@@ -83,6 +86,8 @@ struct Server<'a, T> {
     admission: &'a Admission,
     service: &'a (dyn Fn() -> Box<dyn Service> + Sync),
     trace: T,
+    /// Of conversations with a thread of their own, over all shards.
+    threads_max: usize,
     registry: Registry,
     stats: Mutex<Stats>,
 }
@@ -185,7 +190,12 @@ impl<T: Trace> Server<'_, T> {
     /// Starts a thread for the conversation.
     fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, stream: TcpStream) {
         let ticket = self.registry.announce();
-        if let Err(error) = spawn(scope, "conversation", move || self.converse(stream, ticket)) {
+        let converse = move || self.converse(stream, ticket);
+        let started = match self.admission.count() > self.threads_max {
+            true => Err(Errno::NOMEM.into()),
+            false => spawn(scope, "conversation", converse),
+        };
+        if let Err(error) = started {
             // The stream went with the closure: the peer sees its connection closed.
             let mut stats = self.stats();
             stats.on_accept_error(&error);

@@ -22,6 +22,9 @@ const WAITED: f64 = 0.01;
 const SERVER: &str = "because the server kept all connections busy: the response times are those \
                       of an overload; lower --rate, or raise --conns if the server was not full";
 
+/// Or else if there was nobody to send them, which is neither a matter of speed nor of the rate.
+const NOBODY_LEFT: &str = "because no connection was left";
+
 /// What became of the plan of an open loop.
 #[derive(Clone, Debug)]
 pub struct OpenEvidence {
@@ -53,6 +56,7 @@ pub(super) fn reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) ->
     let full = evidence.client_busy >= FULL && !matches!(limit, Limit::Both | Limit::Server);
     let disturbed = evidence.client_waiting.is_some_and(|waiting| waiting >= DISTURBED);
     let (word, because) = match limit {
+        _ if evidence.failed >= evidence.conns => ("connections-lost", NOBODY_LEFT),
         _ if disturbed => ("rate-missed", "while other programs used the processors"),
         _ if late || full => ("rate-missed", "because the generator did not keep up"),
         Limit::Both => ("overloaded", "because the processors of both sides were full"),
@@ -154,6 +158,23 @@ mod tests {
         let disturbed = Evidence { client_waiting: Some(0.3), client_busy: 0.5, ..both };
         let said = judge(&disturbed).invalid_reasons.concat();
         assert!(said.contains("while other programs"), "{said}");
+    }
+
+    #[test]
+    fn nobody_is_blamed_for_what_had_no_connection_left() {
+        let open = OpenEvidence {
+            kept: 0.6,
+            unsent: 7,
+            own_late_p99_ns: 9_000_000, // else to blame for what was not sent
+            ..kept_to_plan()
+        };
+        for (failed, word) in [(63, "rate-missed: "), (64, "connections-lost: ")] {
+            let lost = Evidence { failed, open: Some(open.clone()), ..good() };
+            let said = judge(&lost).invalid_reasons;
+            let about_the_plan = said.iter().filter(|said| said.contains(" sent"));
+            let words: Vec<bool> = about_the_plan.map(|said| said.starts_with(word)).collect();
+            assert_eq!(words, [true; 2], "{said:?}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! One measured run: its options, its phases, and what is made of what was measured.
 //!
 //! * [`args`]: what is asked for. `session`: all of it in order, up to the record.
-//! * [`measure`], [`warmup`]: the main thread, which conducts the clients' threads; `account`: what the
-//!   server uses meanwhile.
+//! * [`measure`], `conductor`, [`warmup`]: the clients' threads, and the main thread, which conducts
+//!   them; `account`: what the server uses meanwhile.
 //! * [`verdict`]: who was the limit, and whether the numbers may be believed; [`condition`]: whether
 //!   they are as they should be.
 //! * [`record`], [`report`], [`picture`]: the numbers as a record, and the record as text; [`live`],
@@ -11,6 +11,7 @@
 mod account;
 pub mod args;
 pub mod condition;
+mod conductor;
 pub mod hlog;
 pub mod live;
 pub mod measure;

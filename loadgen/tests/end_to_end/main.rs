@@ -10,6 +10,7 @@ mod harness;
 mod intervals;
 mod kernel;
 mod loaded;
+mod losses;
 mod many;
 mod one_shot;
 mod open_loop;

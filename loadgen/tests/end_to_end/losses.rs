@@ -1,0 +1,199 @@
+//! What a server ends, resets or leaves unanswered, and how that is counted.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Server, echo, echo_with, run_with, with_each_engine};
+
+with_each_engine! {
+    a_server_that_hangs_up_fails_each_connection_once
+    an_end_that_comes_with_the_reply_is_seen
+    lost_connections_make_no_exchange_count_twice
+    a_reset_is_named
+    silence_is_a_timeout
+    what_timed_out_is_among_the_latencies
+    half_a_reply_is_a_timeout_too
+    some_may_fail_while_the_rest_goes_on
+}
+
+fn a_server_that_hangs_up_fails_each_connection_once(engine: &str) {
+    // Five replies a connection, then the end.
+    let server = Server::start(|stream, _| {
+        let mut replies = 0;
+        echo_with(stream, move |_| {
+            replies += 1;
+            replies <= 5
+        });
+    });
+    let args =
+        ["--target", &server.target(), "--conns", "4", "-d", "60s", "--warmup", "0", "--json"];
+    let finished = run_with(engine, &args);
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
+    // With a request on its way, the end may come as a reset.
+    let errors = finished.errors();
+    assert_eq!(errors.iter().map(|(_, count)| count).sum::<u64>(), 4, "{errors:?}");
+    let ends = ["eof", "receive/ECONNRESET", "send/EPIPE", "send/ECONNRESET"];
+    assert!(errors.iter().all(|(kind, _)| ends.contains(&kind.as_str())), "{errors:?}");
+    let record = finished.record();
+    assert_eq!(record["unserved"], 0);
+    // One of the five is the first exchange.
+    assert_eq!(record["exchanges"], 16);
+    assert!(record["duration_s"].as_f64().unwrap() < 50.0, "the run ends when nobody is left");
+}
+
+fn an_end_that_comes_with_the_reply_is_seen(engine: &str) {
+    // The server goes on reading, so nothing but the FIN tells.
+    let server = Server::start(|mut stream, _| {
+        let mut buffer = [0; 64];
+        let count = stream.read(&mut buffer).unwrap_or(0);
+        let _ = stream.write_all(&buffer[..count]);
+        let _ = stream.shutdown(Shutdown::Write);
+        while let Ok(1..) = stream.read(&mut buffer) {}
+    });
+    let args = [
+        "--target",
+        &server.target(),
+        "--conns",
+        "4",
+        "-d",
+        "60s",
+        "--warmup",
+        "0",
+        "--timeout",
+        "50s",
+        "--json",
+    ];
+    let begin = Instant::now();
+    let finished = run_with(engine, &args);
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
+    assert_eq!(finished.errors(), [("eof".to_owned(), 4)]);
+    assert!(begin.elapsed() < Duration::from_secs(40), "without waiting for a timeout");
+}
+
+fn lost_connections_make_no_exchange_count_twice(engine: &str) {
+    // Ten connections of three replies each; the first of each is not measured.
+    let server = Server::start(|mut stream, _| {
+        let mut buffer = [0; 64];
+        for _ in 0..3 {
+            let Ok(count @ 1..) = stream.read(&mut buffer) else { return };
+            let _ = stream.write_all(&buffer[..count]);
+        }
+        let _ = stream.shutdown(Shutdown::Write);
+        while let Ok(1..) = stream.read(&mut buffer) {}
+    });
+    for requests in [1, 15, 20] {
+        let args = [
+            "--target",
+            &server.target(),
+            "--conns",
+            "10",
+            "-n",
+            &requests.to_string(),
+            "--warmup",
+            "0",
+            "--json",
+        ];
+        let finished = run_with(engine, &args);
+        let record = finished.record();
+        assert_eq!(record["exchanges"], requests, "{finished:#?}");
+        assert_eq!(record["latency"]["exchange"]["count"], requests);
+    }
+}
+
+fn a_reset_is_named(engine: &str) {
+    let server = Server::start(|mut stream, _| {
+        // Closing with unread data sends a reset (RFC 2525, 2.17).
+        let _ = stream.read(&mut [0; 1]);
+    });
+    let args = ["--target", &server.target(), "--conns", "3", "-d", "60s", "--json"];
+    let finished = run_with(engine, &args);
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
+    assert_eq!(finished.errors(), [("receive/ECONNRESET".to_owned(), 3)]);
+    assert_eq!(finished.record()["unserved"], 3);
+}
+
+fn silence_is_a_timeout(engine: &str) {
+    let server = Server::start(|mut stream, _| while let Ok(1..) = stream.read(&mut [0; 64]) {});
+    let args =
+        ["--target", &server.target(), "--conns", "3", "-d", "60s", "--timeout", "200ms", "--json"];
+    let finished = run_with(engine, &args);
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
+    assert_eq!(finished.errors(), [("timeout".to_owned(), 3)]);
+    let record = finished.record();
+    assert_eq!(record["unserved"], 3);
+    assert_eq!(record["exchanges"], 0);
+    assert_eq!(record["valid"], false);
+    assert!(record["latency"].get("exchange").is_none(), "absent, not zero");
+    assert!(record.get("fairness").is_none(), "absent, not zero");
+}
+
+fn what_timed_out_is_among_the_latencies(engine: &str) {
+    let server = Server::start(|stream, _| {
+        let mut left = 100;
+        echo_with(stream, |_| {
+            if left == 0 {
+                loop {
+                    thread::park();
+                }
+            }
+            left -= 1;
+            true
+        });
+    });
+    let args = [
+        "--target",
+        &server.target(),
+        "--conns",
+        "3",
+        "-d",
+        "60s",
+        "--warmup",
+        "0",
+        "--timeout",
+        "200ms",
+        "--json",
+    ];
+    let finished = run_with(engine, &args);
+    assert_eq!(finished.errors(), [("timeout".to_owned(), 3)]);
+    let record = finished.record();
+    let exchange = &record["latency"]["exchange"];
+    assert_eq!(exchange["count"], record["exchanges"].as_u64().unwrap() + 3);
+    assert!(exchange["max_ns"].as_u64().unwrap() >= 200_000_000, "{record}");
+    assert!(record["invalid_reasons"][0].as_str().unwrap().starts_with("connections-lost: 3 of 3"));
+}
+
+fn half_a_reply_is_a_timeout_too(engine: &str) {
+    let server = Server::start(|mut stream, _| {
+        let mut buffer = [0; 64];
+        let count = stream.read(&mut buffer).unwrap_or(0);
+        let _ = stream.write_all(&buffer[..count / 2]);
+        while let Ok(1..) = stream.read(&mut buffer) {}
+    });
+    let args =
+        ["--target", &server.target(), "--conns", "1", "-d", "60s", "--timeout", "200ms", "--json"];
+    let finished = run_with(engine, &args);
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
+    let first = finished.record()["errors"][0]["first"].as_str().unwrap().to_owned();
+    assert!(first.contains("32 bytes of the reply within 200ms"), "{first}");
+}
+
+fn some_may_fail_while_the_rest_goes_on(engine: &str) {
+    let server = Server::start(|stream, number| match number % 2 {
+        0 => echo(stream, number),
+        _ => drop(stream),
+    });
+    let args =
+        ["--target", &server.target(), "--conns", "10", "-n", "300", "--warmup", "0", "--json"];
+    let finished = run_with(engine, &args);
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
+    let record = finished.record();
+    assert_eq!(record["exchanges"], 300);
+    assert_eq!(record["errors_total"], 5);
+    assert_eq!(record["unserved"], 5);
+    // They stay in the denominator.
+    assert_eq!(record["fairness"]["min"], 0);
+    let jain = record["fairness"]["jain"].as_f64().unwrap();
+    assert!(jain <= 0.5, "five of ten did all the work: {jain}");
+}

@@ -7,8 +7,8 @@
 //! * [`socket`], [`engine`], [`worker`], [`share`]: system calls, event handling, and the phases of
 //!   one thread.
 //! * `spin`: looking for replies before sleeping.
-//! * [`schedule`], `pacer`, [`spacing`]: when requests of an open loop are due, sending them then,
-//!   and whether they were.
+//! * [`schedule`], `pacer`, `open_loop`, [`spacing`]: when requests of an open loop are due, who is
+//!   there to send them, sending them then, and whether they were.
 //! * [`clock`], [`control`]: what a thread is told, and tells, while it goes on.
 //! * [`turns`]: runs that are under load in turn.
 //! * [`laps`], `window`, [`tally`], [`failures`]: what is counted, by interval and in all.
@@ -22,6 +22,7 @@ pub mod control;
 pub mod engine;
 pub mod failures;
 pub mod laps;
+mod open_loop;
 mod pacer;
 pub mod pattern;
 pub mod schedule;

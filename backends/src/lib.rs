@@ -65,13 +65,13 @@ pub trait Backend: fmt::Debug + Sync {
     /// The stable name, `[a-z0-9-]+`, for flags and records.
     fn name(&self) -> &'static str;
 
-    /// Whether this machine can run it; if so, how, in a few words. Called once, before any
-    /// thread starts.
+    /// Whether this machine can run so many shards of it; if so, how, in a few words. Called before
+    /// any thread starts.
     ///
     /// # Errors
     ///
     /// Why it cannot.
-    fn probe(&self) -> Result<String, Unsupported>;
+    fn probe(&self, shards: usize) -> Result<String, Unsupported>;
 
     /// How many shards to run where the user does not say, on `cpus` processors.
     fn default_shards(&self, cpus: usize) -> usize;

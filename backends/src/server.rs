@@ -162,10 +162,10 @@ impl Server {
         stop: Arc<Stop>,
         gate: Arc<Gate>,
     ) -> Result<(Self, Vec<Place>), StartError> {
-        config.backend.probe().map_err(StartError::Unsupported)?;
         let options = &config.options;
         try_to_pin(&options.pin)?;
-        let shards = shards(config);
+        let shards = shards(config.backend, config.service, options);
+        config.backend.probe(shards).map_err(StartError::Unsupported)?;
         let pinned: Vec<_> = (0..shards).map(|shard| share(&options.pin, shard, shards)).collect();
         let steering = steering(options, &pinned)?;
         let overflows = Overflows::now();
@@ -316,8 +316,9 @@ impl Drop for DrainOnDrop<'_> {
     }
 }
 
-fn shards(config: &Config) -> usize {
-    let one_person = config.service == ServiceKind::Chat;
-    let default = if one_person { 1 } else { config.backend.default_shards(cpus(&config.options)) };
-    config.options.shards.unwrap_or(default).max(1)
+/// How many shards a server will have.
+pub(crate) fn shards(backend: &dyn Backend, service: ServiceKind, options: &Options) -> usize {
+    let one_person = service == ServiceKind::Chat;
+    let default = if one_person { 1 } else { backend.default_shards(cpus(options)) };
+    options.shards.unwrap_or(default).max(1)
 }

@@ -35,7 +35,7 @@ impl Backend for Fated {
         "fated"
     }
 
-    fn probe(&self) -> Result<String, Unsupported> {
+    fn probe(&self, _shards: usize) -> Result<String, Unsupported> {
         Ok("as fate has it".to_owned())
     }
 

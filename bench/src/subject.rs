@@ -14,7 +14,7 @@ use crate::Placement;
 /// If one of the others is required: listed in `LOCKSTEP_REQUIRE`, names separated by commas.
 pub fn backends() -> Vec<&'static dyn Backend> {
     let required = env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
-    let runs = |backend: &dyn Backend| match backend.probe() {
+    let runs = |backend: &dyn Backend| match backend.probe(1) {
         Ok(_how) => true,
         Err(refused) => {
             let name = backend.name();

@@ -44,7 +44,7 @@ impl Backend for Blocking {
         "blocking"
     }
 
-    fn probe(&self) -> Result<String, Unsupported> {
+    fn probe(&self, _shards: usize) -> Result<String, Unsupported> {
         Ok("a thread for each connection".to_owned())
     }
 

@@ -14,6 +14,7 @@ use super::statistics::Statistics;
 use super::units::{count, cpu_list, duration};
 use super::{exit, signals, strip_number};
 use crate::errno::name_of;
+use crate::server::shards;
 use crate::terminal::{complain, say};
 use crate::{
     BACKENDS, Backend, Config, Gate, Options, Server, ServiceKind, StartError, Stop, by_name,
@@ -111,7 +112,8 @@ pub fn serve(args: &ServeArgs) -> ExitCode {
 
 fn run(args: &ServeArgs) -> Result<u8, u8> {
     let listen = resolve(&args.listen)?;
-    let backend = choose(&args.backend);
+    let options = options(args);
+    let backend = choose(args, &options);
     if args.threads.is_some() && backend.name() != "blocking" {
         complain("--threads is for --backend blocking", Some("the others take --shards"));
         return Err(exit::USAGE);
@@ -120,7 +122,7 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
         complain("--spin is for mio and io-uring", Some("a blocking call sleeps at once"));
         return Err(exit::USAGE);
     }
-    let config = Config { backend, listen, service: args.service, options: options(args) };
+    let config = Config { backend, listen, service: args.service, options };
     let stop = Stop::new(args.drain_timeout).map_err(|error| failed(&error))?;
     let gate = Gate::new(config.options.accept_pause).map_err(|error| failed(&error))?;
     let (stop, gate) = (Arc::new(stop), Arc::new(gate));
@@ -183,13 +185,13 @@ fn resolve(listen: &str) -> Result<SocketAddr, u8> {
 }
 
 /// The backend of the name, or for `auto` the first that runs here.
-fn choose(name: &str) -> &'static dyn Backend {
-    if let Some(backend) = by_name(name) {
+fn choose(args: &ServeArgs, options: &Options) -> &'static dyn Backend {
+    if let Some(backend) = by_name(&args.backend) {
         return backend;
     }
     let mut passed_over = String::new();
     for backend in BACKENDS {
-        match backend.probe() {
+        match backend.probe(shards(*backend, args.service, options)) {
             Ok(how) => {
                 say(&format!("backend auto: {} ({how}{passed_over})", backend.name()));
                 return *backend;

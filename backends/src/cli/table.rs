@@ -14,7 +14,7 @@ pub(super) fn backends() -> ExitCode {
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(80);
     table.set_header(["backend", "here", "how, or why not"]);
     for backend in BACKENDS {
-        match backend.probe() {
+        match backend.probe(1) {
             Ok(how) => table.add_row([backend.name(), "yes", &how]),
             Err(refused) => {
                 let why = format!("{}\nhint: {}", refused.cause, refused.hint);

@@ -80,8 +80,8 @@ impl Backend for IoUring {
         }
     }
 
-    fn probe(&self) -> Result<String, Unsupported> {
-        probe::probe(self)
+    fn probe(&self, shards: usize) -> Result<String, Unsupported> {
+        probe::probe(self, shards)
     }
 
     fn default_shards(&self, cpus: usize) -> usize {

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use io_uring::{IoUring as Uring, Probe, opcode};
 
@@ -11,25 +13,71 @@ use crate::Unsupported;
 use crate::errno::name_of;
 use crate::trace::{Silent, Trace};
 
-/// Makes a ring and its buffers, and says what kind of ring it is.
-pub(super) fn set_up(
-    backend: &IoUring,
-    trace: impl Trace,
-) -> Result<(Uring, &'static str, Buffers), Unsupported> {
-    let (ring, flags) = ring::set_up(backend.rungs(), trace)
-        .map_err(|error| refused(&error, &disabled_sysctl()))?;
-    let buffers = Buffers::register(&ring, backend.buffers)
-        .map_err(|error| buffers_refused(&error, &disabled_sysctl()))?;
+/// How long rings that have been closed may still count against a limit of memory. The kernel frees
+/// a ring in a worker of its own (`io_ring_exit_work`, io_uring/io_uring.c).
+const FREED_WITHIN: Duration = Duration::from_millis(500);
+
+/// How often a ring is asked for again that no memory is left for.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+/// What a shard has from the kernel: a ring, what kind it is, and its buffers, dropped in this order.
+type Parts = (Uring, &'static str, Buffers);
+
+/// What was refused.
+struct Refusal {
+    error: io::Error,
+    /// Not the ring, but its buffers.
+    of_buffers: bool,
+}
+
+impl Refusal {
+    fn meaning(&self) -> Unsupported {
+        match (self.of_buffers, self.error.raw_os_error()) {
+            (true, Some(libc::EINVAL)) => Unsupported {
+                cause: format!("io_uring here has no buffer rings ({})", name_of(&self.error)),
+                hint: "they need Linux 5.19; use --backend mio".to_owned(),
+            },
+            _ => refused(&self.error, &disabled_sysctl()),
+        }
+    }
+}
+
+fn make(backend: &IoUring, trace: impl Trace) -> Result<Parts, Refusal> {
+    let refusal = |of_buffers| move |error| Refusal { error, of_buffers };
+    let (ring, flags) = ring::set_up(backend.rungs(), trace).map_err(refusal(false))?;
+    let buffers = Buffers::register(&ring, backend.buffers).map_err(refusal(true))?;
     Ok((ring, flags, buffers))
 }
 
-/// Makes a ring and its buffers as a shard does, and asks for the operations.
-pub(super) fn probe(backend: &IoUring) -> Result<String, Unsupported> {
-    let (ring, flags, buffers) = set_up(backend, Silent)?;
-    let missing = missing_operations(&ring);
-    drop(ring);
-    drop(buffers);
-    match missing.as_deref() {
+/// Makes what so many shards need, all at once. If there is no memory for it, that may be due to
+/// rings that have just been closed, and is tried again for a while.
+fn make_all(backend: &IoUring, shards: usize, trace: impl Trace) -> Result<Vec<Parts>, Refusal> {
+    let deadline = Instant::now() + FREED_WITHIN;
+    loop {
+        let parts: Result<_, Refusal> = (0..shards).map(|_| make(backend, trace)).collect();
+        match parts {
+            Err(Refusal { error, .. })
+                if error.raw_os_error() == Some(libc::ENOMEM) && Instant::now() < deadline =>
+            {
+                thread::sleep(TRY_AGAIN);
+            }
+            parts => return parts,
+        }
+    }
+}
+
+/// Makes what a shard needs.
+pub(super) fn set_up(backend: &IoUring, trace: impl Trace) -> Result<Parts, Unsupported> {
+    let parts = make_all(backend, 1, trace).map_err(|refusal| refusal.meaning())?;
+    Ok(parts.into_iter().next().expect("one was made"))
+}
+
+/// Makes what so many shards need, since together they may exceed a limit that one does not
+/// (RLIMIT_MEMLOCK, for a user without CAP_IPC_LOCK), and asks for the operations.
+pub(super) fn probe(backend: &IoUring, shards: usize) -> Result<String, Unsupported> {
+    let parts = make_all(backend, shards.max(1), Silent).map_err(|refusal| refusal.meaning())?;
+    let (ring, flags, _buffers) = &parts[0];
+    match missing_operations(ring).as_deref() {
         Ok([]) => Ok(match backend.method {
             Method::Multishot => format!("a ring per shard, {flags}"),
             Method::Linked { .. } => format!("{flags}; a receive for each request"),
@@ -81,7 +129,8 @@ fn refused(error: &io::Error, disabled: &str) -> Unsupported {
         ),
         Some(libc::ENOMEM) => (
             format!("no memory that may be locked is left for io_uring ({name})"),
-            "raise the limit of locked memory (ulimit -l), or run fewer shards".to_owned(),
+            "raise the limit of locked memory (ulimit -l), run fewer shards, or use --backend mio"
+                .to_owned(),
         ),
         Some(libc::EMFILE | libc::ENFILE) => (
             format!("no descriptor is left for io_uring ({name})"),
@@ -94,17 +143,6 @@ fn refused(error: &io::Error, disabled: &str) -> Unsupported {
         _ => (format!("io_uring cannot be set up: {error}"), "use --backend mio".to_owned()),
     };
     Unsupported { cause, hint }
-}
-
-/// What it means that a ring was had, and a buffer ring refused.
-fn buffers_refused(error: &io::Error, disabled: &str) -> Unsupported {
-    match error.raw_os_error() {
-        Some(libc::EINVAL) => Unsupported {
-            cause: format!("io_uring here has no buffer rings ({})", name_of(error)),
-            hint: "they need Linux 5.19; use --backend mio".to_owned(),
-        },
-        _ => refused(error, disabled),
-    }
 }
 
 #[cfg(test)]
@@ -124,9 +162,11 @@ mod tests {
 
     #[test]
     fn a_buffer_ring_is_refused_for_the_kernels_age_or_another_cause() {
-        let cause = |errno| buffers_refused(&io::Error::from_raw_os_error(errno), "").cause;
+        let cause = |errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            Refusal { error, of_buffers: true }.meaning().cause
+        };
         assert!(cause(libc::EINVAL).contains("no buffer rings (EINVAL)"));
         assert!(cause(libc::ENOMEM).contains("locked"));
-        assert!(cause(libc::EPERM).contains("seccomp filter (EPERM)"));
     }
 }

@@ -60,7 +60,7 @@ impl Backend for Mio {
         "mio"
     }
 
-    fn probe(&self) -> Result<String, Unsupported> {
+    fn probe(&self, _shards: usize) -> Result<String, Unsupported> {
         match Poll::new() {
             Ok(_) => Ok("epoll, edge-triggered".to_owned()),
             Err(error) => Err(no_epoll(&error)),

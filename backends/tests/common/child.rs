@@ -26,7 +26,7 @@ pub(crate) fn lockstep(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Com
 
 /// Whether the backend can run here. If not, that is said aloud, or is a failure if it is required.
 pub(crate) fn is_available(name: &str) -> bool {
-    let refused = match by_name(name).unwrap().probe() {
+    let refused = match by_name(name).unwrap().probe(1) {
         Ok(_how) => return true,
         Err(refused) => refused,
     };

@@ -48,6 +48,23 @@ fn refused(args: &str, errno: i32) -> Option<Command> {
     Some(command)
 }
 
+/// Lets the command's process lock so many bytes, and takes from it the privilege of root to lock
+/// more (capabilities(7)).
+fn limit_locked_memory(command: &mut Command, bytes: u64) {
+    /// linux/capability.h
+    const CAP_IPC_LOCK: libc::c_ulong = 14;
+    let limit = move || {
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+        // SAFETY: the limit outlives the call, which only reads it.
+        let limited = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };
+        // SAFETY: the arguments are those of prctl(2). Who may not drop it does not have it.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0) };
+        if limited == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec it only makes two system calls.
+    unsafe { command.pre_exec(limit) };
+}
+
 const REFUSALS: [(i32, &str, &str); 4] = [
     (libc::ENOSYS, "ENOSYS", "no io_uring"),
     (libc::EPERM, "EPERM", "io_uring is"),
@@ -81,6 +98,22 @@ fn auto_takes_the_next_best_and_says_why() {
         assert!(said.contains("not io-uring") && said.contains(name), "{said}");
         server.connect().exchange(b"x");
         assert_eq!(server.stop()["backend"], "mio");
+    }
+}
+
+/// As for a user without privileges, whose rings count against what he may lock, whoever closed
+/// them. With any limit there is a backend for any number of shards.
+#[test]
+fn auto_runs_with_any_limit_of_locked_memory() {
+    for (limit, shards) in [(0, 1), (1 << 20, 1), (1 << 20, 2), (4 << 20, 4), (8 << 20, 16)] {
+        let args = format!("serve --backend auto --json --listen 127.0.0.1:0 --shards {shards}");
+        let mut command = lockstep(args.split(' '));
+        limit_locked_memory(&mut command, limit);
+        let server = Served::start_command(command);
+        server.connect().exchange(b"x");
+        let statistics = server.stop();
+        assert_eq!(statistics["shards"], shards, "{limit}");
+        assert_eq!(statistics["exchanges"], 1, "{limit}");
     }
 }
 

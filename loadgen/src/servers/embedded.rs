@@ -73,7 +73,7 @@ pub fn spins(name: &str) -> bool {
 
 /// Why a backend cannot run here, in words.
 pub fn refusal(name: &str) -> Option<String> {
-    let refused = lockstep_backends::by_name(name)?.probe().err()?;
+    let refused = lockstep_backends::by_name(name)?.probe(1).err()?;
     Some(refused.to_string())
 }
 

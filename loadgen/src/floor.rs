@@ -115,13 +115,12 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure
 
 /// The short form, for a record: what bears on runs with these options and so many connections, in
 /// well under half a second for each number. `None` where it would say nothing of the run, or
-/// cannot be measured.
-pub fn brief(args: &RunArgs, conns: &[u32]) -> Option<Floor> {
+/// cannot be measured. `allowed` are the processors it may use, as the run does.
+pub fn brief(args: &RunArgs, conns: &[u32], allowed: &[usize]) -> Option<Floor> {
     // A connection for each exchange costs something else.
     if args.no_floor || args.service == Service::Hi {
         return None;
     }
-    let allowed = placement::allowed().ok()?;
     let mut conns: Vec<u32> = conns.iter().map(|&conns| conns.min(CONNS_MAX)).collect();
     conns.sort_unstable();
     conns.dedup();
@@ -129,7 +128,7 @@ pub fn brief(args: &RunArgs, conns: &[u32]) -> Option<Floor> {
     measure(&Wish {
         size: args.size,
         conns: &conns,
-        cpus: Cpus::choose(&allowed, args.pin.as_deref(), args.server_pin.as_deref()),
+        cpus: Cpus::choose(allowed, args.pin.as_deref(), args.server_pin.as_deref()),
         duration: BRIEF * conns.len() as u32,
         rounds: ROUNDS_BRIEF,
         all: false,

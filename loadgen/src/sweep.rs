@@ -18,7 +18,6 @@ pub use args::SweepArgs;
 pub use levels::Levels;
 
 use crate::exit::{self, Failure};
-use crate::floor;
 use crate::machine::placement::Place;
 use crate::run::Session;
 use crate::run::args::RunArgs;
@@ -58,7 +57,7 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Swept, Failure> {
     let most = args.conns.0.last().map_or(1, |&conns| conns as u32);
     session.check(&RunArgs { conns: most, ..base.clone() })?;
     let environment = Environment::capture();
-    let floor = floor::brief(&base, &[most]);
+    let floor = session.floor(&base, &[most]);
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let mut sweep = Sweep {
         schema: SCHEMA,

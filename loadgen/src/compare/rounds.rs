@@ -11,7 +11,6 @@ use lockstep_results::{Comparison, Floor, Plan, Run, store};
 use super::Compared;
 use super::subjects::Entry;
 use crate::exit::{self, Failure};
-use crate::floor;
 use crate::run::args::RunArgs;
 use crate::run::{Finished, Job, Session};
 
@@ -111,7 +110,8 @@ impl Rounds {
                 let base = RunArgs { conns, size, ..self.base.clone() };
                 // The same bytes, and in an open loop the same instants, for all.
                 let seed = self.rng.u64(..);
-                let shared = Shared { round, cell, seed, floor: floor::brief(&base, &[conns]) };
+                let shared =
+                    Shared { round, cell, seed, floor: self.session.floor(&base, &[conns]) };
                 match self.turn(cell) {
                     Some(turn) => self.run_in_turns(&shared, &order, turn)?,
                     None => {

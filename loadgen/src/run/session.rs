@@ -46,7 +46,7 @@ pub fn run(args: &RunArgs, argv: Vec<String>, live: &mut Live) -> Result<Finishe
     }
     let session = Session::start()?;
     session.check(args)?;
-    let floor = floor::brief(args, &[args.conns]);
+    let floor = session.floor(args, &[args.conns]);
     let job = Job { args, command: None, argv, label: String::new(), floor };
     session.run_live(&job, !live.prints(), &mut |over| live.tell(over))
 }
@@ -118,6 +118,12 @@ impl Session {
             let hint = "raise it with `ulimit -n`; `loadgen many` opens more, with more processes";
             Failure::new(exit::USAGE, error).hint(hint)
         })
+    }
+
+    /// What the machine can do at all under the load of these options, with these numbers of
+    /// connections. This process may be confined to the generator's processors by then.
+    pub fn floor(&self, args: &RunArgs, conns: &[u32]) -> Option<Floor> {
+        floor::brief(args, conns, &self.allowed)
     }
 
     /// The signal that came between two runs.

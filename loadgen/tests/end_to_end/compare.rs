@@ -170,6 +170,9 @@ fn the_file_says_how_to_do_it_again_and_names_the_runs() {
             assert!(file.starts_with("runs/"), "named from where the comparison is: {file}");
             let record = fs::read_to_string(directory.path().join(file)).unwrap();
             let record: Value = serde_json::from_str(&record).unwrap();
+            // Where there are two processors the floor has both, whatever the runs are confined to.
+            let two = std::thread::available_parallelism().unwrap().get() > 1;
+            assert_eq!(record["floor"]["server_cpu"].is_u64(), two, "{}", record["floor"]);
             assert_eq!(record["subject"]["backlog"], backlog);
             assert_eq!(record["rate"]["arrivals"], "poisson");
             seeds.push(record["seed"].clone());

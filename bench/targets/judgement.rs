@@ -18,7 +18,8 @@ struct Line {
     target: String,
     asked: Bound,
     value: Option<Value>,
-    /// What the value would be at the floor: no server here can do better.
+    /// What the value would be at the floor: no server of plain system calls can do better here,
+    /// though io_uring's saves calls that the floor makes.
     floor: Option<f64>,
 }
 
@@ -259,12 +260,12 @@ pub(crate) fn table(comparisons: &Comparisons) -> String {
         let _infallible =
             writeln!(table, "| {mark} | {target} | {asked} | {median:.2} | {interval} | {floor} |");
     }
-    let legend = "+: the median reaches it; x: nobody can on this machine, since its floor (the \
-                  last column: exchanges without any event loop, measured in every round) does \
-                  not; ?: the median does not, but the interval (99 %, bootstrap over rounds) \
-                  holds values that do; -: it does not";
+    let legend = "+: the median reaches it; x: it does not, and neither would exchanges without any \
+                  event loop, by plain system calls (the last column: the floor, measured in \
+                  every round); ?: the median does not, but the interval (99 %, bootstrap over \
+                  rounds) holds values that do; -: it does not";
     format!(
-        "{table}\n{reached} of {known} are reached, {beyond} are beyond the machine\n{}\n",
+        "{table}\n{reached} of {known} are reached, {beyond} are beyond the floor\n{}\n",
         wrap(legend, WIDTH, 0)
     )
 }

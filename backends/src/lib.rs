@@ -23,7 +23,6 @@ pub mod chat;
 pub mod cli;
 mod deadlines;
 mod drive;
-pub mod errno;
 mod gate;
 pub mod io_uring;
 mod listen_queue;

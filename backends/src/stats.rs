@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use lockstep_core::Cause;
 use serde::Serialize;
 
-use crate::errno;
 use crate::listen_queue::AcceptQueue;
 use crate::trace::Trace;
+use lockstep_sys::errno;
 
 /// The counts of one shard, or of a whole server after [`merge`](Self::merge).
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]

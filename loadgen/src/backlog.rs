@@ -26,9 +26,9 @@ pub(crate) use counters::Reading;
 pub(crate) use diag::Diag;
 pub use process::{TrialArgs, trial};
 
-use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
 use crate::machine::{processes, procfs, signals};
+use lockstep_sys::errno::describe;
 use process::{Children, Order};
 use trial::Spec;
 
@@ -51,7 +51,7 @@ pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished, Failur
     args.output.check()?;
     let (sender, news) = channel();
     signals::watch(sender).map_err(|error| {
-        Failure::new(exit::FAILURE, format!("cannot catch signals: {}", with_name(&error)))
+        Failure::new(exit::FAILURE, format!("cannot catch signals: {}", describe(&error)))
     })?;
     let started = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     let mut environment = Environment::capture();
@@ -120,12 +120,12 @@ fn is_private(args: &BacklogArgs, notes: &mut Vec<String>) -> Result<bool, Failu
 
 fn resolve(target: &str) -> Result<SocketAddr, Failure> {
     let addrs = target.to_socket_addrs().map_err(|error| {
-        let error = format!("--target {target}: {}", with_name(&error));
+        let error = format!("--target {target}: {}", describe(&error));
         Failure::new(exit::USAGE, error).hint("write it as 127.0.0.1:8898, or localhost:8898")
     })?;
     let addrs: Vec<SocketAddr> = addrs.collect();
     let mut diag = diag::Diag::open().map_err(|error| {
-        let error = format!("the target's queue cannot be seen: {}", with_name(&error));
+        let error = format!("the target's queue cannot be seen: {}", describe(&error));
         Failure::new(exit::FAILURE, error)
     })?;
     // `localhost` may stand for two addresses, and a server listen at one of them.

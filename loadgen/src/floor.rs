@@ -16,7 +16,6 @@ use clap::Args;
 use lockstep_results::{Calls, Environment, Exchange, Floor, FloorReport, SCHEMA, Spread};
 
 use crate::clients::connection::Service;
-use crate::clients::failures::with_name;
 use crate::clients::pattern::Pattern;
 use crate::exit::{self, Failure};
 use crate::machine::placement::{self, Placement, pin};
@@ -25,6 +24,7 @@ use crate::output::OutputArgs;
 use crate::run::args::{CpuList, RunArgs, cpu_list, size};
 use crate::run::check_cpus;
 use crate::units;
+use lockstep_sys::errno::describe;
 use pairs::Pair;
 
 /// The numbers of connections that `loadgen floor` measures with: one, what fits the caches, and
@@ -81,7 +81,7 @@ pub struct FloorArgs {
 pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure> {
     args.output.check()?;
     let failed = |error: io::Error| {
-        Failure::new(exit::FAILURE, format!("cannot measure: {}", with_name(&error)))
+        Failure::new(exit::FAILURE, format!("cannot measure: {}", describe(&error)))
     };
     let allowed = placement::allowed().map_err(failed)?;
     check_cpus("--pin", args.pin.as_deref(), &allowed)?;

@@ -14,7 +14,6 @@ use serde::Serialize;
 
 use loadgen::backlog::{self, BacklogArgs};
 use loadgen::cli::{Cli, Command, ReportArgs};
-use loadgen::clients::failures::with_name;
 use loadgen::compare::{self, CompareArgs};
 use loadgen::exit::{self, Failure};
 use loadgen::floor::{self, FloorArgs};
@@ -25,6 +24,7 @@ use loadgen::run::live::Live;
 use loadgen::storm::{self, StormArgs};
 use loadgen::sweep::{self, SweepArgs};
 use loadgen::{machine::signals, run, run::report, servers::embedded, servers::supervisor};
+use lockstep_sys::errno::describe;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -273,7 +273,7 @@ fn print(text: &str) -> Result<(), Failure> {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(
             exit::FAILURE,
-            format!("cannot write to standard output: {}", with_name(&error)),
+            format!("cannot write to standard output: {}", describe(&error)),
         )),
         _ => Ok(()),
     }

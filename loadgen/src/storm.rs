@@ -21,13 +21,13 @@ pub use args::{Close, StormArgs};
 
 use crate::backlog::{Diag, Reading, kernel};
 use crate::clients::clock::Clock;
-use crate::clients::failures::with_name;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
 use crate::machine::placement::Place;
 use crate::run::args::RunArgs;
 use crate::run::{Job, Session};
+use lockstep_sys::errno::describe;
 use wave::{Plan, Tally, Wave};
 
 /// How often the depth of the accept queue is looked at.
@@ -187,9 +187,7 @@ struct Driven {
 /// Has a thread make the connections, and watches the accept queue meanwhile.
 fn drive(session: &Session, plan: &Plan) -> Result<Driven, Failure> {
     let failed = |what: &'static str| {
-        move |error: io::Error| {
-            Failure::new(exit::FAILURE, format!("{what}: {}", with_name(&error)))
-        }
+        move |error: io::Error| Failure::new(exit::FAILURE, format!("{what}: {}", describe(&error)))
     };
     let mut watch = Watch::start(plan.target.addr);
     let before = Reading::take().map_err(failed("the kernel's counters"))?;

@@ -24,9 +24,9 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use crate::admission::Pause;
-use crate::errno::is_exhaustion;
 use crate::trace::{Silent, Trace, Traced};
 use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
+use lockstep_sys::errno::is_exhaustion;
 use registry::{Registry, Ticket};
 
 /// The backend's value; it has no tuning.

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use super::strip_number;
+use lockstep_sys::errno;
 
 /// Why a text stands for no address.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) fn resolve(text: &str) -> Result<Vec<SocketAddr>, Unresolved> {
         Err(error) if error.kind() == ErrorKind::InvalidInput => {
             ("not an address with a port".to_owned(), "write it as 127.0.0.1:8898 or [::1]:8898")
         }
-        Err(error) => (strip_number(&error), ANOTHER_NAME),
+        Err(error) => (errno::text(&error), ANOTHER_NAME),
     };
     Err(Unresolved { cause, hint })
 }

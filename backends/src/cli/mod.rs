@@ -8,7 +8,6 @@ mod table;
 mod talk;
 mod units;
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -98,11 +97,4 @@ impl Cli {
             Command::Backends => table::backends(),
         }
     }
-}
-
-/// The error's text without std's `(os error N)`: the name says it better.
-fn strip_number(error: &io::Error) -> String {
-    let text = error.to_string();
-    let end = text.find(" (os error").unwrap_or(text.len());
-    text[..end].to_lowercase()
 }

@@ -12,13 +12,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::address::{self, Unresolved};
 use super::statistics::Statistics;
 use super::units::{count, cpu_list, duration};
-use super::{exit, signals, strip_number};
-use crate::errno::name_of;
+use super::{exit, signals};
 use crate::server::shards;
 use crate::terminal::{complain, say};
 use crate::{
     BACKENDS, Backend, Config, Gate, Options, Server, ServiceKind, StartError, Stop, by_name,
 };
+use lockstep_sys::errno;
 
 /// What a server needs beside its connections: listeners, rings, events, the standard streams.
 const DESCRIPTORS_RESERVED: u64 = 32;
@@ -229,7 +229,7 @@ fn not_served(config: &Config, error: &StartError) -> u8 {
         }
         StartError::Pin(error) => {
             let cpus = &config.options.pin;
-            let text = format!("cannot pin to processors {cpus:?}: {}", strip_number(error));
+            let text = format!("cannot pin to processors {cpus:?}: {}", errno::text(error));
             complain(&text, Some("lscpu shows which there are"));
             exit::USAGE
         }
@@ -238,8 +238,9 @@ fn not_served(config: &Config, error: &StartError) -> u8 {
             exit::USAGE
         }
         StartError::Listen(error) => {
-            let cause = strip_number(error);
-            let text = format!("cannot listen on {}: {cause} ({})", config.listen, name_of(error));
+            let cause = errno::text(error);
+            let text =
+                format!("cannot listen on {}: {cause} ({})", config.listen, errno::name_of(error));
             complain(&text, Some(listen_hint(error, config.options.reuse_port)));
             exit::ADDRESS
         }
@@ -264,7 +265,7 @@ fn listen_hint(error: &io::Error, reuse_port: bool) -> &'static str {
 }
 
 fn failed(error: &io::Error) -> u8 {
-    complain(&format!("the server failed: {} ({})", strip_number(error), name_of(error)), None);
+    complain(&format!("the server failed: {}", errno::describe(error)), None);
     exit::FAILURE
 }
 

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use lockstep_core::RECV_MAX;
 
 use super::address::{self, Unresolved};
-use super::{exit, strip_number};
+use super::exit;
 use crate::chat::BYE;
-use crate::errno::name_of;
 use crate::listener::open;
 use crate::terminal::{complain, prompt, say};
 use crate::text::{prefix, printable, trim_line_ending};
 use crate::trace::{Narrator, Trace, Traced};
+use lockstep_sys::errno;
 
 /// How long to wait for the server's end after ours.
 const LINGER: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ pub(super) fn talk(addr: &str, trace: bool) -> ExitCode {
     let mut socket = match connect(&found, narrator.as_ref()) {
         Ok(socket) => socket,
         Err(error) => {
-            let cause = format!("{} ({})", strip_number(&error), name_of(&error));
+            let cause = errno::describe(&error);
             let hint = "is a server there? `lockstep serve --service chat` starts one";
             return not_connected(addr, &cause, hint);
         }
@@ -62,7 +62,10 @@ pub(super) fn talk(addr: &str, trace: bool) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            complain(&format!("the conversation broke off: {} ({})", error, name_of(&error)), None);
+            complain(
+                &format!("the conversation broke off: {} ({})", error, errno::name_of(&error)),
+                None,
+            );
             ExitCode::from(exit::FAILURE)
         }
     }

@@ -11,9 +11,9 @@ use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 
 use super::{Connection, Flight, Loop, Multishot};
 use crate::drive::lingers;
-use crate::errno::is_exhaustion;
 use crate::slots::Key;
 use crate::trace::{Trace, Traced};
+use lockstep_sys::errno::is_exhaustion;
 
 impl<T: Trace> Loop<'_, T> {
     /// Asks for connections, if that is not done already and nothing forbids it.

@@ -10,8 +10,8 @@ use io_uring::{IoUring as Uring, Probe, opcode};
 use super::buffers::Buffers;
 use super::{IoUring, Method, ring};
 use crate::Unsupported;
-use crate::errno::name_of;
 use crate::trace::{Silent, Trace};
+use lockstep_sys::errno::name_of;
 
 /// How long rings that have been closed may still count against a limit of memory. The kernel frees
 /// a ring in a worker of its own (`io_ring_exit_work`, io_uring/io_uring.c).

@@ -7,9 +7,9 @@ use io_uring::cqueue;
 
 use super::Loop;
 use super::ring::Kind;
-use crate::errno::name_of;
 use crate::slots::Key;
 use crate::trace::{NONE, Trace, quoted};
+use lockstep_sys::errno::name_of;
 
 impl<T: Trace> Loop<'_, T> {
     /// Tells of a completion, before anything is done about it.

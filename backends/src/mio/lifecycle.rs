@@ -12,9 +12,9 @@ use mio::net::TcpStream;
 
 use super::{Connection, Loop, State, register};
 use crate::drive::{Discarded, discard, lingers};
-use crate::errno::is_exhaustion;
 use crate::slots::Key;
 use crate::trace::{Trace, Traced};
+use lockstep_sys::errno::is_exhaustion;
 
 /// Receives of a connection that lingers, in one turn.
 const DISCARDS: u32 = 16;

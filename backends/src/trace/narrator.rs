@@ -7,8 +7,8 @@ use std::os::fd::RawFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::errno::name_of;
 use crate::text::escaped;
+use lockstep_sys::errno::name_of;
 
 /// How much of what was received or sent is shown, in characters.
 const SHOWN: usize = 40;

@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::trial::{self, Spec};
-use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
 use crate::machine::netns::Private;
 use crate::machine::signals;
 use crate::run::measure::News;
+use lockstep_sys::errno::describe;
 
 /// How often it is looked whether a trial is over.
 const POLL: Duration = Duration::from_millis(20);
@@ -74,7 +74,7 @@ fn obey(order: &str) -> Result<Answer, Failure> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, interrupted.clone())
-            .map_err(|error| failed(format!("cannot catch signals: {}", with_name(&error))))?;
+            .map_err(|error| failed(format!("cannot catch signals: {}", describe(&error))))?;
     }
     if order.private {
         let namespace = Private::enter()
@@ -180,7 +180,7 @@ impl Running {
             Ok(running)
         };
         spawn().map_err(|error: io::Error| {
-            let error = format!("cannot start a trial: {}", with_name(&error));
+            let error = format!("cannot start a trial: {}", describe(&error));
             Failure::new(exit::FAILURE, error)
         })
     }

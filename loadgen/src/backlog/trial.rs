@@ -22,10 +22,10 @@ use super::diag::Diag;
 use super::kernel;
 use super::model::{self, Plan};
 use super::server::{ACCEPTED, LISTENER, Own, Server};
-use crate::clients::failures::with_name;
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure};
 use crate::machine::limits;
+use lockstep_sys::errno::describe;
 
 /// How often the depth of the queue is looked at, at least.
 const TICK: Duration = Duration::from_millis(20);
@@ -64,9 +64,7 @@ pub(super) struct Spec {
 pub(super) fn run(spec: &Spec, interrupted: Arc<AtomicBool>) -> Result<Trial, Failure> {
     let failed = |what: &str| {
         let what = what.to_owned();
-        move |error: io::Error| {
-            Failure::new(exit::FAILURE, format!("{what}: {}", with_name(&error)))
-        }
+        move |error: io::Error| Failure::new(exit::FAILURE, format!("{what}: {}", describe(&error)))
     };
     let kernel = kernel::settings();
     let server = match spec.target {

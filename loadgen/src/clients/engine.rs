@@ -17,10 +17,10 @@ use socket2::Socket;
 
 use crate::clients::connection::{Connection, State};
 use crate::clients::failures::Kind;
-use crate::clients::failures::in_words;
 use crate::clients::pattern::Mismatch;
 use crate::clients::socket::receive;
 use crate::clients::worker::{Plan, Worker};
+use lockstep_sys::errno;
 
 pub(crate) use epoll::Epoll;
 pub(crate) use uring::Uring;
@@ -341,6 +341,6 @@ impl<S: Sockets> Worker<'_, S> {
 
     #[cold]
     fn fail_io(&mut self, index: usize, kind: Kind, error: &io::Error) {
-        self.fail(index, kind, error.raw_os_error(), |_| in_words(error));
+        self.fail(index, kind, error.raw_os_error(), |_| errno::text(error));
     }
 }

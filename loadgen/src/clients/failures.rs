@@ -1,9 +1,6 @@
 //! What went wrong with connections, by kind and errno. Each connection fails at most once.
 
-use std::io;
-
 use lockstep_results::ErrorCount;
-use rustix::io::Errno;
 
 /// What a connection was doing, or what was wrong with what it got.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -111,7 +108,7 @@ impl Failures {
         self.entries.sort_by_key(|entry| (std::cmp::Reverse(entry.count), entry.first_at));
         let counts = self.entries.into_iter().map(|entry| ErrorCount {
             kind: entry.kind.name().to_owned(),
-            errno: entry.errno.map(errno_name),
+            errno: entry.errno.map(lockstep_sys::errno::name),
             count: entry.count,
             first: entry.first,
         });
@@ -119,62 +116,10 @@ impl Failures {
     }
 }
 
-/// An error in words without the number that std appends.
-pub fn in_words(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error ") {
-        Some(end) => text[..end].to_lowercase(),
-        None => text,
-    }
-}
-
-/// An error in words with its errno's name: `connection refused (ECONNREFUSED)`.
-pub fn with_name(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(code) => format!("{} ({})", in_words(error), errno_name(code)),
-        None => in_words(error),
-    }
-}
-
-/// The name of an errno that sockets meet, such as `ECONNRESET`, else `errno N`.
-pub fn errno_name(code: i32) -> String {
-    let name = match Errno::from_raw_os_error(code) {
-        Errno::ACCESS => "EACCES",
-        Errno::ADDRINUSE => "EADDRINUSE",
-        Errno::ADDRNOTAVAIL => "EADDRNOTAVAIL",
-        Errno::AFNOSUPPORT => "EAFNOSUPPORT",
-        Errno::AGAIN => "EAGAIN",
-        Errno::CONNABORTED => "ECONNABORTED",
-        Errno::CONNREFUSED => "ECONNREFUSED",
-        Errno::CONNRESET => "ECONNRESET",
-        Errno::EXIST => "EEXIST",
-        Errno::HOSTUNREACH => "EHOSTUNREACH",
-        Errno::INVAL => "EINVAL",
-        Errno::IO => "EIO",
-        Errno::ISDIR => "EISDIR",
-        Errno::MFILE => "EMFILE",
-        Errno::NETDOWN => "ENETDOWN",
-        Errno::NETRESET => "ENETRESET",
-        Errno::NETUNREACH => "ENETUNREACH",
-        Errno::NFILE => "ENFILE",
-        Errno::NOBUFS => "ENOBUFS",
-        Errno::NOENT => "ENOENT",
-        Errno::NOMEM => "ENOMEM",
-        Errno::NOSPC => "ENOSPC",
-        Errno::NOTCONN => "ENOTCONN",
-        Errno::NOTDIR => "ENOTDIR",
-        Errno::PERM => "EPERM",
-        Errno::PIPE => "EPIPE",
-        Errno::PROTO => "EPROTO",
-        Errno::ROFS => "EROFS",
-        Errno::TIMEDOUT => "ETIMEDOUT",
-        _ => return format!("errno {code}"),
-    };
-    name.to_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     #[test]
@@ -197,12 +142,5 @@ mod tests {
         assert_eq!(counts[0].errno.as_deref(), Some("ECONNRESET"));
         assert_eq!((counts[0].count, counts[0].first.as_str()), (3, "theirs, and earlier"));
         assert_eq!(counts.len(), 3);
-    }
-
-    #[test]
-    fn errors_read_as_words_and_names() {
-        let error = io::Error::from_raw_os_error(Errno::CONNREFUSED.raw_os_error());
-        assert_eq!(with_name(&error), "connection refused (ECONNREFUSED)");
-        assert_eq!(errno_name(4000), "errno 4000");
     }
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Subject;
-use crate::clients::failures::with_name;
 use crate::servers::command;
+use lockstep_sys::errno::describe;
 
 /// What the names of their programs begin with.
 const PREFIX: &str = "peer-";
@@ -21,7 +21,7 @@ pub(super) fn find(directory: &Path) -> Result<Vec<Subject>, String> {
         true => own().unwrap_or_default(),
         false => directory.to_owned(),
     };
-    let cannot = |error| format!("--peers: {}: {}", directory.display(), with_name(&error));
+    let cannot = |error| format!("--peers: {}: {}", directory.display(), describe(&error));
     let mut paths: Vec<PathBuf> =
         fs::read_dir(&directory).map_err(cannot)?.flatten().map(|file| file.path()).collect();
     paths.sort();

@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use socket2::{Domain, Socket, Type};
 
-use crate::clients::failures::with_name;
+use lockstep_sys::errno::describe;
 
 /// Tells the network namespace of this thread from all others there are.
 ///
@@ -46,7 +46,7 @@ impl Private {
     ///
     /// One line that says what is not allowed here.
     pub(crate) fn enter() -> Result<Self, String> {
-        let failed = |what: &str, error: io::Error| format!("{what}: {}", with_name(&error));
+        let failed = |what: &str, error: io::Error| format!("{what}: {}", describe(&error));
         let before = inode().map_err(|error| failed("/proc", error))?;
         let flags = match geteuid().is_root() {
             true => UnshareFlags::NEWNET,
@@ -78,7 +78,7 @@ impl Private {
             return Err(format!("{setting}: not in the private network namespace"));
         }
         fs::write(format!("/proc/sys/{setting}"), value.to_string())
-            .map_err(|error| format!("{setting} cannot be set: {}", with_name(&error)))
+            .map_err(|error| format!("{setting} cannot be set: {}", describe(&error)))
     }
 }
 

@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use crate::clients::clock::Clock;
 use crate::clients::connection::Service;
 use crate::clients::control::Control;
-use crate::clients::failures::with_name;
 use crate::clients::laps::{Lap, Laps};
 use crate::clients::pattern::Pattern;
 use crate::clients::share::Share;
@@ -31,6 +30,7 @@ use crate::machine::limits;
 use crate::machine::placement::pin;
 use crate::machine::signals;
 use crate::run::args::engine;
+use lockstep_sys::errno::describe;
 
 /// The options of the hidden `loadgen many-part`.
 #[derive(Args, Debug)]
@@ -117,7 +117,7 @@ fn obey(order: &str) -> Result<(), Failure> {
     let from_ns = monotonic_ns();
     let clock = Clock::start();
     let control = Control::new(clock.clone(), threads, false)
-        .map_err(|error| failed(format!("cannot wake threads: {}", with_name(&error))))?;
+        .map_err(|error| failed(format!("cannot wake threads: {}", describe(&error))))?;
     let plan = Plan {
         engine: engine(&order.engine).map_err(failed)?,
         target: Target::new(order.addr).from_source(order.source),
@@ -186,11 +186,11 @@ fn start<'scope>(
     let work = move || {
         pin(&[cpu])?;
         worker::work(plan, control, share, opened, || ())
-            .map_err(|error| format!("cannot wait for events: {}", with_name(&error)))
+            .map_err(|error| format!("cannot wait for events: {}", describe(&error)))
     };
     let thread = thread::Builder::new().name(format!("clients-{}", share.thread));
     thread.spawn_scoped(scope, work).map_err(|error| {
-        let error = format!("cannot start a thread: {}", with_name(&error));
+        let error = format!("cannot start a thread: {}", describe(&error));
         Failure::new(exit::FAILURE, error)
     })
 }
@@ -222,13 +222,13 @@ fn say(what: &impl Serialize) -> Result<(), Failure> {
         .map_err(io::Error::from)
         .and_then(|()| stdout.write_all(b"\n"))
         .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::new(exit::FAILURE, with_name(&error)))
+        .map_err(|error| Failure::new(exit::FAILURE, describe(&error)))
 }
 
 /// The next line; none when nobody is there any more.
 fn hear() -> Result<Option<Window>, Failure> {
     let mut line = String::new();
-    let failed = |error: io::Error| Failure::new(exit::FAILURE, with_name(&error));
+    let failed = |error: io::Error| Failure::new(exit::FAILURE, describe(&error));
     match io::stdin().read_line(&mut line).map_err(failed)? {
         0 => Ok(None),
         _ => serde_json::from_str(&line).map(Some).map_err(|error| failed(error.into())),

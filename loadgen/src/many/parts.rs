@@ -12,11 +12,11 @@ use rustix::process::Pid;
 use serde::de::DeserializeOwned;
 
 use super::part::{Counted, Opened, Order, Window};
-use crate::clients::failures::with_name;
 use crate::clients::tally::{add, histogram};
 use crate::exit::{self, Failure};
 use crate::progress;
 use crate::run::Session;
+use lockstep_sys::errno::describe;
 
 /// Dropping them ends them.
 pub(super) struct Parts(Vec<Part>);
@@ -32,7 +32,7 @@ impl Parts {
     pub(super) fn start(orders: &[Order]) -> Result<Self, Failure> {
         let parts: io::Result<Vec<Part>> = orders.iter().map(Part::start).collect();
         parts.map(Self).map_err(|error| {
-            let error = format!("cannot start a process: {}", with_name(&error));
+            let error = format!("cannot start a process: {}", describe(&error));
             Failure::new(exit::FAILURE, error)
         })
     }
@@ -54,7 +54,7 @@ impl Parts {
         let line = serde_json::to_string(&window).expect("a number is JSON") + "\n";
         let tell = |part: &mut Part| part.stdin.write_all(line.as_bytes());
         self.0.iter_mut().try_for_each(tell).map_err(|error| {
-            let error = format!("a process of the generator has ended: {}", with_name(&error));
+            let error = format!("a process of the generator has ended: {}", describe(&error));
             Failure::new(exit::FAILURE, error)
         })
     }

@@ -14,8 +14,8 @@ use hdrhistogram::serialization::interval_log::{
 };
 use lockstep_results::store;
 
-use crate::clients::failures::with_name;
 use crate::clients::laps::Over;
+use lockstep_sys::errno::describe;
 
 /// A log that is being written. It is removed again if nothing was.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Hlog {
     /// One line naming the path: it is there and `force` is not set, or cannot be written.
     pub fn create(path: &Path, force: bool) -> io::Result<Self> {
         store::check(path, force)?;
-        let at = |error| io::Error::other(format!("{}: {}", path.display(), with_name(&error)));
+        let at = |error| io::Error::other(format!("{}: {}", path.display(), describe(&error)));
         let mut options = OpenOptions::new();
         let options = match force {
             true => options.create(true).truncate(true),
@@ -51,7 +51,7 @@ impl Hlog {
     pub fn write(&mut self, over: &Over<'_>) -> io::Result<()> {
         let result = self.lines.write_interval(over);
         result.map_err(|error| {
-            io::Error::other(format!("{}: {}", self.path.display(), with_name(&error)))
+            io::Error::other(format!("{}: {}", self.path.display(), describe(&error)))
         })
     }
 }

@@ -10,7 +10,6 @@ use lockstep_results::Interval;
 
 use crate::clients::clock::Clock;
 use crate::clients::control::Control;
-use crate::clients::failures::with_name;
 use crate::clients::laps::{Lap, Over};
 use crate::clients::share::Share;
 use crate::clients::tally::Tally;
@@ -24,6 +23,7 @@ use crate::run::account::Used;
 use crate::run::conductor::Conductor;
 use crate::run::warmup::{self, Warmup};
 use crate::servers::embedded::Ready;
+use lockstep_sys::errno::describe;
 
 /// What the main thread waits for.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ pub fn measure(
     over: &mut dyn FnMut(&Over<'_>),
 ) -> Result<Measured, Failure> {
     let cannot = |what: &str, error: &io::Error| {
-        Failure::new(exit::FAILURE, format!("{what}: {}", with_name(error)))
+        Failure::new(exit::FAILURE, format!("{what}: {}", describe(error)))
     };
     let open = run.plan.open.is_some();
     let control = Control::new(Clock::start(), run.plan.threads, open)
@@ -165,7 +165,7 @@ fn work(
     let finish = Finish(sender.clone());
     let leave = Leave(run.plan.seat.as_ref());
     pin(&[run.placement.of_thread(share.thread)])?;
-    let events = |error: io::Error| format!("cannot wait for events: {}", with_name(&error));
+    let events = |error: io::Error| format!("cannot wait for events: {}", describe(&error));
     let opened = || drop(sender.send(News::Opened));
     let finished = move || {
         drop(leave);

@@ -4,7 +4,6 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
 
-use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Place, Placement, pin};
 use crate::machine::processes::Processes;
@@ -14,6 +13,7 @@ use crate::run::record::{self, Subject};
 use crate::servers::embedded::{Ended, READY_MAX, Ready, Server, Wish};
 use crate::servers::{command, target};
 use crate::units::format_cpu_list;
+use lockstep_sys::errno::describe;
 
 /// The server under test, while it runs.
 pub(crate) struct Prepared {
@@ -156,7 +156,7 @@ fn start(
     let ready = sender.clone();
     let server =
         Server::start(wish, move |line| drop(ready.send(News::Ready(line)))).map_err(|error| {
-            let error = format!("cannot start a server: {}", with_name(&error));
+            let error = format!("cannot start a server: {}", describe(&error));
             Failure::new(exit::FAILURE, error)
         })?;
     match await_ready(news)? {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use lockstep_results::{Environment, Floor, Record, store};
 
-use crate::clients::failures::with_name;
 use crate::clients::laps::Over;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
@@ -24,6 +23,7 @@ use crate::run::prepare::{self, Prepared, Several, Started, prepare};
 use crate::run::record::{Asked, Subject, record};
 use crate::servers::{command, embedded};
 use crate::units::format_cpu_list;
+use lockstep_sys::errno::describe;
 
 /// A run that has come to an end.
 #[derive(Debug)]
@@ -83,10 +83,10 @@ impl Session {
     pub fn start() -> Result<Self, Failure> {
         let failed = |error: String| Failure::new(exit::FAILURE, error);
         let allowed = placement::allowed()
-            .map_err(|error| failed(format!("cannot tell the CPUs: {}", with_name(&error))))?;
+            .map_err(|error| failed(format!("cannot tell the CPUs: {}", describe(&error))))?;
         let (sender, news) = channel();
         signals::watch(sender.clone())
-            .map_err(|error| failed(format!("cannot catch signals: {}", with_name(&error))))?;
+            .map_err(|error| failed(format!("cannot catch signals: {}", describe(&error))))?;
         Ok(Self { allowed, sender, news })
     }
 

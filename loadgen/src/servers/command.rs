@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
 use crate::machine::processes::Processes;
 use crate::run::measure::News;
 use crate::servers::embedded::READY_MAX;
 use crate::servers::supervisor;
+use lockstep_sys::errno::describe;
 
 /// How often it is looked whether a server accepts, or is gone.
 const POLL: Duration = Duration::from_millis(10);
@@ -71,7 +71,7 @@ impl Server {
     /// When there is no free port, or the process cannot be started.
     pub fn start(subject: &Subject) -> Result<Self, Failure> {
         Self::spawn(subject).map_err(|error| {
-            let error = format!("cannot start {}: {}", subject.name, with_name(&error));
+            let error = format!("cannot start {}: {}", subject.name, describe(&error));
             Failure::new(exit::FAILURE, error)
         })
     }

@@ -17,10 +17,10 @@ use rustix::process::{
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
 use crate::machine::processes::descendants;
 use crate::machine::signals;
+use lockstep_sys::errno::describe;
 
 /// How long a server may take to end on SIGTERM. Its connections are gone by then.
 pub const STOP_MAX: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ pub struct ExecArgs {
 /// The exit code is the command's own, or 128 and the signal that has ended it.
 pub fn exec(args: &ExecArgs) -> ExitCode {
     let failed = |what: &str, error: &std::io::Error| {
-        Failure::new(127, format!("{what}: {}", with_name(error))).print();
+        Failure::new(127, format!("{what}: {}", describe(error))).print();
         ExitCode::from(127)
     };
     // Before there is anything to end, it may end at once.

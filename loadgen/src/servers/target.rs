@@ -5,9 +5,9 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
-use crate::clients::failures::with_name;
 use crate::exit::{self, Failure};
 use crate::run::measure::News;
+use lockstep_sys::errno::describe;
 
 /// The longest that one of several addresses of a name is tried.
 const PROBE_MAX: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ pub(crate) fn resolve(
     thread::Builder::new()
         .name("resolver".to_owned())
         .spawn(lookup)
-        .map_err(|error| failure(format!("cannot look up {target}: {}", with_name(&error))))?;
+        .map_err(|error| failure(format!("cannot look up {target}: {}", describe(&error))))?;
     loop {
         match news.recv() {
             Ok(News::Resolved(Ok(addr))) => return Ok(addr),
@@ -47,7 +47,7 @@ pub(crate) fn resolve(
 /// for `::1` and `127.0.0.1`, and a server may listen on only one of them.
 fn look_up(name: &str) -> Result<SocketAddr, String> {
     let addrs: Vec<SocketAddr> =
-        name.to_socket_addrs().map_err(|error| with_name(&error))?.collect();
+        name.to_socket_addrs().map_err(|error| describe(&error))?.collect();
     let (Some(&first), Some(&last)) = (addrs.first(), addrs.last()) else {
         return Err("the name has no address".to_owned());
     };

@@ -17,11 +17,12 @@ use socket2::Socket;
 use super::args::Close;
 use crate::clients::clock::Clock;
 use crate::clients::connection::{Connection, Received, Service, State};
-use crate::clients::failures::{Failures, Kind, in_words};
+use crate::clients::failures::{Failures, Kind};
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::{Target, receive, send};
 use crate::clients::tally::histogram;
 use crate::machine::tcp_info;
+use lockstep_sys::errno;
 
 /// What is waited for.
 const INTEREST: EventFlags =
@@ -377,7 +378,7 @@ impl<'a> Wave<'a> {
     }
 
     fn fail_io(&mut self, index: usize, kind: Kind, error: &io::Error) {
-        self.fail(index, kind, error.raw_os_error(), |_| in_words(error));
+        self.fail(index, kind, error.raw_os_error(), |_| errno::text(error));
     }
 
     fn fail(

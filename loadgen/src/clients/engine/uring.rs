@@ -28,22 +28,22 @@ use self::buffers::Buffers;
 use self::ring::{COMPLETIONS_MAX, Operation, Ring, Token, generation_after};
 use super::Sockets;
 use crate::clients::connection::{Received, Service, State};
-use crate::clients::failures::{Kind, with_name};
+use crate::clients::failures::Kind;
 use crate::clients::worker::{Plan, Worker};
+use lockstep_sys::errno::describe;
 
 /// Tries whether this kernel does what this needs.
 pub(super) fn probe() -> Result<(), String> {
-    let ring = ring::set_up(1).map_err(|error| format!("io_uring_setup: {}", with_name(&error)))?;
+    let ring = ring::set_up(1).map_err(|error| format!("io_uring_setup: {}", describe(&error)))?;
     let buffers = Buffers::register(&ring, 1, 1).map_err(|error| {
-        format!("no rings of buffers, which Linux 5.19 has: {}", with_name(&error))
+        format!("no rings of buffers, which Linux 5.19 has: {}", describe(&error))
     })?;
     let mut ring = Ring::new(ring);
     let probed = ring.probe_receive();
     drop(ring);
     drop(buffers);
-    probed.map_err(|error| {
-        format!("no multishot receive, which Linux 6.0 has: {}", with_name(&error))
-    })
+    probed
+        .map_err(|error| format!("no multishot receive, which Linux 6.0 has: {}", describe(&error)))
 }
 
 /// What tells of the end of connect(2), and of what came with it. The values are epoll's.

@@ -1,0 +1,9 @@
+//! Linux plumbing that the server, the load generator and the benchmarks share.
+//!
+//! Nothing here decides what a request or a reply is: the generator's protocol code shares nothing
+//! with the server's, since a shared bug would cancel out. Plumbing cannot cancel out, and copies
+//! of it diverge.
+//!
+//! * [`errno`]: names and texts of error numbers.
+
+pub mod errno;

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
-use crate::backlog::{BacklogArgs, TrialArgs};
-use crate::compare::CompareArgs;
-use crate::floor::FloorArgs;
+use crate::experiments::backlog::{BacklogArgs, TrialArgs};
+use crate::experiments::compare::CompareArgs;
+use crate::experiments::floor::FloorArgs;
+use crate::experiments::storm::StormArgs;
+use crate::experiments::sweep::SweepArgs;
 use crate::many::{ManyArgs, PartArgs};
 use crate::run::args::{LiveArgs, RunArgs, page};
 use crate::servers::embedded::EmbeddedArgs;
 use crate::servers::supervisor::ExecArgs;
-use crate::storm::StormArgs;
-use crate::sweep::SweepArgs;
 
 const EXAMPLES: &str = "\
 Examples:

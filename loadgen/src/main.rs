@@ -12,17 +12,17 @@ use lockstep_results::{
 };
 use serde::Serialize;
 
-use loadgen::backlog::{self, BacklogArgs};
 use loadgen::cli::{Cli, Command, ReportArgs};
-use loadgen::compare::{self, CompareArgs};
 use loadgen::exit::{self, Failure};
-use loadgen::floor::{self, FloorArgs};
+use loadgen::experiments::backlog::{self, BacklogArgs};
+use loadgen::experiments::compare::{self, CompareArgs};
+use loadgen::experiments::floor::{self, FloorArgs};
+use loadgen::experiments::storm::{self, StormArgs};
+use loadgen::experiments::sweep::{self, SweepArgs};
 use loadgen::many::{self, ManyArgs};
 use loadgen::output::OutputArgs;
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
-use loadgen::storm::{self, StormArgs};
-use loadgen::sweep::{self, SweepArgs};
 use loadgen::{machine::signals, run, run::report, servers::embedded, servers::supervisor};
 use lockstep_sys::errno::describe;
 

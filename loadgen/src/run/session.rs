@@ -12,7 +12,7 @@ use crate::clients::socket::Target;
 use crate::clients::turns::{self, Seat};
 use crate::clients::worker::Plan;
 use crate::exit::{self, Failure, Outcome};
-use crate::floor;
+use crate::experiments::floor;
 use crate::machine::limits;
 use crate::machine::placement::{self, Place, pin};
 use crate::machine::signals;

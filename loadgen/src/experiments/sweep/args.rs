@@ -8,7 +8,7 @@ use super::levels::{self, Levels};
 use crate::clients::connection::Service;
 use crate::clients::engine::Engine;
 use crate::clients::schedule::{Arrivals, SECOND};
-use crate::compare;
+use crate::experiments::compare;
 use crate::machine::placement::Place;
 use crate::output::OutputArgs;
 use crate::run::args::{

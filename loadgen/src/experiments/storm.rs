@@ -19,11 +19,11 @@ use lockstep_results::{Environment, Latencies, Latency, SCHEMA};
 
 pub use args::{Close, StormArgs};
 
-use crate::backlog::{Diag, Reading, kernel};
 use crate::clients::clock::Clock;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
+use crate::experiments::backlog::{Diag, Reading, kernel};
 use crate::machine::placement::Place;
 use crate::run::args::RunArgs;
 use crate::run::{Job, Session};

@@ -2,7 +2,10 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::Command;
+use std::thread;
 
 use common::child::{Process, Served, is_available};
 use common::skipped;
@@ -72,6 +75,24 @@ fn a_stream_has_no_messages() {
         assert_eq!(lines.iter().map(|line| total(line)).collect::<Vec<_>>(), [3000, 9]);
         assert_eq!(server.stop()["bytes_received"], 3009);
     }
+}
+
+#[test]
+fn stream_program_ends_when_the_server_closes_early() {
+    if !has_python() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 3000]).unwrap();
+        stream.write_all(&[b'x'; 100]).unwrap();
+    });
+    let ended = Process::start(python("stream.py", &[&port])).wait();
+    server.join().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(ended.stderr, ["the server closed after 100 of 3000 bytes"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
-"""TCP carries bytes, not messages: what one send sent need not be what one receive returns.
+"""TCP carries bytes, not messages: the bytes of one send may come in several receives.
 
-Expects an echo server, such as `lockstep serve`, at the port given.
+Needs an echo server, such as `lockstep serve`, at the given port.
 """
 
 import socket
@@ -10,10 +10,13 @@ port = int(sys.argv[1]) if len(sys.argv) > 1 else 8898
 
 
 def receive(sk, count):
-    """Receives until `count` bytes are here; returns the sizes in which they came."""
+    """Receives `count` bytes and returns the size of each receive."""
     sizes = []
     while sum(sizes) < count:
-        sizes.append(len(sk.recv(1024)))
+        data = sk.recv(1024)
+        if not data:  # b'': the server has closed, there is no more
+            sys.exit(f"the server closed after {sum(sizes)} of {count} bytes")
+        sizes.append(len(data))
     return sizes
 
 

@@ -1,4 +1,4 @@
-"""The tutorial's first client: it sends what the server receives, and receives what it sends."""
+"""The tutorial's first client: one request, one reply, and the end of the connection."""
 
 import socket
 import sys

@@ -11,9 +11,9 @@ sk.bind(("127.0.0.1", port))
 sk.listen()
 print("listening on port", sk.getsockname()[1], flush=True)
 
-conn, addr = sk.accept()  # sleeps until a client is in the queue
-request = conn.recv(1024)  # sleeps until something is here; at most 1024 bytes of it
+conn, addr = sk.accept()  # sleeps until a connection is in the queue
+request = conn.recv(1024)  # sleeps until there is data; returns at most 1024 bytes
 print(request)
-conn.sendall(b"hi")  # send() may take only a part; sendall() repeats it
+conn.sendall(b"hi")  # send() may take only a part; sendall() sends the rest, too
 conn.close()
 sk.close()

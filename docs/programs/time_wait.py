@@ -1,11 +1,11 @@
-"""Who closes first keeps the address for a minute (TIME_WAIT), and what SO_REUSEADDR has to do with it."""
+"""The side that closes first keeps its port for a minute (TIME_WAIT); SO_REUSEADDR allows to bind it again."""
 
 import errno
 import socket
 
 
 def listen(port, reuse):
-    """A listener at the port, or the name of the error."""
+    """Returns a listener at the port, or the name of the error."""
     sk = socket.socket()
     sk.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
     try:
@@ -25,7 +25,7 @@ def outcome(listener):
 
 
 def conversation(first, reuse):
-    """Has one conversation that `first` ends, closes the listener, and returns its port."""
+    """Makes one connection, which `first` closes first; closes the listener and returns its port."""
     listener = listen(0, reuse)
     port = listener.getsockname()[1]
     client = socket.create_connection(("127.0.0.1", port))

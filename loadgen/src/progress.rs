@@ -1,42 +1,44 @@
-//! One line on standard error, if that is a terminal, about how far a run is.
+//! A progress line on standard error, if that is a terminal.
 
-use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lockstep_results::format;
 
 use crate::clients::clock::NEVER;
 use crate::clients::control::Control;
 
-/// How often the line is renewed.
+/// Interval between two updates of the line.
 pub const INTERVAL: Duration = Duration::from_millis(200);
 
-/// The line. It is erased when the run is over.
+/// The line. It is erased when this is dropped.
 #[derive(Debug)]
 pub struct Progress {
-    shown: bool,
-    label: String,
+    bar: ProgressBar,
+    /// Time and number of exchanges at the last update.
     last: Option<(u64, u64)>,
 }
 
 impl Progress {
-    /// Shows nothing if nobody looks: no terminal, or a build service's.
-    ///
-    /// The line begins with `label`, which says which of several runs it is; without one there is
-    /// no line.
+    /// Prepares a line that begins with `label`. Nothing is shown without a label, without a
+    /// terminal that can erase a line, or where `CI` is set.
     pub fn start(label: Option<&str>) -> Self {
-        let watched = io::stderr().is_terminal() && std::env::var_os("CI").is_none();
-        let shown = watched && label.is_some();
-        Self { shown, label: label.unwrap_or_default().to_owned(), last: None }
+        let target = match label {
+            Some(_) if std::env::var_os("CI").is_none() => ProgressDrawTarget::stderr(),
+            _ => ProgressDrawTarget::hidden(),
+        };
+        let style = ProgressStyle::with_template("{prefix}{wide_msg}").expect("a valid template");
+        let bar = ProgressBar::with_draw_target(None, target)
+            .with_style(style)
+            .with_prefix(label.unwrap_or_default().to_owned());
+        Self { bar, last: None }
     }
 
-    /// Renews the line.
+    /// Updates the line with the phase and the rate of a run, at most once in [`INTERVAL`].
     pub fn show(&mut self, control: &Control, conns: u32) {
-        if !self.shown {
-            return;
-        }
         let now = control.clock.now();
-        if self.last.is_some_and(|(then, _)| now - then < INTERVAL.as_nanos() as u64) {
+        let recent = |(then, _)| now - then < INTERVAL.as_nanos() as u64;
+        if self.bar.is_hidden() || self.last.is_some_and(recent) {
             return;
         }
         let (opened, exchanges) = control.progress();
@@ -49,36 +51,24 @@ impl Progress {
         let rate = format::count(rate.round());
         let seconds = |from: u64, to: u64| format!("{:.1}s", to.saturating_sub(from) as f64 / 1e9);
         let (start, end) = (control.start_ns(), control.end_ns());
-        let line = match () {
+        self.tell(match () {
             () if !control.looping() => format!("opening {opened} of {conns} connections"),
             () if start == NEVER => format!("warming up until it is steady, {rate}/s"),
             () if now < start => format!("warming up for {} more, {rate}/s", seconds(now, start)),
             () if now >= end => "waiting for the last replies".to_owned(),
             () if end == NEVER => format!("measured {}, {rate}/s", seconds(start, now)),
             () => format!("measured {} of {}, {rate}/s", seconds(start, now), seconds(start, end)),
-        };
-        self.write(&format!("{}{line}", self.label));
+        });
     }
 
-    /// Says what is done now.
-    pub fn tell(&mut self, what: &str) {
-        if self.shown {
-            self.last.get_or_insert((0, 0));
-            self.write(&format!("{}{what}", self.label));
-        }
-    }
-
-    fn write(&self, line: &str) {
-        let mut stderr = io::stderr().lock();
-        // Back to the line's beginning, and erase what was longer. A failure ends nothing.
-        let _ = write!(stderr, "\r{line}\x1b[K").and_then(|()| stderr.flush());
+    /// Shows what is being done.
+    pub fn tell(&self, phase: impl Into<String>) {
+        self.bar.set_message(phase.into());
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.shown && self.last.is_some() {
-            self.write("");
-        }
+        self.bar.finish_and_clear();
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn measure(
     processes: u32,
     seed: u64,
 ) -> Result<Measured, Failure> {
-    let mut progress = Progress::start(Some(&format!("{} with {}: ", cell.backend, cell.conns)));
+    let progress = Progress::start(Some(&format!("{} with {}: ", cell.backend, cell.conns)));
     let Several { servers, ready, placement } = session.several(&args.server(cell), processes)?;
     let addr = ready.addr;
     let (pids, shards) = (servers.iter().map(Server::pid).collect::<Vec<_>>(), ready.shards);
@@ -96,7 +96,7 @@ pub(super) fn measure(
     let (idle, at_rest) = (memory(), used(&clients));
 
     let warmup = args.warmup(cell.conns);
-    progress.tell(&format!("warming up, then measuring for {:.1?}", args.duration));
+    progress.tell(format!("warming up, then measuring for {:.1?}", args.duration));
     let start_ns = monotonic_ns() + ns(HEAD_START + warmup);
     parts.begin(Window { start_ns })?;
     wait_until(session, start_ns)?;

@@ -12,6 +12,7 @@
 
 pub mod cli;
 pub mod clients;
+pub mod event;
 pub mod exit;
 pub mod experiments;
 pub mod machine;

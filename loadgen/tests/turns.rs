@@ -68,8 +68,8 @@ fn load(addr: SocketAddr, seat: Seat) -> Measured {
         server: None,
         progress: None,
     };
-    let (sender, news) = channel();
-    measure(&run, &sender, &news, &mut |_| ()).unwrap()
+    let (sender, events) = channel();
+    measure(&run, &sender, &events, &mut |_| ()).unwrap()
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub struct Finished {
 pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished, Failure> {
     let usage = |error: String| Failure::new(exit::USAGE, error);
     args.output.check()?;
-    let (sender, news) = channel();
+    let (sender, events) = channel();
     signals::watch(sender).map_err(|error| {
         Failure::new(exit::FAILURE, format!("cannot catch signals: {}", describe(&error)))
     })?;
@@ -77,7 +77,7 @@ pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished, Failur
         }),
     });
     let at_a_time = if private { usize::MAX } else { 1 };
-    let (trials, signal) = Children::run(orders.collect(), at_a_time, &news)?;
+    let (trials, signal) = Children::run(orders.collect(), at_a_time, &events)?;
     environment.capture_after();
     let backlog = Backlog {
         schema: SCHEMA,

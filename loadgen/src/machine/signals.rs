@@ -12,8 +12,8 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
+use crate::event::Event;
 use crate::exit;
-use crate::run::measure::News;
 
 /// Has the kernel end this process with `parent`, which has started it; `false` if that is gone
 /// already.
@@ -38,17 +38,17 @@ pub fn tell_of_full_files() -> io::Result<()> {
     flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map(drop)
 }
 
-/// Sends the first signal as news and lets the second end the process.
+/// Sends the first signal as an event and lets the second end the process.
 ///
 /// # Errors
 ///
 /// When signals cannot be caught, or no thread started.
-pub fn watch(news: Sender<News>) -> io::Result<()> {
+pub fn watch(events: Sender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let wait = move || {
         for (number, signal) in signals.forever().enumerate() {
             // When nobody listens any more, the result is being printed and need not be ended.
-            if number > 0 || news.send(News::Signal(signal)).is_err() {
+            if number > 0 || events.send(Event::Signal(signal)).is_err() {
                 process::exit(exit::of_signal(signal).into());
             }
         }

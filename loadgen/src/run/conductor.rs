@@ -9,9 +9,10 @@ use crate::clients::clock::NEVER;
 use crate::clients::control::Control;
 use crate::clients::laps::{Laps, Over};
 use crate::clients::tally::Tally;
+use crate::event::Event;
 use crate::progress::{self, Progress};
 use crate::run::account::Account;
-use crate::run::measure::{Measured, News, Run};
+use crate::run::measure::{Measured, Run};
 use crate::run::warmup::{self, Warmup, Watch};
 
 /// How long outstanding replies are awaited after a signal.
@@ -40,7 +41,7 @@ const NOTICE: Duration = Duration::from_millis(20);
 pub(super) struct Conductor<'a> {
     run: &'a Run,
     control: &'a Arc<Control>,
-    news: &'a Receiver<News>,
+    events: &'a Receiver<Event>,
     progress: Progress,
     server: Account,
     opened: usize,
@@ -65,13 +66,13 @@ impl<'a> Conductor<'a> {
     pub(super) fn new(
         run: &'a Run,
         control: &'a Arc<Control>,
-        news: &'a Receiver<News>,
+        events: &'a Receiver<Event>,
         over: &'a mut dyn FnMut(&Over<'_>),
     ) -> Self {
         Self {
             run,
             control,
-            news,
+            events,
             progress: Progress::start(run.progress.as_deref()),
             server: Account::new(run.server),
             opened: 0,
@@ -196,16 +197,16 @@ impl<'a> Conductor<'a> {
         if self.control.clock.is_stopped() {
             patience = patience.max(WHILE_OTHERS_RUN);
         }
-        match self.news.recv_timeout(patience) {
-            Ok(News::Opened) => self.opened += 1,
-            Ok(News::Finished) => self.finished += 1,
-            Ok(News::Signal(signal)) => {
+        match self.events.recv_timeout(patience) {
+            Ok(Event::Opened) => self.opened += 1,
+            Ok(Event::Finished) => self.finished += 1,
+            Ok(Event::Signal(signal)) => {
                 self.signal = Some(signal);
                 let now = self.control.clock.now();
                 self.control.cut(now, now + PATIENCE_NS);
             }
             Err(RecvTimeoutError::Timeout) => self.progress.show(self.control, self.run.conns),
-            Ok(News::Resolved(_) | News::Ready(_)) | Err(RecvTimeoutError::Disconnected) => {}
+            Ok(Event::Resolved(_) | Event::Ready(_)) | Err(RecvTimeoutError::Disconnected) => {}
         }
     }
 

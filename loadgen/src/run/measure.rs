@@ -15,6 +15,7 @@ use crate::clients::share::Share;
 use crate::clients::tally::Tally;
 use crate::clients::turns::Seat;
 use crate::clients::worker::{self, Plan};
+use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Placement, pin};
 use crate::machine::processes::Processes;
@@ -22,32 +23,7 @@ use crate::machine::procfs::Usage;
 use crate::run::account::Used;
 use crate::run::conductor::Conductor;
 use crate::run::warmup::{self, Warmup};
-use crate::servers::embedded::Ready;
 use lockstep_sys::errno::describe;
-
-/// What the main thread waits for.
-#[derive(Debug)]
-pub enum News {
-    /// A signal of that number came.
-    Signal(i32),
-    /// The target's name was resolved, or not.
-    Resolved(Result<std::net::SocketAddr, String>),
-    /// The embedded server is ready, or has ended.
-    Ready(Option<Ready>),
-    /// Every connection of a thread has done its first exchange or failed.
-    Opened,
-    /// A thread has nothing outstanding any more, or one of several runs is over.
-    Finished,
-}
-
-/// Tells that something has finished, however it does.
-pub(super) struct Finish(pub(super) Sender<News>);
-
-impl Drop for Finish {
-    fn drop(&mut self) {
-        let _nobody_waits = self.0.send(News::Finished);
-    }
-}
 
 /// What is to be measured, and how long.
 #[derive(Debug)]
@@ -104,8 +80,8 @@ pub struct Measured {
 /// When threads cannot be started or cannot wait for events.
 pub fn measure(
     run: &Run,
-    sender: &Sender<News>,
-    news: &Receiver<News>,
+    sender: &Sender<Event>,
+    events: &Receiver<Event>,
     over: &mut dyn FnMut(&Over<'_>),
 ) -> Result<Measured, Failure> {
     let cannot = |what: &str, error: &io::Error| {
@@ -118,7 +94,7 @@ pub fn measure(
     let connections = Mutex::new(());
     thread::scope(|scope| {
         let keep = connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut conductor = Conductor::new(run, &control, news, over);
+        let mut conductor = Conductor::new(run, &control, events, over);
         let mut threads = Vec::new();
         for share in Share::divide(run.conns, run.requests, run.plan.threads) {
             let (sender, control, connections) = (sender.clone(), &control, &connections);
@@ -153,7 +129,7 @@ fn work(
     run: &Run,
     control: &Control,
     share: Share,
-    sender: &Sender<News>,
+    sender: &Sender<Event>,
     connections: &Mutex<()>,
 ) -> Result<Tally, String> {
     struct Leave<'a>(Option<&'a Seat>);
@@ -162,11 +138,11 @@ fn work(
             self.0.iter().for_each(|seat| seat.leave());
         }
     }
-    let finish = Finish(sender.clone());
+    let finish = FinishGuard(sender.clone());
     let leave = Leave(run.plan.seat.as_ref());
     pin(&[run.placement.of_thread(share.thread)])?;
     let events = |error: io::Error| format!("cannot wait for events: {}", describe(&error));
-    let opened = || drop(sender.send(News::Opened));
+    let opened = || drop(sender.send(Event::Opened));
     let finished = move || {
         drop(leave);
         drop(finish);

@@ -4,13 +4,13 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
 
+use crate::event::{Event, Ready};
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Place, Placement, pin};
 use crate::machine::processes::Processes;
 use crate::run::args::RunArgs;
-use crate::run::measure::News;
 use crate::run::record::{self, Subject};
-use crate::servers::embedded::{Ended, READY_MAX, Ready, Server, Wish};
+use crate::servers::embedded::{Ended, READY_MAX, Server, Wish};
 use crate::servers::{command, target};
 use crate::units::format_cpu_list;
 use lockstep_sys::errno::describe;
@@ -59,12 +59,12 @@ pub(super) fn prepare(
     args: &RunArgs,
     command: Option<&command::Subject>,
     allowed: &[usize],
-    sender: &Sender<News>,
-    news: &Receiver<News>,
+    sender: &Sender<Event>,
+    events: &Receiver<Event>,
 ) -> Result<(Prepared, Placement), Failure> {
     let failed = |error: String| Failure::new(exit::FAILURE, error);
     if let Some(target) = &args.target {
-        let addr = target::resolve(target, sender, news)?;
+        let addr = target::resolve(target, sender, events)?;
         // An address that can be bound is this machine's.
         let local = UdpSocket::bind((addr.ip(), 0)).is_ok();
         let placement = Placement::choose(allowed, args.pin.as_deref(), None, local, false);
@@ -78,13 +78,13 @@ pub(super) fn prepare(
     pin(cpus).map_err(failed)?;
     if let Some(command) = command {
         let server = command::Server::start(command)?;
-        server.await_ready(news)?;
+        server.await_ready(events)?;
         pin(&placement.client).map_err(failed)?;
         let (addr, processes) = (server.addr(), Some(server.processes()));
         let server = Some(Started::Command(server));
         return Ok((Prepared { addr, processes, server, ready: None }, placement));
     }
-    let (server, ready) = start(&wish(args, cpus), sender, news)?;
+    let (server, ready) = start(&wish(args, cpus), sender, events)?;
     pin(&placement.client).map_err(failed)?;
     let (addr, processes) = (ready.addr, Some(Processes::One(server.pid())));
     let server = Some(Started::Embedded(server));
@@ -104,19 +104,19 @@ pub(super) fn several(
     args: &RunArgs,
     count: u32,
     allowed: &[usize],
-    sender: &Sender<News>,
-    news: &Receiver<News>,
+    sender: &Sender<Event>,
+    events: &Receiver<Event>,
 ) -> Result<Several, Failure> {
     let failed = |error: String| Failure::new(exit::FAILURE, error);
     let placement = place(args, allowed);
     let cpus = placement.server.as_deref().unwrap_or_default();
     let mut wish = Wish { shared_port: (count > 1).then_some(0), ..wish(args, cpus) };
     pin(cpus).map_err(failed)?;
-    let (first, ready) = start(&wish, sender, news)?;
+    let (first, ready) = start(&wish, sender, events)?;
     let mut servers = vec![first];
     for _ in 1..count {
         wish.shared_port = Some(ready.addr.port());
-        servers.push(start(&wish, sender, news)?.0);
+        servers.push(start(&wish, sender, events)?.0);
     }
     pin(&placement.client).map_err(failed)?;
     Ok(Several { servers, ready, placement })
@@ -150,27 +150,27 @@ fn wish(args: &RunArgs, cpus: &[usize]) -> Wish {
 /// Starts an embedded server, and waits until it is ready.
 fn start(
     wish: &Wish,
-    sender: &Sender<News>,
-    news: &Receiver<News>,
+    sender: &Sender<Event>,
+    events: &Receiver<Event>,
 ) -> Result<(Server, Ready), Failure> {
     let ready = sender.clone();
     let server =
-        Server::start(wish, move |line| drop(ready.send(News::Ready(line)))).map_err(|error| {
+        Server::start(wish, move |line| drop(ready.send(Event::Ready(line)))).map_err(|error| {
             let error = format!("cannot start a server: {}", describe(&error));
             Failure::new(exit::FAILURE, error)
         })?;
-    match await_ready(news)? {
+    match await_ready(events)? {
         Some(ready) => Ok((server, ready)),
         None => Err(server.into_failure()),
     }
 }
 
-fn await_ready(news: &Receiver<News>) -> Result<Option<Ready>, Failure> {
+fn await_ready(events: &Receiver<Event>) -> Result<Option<Ready>, Failure> {
     let deadline = Instant::now() + READY_MAX;
     loop {
-        match news.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(News::Ready(ready)) => return Ok(ready),
-            Ok(News::Signal(signal)) => return Err(Failure::signal(signal)),
+        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Event::Ready(ready)) => return Ok(ready),
+            Ok(Event::Signal(signal)) => return Err(Failure::signal(signal)),
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 let error = format!("the server was not ready within {} s", READY_MAX.as_secs());

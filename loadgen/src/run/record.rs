@@ -11,6 +11,7 @@ use lockstep_results::{
 use crate::clients::laps::Lap;
 use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
 use crate::clients::tally::{OpenTally, Tally};
+use crate::event::Ready;
 use crate::machine::placement::Place;
 use crate::machine::procfs::Usage;
 use crate::run::args::RunArgs;
@@ -18,7 +19,7 @@ use crate::run::condition::Condition;
 use crate::run::measure::{Measured, Run};
 use crate::run::verdict::{Evidence, OpenEvidence, judge, trend};
 use crate::run::warmup;
-use crate::servers::embedded::{Ended, Ready};
+use crate::servers::embedded::Ended;
 use crate::units::format_cpu_list;
 
 /// What was asked for, and of whom.

@@ -11,6 +11,7 @@ use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
 use crate::clients::turns::{self, Seat};
 use crate::clients::worker::Plan;
+use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure, Outcome};
 use crate::experiments::floor;
 use crate::machine::limits;
@@ -18,7 +19,7 @@ use crate::machine::placement::{self, Place, pin};
 use crate::machine::signals;
 use crate::run::args::RunArgs;
 use crate::run::live::Live;
-use crate::run::measure::{Finish, News, Run, measure};
+use crate::run::measure::{Run, measure};
 use crate::run::prepare::{self, Prepared, Several, Started, prepare};
 use crate::run::record::{Asked, Subject, record};
 use crate::servers::{command, embedded};
@@ -55,8 +56,8 @@ pub fn run(args: &RunArgs, argv: Vec<String>, live: &mut Live) -> Result<Finishe
 #[derive(Debug)]
 pub struct Session {
     allowed: Vec<usize>,
-    sender: Sender<News>,
-    news: Receiver<News>,
+    sender: Sender<Event>,
+    events: Receiver<Event>,
 }
 
 /// One run of a session.
@@ -84,10 +85,10 @@ impl Session {
         let failed = |error: String| Failure::new(exit::FAILURE, error);
         let allowed = placement::allowed()
             .map_err(|error| failed(format!("cannot tell the CPUs: {}", describe(&error))))?;
-        let (sender, news) = channel();
+        let (sender, events) = channel();
         signals::watch(sender.clone())
             .map_err(|error| failed(format!("cannot catch signals: {}", describe(&error))))?;
-        Ok(Self { allowed, sender, news })
+        Ok(Self { allowed, sender, events })
     }
 
     /// Checks whether there are the processors and descriptors that a run needs, and raises the
@@ -128,16 +129,16 @@ impl Session {
 
     /// The signal that came between two runs.
     pub fn signal(&self) -> Option<i32> {
-        self.news.try_iter().find_map(|news| match news {
-            News::Signal(signal) => Some(signal),
+        self.events.try_iter().find_map(|event| match event {
+            Event::Signal(signal) => Some(signal),
             _ => None, // It was about a run that is over.
         })
     }
 
     /// Waits for a signal, at most so long.
     pub(crate) fn signal_within(&self, longest: Duration) -> Option<i32> {
-        match self.news.recv_timeout(longest) {
-            Ok(News::Signal(signal)) => Some(signal),
+        match self.events.recv_timeout(longest) {
+            Ok(Event::Signal(signal)) => Some(signal),
             _ => None,
         }
     }
@@ -147,14 +148,14 @@ impl Session {
     pub(crate) fn prepare(&self, job: &Job<'_>) -> Result<Prepared, Failure> {
         // The one before has confined this thread.
         pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-        prepare(job.args, job.command, &self.allowed, &self.sender, &self.news)
+        prepare(job.args, job.command, &self.allowed, &self.sender, &self.events)
             .map(|(prepared, _)| prepared)
     }
 
     /// Starts several embedded servers on one port; see [`prepare`](Self::prepare).
     pub(crate) fn several(&self, args: &RunArgs, count: u32) -> Result<Several, Failure> {
         pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-        prepare::several(args, count, &self.allowed, &self.sender, &self.news)
+        prepare::several(args, count, &self.allowed, &self.sender, &self.events)
     }
 
     /// Carries out a run.
@@ -188,10 +189,10 @@ impl Session {
         thread::scope(|scope| {
             let (mut senders, mut runs) = (Vec::new(), Vec::new());
             for (job, seat) in jobs.iter().zip(turns::seats(jobs.len(), turn)) {
-                let (sender, news) = channel();
+                let (sender, events) = channel();
                 senders.push(sender.clone());
-                let session = Session { allowed: self.allowed.clone(), sender, news };
-                let (progress, finish) = (runs.is_empty(), Finish(self.sender.clone()));
+                let session = Session { allowed: self.allowed.clone(), sender, events };
+                let (progress, finish) = (runs.is_empty(), FinishGuard(self.sender.clone()));
                 runs.push(scope.spawn(move || {
                     let _tell = finish;
                     seat.await_those_before();
@@ -206,14 +207,14 @@ impl Session {
     }
 
     /// Lets runs know of signals until all of them have finished.
-    fn pass_on_signals(&self, runs: &[Sender<News>]) {
+    fn pass_on_signals(&self, runs: &[Sender<Event>]) {
         let mut finished = 0;
         while finished < runs.len() {
-            match self.news.recv() {
-                Ok(News::Finished) => finished += 1,
-                Ok(News::Signal(signal)) => {
+            match self.events.recv() {
+                Ok(Event::Finished) => finished += 1,
+                Ok(Event::Signal(signal)) => {
                     for run in runs {
-                        let _it_is_over = run.send(News::Signal(signal));
+                        let _it_is_over = run.send(Event::Signal(signal));
                     }
                 }
                 _ => {}
@@ -229,10 +230,10 @@ fn carry_out(
     progress: bool,
     over: &mut dyn FnMut(&Over<'_>),
 ) -> Result<Finished, Failure> {
-    let Session { allowed, sender, news } = session;
+    let Session { allowed, sender, events } = session;
     let args = job.args;
     let environment = Environment::capture();
-    let (subject, placement) = prepare(args, job.command, allowed, sender, news)?;
+    let (subject, placement) = prepare(args, job.command, allowed, sender, events)?;
     let threads = args.threads.unwrap_or(placement.client.len().min(args.conns as usize));
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let run = Run {
@@ -257,7 +258,7 @@ fn carry_out(
         server: subject.processes,
         progress: progress.then(|| job.label.clone()),
     };
-    let measured = measure(&run, sender, news, over)?;
+    let measured = measure(&run, sender, events, over)?;
     let ended = subject.server.and_then(Started::stop);
     let failures = &measured.tally.failures;
     let mut outcome = Outcome {

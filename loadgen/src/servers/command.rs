@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
+use crate::event::Event;
 use crate::exit::{self, Failure};
 use crate::machine::processes::Processes;
-use crate::run::measure::News;
 use crate::servers::embedded::READY_MAX;
 use crate::servers::supervisor;
 use lockstep_sys::errno::describe;
@@ -116,7 +116,7 @@ impl Server {
     /// # Errors
     ///
     /// When it ends before, takes too long, or a signal comes.
-    pub fn await_ready(&self, news: &Receiver<News>) -> Result<(), Failure> {
+    pub fn await_ready(&self, events: &Receiver<Event>) -> Result<(), Failure> {
         let deadline = Instant::now() + READY_MAX;
         loop {
             if let Some(ending) = self.ended() {
@@ -133,8 +133,8 @@ impl Server {
                 let hint = "it has to listen at {addr}, or at {port} of 127.0.0.1";
                 return Err(Failure::new(exit::ADDRESS, error).hint(hint));
             }
-            match news.recv_timeout(POLL) {
-                Ok(News::Signal(signal)) => return Err(Failure::signal(signal)),
+            match events.recv_timeout(POLL) {
+                Ok(Event::Signal(signal)) => return Err(Failure::signal(signal)),
                 Ok(_) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
         }

@@ -8,7 +8,6 @@
 //! This is the only file that knows the server's crate.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -18,6 +17,7 @@ use std::time::Duration;
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::event::Ready;
 use crate::exit::{self, Failure};
 use crate::machine::signals;
 
@@ -96,19 +96,6 @@ pub struct Wish {
     pub spin: Duration,
     /// The port to share with other servers, or zero for one of the kernel's choice.
     pub shared_port: Option<u16>,
-}
-
-/// What a server said when it was ready.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Ready {
-    /// Where it listens.
-    pub addr: SocketAddr,
-    /// The backend that runs.
-    pub backend: String,
-    /// Its shards.
-    pub shards: u32,
-    /// The listen queue of each.
-    pub backlog: u32,
 }
 
 /// A server that has been started.

@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
+use crate::event::Event;
 use crate::exit::{self, Failure};
-use crate::run::measure::News;
 use lockstep_sys::errno::describe;
 
 /// The longest that one of several addresses of a name is tried.
@@ -15,8 +15,8 @@ const PROBE_MAX: Duration = Duration::from_secs(1);
 /// Finds the address of a target, in a thread of its own, so that a signal is heard meanwhile.
 pub(crate) fn resolve(
     target: &str,
-    sender: &Sender<News>,
-    news: &Receiver<News>,
+    sender: &Sender<Event>,
+    events: &Receiver<Event>,
 ) -> Result<SocketAddr, Failure> {
     if target.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
         let error = format!("--target {target}: not an address with a port");
@@ -25,18 +25,18 @@ pub(crate) fn resolve(
     }
     let failure = |error: String| Failure::new(exit::ADDRESS, error);
     let (sender, name) = (sender.clone(), target.to_owned());
-    let lookup = move || drop(sender.send(News::Resolved(look_up(&name))));
+    let lookup = move || drop(sender.send(Event::Resolved(look_up(&name))));
     thread::Builder::new()
         .name("resolver".to_owned())
         .spawn(lookup)
         .map_err(|error| failure(format!("cannot look up {target}: {}", describe(&error))))?;
     loop {
-        match news.recv() {
-            Ok(News::Resolved(Ok(addr))) => return Ok(addr),
-            Ok(News::Resolved(Err(error))) => {
+        match events.recv() {
+            Ok(Event::Resolved(Ok(addr))) => return Ok(addr),
+            Ok(Event::Resolved(Err(error))) => {
                 return Err(failure(format!("cannot connect to {target}: {error}")));
             }
-            Ok(News::Signal(signal)) => return Err(Failure::signal(signal)),
+            Ok(Event::Signal(signal)) => return Err(Failure::signal(signal)),
             Ok(_) => {}
             Err(_) => return Err(failure(format!("cannot look up {target}"))),
         }

@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::trial::{self, Spec};
+use crate::event::Event;
 use crate::exit::{self, Failure};
 use crate::machine::netns::Private;
 use crate::machine::signals;
-use crate::run::measure::News;
 use lockstep_sys::errno::describe;
 
 /// How often it is looked whether a trial is over.
@@ -115,7 +115,7 @@ impl Children {
     pub(super) fn run(
         orders: Vec<Order>,
         at_a_time: usize,
-        news: &Receiver<News>,
+        events: &Receiver<Event>,
     ) -> Result<(Vec<Trial>, Option<i32>), Failure> {
         let (mut trials, mut signal) = (Vec::new(), None);
         for orders in orders.chunks(at_a_time.min(orders.len()).max(1)) {
@@ -126,8 +126,8 @@ impl Children {
                 orders.iter().map(Running::start).collect();
             let mut running = running?;
             while running.iter_mut().any(|running| !running.is_over()) {
-                match news.recv_timeout(POLL) {
-                    Ok(News::Signal(number)) => {
+                match events.recv_timeout(POLL) {
+                    Ok(Event::Signal(number)) => {
                         signal = Some(number);
                         running.iter().for_each(Running::interrupt);
                     }

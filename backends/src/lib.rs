@@ -86,8 +86,7 @@ pub trait Backend: fmt::Debug + Sync {
 }
 
 /// Every backend, the one that `auto` prefers first.
-pub static BACKENDS: &[&dyn Backend] =
-    &[&IoUring::DEFAULT, &mio::Mio, &blocking::Blocking, &IoUring::LINKED];
+pub static BACKENDS: &[&dyn Backend] = &[&IoUring::DEFAULT, &mio::Mio, &blocking::Blocking];
 
 /// The backend of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Backend> {

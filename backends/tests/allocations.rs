@@ -57,7 +57,7 @@ static ALLOCATOR: Counting = Counting;
 /// One test, so that nothing else is counted.
 #[test]
 fn an_exchange_allocates_nothing() {
-    for backend in ["mio", "io-uring", "io-uring-linked"] {
+    for backend in ["mio", "io-uring"] {
         if is_available(backend) {
             let allocated = allocations_of(backend);
             assert_eq!(allocated, ALLOCATIONS, "{backend}, in {ROUNDS} rounds of {CONNECTIONS}");

@@ -15,7 +15,7 @@ mod harness;
 use std::time::Duration;
 
 use lockstep_backends::blocking::Blocking;
-use lockstep_backends::io_uring::{IoUring, Method};
+use lockstep_backends::io_uring::IoUring;
 use lockstep_backends::mio::Mio;
 use lockstep_backends::{BACKENDS, Backend};
 
@@ -120,71 +120,7 @@ mod io_uring_spinning {
 mod io_uring_few_buffers {
     use super::{IoUring, Subject};
 
-    const FEW: IoUring = IoUring { buffers: 16, ..IoUring::DEFAULT };
-    const SUBJECT: Subject = Subject::of(&FEW);
-
-    #[path = "conformance/cases.rs"]
-    mod cases;
-    #[path = "conformance/cases_buffers.rs"]
-    mod cases_buffers;
-}
-
-/// As on Linux before 6.1.
-#[path = "."]
-mod io_uring_linked_coop_taskrun {
-    use super::{IoUring, Method, Subject};
-
-    const COOP: IoUring =
-        IoUring { method: Method::Linked { defer_taskrun: false }, ..IoUring::LINKED };
-    const SUBJECT: Subject = Subject::of(&COOP);
-
-    #[path = "conformance/cases.rs"]
-    mod cases;
-    #[path = "conformance/cases_spin.rs"]
-    mod cases_spin;
-}
-
-/// Replies by send(2).
-#[path = "."]
-mod io_uring_linked {
-    use super::{IoUring, Subject};
-
-    const SUBJECT: Subject = Subject::of(&IoUring::LINKED);
-
-    #[path = "conformance/cases.rs"]
-    mod cases;
-}
-
-#[path = "."]
-mod io_uring_linked_steered {
-    use super::{IoUring, Subject};
-
-    const SUBJECT: Subject = Subject { steered: true, ..Subject::of(&IoUring::LINKED) };
-
-    #[path = "conformance/cases.rs"]
-    mod cases;
-    #[path = "conformance/cases_steered.rs"]
-    mod cases_steered;
-}
-
-#[path = "."]
-mod io_uring_linked_spinning {
-    use super::{Duration, IoUring, Subject};
-
-    const SUBJECT: Subject =
-        Subject { spin: Duration::from_micros(200), ..Subject::of(&IoUring::LINKED) };
-
-    #[path = "conformance/cases.rs"]
-    mod cases;
-    #[path = "conformance/cases_spin.rs"]
-    mod cases_spin;
-}
-
-#[path = "."]
-mod io_uring_linked_few_buffers {
-    use super::{IoUring, Subject};
-
-    const FEW: IoUring = IoUring { buffers: 16, ..IoUring::LINKED };
+    const FEW: IoUring = IoUring { buffers: 16 };
     const SUBJECT: Subject = Subject::of(&FEW);
 
     #[path = "conformance/cases.rs"]
@@ -195,9 +131,7 @@ mod io_uring_linked_few_buffers {
 
 #[test]
 fn every_backend_is_under_test() {
-    let rings = [&IoUring::DEFAULT, &IoUring::LINKED];
-    let mut under_test = vec![Blocking.name(), Mio.name()];
-    under_test.extend(rings.map(|ring| ring.name()));
+    let mut under_test = [Blocking.name(), Mio.name(), IoUring::DEFAULT.name()];
     let mut known: Vec<_> = BACKENDS.iter().map(|backend| backend.name()).collect();
     under_test.sort_unstable();
     known.sort_unstable();

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use lockstep_backends::blocking::Blocking;
-use lockstep_backends::io_uring::{IoUring, Method};
+use lockstep_backends::io_uring::IoUring;
 use lockstep_backends::mio::Mio;
 use lockstep_backends::{Closed, ServiceKind, Stats};
 use serde_json::Value;
@@ -35,20 +35,14 @@ const STEPS: usize = 300;
 /// receives it in as few requests as it can.
 const AT_ONCE_MAX: usize = 16 * 1024;
 
-const FEW: IoUring = IoUring { buffers: 16, ..IoUring::DEFAULT };
-const FEW_LINKED: IoUring = IoUring { buffers: 16, ..IoUring::LINKED };
-const COOP: IoUring =
-    IoUring { method: Method::Linked { defer_taskrun: false }, ..IoUring::LINKED };
+const FEW: IoUring = IoUring { buffers: 16 };
 
-const SUBJECTS: [(&str, Subject); 8] = [
+const SUBJECTS: [(&str, Subject); 5] = [
     ("blocking", Subject::of(&Blocking)),
     ("blocking, 40 threads", Subject { threads: Some(40), ..Subject::of(&Blocking) }),
     ("mio", Subject::of(&Mio)),
     ("io-uring", Subject::of(&IoUring::DEFAULT)),
     ("io-uring, 16 buffers", Subject::of(&FEW)),
-    ("io-uring-linked", Subject::of(&IoUring::LINKED)),
-    ("io-uring-linked, 16 buffers", Subject::of(&FEW_LINKED)),
-    ("io-uring-linked, COOP_TASKRUN", Subject::of(&COOP)),
 ];
 
 /// What a client does; the number is the client's.
@@ -269,7 +263,7 @@ fn every_backend_chats_alike() {
         &[("by", "e"), ("bye bye", "Bye"), ("\u{1b}[2J", "no"), ("bye\n", "")],
     ];
     let mut first: Option<(Vec<String>, Value)> = None;
-    for backend in ["blocking", "mio", "io-uring", "io-uring-linked"] {
+    for backend in ["blocking", "mio", "io-uring"] {
         if !is_available(backend) {
             continue;
         }

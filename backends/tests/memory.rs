@@ -28,11 +28,6 @@ fn an_idle_connection_is_cheap_with_io_uring() {
     an_idle_connection_is_cheap("io-uring");
 }
 
-#[test]
-fn an_idle_connection_is_cheap_with_linked_receives() {
-    an_idle_connection_is_cheap("io-uring-linked");
-}
-
 fn an_idle_connection_is_cheap(backend: &str) {
     if !is_available(backend) {
         return;

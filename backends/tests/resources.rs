@@ -42,18 +42,6 @@ mod io_uring {
     mod cases_spin;
 }
 
-#[path = "."]
-mod io_uring_linked {
-    const BACKEND: &str = "io-uring-linked";
-    /// As for mio.
-    const MEMORY_PER_DEAF_PEER: u64 = 4 * 1024;
-
-    #[path = "resources/cases.rs"]
-    mod cases;
-    #[path = "resources/cases_spin.rs"]
-    mod cases_spin;
-}
-
 /// The tests look at sockets from outside in one of two ways, which have to say the same.
 #[test]
 fn both_tables_of_sockets_agree() {

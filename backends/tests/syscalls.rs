@@ -25,14 +25,12 @@ fn mio_receives_once_and_sends_once_even_for_the_longest_request() {
 /// One call submits the replies of a turn and waits for the next one.
 #[test]
 fn io_uring_has_a_share_of_a_call() {
-    for backend in ["io-uring", "io-uring-linked"] {
-        if !is_available(backend) {
-            continue;
-        }
-        for length in [64, 1024] {
-            let per_exchange = per_exchange(backend, length);
-            assert!(per_exchange <= 0.1, "{per_exchange} for {length} bytes, {backend}");
-        }
+    if !is_available("io-uring") {
+        return;
+    }
+    for length in [64, 1024] {
+        let per_exchange = per_exchange("io-uring", length);
+        assert!(per_exchange <= 0.1, "{per_exchange} for {length} bytes");
     }
 }
 

@@ -99,29 +99,6 @@ fn mio_tells_of_its_epoll_as_well() {
 }
 
 #[test]
-fn io_uring_tells_of_linked_submissions_and_completions() {
-    let Some((told, conversation)) = told_of_chat("io-uring-linked") else { return };
-    let (fd, listener) = (accepted(&conversation), told::listener(&told));
-    assert_eq!(
-        conversation,
-        [
-            format!("complete ACCEPT fd={listener} -> {fd} F_MORE"),
-            format!("submit RECV fd={fd} 1024"),
-            format!("complete RECV fd={fd} -> 6 \"hello!\""),
-            format!("submit SEND fd={fd} \"hi\" 2 IO_LINK|CQE_SKIP_SUCCESS"),
-            format!("submit RECV fd={fd} 1024 POLL_FIRST"),
-            format!("complete RECV fd={fd} -> 3 \"bye\""),
-            format!("shutdown({fd}, SHUT_WR) -> 0"),
-            format!("submit RECV fd={fd} 1024"),
-            format!("complete RECV fd={fd} -> 0"),
-            format!("submit CLOSE fd={fd} CQE_SKIP_SUCCESS"),
-        ]
-    );
-    let both = "io_uring_enter(submit 2, wait 1) -> 2";
-    assert!(told.iter().any(|told| told.call == both), "the linked pair: {told:?}");
-}
-
-#[test]
 fn io_uring_tells_of_a_receive_for_all_requests() {
     let Some((told, conversation)) = told_of_chat("io-uring") else { return };
     let (fd, listener) = (accepted(&conversation), told::listener(&told));

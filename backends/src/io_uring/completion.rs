@@ -5,7 +5,7 @@ use std::io;
 use io_uring::cqueue;
 use lockstep_core::{Op, RECV_MAX};
 
-use super::{Connection, Flight, Loop, Method};
+use super::{Connection, Flight, Loop};
 use crate::Stats;
 use crate::slots::Key;
 use crate::trace::Trace;
@@ -20,14 +20,13 @@ impl<T: Trace> Loop<'_, T> {
             debug_assert!(false, "a slot outlives its operations");
             return Ok(());
         };
-        if self.method == Method::Multishot && connection.multishot.completed(completion.flags()) {
+        if connection.multishot.completed(completion.flags()) {
             self.hasty.push(key);
         }
         if connection.lingering {
             return self.on_discarded(key, result, buffer);
         }
         match connection.flight {
-            Flight::SendThenReceive(_) => self.on_reply_sent(key),
             Flight::SendBeside { turn, .. } if turn != self.turn => self.on_reply_sent(key),
             Flight::SendBeside { .. } | Flight::SendUnsent => {
                 return self.on_early(key, result, buffer);
@@ -61,10 +60,7 @@ impl<T: Trace> Loop<'_, T> {
         };
         self.idle.start(key.index);
         match op {
-            Op::Send { start: 0, end } => match self.method {
-                Method::Linked { .. } => self.send_linked(key, index, end),
-                Method::Multishot => self.send_beside(key, index, end),
-            },
+            Op::Send { start: 0, end } => self.send_beside(key, index, end),
             Op::Send { .. } => unreachable!("a reply begins at its start"),
             Op::Recv | Op::Close(_) => {
                 self.buffers.give_back(index);
@@ -108,8 +104,7 @@ impl<T: Trace> Loop<'_, T> {
         Ok(())
     }
 
-    /// A send has been reported: one that no receive follows, or one that did not go out whole; then
-    /// the receive linked to it is cancelled and never reported.
+    /// A send has been reported: one of unsent bytes, or one that did not go out whole.
     pub(super) fn on_sent(&mut self, key: Key, result: i32) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(key) else {
             debug_assert!(false, "a slot outlives its operations");
@@ -121,12 +116,7 @@ impl<T: Trace> Loop<'_, T> {
         }
         connection.unsent = match (op, connection.flight) {
             (Op::Recv | Op::Close(_), _) => None,
-            (
-                Op::Send { start, end },
-                Flight::SendThenReceive(index)
-                | Flight::SendBeside { index, .. }
-                | Flight::SendLast(index),
-            ) => {
+            (Op::Send { start, end }, Flight::SendBeside { index, .. }) => {
                 let reply = self.buffers.buffer(index);
                 Some(reply[usize::from(start)..usize::from(end)].into())
             }
@@ -151,7 +141,7 @@ impl<T: Trace> Loop<'_, T> {
                 let (bytes, length) = (bytes.as_ptr(), bytes.len() as u16);
                 connection.flight = Flight::SendUnsent;
                 // SAFETY: the bytes are the connection's, and change only when the send completes.
-                unsafe { self.ring.send(key, connection.fd, bytes, length, false) }
+                unsafe { self.ring.send(key, connection.fd, bytes, length) }
             }
             Op::Close(cause) => self.end(key, cause),
         }
@@ -167,7 +157,7 @@ impl<T: Trace> Loop<'_, T> {
             connection.exchange.drain();
             connection.flight = Flight::ReceiveNow;
             self.ring.receive_now(key, connection.fd)
-        } else if self.method == Method::Multishot && connection.multishot.begin() {
+        } else if connection.multishot.begin() {
             self.ring.receive_all(key, connection.fd)
         } else {
             self.ring.receive(key, connection.fd)
@@ -180,7 +170,7 @@ impl<T: Trace> Loop<'_, T> {
         let Some(connection) = self.connections.get_mut(key) else { return Ok(()) };
         let wanted = match connection.flight {
             _ if connection.multishot.is_cancelled() => true,
-            Flight::Receive | Flight::SendThenReceive(_) | Flight::SendBeside { .. } => {
+            Flight::Receive | Flight::SendBeside { .. } => {
                 connection.cancelled && !connection.lingering
             }
             _ => false,

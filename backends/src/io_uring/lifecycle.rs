@@ -241,7 +241,7 @@ impl<T: Trace> Loop<'_, T> {
             _ if connection.lingering || connection.cancelled => Ok(()),
             // Whether the reply has gone out and the conversation waits for the next request shows
             // when the receive is over: the wish has to wait until then.
-            Flight::SendThenReceive(_) | Flight::SendBeside { .. } => {
+            Flight::SendBeside { .. } => {
                 connection.cancelled = true;
                 connection.multishot.cancel();
                 self.ring.cancel_receive(key, connection.fd)

@@ -3,9 +3,8 @@
 //! A turn is one io_uring_enter(2): it submits what the turn before has queued and waits for
 //! completions. In lockstep an exchange is one completion, of a receive, since a send is not reported
 //! unless it fails. One receive serves all requests of a connection as long as it keeps to lockstep
-//! (`multishot.rs`). Of who does not, and with `io-uring-linked` of everybody, the kernel is not asked
-//! for the next request before the reply has been sent: its receive is linked behind the send
-//! (`linked.rs`). What follows no receive is sent by a call of its own (`send.rs`).
+//! (`multishot.rs`). For clients that pipeline, the next receive is submitted only after the reply
+//! has been sent, by a call of its own (`send.rs`).
 //!
 //! A waiting connection has no buffer: receives take one from a ring of buffers when there is
 //! something to receive (`buffers.rs`). It goes back when its reply is sent. What a full socket did
@@ -14,7 +13,6 @@
 mod buffers;
 mod completion;
 mod lifecycle;
-mod linked;
 mod multishot;
 mod probe;
 mod ring;
@@ -46,38 +44,17 @@ use ring::{Kind, Ring};
 pub struct IoUring {
     /// Receive buffers of a shard, at most; a power of two.
     pub buffers: u16,
-    /// How requests and replies are moved.
-    pub method: Method,
-}
-
-/// How a shard moves requests and replies.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Method {
-    /// One receive for all requests of a connection that keeps to lockstep. Needs DEFER_TASKRUN.
-    Multishot,
-    /// A receive for each request, linked behind the send of the reply before.
-    Linked {
-        /// Whether to try for a ring with DEFER_TASKRUN (Linux 6.1) first.
-        defer_taskrun: bool,
-    },
 }
 
 impl IoUring {
     /// The tuning that `--backend io-uring` means: buffers for as many requests in one turn as
     /// the submission queue has room for pairs, and twice that.
-    pub const DEFAULT: Self = Self { buffers: 4096, method: Method::Multishot };
-
-    /// The tuning that `--backend io-uring-linked` means.
-    pub const LINKED: Self =
-        Self { method: Method::Linked { defer_taskrun: true }, ..Self::DEFAULT };
+    pub const DEFAULT: Self = Self { buffers: 4096 };
 }
 
 impl Backend for IoUring {
     fn name(&self) -> &'static str {
-        match self.method {
-            Method::Multishot => "io-uring",
-            Method::Linked { .. } => "io-uring-linked",
-        }
+        "io-uring"
     }
 
     fn probe(&self, shards: usize) -> Result<String, Unsupported> {
@@ -118,12 +95,8 @@ enum Flight {
     Receive,
     /// A receive that does not wait: the server stops.
     ReceiveNow,
-    /// A send of the buffer, and a receive linked to it.
-    SendThenReceive(u16),
     /// A send of the buffer, queued in that turn, beside the receive for all requests.
     SendBeside { index: u16, turn: u32 },
-    /// A send of the buffer that no receive follows.
-    SendLast(u16),
     /// A send of what the socket did not take at first.
     SendUnsent,
 }
@@ -132,7 +105,6 @@ struct Loop<'a, T> {
     // The ring is dropped first: nothing it may still read or write is gone before it.
     ring: Ring<T>,
     buffers: Buffers,
-    method: Method,
     listener: Option<TcpListener>,
     options: &'a Options,
     stop: &'a Stop,
@@ -187,13 +159,12 @@ impl<'a, T: Trace> Loop<'a, T> {
 
     fn new(backend: &IoUring, shard: Shard<'a>, trace: T) -> io::Result<Self> {
         let Shard { listener, options, stop, admission, ready: _, service, narrator: _ } = shard;
-        let (ring, _flags, buffers) = probe::set_up(backend, trace).map_err(io::Error::other)?;
+        let (ring, buffers) = probe::set_up(backend, trace).map_err(io::Error::other)?;
         let mut ring = Ring::new(ring, trace);
         ring.poll_stop(stop.as_fd().as_raw_fd())?;
         Ok(Self {
             ring,
             buffers,
-            method: backend.method,
             listener: Some(listener),
             options,
             stop,

@@ -107,9 +107,8 @@ impl Early {
 }
 
 impl<T: Trace> Loop<'_, T> {
-    /// Replies by the ring, unreported unless it fails. As with a linked pair, the next request shows
-    /// that the reply has gone out; but only one of a later turn, since a go of the receive brings
-    /// several. One turn suffices: the send is done when it is submitted, and if it has failed, that
+    /// Replies by the ring, unreported unless it fails. The next request shows that the reply has
+    /// gone out; but only one of a later turn, since a go of the receive brings several. One turn suffices: the send is done when it is submitted, and if it has failed, that
     /// is known in the next turn counted, from which the kernel has kept nothing back ([`Loop::turn`]).
     /// It is among the completions before or after the request's; a turn looks at sends first.
     #[inline]
@@ -120,7 +119,7 @@ impl<T: Trace> Loop<'_, T> {
         }
         let begins = !connection.multishot.is_on();
         if begins && !connection.multishot.begin() {
-            return self.send_linked(key, index, length);
+            return self.send_now(key, index, length);
         }
         let (fd, bytes) = (connection.fd, self.buffers.pointer(index));
         self.sending.push(index);
@@ -128,6 +127,28 @@ impl<T: Trace> Loop<'_, T> {
         // SAFETY: the buffer is ours until a turn after the next wait (`give_back_sent`).
         unsafe { self.ring.send_unreported(key, fd, bytes, length) }?;
         if begins { self.ring.receive_all(key, fd) } else { Ok(()) }
+    }
+
+    /// The send beside a receive has gone out whole, unreported.
+    #[inline]
+    pub(super) fn on_reply_sent(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Op::Send { start, end } = connection.exchange.op() else { unreachable!("it sent") };
+        let count = usize::from(end - start);
+        self.stats.on_sent(count, count);
+        let _receive_or_close = connection.exchange.sent(count);
+        if connection.cancelled {
+            connection.exchange.drain();
+        }
+    }
+
+    /// Returns the buffers whose sends were submitted with the last wait. All its completions have
+    /// been seen, so what a short send left over has been copied out.
+    pub(super) fn give_back_sent(&mut self) {
+        for index in self.sent.drain(..) {
+            self.buffers.give_back(index);
+        }
+        std::mem::swap(&mut self.sent, &mut self.sending);
     }
 
     /// A receive has completed while a reply is owed. An end or an error will be met again.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use io_uring::{IoUring as Uring, Probe, opcode};
 
 use super::buffers::Buffers;
-use super::{IoUring, Method, ring};
+use super::{IoUring, ring};
 use crate::Unsupported;
 use crate::trace::{Silent, Trace};
 use lockstep_sys::errno::name_of;
@@ -20,8 +20,8 @@ const FREED_WITHIN: Duration = Duration::from_millis(500);
 /// How often a ring is asked for again that no memory is left for.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
-/// What a shard has from the kernel: a ring, what kind it is, and its buffers, dropped in this order.
-type Parts = (Uring, &'static str, Buffers);
+/// What a shard has from the kernel: a ring and its buffers, dropped in this order.
+type Parts = (Uring, Buffers);
 
 /// What was refused.
 struct Refusal {
@@ -35,7 +35,7 @@ impl Refusal {
         match (self.of_buffers, self.error.raw_os_error()) {
             (true, Some(libc::EINVAL)) => Unsupported {
                 cause: format!("io_uring here has no buffer rings ({})", name_of(&self.error)),
-                hint: "they need Linux 5.19; use --backend mio".to_owned(),
+                hint: "io-uring needs Linux 6.1 or later; use --backend mio".to_owned(),
             },
             _ => refused(&self.error, &disabled_sysctl()),
         }
@@ -44,9 +44,9 @@ impl Refusal {
 
 fn make(backend: &IoUring, trace: impl Trace) -> Result<Parts, Refusal> {
     let refusal = |of_buffers| move |error| Refusal { error, of_buffers };
-    let (ring, flags) = ring::set_up(backend.rungs(), trace).map_err(refusal(false))?;
+    let ring = ring::set_up(trace).map_err(refusal(false))?;
     let buffers = Buffers::register(&ring, backend.buffers).map_err(refusal(true))?;
-    Ok((ring, flags, buffers))
+    Ok((ring, buffers))
 }
 
 /// Makes what so many shards need, all at once. If there is no memory for it, that may be due to
@@ -76,12 +76,9 @@ pub(super) fn set_up(backend: &IoUring, trace: impl Trace) -> Result<Parts, Unsu
 /// (RLIMIT_MEMLOCK, for a user without CAP_IPC_LOCK), and asks for the operations.
 pub(super) fn probe(backend: &IoUring, shards: usize) -> Result<String, Unsupported> {
     let parts = make_all(backend, shards.max(1), Silent).map_err(|refusal| refusal.meaning())?;
-    let (ring, flags, _buffers) = &parts[0];
+    let (ring, _buffers) = &parts[0];
     match missing_operations(ring).as_deref() {
-        Ok([]) => Ok(match backend.method {
-            Method::Multishot => format!("a ring per shard, {flags}"),
-            Method::Linked { .. } => format!("{flags}; a receive for each request"),
-        }),
+        Ok([]) => Ok(format!("a ring per shard, {}", ring::FLAG)),
         Ok(missing) => Err(Unsupported {
             cause: format!("io_uring here lacks {}", missing.join(", ")),
             hint: "use --backend mio".to_owned(),
@@ -137,8 +134,8 @@ fn refused(error: &io::Error, disabled: &str) -> Unsupported {
             "raise the limit of open descriptors (ulimit -n), or run fewer shards".to_owned(),
         ),
         Some(libc::EINVAL) => (
-            format!("io_uring here is too old ({name})"),
-            "it needs Linux 6.1, io-uring-linked 5.19; use --backend mio".to_owned(),
+            format!("this kernel's io_uring is too old ({name})"),
+            "io-uring needs Linux 6.1 or later; use --backend mio".to_owned(),
         ),
         _ => (format!("io_uring cannot be set up: {error}"), "use --backend mio".to_owned()),
     };

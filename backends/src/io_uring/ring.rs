@@ -12,7 +12,6 @@ use io_uring::{IoUring as Uring, cqueue, opcode, squeue};
 use lockstep_core::RECV_MAX;
 
 use super::buffers::GROUP;
-use super::{IoUring, Method};
 use crate::slots::Key;
 use crate::trace::{NONE, Trace, quoted};
 
@@ -26,49 +25,27 @@ const COMPLETIONS: u32 = 4 * SUBMISSIONS;
 const SUBMIT_TRIES: u32 = 100;
 const TRY_AGAIN: Duration = Duration::from_millis(1);
 
-type Builder = io_uring::Builder;
-/// A name, and how to ask.
-pub(super) type Rung = (&'static str, fn(&mut Builder) -> &mut Builder);
+/// The flag that decides which kernels will do: Linux 6.1 has it.
+pub(super) const FLAG: &str = "DEFER_TASKRUN";
 
-/// How to ask for a ring, the best first. What a kernel can do is found by trying, since
-/// distributions carry features to older versions (`io_uring_setup(2)`).
-const LADDER: [Rung; 2] = [
-    // Linux 6.1: completions are worked on only when the shard asks for them.
-    ("DEFER_TASKRUN", |builder| builder.setup_single_issuer().setup_defer_taskrun()),
-    // Linux 5.19, which is also the first with buffer rings: they do not interrupt it, at least.
-    ("COOP_TASKRUN", Builder::setup_coop_taskrun),
-];
-
-impl IoUring {
-    /// The rings that do.
-    pub(super) fn rungs(&self) -> &'static [Rung] {
-        match self.method {
-            Method::Multishot => &LADDER[..1],
-            Method::Linked { defer_taskrun } => &LADDER[usize::from(!defer_taskrun)..],
-        }
-    }
-}
-
-/// Makes a ring with the best flags the kernel takes, and says which. It must be used on the
-/// thread that made it (SINGLE_ISSUER).
+/// Makes a ring. It must be used on the thread that made it (SINGLE_ISSUER).
 ///
 /// # Errors
 ///
-/// What io_uring_setup(2) says when even the plainest ring is refused.
-pub(super) fn set_up(rungs: &[Rung], trace: impl Trace) -> io::Result<(Uring, &'static str)> {
-    let mut refused = None;
-    for (name, flags) in rungs {
-        let mut builder = Uring::builder();
-        builder.setup_taskrun_flag().setup_submit_all().setup_clamp().setup_cqsize(COMPLETIONS);
-        let call = format_args!("io_uring_setup({SUBMISSIONS}, {name})");
-        let ring = || flags(&mut builder).build(SUBMISSIONS);
-        match trace.call_for(NONE, call, ring, AsRawFd::as_raw_fd) {
-            Ok(ring) => return Ok((ring, name)),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = Some(error),
-            Err(error) => return Err(error),
-        }
-    }
-    Err(refused.expect("there are rungs"))
+/// Of io_uring_setup(2); `EINVAL` before Linux 6.1.
+pub(super) fn set_up(trace: impl Trace) -> io::Result<Uring> {
+    let call = format_args!("io_uring_setup({SUBMISSIONS}, {FLAG})");
+    let ring = || {
+        Uring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)
+    };
+    trace.call_for(NONE, call, ring, AsRawFd::as_raw_fd)
 }
 
 /// What a completion is of; with the connection's key it makes up the `user_data`.
@@ -211,7 +188,7 @@ impl<T: Trace> Ring<T> {
     /// Receives into a buffer of the kernel's choice.
     pub(super) fn receive(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
         self.trace.note(fd, format_args!("submit RECV fd={fd} {RECV_MAX}"));
-        self.push_plain(receive(fd, 0, 0), Kind::Receive, key)
+        self.push_plain(receive(fd, 0), Kind::Receive, key)
     }
 
     /// As [`receive`](Self::receive), one request after the other until it is cancelled or fails.
@@ -224,7 +201,7 @@ impl<T: Trace> Ring<T> {
     /// As [`receive`](Self::receive), but only what is there already: else it fails with EAGAIN.
     pub(super) fn receive_now(&mut self, key: Key, fd: RawFd) -> io::Result<()> {
         self.trace.note(fd, format_args!("submit RECV fd={fd} {RECV_MAX} MSG_DONTWAIT"));
-        self.push_plain(receive(fd, 0, libc::MSG_DONTWAIT), Kind::Receive, key)
+        self.push_plain(receive(fd, libc::MSG_DONTWAIT), Kind::Receive, key)
     }
 
     /// Takes a receive back, if it waits. One that does not wait yet, or no longer, is not found.
@@ -232,36 +209,6 @@ impl<T: Trace> Ring<T> {
         self.trace.note(fd, format_args!("submit ASYNC_CANCEL of RECV fd={fd}"));
         let entry = opcode::AsyncCancel::new(user_data(Kind::Receive, key)).build();
         self.push_plain(entry, Kind::Cancel, key)
-    }
-
-    /// Sends what the socket takes at once; then, if that was all, receives the next request.
-    ///
-    /// There is one completion: of the receive; or, if the send took less than all, of the send.
-    /// MSG_WAITALL is what makes a short send break the link (`io_uring_prep_send(3)`), and
-    /// because a success of the send is not reported, neither is the receive that its failure
-    /// cancels (`req_set_fail` and `io_fail_links`, io_uring/io_uring.h and timeout.c). Either way
-    /// the send is over when the submission is.
-    ///
-    /// # Safety
-    ///
-    /// The bytes must stay valid and unwritten until the next [`wait`](Self::wait) has returned.
-    pub(super) unsafe fn send_then_receive(
-        &mut self,
-        key: Key,
-        fd: RawFd,
-        bytes: *const u8,
-        length: u16,
-    ) -> io::Result<()> {
-        // SAFETY: as for the caller.
-        unsafe { self.tell_send(fd, bytes, length, " IO_LINK|CQE_SKIP_SUCCESS") };
-        self.trace.note(fd, format_args!("submit RECV fd={fd} {RECV_MAX} POLL_FIRST"));
-        let linked = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
-        let send = send(fd, bytes, length, libc::MSG_WAITALL | libc::MSG_DONTWAIT)
-            .flags(linked)
-            .user_data(user_data(Kind::Send, key));
-        let receive = receive(fd, POLL_FIRST, 0).user_data(user_data(Kind::Receive, key));
-        // SAFETY: as for the caller; the receive points to nothing.
-        unsafe { self.push(&[send, receive]) }
     }
 
     /// Sends what the socket takes at once. There is a completion only if that was not all.
@@ -285,24 +232,22 @@ impl<T: Trace> Ring<T> {
         unsafe { self.push(&[entry]) }
     }
 
-    /// Sends the bytes: with `now`, what the socket takes at once, else all of them, whenever.
+    /// Sends all of the bytes, however long that takes.
     ///
     /// # Safety
     ///
-    /// The bytes must stay valid and unwritten, with `now` until the next [`wait`](Self::wait)
-    /// has returned, else until the completion is seen.
+    /// The bytes must stay valid and unwritten until the completion is seen.
     pub(super) unsafe fn send(
         &mut self,
         key: Key,
         fd: RawFd,
         bytes: *const u8,
         length: u16,
-        now: bool,
     ) -> io::Result<()> {
         // SAFETY: as for the caller.
         unsafe { self.tell_send(fd, bytes, length, "") };
-        let flags = libc::MSG_WAITALL | if now { libc::MSG_DONTWAIT } else { 0 };
-        let entry = send(fd, bytes, length, flags).user_data(user_data(Kind::Send, key));
+        let entry =
+            send(fd, bytes, length, libc::MSG_WAITALL).user_data(user_data(Kind::Send, key));
         // SAFETY: as for the caller.
         unsafe { self.push(&[entry]) }
     }
@@ -384,15 +329,10 @@ fn passing(error: io::Error) -> io::Result<usize> {
     }
 }
 
-/// Do not try before the socket is readable: the peer has not even seen the reply yet. And unlike
-/// a try, waiting needs no buffer, so it cannot fail for want of one.
-const POLL_FIRST: u16 = 1; // IORING_RECVSEND_POLL_FIRST, Linux 5.19
-
-fn receive(fd: RawFd, priority: u16, flags: libc::c_int) -> squeue::Entry {
+fn receive(fd: RawFd, flags: libc::c_int) -> squeue::Entry {
     opcode::Recv::new(Fd(fd), std::ptr::null_mut(), RECV_MAX as u32)
         .flags(flags)
         .buf_group(GROUP)
-        .ioprio(priority)
         .build()
         .flags(squeue::Flags::BUFFER_SELECT)
 }

@@ -25,7 +25,6 @@ mod deadlines;
 mod drive;
 mod gate;
 pub mod io_uring;
-mod listen_queue;
 mod listener;
 pub mod mio;
 mod options;

@@ -18,8 +18,9 @@ use std::thread::{self, JoinHandle};
 use lockstep_core::{Echo, Hi, Service};
 
 use crate::chat::{Chat, Console};
-use crate::listen_queue::Overflows;
 use crate::listener::listen;
+use lockstep_sys::counters::NetCounters;
+
 use crate::pinning::{cpus, pin, share, steering, try_to_pin};
 use crate::{
     Admission, Backend, Gate, Narrator, Options, ServiceKind, Shard, Stats, Stop, Unsupported,
@@ -94,7 +95,7 @@ struct Shared {
     console: Arc<Console>,
     narrator: Option<Narrator>,
     /// What had overflown before it listened.
-    overflows: Option<Overflows>,
+    counters: Option<NetCounters>,
 }
 
 /// What a shard has for itself: its number, its listener, and its processors if it is pinned.
@@ -168,7 +169,7 @@ impl Server {
         config.backend.probe(shards).map_err(StartError::Unsupported)?;
         let pinned: Vec<_> = (0..shards).map(|shard| share(&options.pin, shard, shards)).collect();
         let steering = steering(options, &pinned)?;
-        let overflows = Overflows::now();
+        let counters = NetCounters::read().ok();
         let narrator = options.trace.then(|| Narrator::new("server"));
         let (reuse_port, backlog) = (options.reuse_port, options.backlog);
         let listeners = listen(config.listen, &steering, reuse_port, backlog, narrator.as_ref())
@@ -182,7 +183,7 @@ impl Server {
             gate,
             admission: Admission::new(options.conns_max),
             narrator,
-            overflows,
+            counters,
             config: config.clone(),
         };
         let places = listeners.into_iter().zip(pinned).enumerate();
@@ -263,11 +264,14 @@ impl Server {
                 Err(_panic) => trouble = Some(io::Error::other("a shard panicked")),
             }
         }
-        let Shared { admission, overflows, .. } = &*self.shared;
+        let Shared { admission, counters, .. } = &*self.shared;
         stats.connections_peak = admission.peak();
-        let overflown = Overflows::now().zip(*overflows).map(|(now, then)| now.since(then));
-        stats.listen_overflows = overflown.map(|it| it.overflows);
-        stats.listen_drops = overflown.map(|it| it.drops);
+        if let (Some(before), Ok(after)) = (counters, NetCounters::read()) {
+            let increments = after.since(before);
+            let count = |name| increments.get(name).map(|count| count.unsigned_abs());
+            stats.listen_overflows = count("ListenOverflows");
+            stats.listen_drops = count("ListenDrops");
+        }
         debug_assert!(trouble.is_some() || stats.accepted == stats.closed.total());
         trouble.map_or(Ok(stats), Err)
     }

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use lockstep_core::Cause;
 use serde::Serialize;
 
-use crate::listen_queue::AcceptQueue;
 use crate::trace::Trace;
 use lockstep_sys::errno;
+use lockstep_sys::tcp_info::AcceptQueue;
 
 /// The counts of one shard, or of a whole server after [`merge`](Self::merge).
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
@@ -142,7 +142,10 @@ impl Stats {
         let fd = listener.as_fd().as_raw_fd();
         let name_and_args = format_args!("getsockopt({fd}, TCP_INFO)");
         let look = || AcceptQueue::of(listener);
-        let Ok(queue) = trace.call_for(fd, name_and_args, look, AcceptQueue::clone) else { return };
+        let shown = |queue: &AcceptQueue| {
+            format!("0, {} in the accept queue, limit {}", queue.waiting, queue.limit)
+        };
+        let Ok(queue) = trace.call_for(fd, name_and_args, look, shown) else { return };
         self.accept_queue_peak = self.accept_queue_peak.max(queue.waiting.into());
         self.accept_queue_limit = queue.limit.into();
     }

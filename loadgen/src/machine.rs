@@ -8,4 +8,3 @@ pub mod placement;
 pub mod processes;
 pub mod procfs;
 pub mod signals;
-pub(crate) mod tcp_info;

@@ -5,5 +5,11 @@
 //! of it diverge.
 //!
 //! * [`errno`]: names and texts of error numbers.
+//! * [`tcp_info`]: state of a TCP connection, accept queue of a listener.
+//! * [`counters`]: the kernel's counters of a network namespace.
+//! * [`sock_diag`]: TCP sockets of any process.
 
+pub mod counters;
 pub mod errno;
+pub mod sock_diag;
+pub mod tcp_info;

@@ -7,8 +7,6 @@
 mod args;
 mod checks;
 mod client;
-mod counters;
-mod diag;
 pub(crate) mod kernel;
 mod model;
 mod process;
@@ -22,13 +20,12 @@ use std::time::SystemTime;
 use lockstep_results::{Backlog, Environment, SCHEMA};
 
 pub use args::{BacklogArgs, Mode};
-pub(crate) use counters::Reading;
-pub(crate) use diag::Diag;
 pub use process::{TrialArgs, trial};
 
 use crate::exit::{self, Failure};
 use crate::machine::{processes, procfs, signals};
 use lockstep_sys::errno::describe;
+use lockstep_sys::sock_diag::SockDiag;
 use process::{Children, Order};
 use trial::Spec;
 
@@ -124,7 +121,7 @@ fn resolve(target: &str) -> Result<SocketAddr, Failure> {
         Failure::new(exit::USAGE, error).hint("write it as 127.0.0.1:8898, or localhost:8898")
     })?;
     let addrs: Vec<SocketAddr> = addrs.collect();
-    let mut diag = diag::Diag::open().map_err(|error| {
+    let mut diag = SockDiag::open().map_err(|error| {
         let error = format!("the target's queue cannot be seen: {}", describe(&error));
         Failure::new(exit::FAILURE, error)
     })?;

@@ -23,11 +23,13 @@ use crate::clients::clock::Clock;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
-use crate::experiments::backlog::{Diag, Reading, kernel};
+use crate::experiments::backlog::kernel;
 use crate::machine::placement::Place;
 use crate::run::args::RunArgs;
 use crate::run::{Job, Session};
+use lockstep_sys::counters::NetCounters;
 use lockstep_sys::errno::describe;
+use lockstep_sys::sock_diag::SockDiag;
 use wave::{Plan, Tally, Wave};
 
 /// How often the depth of the accept queue is looked at.
@@ -190,7 +192,7 @@ fn drive(session: &Session, plan: &Plan) -> Result<Driven, Failure> {
         move |error: io::Error| Failure::new(exit::FAILURE, format!("{what}: {}", describe(&error)))
     };
     let mut watch = Watch::start(plan.target.addr);
-    let before = Reading::take().map_err(failed("the kernel's counters"))?;
+    let before = NetCounters::read().map_err(failed("the kernel's counters"))?;
     let stop = AtomicBool::new(false);
     let clock = Clock::start();
     let (tally, signal) = thread::scope(|scope| {
@@ -211,7 +213,7 @@ fn drive(session: &Session, plan: &Plan) -> Result<Driven, Failure> {
         Ok::<_, Failure>((tally.map_err(failed("cannot wait for events"))?, signal))
     })?;
     watch.look(&clock);
-    let counters = Reading::take().map_err(failed("the kernel's counters"))?.since(&before);
+    let counters = NetCounters::read().map_err(failed("the kernel's counters"))?.since(&before);
     Ok(Driven { tally, queue: watch.queue, counters, signal })
 }
 
@@ -227,13 +229,13 @@ fn latencies(tally: &Tally) -> Latencies {
 /// The depth of the server's accept queues over time, where the kernel shows it.
 struct Watch {
     addr: SocketAddr,
-    diag: Option<Diag>,
+    diag: Option<SockDiag>,
     queue: Option<Queue>,
 }
 
 impl Watch {
     fn start(addr: SocketAddr) -> Self {
-        let mut diag = Diag::open().ok();
+        let mut diag = SockDiag::open().ok();
         let queues = diag.as_mut().and_then(|diag| diag.listeners(addr).ok()).unwrap_or_default();
         let limit = queues.iter().map(|queue| queue.limit).min();
         let listeners = queues.len() as u32;
@@ -245,7 +247,7 @@ impl Watch {
         let (Some(diag), Some(queue)) = (&mut self.diag, &mut self.queue) else { return };
         let at_s = clock.now() as f64 / 1e9;
         let Ok(queues) = diag.listeners(self.addr) else { return };
-        let depth = queues.iter().map(|queue| queue.depth).sum();
+        let depth = queues.iter().map(|queue| queue.waiting).sum();
         let same = queue.depth.last().is_some_and(|last| last.depth == depth);
         if !same && queue.depth.len() < DEPTHS_MAX {
             queue.depth.push(Depth { at_s, depth });

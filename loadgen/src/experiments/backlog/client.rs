@@ -8,9 +8,9 @@ use lockstep_results::backlog::{self, Fate};
 use rustix::event::epoll::EventFlags;
 use socket2::Socket;
 
-use super::diag::Diag;
 use crate::clients::socket::{receive, send};
-use crate::machine::tcp_info;
+use lockstep_sys::sock_diag::SockDiag;
+use lockstep_sys::tcp_info::TcpInfo;
 
 /// How long after its connect a client sends its request. Until then a ghost stays one: what it
 /// sends would bring it to life (a SYN cookie is in every segment).
@@ -81,7 +81,7 @@ impl Client {
     pub(super) fn syn_retrans(&self) -> u32 {
         match self.stage {
             Stage::Connecting => {
-                tcp_info::of(&self.socket).map_or(self.syn_retrans, |info| info.total_retrans)
+                TcpInfo::of(&self.socket).map_or(self.syn_retrans, |info| info.total_retrans)
             }
             _ => self.syn_retrans,
         }
@@ -100,7 +100,7 @@ impl Client {
     /// Looks whether it is connected already. On the loopback interface the handshake is over
     /// before connect(2) returns, and the event may come much later.
     pub(super) fn look(&mut self, now: Instant) {
-        if tcp_info::of(&self.socket).is_ok_and(|info| info.established) {
+        if TcpInfo::of(&self.socket).is_ok_and(|info| info.established) {
             self.on_connected(now);
         }
     }
@@ -155,11 +155,11 @@ impl Client {
     }
 
     /// Asks the kernel whether the server's side knows the client, and then sends the request.
-    pub(super) fn speak(&mut self, server: SocketAddr, diag: Option<&mut Diag>) {
+    pub(super) fn speak(&mut self, server: SocketAddr, diag: Option<&mut SockDiag>) {
         let own = self.socket.local_addr().ok().and_then(|addr| addr.as_socket());
         if let (Some(own), Some(diag)) = (own, diag) {
             // If the kernel does not tell, nobody is called a ghost.
-            self.ghost = !diag.knows(server, own).unwrap_or(true);
+            self.ghost = !diag.has_connection(server, own).unwrap_or(true);
         }
         self.stage = Stage::Asked;
         if send(&self.socket, REQUEST).is_err() {
@@ -169,7 +169,7 @@ impl Client {
 
     fn finish(&mut self, stage: Stage) {
         self.stage = stage;
-        if let Ok(info) = tcp_info::of(&self.socket) {
+        if let Ok(info) = TcpInfo::of(&self.socket) {
             self.request_retrans = info.total_retrans.saturating_sub(self.syn_retrans);
         }
     }

@@ -7,9 +7,9 @@ use std::os::fd::OwnedFd;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::diag::{Diag, Queue};
 use crate::clients::socket::{receive, send};
-use crate::machine::tcp_info;
+use lockstep_sys::sock_diag::SockDiag;
+use lockstep_sys::tcp_info::AcceptQueue;
 
 /// What epoll tells of the listener; an accepted connection is told from a client by `ACCEPTED`.
 pub(super) const LISTENER: u64 = u64::MAX;
@@ -119,12 +119,9 @@ impl Server {
     /// # Errors
     ///
     /// When the kernel does not tell.
-    pub(super) fn queues(&self, diag: Option<&mut Diag>) -> io::Result<Vec<Queue>> {
+    pub(super) fn queues(&self, diag: Option<&mut SockDiag>) -> io::Result<Vec<AcceptQueue>> {
         match (self, diag) {
-            (Self::Own(own), _) => {
-                let info = tcp_info::of(&own.listener)?;
-                Ok(vec![Queue { depth: info.unacked, limit: info.sacked }])
-            }
+            (Self::Own(own), _) => Ok(vec![AcceptQueue::of(&own.listener)?]),
             (Self::Target(addr), Some(diag)) => diag.listeners(*addr),
             (Self::Target(_), None) => Err(io::ErrorKind::Unsupported.into()),
         }

@@ -17,15 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use super::checks::{self, Waiting};
 use super::client::Client;
-use super::counters::Reading;
-use super::diag::Diag;
 use super::kernel;
 use super::model::{self, Plan};
 use super::server::{ACCEPTED, LISTENER, Own, Server};
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure};
 use crate::machine::limits;
+use lockstep_sys::counters::NetCounters;
 use lockstep_sys::errno::describe;
+use lockstep_sys::sock_diag::SockDiag;
 
 /// How often the depth of the queue is looked at, at least.
 const TICK: Duration = Duration::from_millis(20);
@@ -71,7 +71,7 @@ pub(super) fn run(spec: &Spec, interrupted: Arc<AtomicBool>) -> Result<Trial, Fa
         Some(addr) => Server::Target(addr),
         None => Server::Own(Own::listen(spec.n).map_err(failed("cannot listen"))?),
     };
-    let mut diag = Diag::open().ok();
+    let mut diag = SockDiag::open().ok();
     let queues = server.queues(diag.as_mut()).map_err(failed("the accept queue"))?;
     let Some(limit) = queues.iter().map(|queue| queue.limit).min() else {
         let addr = server.addr().map_err(failed("the address"))?;
@@ -90,7 +90,7 @@ pub(super) fn run(spec: &Spec, interrupted: Arc<AtomicBool>) -> Result<Trial, Fa
     let conns = room.saturating_add(spec.extra);
     check_descriptors(conns, spec)?;
     let addr = server.addr().map_err(failed("the address"))?;
-    let before = Reading::take().map_err(failed("the kernel's counters"))?;
+    let before = NetCounters::read().map_err(failed("the kernel's counters"))?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC);
     let mut lab = Lab {
         epoll: epoll.map_err(|error| failed("epoll")(error.into()))?,
@@ -172,7 +172,7 @@ struct Lab {
     events: Vec<epoll::Event>,
     server: Server,
     target: Target,
-    diag: Option<Diag>,
+    diag: Option<SockDiag>,
     clients: Vec<Client>,
     depth: Vec<Depth>,
     /// The depth that was recorded last.
@@ -187,7 +187,7 @@ impl Lab {
         spec: &Spec,
         conns: u32,
         room: u32,
-        before: &Reading,
+        before: &NetCounters,
         notes: &mut Vec<String>,
     ) -> io::Result<Phases> {
         self.start = Instant::now();
@@ -201,7 +201,7 @@ impl Lab {
         let released = self.release(spec, room, notes)?;
         let end = released + spec.observe;
         self.until(end, |lab| lab.clients.iter().all(Client::is_done))?;
-        let ended = Reading::take()?.since(before);
+        let ended = NetCounters::read()?.since(before);
         Ok(Phases { filled, released, end, held, ended, waiting })
     }
 
@@ -215,7 +215,7 @@ impl Lab {
         let most = conns.saturating_mul(4);
         while (self.clients.len() as u32) < most && !self.stopped() {
             let queues = self.server.queues(self.diag.as_mut())?;
-            if queues.len() < 2 || queues.iter().all(|queue| queue.depth > queue.limit) {
+            if queues.len() < 2 || queues.iter().all(|queue| queue.waiting > queue.limit) {
                 break;
             }
             self.connect(true)?;
@@ -242,8 +242,8 @@ impl Lab {
     }
 
     /// Reads the counters and the clients at one and the same moment: no SYN was sent between.
-    fn take_stock(&mut self, before: &Reading) -> io::Result<(Counters, Waiting)> {
-        let mut reading = Reading::take()?;
+    fn take_stock(&mut self, before: &NetCounters) -> io::Result<(Counters, Waiting)> {
+        let mut reading = NetCounters::read()?;
         let mut waiting = Waiting::default();
         for _ in 0..READINGS_MAX {
             waiting = Waiting {
@@ -252,7 +252,7 @@ impl Lab {
                     as u64,
                 retrans: self.clients.iter().map(|client| u64::from(client.syn_retrans())).sum(),
             };
-            let again = Reading::take()?;
+            let again = NetCounters::read()?;
             if again == reading {
                 break;
             }
@@ -342,7 +342,7 @@ impl Lab {
     /// Records the depth of the queues if it has changed.
     fn look(&mut self, now: Instant) -> io::Result<()> {
         let queues = self.server.queues(self.diag.as_mut())?;
-        let depth = queues.iter().map(|queue| queue.depth).sum();
+        let depth = queues.iter().map(|queue| queue.waiting).sum();
         if depth != self.shown {
             self.shown = depth;
             self.depth.push(Depth { at_s: (now - self.start).as_secs_f64(), depth });

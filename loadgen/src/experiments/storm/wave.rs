@@ -21,8 +21,8 @@ use crate::clients::failures::{Failures, Kind};
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::{Target, receive, send};
 use crate::clients::tally::histogram;
-use crate::machine::tcp_info;
 use lockstep_sys::errno;
+use lockstep_sys::tcp_info::TcpInfo;
 
 /// What is waited for.
 const INTEREST: EventFlags =
@@ -200,7 +200,7 @@ impl<'a> Wave<'a> {
             Ok(socket) => {
                 // On the loopback interface the handshake is over before connect(2) returns. That
                 // is seen now; the event will only be looked at when there are no more connects.
-                if tcp_info::of(&socket).is_ok_and(|info| info.established) {
+                if TcpInfo::of(&socket).is_ok_and(|info| info.established) {
                     self.note_connected(index, &socket);
                 }
                 self.clients[index].connection.socket = Some(socket);
@@ -210,7 +210,7 @@ impl<'a> Wave<'a> {
 
     fn note_connected(&mut self, index: usize, socket: &Socket) {
         let latency_ns = self.clock.now() - self.clients[index].connection.since_ns;
-        let retrans = tcp_info::of(socket).map_or(0, |info| info.total_retrans);
+        let retrans = TcpInfo::of(socket).map_or(0, |info| info.total_retrans);
         self.clients[index].connected = Some(retrans);
         self.tally.connected += 1;
         self.tally.connect.saturating_record(latency_ns);
@@ -347,7 +347,7 @@ impl<'a> Wave<'a> {
         client.connection.state = state;
         self.open -= 1;
         if let (Some(socket), Some(before)) = (client.connection.socket.take(), client.connected) {
-            let again = tcp_info::of(&socket).map_or(0, |info| info.total_retrans);
+            let again = TcpInfo::of(&socket).map_or(0, |info| info.total_retrans);
             self.tally.resent += u64::from(again > before);
         }
     }

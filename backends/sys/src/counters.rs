@@ -1,14 +1,12 @@
-//! The kernel's counters of a network namespace (`/proc/net/netstat`, `/proc/net/snmp`).
-//!
-//! They are totals since the namespace was made; only differences say anything.
+//! The kernel's counters of a network namespace (`/proc/net/netstat` and `/proc/net/snmp`,
+//! proc_pid_net(5)). They count from the creation of the namespace; only differences mean
+//! anything.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
-use lockstep_results::backlog::Counters;
-
-/// The counters that have to do with listening and connecting, by the protocol they stand under.
+/// The counters of listening and connecting, each with its protocol.
 const NAMES: [(&str, &str); 20] = [
     ("TcpExt", "ListenOverflows"),
     ("TcpExt", "ListenDrops"),
@@ -32,23 +30,24 @@ const NAMES: [(&str, &str); 20] = [
     ("Tcp", "OutRsts"),
 ];
 
-/// A reading.
+/// One reading of the counters of listening and connecting.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Reading(BTreeMap<&'static str, i64>);
+pub struct NetCounters(BTreeMap<&'static str, i64>);
 
-impl Reading {
-    /// Reads the counters of this thread's network namespace.
+impl NetCounters {
+    /// Reads the counters of the calling thread's network namespace. A counter that this kernel
+    /// does not have is left out.
     ///
     /// # Errors
     ///
-    /// When they cannot be read.
-    pub(crate) fn take() -> io::Result<Self> {
+    /// `ENOENT` without `/proc` or without IPv4.
+    pub fn read() -> io::Result<Self> {
         let netstat = fs::read_to_string("/proc/thread-self/net/netstat")?;
         let snmp = fs::read_to_string("/proc/thread-self/net/snmp")?;
         Ok(Self::parse(&netstat, &snmp))
     }
 
-    /// Both files have two lines a protocol: the names, and the values.
+    /// Parses two lines for each protocol: the names, and the values in the same order.
     fn parse(netstat: &str, snmp: &str) -> Self {
         let mut found = BTreeMap::new();
         for file in [netstat, snmp] {
@@ -60,10 +59,9 @@ impl Reading {
                     continue;
                 };
                 let pairs = names.split_ascii_whitespace().zip(values.split_ascii_whitespace());
-                for (name, value) in pairs {
-                    let wanted =
-                        NAMES.iter().find(|(under, wanted)| *under == protocol && *wanted == name);
-                    if let (Some((_, name)), Ok(value)) = (wanted, value.parse()) {
+                for pair in pairs {
+                    let known = NAMES.iter().find(|known| **known == (protocol, pair.0));
+                    if let (Some((_, name)), Ok(value)) = (known, pair.1.parse()) {
                         found.insert(*name, value);
                     }
                 }
@@ -72,13 +70,13 @@ impl Reading {
         Self(found)
     }
 
-    /// What was counted from `before` to this reading.
-    pub(crate) fn since(&self, before: &Self) -> Counters {
-        let differences = self.0.iter().map(|(name, value)| {
+    /// Returns the increments from `before` to this reading, by name.
+    pub fn since(&self, before: &Self) -> BTreeMap<String, i64> {
+        let increments = self.0.iter().map(|(name, value)| {
             let before = before.0.get(name).copied().unwrap_or(0);
             ((*name).to_owned(), value.wrapping_sub(before))
         });
-        differences.collect()
+        increments.collect()
     }
 }
 
@@ -100,28 +98,27 @@ Tcp: 1 200 120000 -1 120 110 3 0\n";
 
     #[test]
     fn counters_are_found_under_their_protocol() {
-        let reading = Reading::parse(NETSTAT, SNMP);
-        assert_eq!(reading.0["ListenOverflows"], 522);
-        assert_eq!(reading.0["ListenDrops"], 524);
-        assert_eq!(reading.0["ActiveOpens"], 120);
-        assert_eq!(reading.0["OutRsts"], 3);
-        assert_eq!(reading.0.get("TCPReqQFullDrop"), None, "this kernel has none");
-        assert_eq!(Reading::parse("", "Tcp:\n"), Reading::default());
+        let counters = NetCounters::parse(NETSTAT, SNMP);
+        assert_eq!(counters.0["ListenOverflows"], 522);
+        assert_eq!(counters.0["ListenDrops"], 524);
+        assert_eq!(counters.0["ActiveOpens"], 120);
+        assert_eq!(counters.0["OutRsts"], 3);
+        assert_eq!(counters.0.get("TCPReqQFullDrop"), None);
+        assert_eq!(NetCounters::parse("", "Tcp:\n"), NetCounters::default());
     }
 
     #[test]
-    fn only_differences_count() {
-        let before = Reading::parse(NETSTAT, SNMP);
-        let after = Reading::parse(&NETSTAT.replace(" 522 524 ", " 530 532 "), SNMP);
-        let counters = after.since(&before);
-        assert_eq!(counters["ListenOverflows"], 8);
-        assert_eq!(counters["ActiveOpens"], 0);
+    fn increments_are_differences_of_two_readings() {
+        let before = NetCounters::parse(NETSTAT, SNMP);
+        let after = NetCounters::parse(&NETSTAT.replace(" 522 524 ", " 530 532 "), SNMP);
+        let increments = after.since(&before);
+        assert_eq!((increments["ListenOverflows"], increments["ActiveOpens"]), (8, 0));
     }
 
     #[test]
-    fn this_machine_has_them() {
-        let reading = Reading::take().unwrap();
-        assert!(reading.0.contains_key("ListenOverflows"), "{reading:?}");
-        assert!(reading.0.contains_key("ActiveOpens"), "{reading:?}");
+    fn this_kernel_has_counters() {
+        let counters = NetCounters::read().unwrap();
+        assert!(counters.0.contains_key("ListenOverflows"), "{counters:?}");
+        assert!(counters.0.contains_key("ActiveOpens"), "{counters:?}");
     }
 }

@@ -1,0 +1,94 @@
+//! `TCP_INFO` of a socket (tcp(7)): state and retransmissions of a connection, accept queue of a
+//! listener.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// State and retransmissions of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TcpInfo {
+    /// True from the end of the handshake until either side closes.
+    pub established: bool,
+    /// Segments retransmitted since the socket was created, SYNs included.
+    pub total_retrans: u32,
+}
+
+impl TcpInfo {
+    /// Reads the state of `socket`.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` if the socket is not a TCP socket.
+    pub fn of(socket: impl AsFd) -> io::Result<Self> {
+        let info = read(socket)?;
+        Ok(Self {
+            established: info.tcpi_state == crate::sock_diag::ESTABLISHED,
+            total_retrans: info.tcpi_total_retrans,
+        })
+    }
+}
+
+/// The accept queue of a listener: connections established and not yet accepted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AcceptQueue {
+    /// Connections in the queue.
+    pub waiting: u32,
+    /// Its limit: the backlog, capped at `net.core.somaxconn`. The queue holds one more.
+    pub limit: u32,
+}
+
+impl AcceptQueue {
+    /// Reads the queue of `listener`: the two fields that the kernel fills in for a listener
+    /// (`tcp_get_info`, net/ipv4/tcp.c).
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` if the socket is not a TCP socket.
+    pub fn of(listener: impl AsFd) -> io::Result<Self> {
+        let info = read(listener)?;
+        Ok(Self { waiting: info.tcpi_unacked, limit: info.tcpi_sacked })
+    }
+}
+
+fn read(socket: impl AsFd) -> io::Result<libc::tcp_info> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and `info` has room for `length` bytes, the most that the
+    // kernel writes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: every field is an integer, and zero where an older kernel has not written it.
+    Ok(unsafe { info.assume_init() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn listener_reports_its_accept_queue() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap(); // std's backlog is 128
+        let addr = listener.local_addr().unwrap();
+        assert_eq!(AcceptQueue::of(&listener).unwrap(), AcceptQueue { waiting: 0, limit: 128 });
+        let clients = [(); 3].map(|()| TcpStream::connect(addr).unwrap());
+        assert_eq!(AcceptQueue::of(&listener).unwrap().waiting, 3);
+        let _accepted = listener.accept().unwrap();
+        assert_eq!(AcceptQueue::of(&listener).unwrap().waiting, 2);
+        let info = TcpInfo::of(&clients[0]).unwrap();
+        assert_eq!(info, TcpInfo { established: true, total_retrans: 0 });
+        assert!(!TcpInfo::of(&listener).unwrap().established);
+    }
+}

@@ -13,8 +13,8 @@ use lockstep_core::{RECV_MAX, Reply, Service};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::Stop;
-use crate::terminal::{prompt, say};
-use crate::text::{prefix, printable, trim_line_ending};
+use crate::terminal::{prefix, printable, trim_line_ending};
+use crate::terminal::{print_line, prompt};
 
 /// What ends a conversation.
 pub const BYE: &[u8] = b"bye";
@@ -80,7 +80,7 @@ impl Console {
                 Ok(Some(line)) if line.is_empty() => {}
                 Ok(Some(line)) => {
                     if line.len() > RECV_MAX {
-                        say(&format!(
+                        print_line(&format!(
                             "note: a reply has at most {RECV_MAX} bytes; the rest is lost"
                         ));
                     }

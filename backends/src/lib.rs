@@ -17,13 +17,12 @@
 //! println!("{:?}", server.join().unwrap());
 //! ```
 
-mod admission;
+mod accept;
 pub mod blocking;
 pub mod chat;
 pub mod cli;
 mod deadlines;
 mod drive;
-mod gate;
 pub mod io_uring;
 mod listener;
 pub mod mio;
@@ -36,7 +35,6 @@ mod spin;
 mod stats;
 mod stop;
 mod terminal;
-mod text;
 mod trace;
 
 use std::fmt;
@@ -45,14 +43,14 @@ use std::net::TcpListener;
 
 use lockstep_core::Service;
 
-pub use admission::Admission;
-pub use gate::Gate;
+pub use accept::{AcceptPause, ConnectionLimit};
+
 use io_uring::IoUring;
 pub use options::{Options, ServiceKind};
 pub use server::{Config, Server, StartError};
 pub use stats::{Closed, Stats};
 pub use stop::Stop;
-pub use trace::Narrator;
+pub use trace::{Span, Tracer};
 
 /// One way of moving bytes between sockets and exchanges.
 ///
@@ -102,9 +100,9 @@ pub struct Shard<'a> {
     /// When to stop.
     pub stop: &'a Stop,
     /// How many may be open.
-    pub admission: &'a Admission,
+    pub limit: &'a ConnectionLimit,
     /// Who is told of the system calls, if anybody.
-    pub narrator: Option<&'a Narrator>,
+    pub tracer: Option<&'a Tracer>,
     /// To be called once, when nothing but connections is missing: tells that this shard has what
     /// it needs, and waits until it may accept, or has to stop.
     pub ready: &'a dyn Fn() -> io::Result<()>,

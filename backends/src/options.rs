@@ -26,7 +26,7 @@ pub struct Options {
     /// Connections open at once, at most; more wait in the listen queue.
     pub conns_max: usize,
     /// How long to accept nothing at first, though the server listens; [`Duration::MAX`]: until
-    /// [`Gate::open`](crate::Gate::open).
+    /// [`AcceptPause::open`](crate::AcceptPause::open).
     pub accept_pause: Duration,
     /// How long to wait before each accept: of a shard, or of a thread where those accept.
     pub accept_delay: Duration,

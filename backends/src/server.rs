@@ -23,7 +23,8 @@ use lockstep_sys::counters::NetCounters;
 
 use crate::pinning::{cpus, pin, share, steering, try_to_pin};
 use crate::{
-    Admission, Backend, Gate, Narrator, Options, ServiceKind, Shard, Stats, Stop, Unsupported,
+    AcceptPause, Backend, ConnectionLimit, Options, ServiceKind, Shard, Stats, Stop, Tracer,
+    Unsupported,
 };
 
 /// What to start.
@@ -90,10 +91,10 @@ struct Shared {
     shards: usize,
     steered: bool,
     stop: Arc<Stop>,
-    gate: Arc<Gate>,
-    admission: Admission,
+    accept_pause: Arc<AcceptPause>,
+    limit: ConnectionLimit,
     console: Arc<Console>,
-    narrator: Option<Narrator>,
+    tracer: Option<Tracer>,
     /// What had overflown before it listened.
     counters: Option<NetCounters>,
 }
@@ -114,8 +115,8 @@ impl Server {
     /// a thread cannot be started.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let stop = Arc::new(Stop::new(config.options.drain_timeout)?);
-        let gate = Arc::new(Gate::new(config.options.accept_pause)?);
-        let (server, places) = Self::listen(config, stop, gate)?;
+        let accept_pause = Arc::new(AcceptPause::new(config.options.accept_pause)?);
+        let (server, places) = Self::listen(config, stop, accept_pause)?;
         let (server, readiness) = server.spawn(places)?;
         if are_ready(&readiness) {
             return Ok(server);
@@ -130,7 +131,7 @@ impl Server {
     /// counts no reference to a file while nobody shares the table of descriptors
     /// (`__fget_light`, fs/file.c).
     ///
-    /// `stop` and `gate` are for who has to tell it anything; `on_ready` is called when every shard
+    /// `stop` and `accept_pause` are for who has to tell it anything; `on_ready` is called when every shard
     /// has what it needs to serve. Where shards are pinned, this thread stays so.
     ///
     /// # Errors
@@ -139,10 +140,10 @@ impl Server {
     pub fn run(
         config: &Config,
         stop: Arc<Stop>,
-        gate: Arc<Gate>,
+        accept_pause: Arc<AcceptPause>,
         on_ready: impl FnOnce(&Self),
     ) -> Result<Stats, StartError> {
-        let (server, mut places) = Self::listen(config, stop, gate)?;
+        let (server, mut places) = Self::listen(config, stop, accept_pause)?;
         let first = places.remove(0);
         let (server, others) = server.spawn(places)?;
         let on_ready = Cell::new(Some(on_ready));
@@ -161,7 +162,7 @@ impl Server {
     fn listen(
         config: &Config,
         stop: Arc<Stop>,
-        gate: Arc<Gate>,
+        accept_pause: Arc<AcceptPause>,
     ) -> Result<(Self, Vec<Place>), StartError> {
         let options = &config.options;
         try_to_pin(&options.pin)?;
@@ -170,9 +171,9 @@ impl Server {
         let pinned: Vec<_> = (0..shards).map(|shard| share(&options.pin, shard, shards)).collect();
         let steering = steering(options, &pinned)?;
         let counters = NetCounters::read().ok();
-        let narrator = options.trace.then(|| Narrator::new("server"));
+        let tracer = options.trace.then(|| Tracer::new("server"));
         let (reuse_port, backlog) = (options.reuse_port, options.backlog);
-        let listeners = listen(config.listen, &steering, reuse_port, backlog, narrator.as_ref())
+        let listeners = listen(config.listen, &steering, reuse_port, backlog, tracer.as_ref())
             .map_err(StartError::Listen)?;
         let shared = Shared {
             addr: listeners[0].local_addr().map_err(StartError::Listen)?,
@@ -180,9 +181,9 @@ impl Server {
             steered: (shards > 1 || reuse_port) && steering[0].is_some(),
             console: Console::new(Arc::clone(&stop)),
             stop,
-            gate,
-            admission: Admission::new(options.conns_max),
-            narrator,
+            accept_pause,
+            limit: ConnectionLimit::new(options.conns_max),
+            tracer,
             counters,
             config: config.clone(),
         };
@@ -233,8 +234,8 @@ impl Server {
     }
 
     /// What keeps it from accepting at first, for whoever has to open it from another thread.
-    pub fn gate(&self) -> Arc<Gate> {
-        Arc::clone(&self.shared.gate)
+    pub fn accept_pause(&self) -> Arc<AcceptPause> {
+        Arc::clone(&self.shared.accept_pause)
     }
 
     /// Stops accepting and lets the conversations end in order.
@@ -264,8 +265,8 @@ impl Server {
                 Err(_panic) => trouble = Some(io::Error::other("a shard panicked")),
             }
         }
-        let Shared { admission, counters, .. } = &*self.shared;
-        stats.connections_peak = admission.peak();
+        let Shared { limit, counters, .. } = &*self.shared;
+        stats.connections_peak = limit.peak();
         if let (Some(before), Ok(after)) = (counters, NetCounters::read()) {
             let increments = after.since(before);
             let count = |name| increments.get(name).map(|count| count.unsigned_abs());
@@ -286,7 +287,7 @@ impl Shared {
         pin(&cpus)?;
         let ready = || {
             is_ready();
-            self.gate.pass(&self.stop) // nobody is accepted before, so no backend needs to know
+            self.accept_pause.wait(&self.stop) // nobody is accepted before, so no backend needs to know
         };
         let service = || -> Box<dyn Service> {
             match self.config.service {
@@ -299,8 +300,8 @@ impl Shared {
             listener,
             options: &self.config.options,
             stop: &self.stop,
-            admission: &self.admission,
-            narrator: self.narrator.as_ref(),
+            limit: &self.limit,
+            tracer: self.tracer.as_ref(),
             ready: &ready,
             service: &service,
         })

@@ -6,7 +6,7 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use lockstep_backends::{
-    Backend, Config, Gate, Options, Server, ServiceKind, Shard, StartError, Stats, Stop,
+    AcceptPause, Backend, Config, Options, Server, ServiceKind, Shard, StartError, Stats, Stop,
     Unsupported,
 };
 
@@ -68,9 +68,9 @@ fn run(first: Fate, others: Fate, stop_when_ready: bool) -> (Result<Stats, Start
     let listen = "127.0.0.1:0".parse().unwrap();
     let config = Config { backend, listen, service: ServiceKind::Echo, options };
     let stop = Arc::new(Stop::new(PATIENCE).unwrap());
-    let gate = Arc::new(Gate::new(Duration::ZERO).unwrap());
+    let accept_pause = Arc::new(AcceptPause::new(Duration::ZERO).unwrap());
     let mut was_ready = false;
-    let ended = Server::run(&config, Arc::clone(&stop), gate, |server| {
+    let ended = Server::run(&config, Arc::clone(&stop), accept_pause, |server| {
         was_ready = true;
         assert_eq!(server.shards(), 3);
         assert_ne!(server.addr().port(), 0);

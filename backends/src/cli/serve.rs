@@ -14,9 +14,9 @@ use super::statistics::Statistics;
 use super::units::{count, cpu_list, duration};
 use super::{exit, signals};
 use crate::server::shards;
-use crate::terminal::{complain, say};
+use crate::terminal::{print_error, print_line};
 use crate::{
-    BACKENDS, Backend, Config, Gate, Options, Server, ServiceKind, StartError, Stop, by_name,
+    AcceptPause, BACKENDS, Backend, Config, Options, Server, ServiceKind, StartError, Stop, by_name,
 };
 use lockstep_sys::errno;
 
@@ -115,21 +115,22 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     let options = options(args);
     let backend = choose(args, &options);
     if args.threads.is_some() && backend.name() != "blocking" {
-        complain("--threads is for --backend blocking", Some("the others take --shards"));
+        print_error("--threads is for --backend blocking", Some("the others take --shards"));
         return Err(exit::USAGE);
     }
     if !args.spin.is_zero() && backend.name() == "blocking" {
-        complain("--spin is for mio and io-uring", Some("a blocking call sleeps at once"));
+        print_error("--spin is for mio and io-uring", Some("a blocking call sleeps at once"));
         return Err(exit::USAGE);
     }
     let config = Config { backend, listen, service: args.service, options };
     let stop = Stop::new(args.drain_timeout).map_err(|error| failed(&error))?;
-    let gate = Gate::new(config.options.accept_pause).map_err(|error| failed(&error))?;
-    let (stop, gate) = (Arc::new(stop), Arc::new(gate));
+    let accept_pause =
+        AcceptPause::new(config.options.accept_pause).map_err(|error| failed(&error))?;
+    let (stop, accept_pause) = (Arc::new(stop), Arc::new(accept_pause));
     // Caught from before the first connection, so that none is lost to a signal.
-    signals::obey(&stop, &gate).map_err(|error| failed(&error))?;
+    signals::obey(&stop, &accept_pause).map_err(|error| failed(&error))?;
     let mut steered = false;
-    let stats = Server::run(&config, stop, gate, |server| {
+    let stats = Server::run(&config, stop, accept_pause, |server| {
         steered = server.is_steered();
         announce(server, &config);
     });
@@ -178,7 +179,7 @@ fn raise_descriptor_limit() -> u64 {
 
 fn resolve(listen: &str) -> Result<SocketAddr, u8> {
     let found = address::resolve(listen).map_err(|Unresolved { cause, hint }| {
-        complain(&format!("cannot listen on {listen}: {cause}"), Some(hint));
+        print_error(&format!("cannot listen on {listen}: {cause}"), Some(hint));
         exit::ADDRESS
     })?;
     Ok(found[0])
@@ -193,7 +194,7 @@ fn choose(args: &ServeArgs, options: &Options) -> &'static dyn Backend {
     for backend in BACKENDS {
         match backend.probe(shards(*backend, args.service, options)) {
             Ok(how) => {
-                say(&format!("backend auto: {} ({how}{passed_over})", backend.name()));
+                print_line(&format!("backend auto: {} ({how}{passed_over})", backend.name()));
                 return *backend;
             }
             Err(refused) => {
@@ -216,7 +217,7 @@ fn announce(server: &Server, config: &Config) {
     let mut stdout = io::stdout();
     let _nobody_reads = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
     if config.options.accept_pause == Duration::MAX {
-        say(&format!("accepting nothing until SIGUSR1: kill -USR1 {}", process::id()));
+        print_line(&format!("accepting nothing until SIGUSR1: kill -USR1 {}", process::id()));
     }
 }
 
@@ -224,24 +225,27 @@ fn not_served(config: &Config, error: &StartError) -> u8 {
     let name = config.backend.name();
     match error {
         StartError::Unsupported(refused) => {
-            complain(&format!("backend {name} is not available: {refused}"), Some(&refused.hint));
+            print_error(
+                &format!("backend {name} is not available: {refused}"),
+                Some(&refused.hint),
+            );
             exit::UNSUPPORTED
         }
         StartError::Pin(error) => {
             let cpus = &config.options.pin;
             let text = format!("cannot pin to processors {cpus:?}: {}", errno::text(error));
-            complain(&text, Some("lscpu shows which there are"));
+            print_error(&text, Some("lscpu shows which there are"));
             exit::USAGE
         }
         StartError::Steer => {
-            complain(&error.to_string(), Some("such as --pin 0,1 --shards 2"));
+            print_error(&error.to_string(), Some("such as --pin 0,1 --shards 2"));
             exit::USAGE
         }
         StartError::Listen(error) => {
             let cause = errno::text(error);
             let text =
                 format!("cannot listen on {}: {cause} ({})", config.listen, errno::name_of(error));
-            complain(&text, Some(listen_hint(error, config.options.reuse_port)));
+            print_error(&text, Some(listen_hint(error, config.options.reuse_port)));
             exit::ADDRESS
         }
         StartError::Other(error) => failed(error),
@@ -265,7 +269,7 @@ fn listen_hint(error: &io::Error, reuse_port: bool) -> &'static str {
 }
 
 fn failed(error: &io::Error) -> u8 {
-    complain(&format!("the server failed: {}", errno::describe(error)), None);
+    print_error(&format!("the server failed: {}", errno::describe(error)), None);
     exit::FAILURE
 }
 

@@ -16,18 +16,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::low_level;
 
-use crate::{Gate, Stop};
+use crate::{AcceptPause, Stop};
 
-/// From here on SIGUSR1 opens the gate. The first of the others lets the conversations end; the
+/// From here on SIGUSR1 opens the accept_pause. The first of the others lets the conversations end; the
 /// second does not wait for them.
 ///
 /// # Errors
 ///
 /// What sigaction(2) says.
-pub(super) fn obey(stop: &Arc<Stop>, gate: &Arc<Gate>) -> io::Result<()> {
-    let gate = Arc::clone(gate);
+pub(super) fn obey(stop: &Arc<Stop>, accept_pause: &Arc<AcceptPause>) -> io::Result<()> {
+    let accept_pause = Arc::clone(accept_pause);
     // SAFETY: the handler makes one system call, write(2).
-    unsafe { low_level::register(SIGUSR1, move || gate.open()) }?;
+    unsafe { low_level::register(SIGUSR1, move || accept_pause.end()) }?;
     let told = Arc::new(AtomicBool::new(false));
     let hangup = (!hangups_are_ignored()).then_some(SIGHUP);
     for signal in [SIGTERM, SIGINT].into_iter().chain(hangup) {

@@ -15,16 +15,16 @@ use super::address::{self, Unresolved};
 use super::exit;
 use crate::chat::BYE;
 use crate::listener::open;
-use crate::terminal::{complain, prompt, say};
-use crate::text::{prefix, printable, trim_line_ending};
-use crate::trace::{Narrator, Trace, Traced};
+use crate::terminal::{prefix, printable, trim_line_ending};
+use crate::terminal::{print_error, print_line, prompt};
+use crate::trace::{Trace, Traced, Tracer};
 use lockstep_sys::errno;
 
 /// How long to wait for the server's end after ours.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The conversation's socket, and who is told of its calls, if anybody.
-type Socket<'a> = Traced<TcpStream, Option<&'a Narrator>>;
+type Socket<'a> = Traced<TcpStream, Option<&'a Tracer>>;
 
 /// How a conversation ended.
 enum Ended {
@@ -39,12 +39,12 @@ enum Ended {
 /// Talks with the server at `addr` until either side has had enough. With `trace`, every system
 /// call is told.
 pub(super) fn talk(addr: &str, trace: bool) -> ExitCode {
-    let narrator = trace.then(|| Narrator::new("client"));
+    let tracer = trace.then(|| Tracer::new("client"));
     let found = match address::resolve(addr) {
         Ok(found) => found,
         Err(Unresolved { cause, hint }) => return not_connected(addr, &cause, hint),
     };
-    let mut socket = match connect(&found, narrator.as_ref()) {
+    let mut socket = match connect(&found, tracer.as_ref()) {
         Ok(socket) => socket,
         Err(error) => {
             let cause = errno::describe(&error);
@@ -58,11 +58,11 @@ pub(super) fn talk(addr: &str, trace: bool) -> ExitCode {
     match ended {
         Ok(Ended::Us | Ended::Bye) => ExitCode::SUCCESS,
         Ok(Ended::Closed) => {
-            say("the server has closed the connection");
+            print_line("the server has closed the connection");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            complain(
+            print_error(
                 &format!("the conversation broke off: {} ({})", error, errno::name_of(&error)),
                 None,
             );
@@ -72,20 +72,20 @@ pub(super) fn talk(addr: &str, trace: bool) -> ExitCode {
 }
 
 fn not_connected(addr: &str, cause: &str, hint: &str) -> ExitCode {
-    complain(&format!("cannot connect to {addr}: {cause}"), Some(hint));
+    print_error(&format!("cannot connect to {addr}: {cause}"), Some(hint));
     ExitCode::from(exit::ADDRESS)
 }
 
 /// Connects to the first of the addresses where somebody listens.
-fn connect<'a>(addrs: &[SocketAddr], narrator: Option<&'a Narrator>) -> io::Result<Socket<'a>> {
+fn connect<'a>(addrs: &[SocketAddr], tracer: Option<&'a Tracer>) -> io::Result<Socket<'a>> {
     let mut refused = io::ErrorKind::AddrNotAvailable.into(); // there is none to try
     for &addr in addrs {
-        let socket = open(addr, narrator)?;
+        let socket = open(addr, tracer)?;
         match socket.call("connect", addr, |socket| socket.connect(&addr.into())) {
-            Ok(()) => return Ok(Traced { socket: socket.socket.into(), trace: narrator }),
+            Ok(()) => return Ok(Traced { socket: socket.socket.into(), trace: tracer }),
             Err(error) => refused = error,
         }
-        narrator.close(socket.socket);
+        tracer.close(socket.socket);
     }
     Err(refused)
 }

@@ -18,7 +18,7 @@ use lockstep_sys::errno::is_exhaustion;
 impl<T: Trace> Loop<'_, T> {
     /// Asks for connections, if that is not done already and nothing forbids it.
     pub(super) fn arm_accept(&mut self) -> io::Result<()> {
-        let wanted = self.parked.is_empty() && self.pause.until().is_none();
+        let wanted = self.parked.is_empty() && self.backoff.until().is_none();
         match &self.listener {
             Some(listener) if wanted && !self.accepting && !self.stop.is_draining() => {
                 self.accepting = true;
@@ -43,7 +43,7 @@ impl<T: Trace> Loop<'_, T> {
         match completion.result() {
             fd @ 0.. => {
                 self.stats.accepted += 1;
-                self.pause.reset();
+                self.backoff.reset();
                 self.admit(fd)?;
             }
             error => {
@@ -51,7 +51,7 @@ impl<T: Trace> Loop<'_, T> {
                 if !matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::EINTR)) {
                     self.stats.on_accept_error(&error);
                     if is_exhaustion(&error) {
-                        self.pause.begin(Instant::now());
+                        self.backoff.start(Instant::now());
                     }
                 }
             }
@@ -64,10 +64,10 @@ impl<T: Trace> Loop<'_, T> {
 
     fn admit(&mut self, fd: RawFd) -> io::Result<()> {
         if self.stop.is_draining() {
-            self.admission.enter();
-        } else if !self.parked.is_empty() || !self.admission.try_enter() {
+            self.limit.acquire();
+        } else if !self.parked.is_empty() || !self.limit.try_acquire() {
             self.parked.push_back(fd);
-            self.pause.begin(Instant::now()); // another shard may free the place
+            self.backoff.start(Instant::now()); // another shard may free the place
             return if self.accepting { self.ring.cancel_accept() } else { Ok(()) };
         }
         self.open(fd)
@@ -75,15 +75,15 @@ impl<T: Trace> Loop<'_, T> {
 
     /// Lets in those that waited for a place.
     pub(super) fn admit_parked(&mut self) -> io::Result<()> {
-        if self.pause.until().is_some() {
-            self.pause.expire(Instant::now());
+        if self.backoff.until().is_some() {
+            self.backoff.expire(Instant::now());
         }
         while !self.parked.is_empty() {
             if self.stop.is_draining() {
-                self.admission.enter();
-            } else if !self.admission.try_enter() {
-                if self.pause.until().is_none() {
-                    self.pause.begin(Instant::now()); // another shard may free the place
+                self.limit.acquire();
+            } else if !self.limit.try_acquire() {
+                if self.backoff.until().is_none() {
+                    self.backoff.start(Instant::now()); // another shard may free the place
                 }
                 break;
             }
@@ -95,7 +95,7 @@ impl<T: Trace> Loop<'_, T> {
     }
 
     fn open(&mut self, fd: RawFd) -> io::Result<()> {
-        self.admission.open();
+        self.limit.opened();
         let key = self.connections.insert(Connection {
             fd,
             exchange: Exchange::new(),
@@ -155,8 +155,8 @@ impl<T: Trace> Loop<'_, T> {
     fn close(&mut self, key: Key) -> io::Result<()> {
         self.lingering.stop(key.index);
         let Some(connection) = self.connections.remove(key) else { return Ok(()) };
-        self.admission.close();
-        self.pause.end(); // there is a descriptor and a place again
+        self.limit.closed();
+        self.backoff.end(); // there is a descriptor and a place again
         self.ring.close(connection.fd)
     }
 

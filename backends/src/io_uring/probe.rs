@@ -10,7 +10,7 @@ use io_uring::{IoUring as Uring, Probe, opcode};
 use super::buffers::Buffers;
 use super::{IoUring, ring};
 use crate::Unsupported;
-use crate::trace::{Silent, Trace};
+use crate::trace::{NoTrace, Trace};
 use lockstep_sys::errno::name_of;
 
 /// How long rings that have been closed may still count against a limit of memory. The kernel frees
@@ -75,7 +75,7 @@ pub(super) fn set_up(backend: &IoUring, trace: impl Trace) -> Result<Parts, Unsu
 /// Makes what so many shards need, since together they may exceed a limit that one does not
 /// (RLIMIT_MEMLOCK, for a user without CAP_IPC_LOCK), and asks for the operations.
 pub(super) fn probe(backend: &IoUring, shards: usize) -> Result<String, Unsupported> {
-    let parts = make_all(backend, shards.max(1), Silent).map_err(|refusal| refusal.meaning())?;
+    let parts = make_all(backend, shards.max(1), NoTrace).map_err(|refusal| refusal.meaning())?;
     let (ring, _buffers) = &parts[0];
     match missing_operations(ring).as_deref() {
         Ok([]) => Ok(format!("a ring per shard, {}", ring::FLAG)),

@@ -123,11 +123,11 @@ impl<T: Trace> Ring<T> {
         loop {
             self.enters += 1;
             let (trace, queued) = (self.trace, self.queued());
-            let told = trace.begin(NONE);
+            let span = trace.begin(NONE);
             let submitted = self.ring.submit();
-            if let Some(told) = told {
+            if let Some(span) = span {
                 let call = format_args!("io_uring_enter(submit {queued})");
-                told.returned(call, submitted.as_ref());
+                span.returned(call, submitted.as_ref());
             }
             match submitted {
                 Err(error) if tries < SUBMIT_TRIES => passing(error)?,
@@ -141,7 +141,7 @@ impl<T: Trace> Ring<T> {
     /// How many operations are queued, if anybody is told.
     #[inline(always)]
     fn queued(&mut self) -> usize {
-        if self.trace.narrator().is_some() { self.ring.submission().len() } else { 0 }
+        if self.trace.tracer().is_some() { self.ring.submission().len() } else { 0 }
     }
 
     /// Tells of a send that is queued.
@@ -151,11 +151,11 @@ impl<T: Trace> Ring<T> {
     /// The bytes must be valid and unwritten.
     #[inline(always)]
     unsafe fn tell_send(&self, fd: RawFd, bytes: *const u8, length: u16, flags: &str) {
-        if let Some(narrator) = self.trace.narrator() {
+        if let Some(tracer) = self.trace.tracer() {
             // SAFETY: as for the caller.
             let bytes = unsafe { slice::from_raw_parts(bytes, length.into()) };
             let shown = quoted(bytes);
-            narrator.note(fd, format_args!("submit SEND fd={fd} {shown} {length}{flags}"));
+            tracer.note(fd, format_args!("submit SEND fd={fd} {shown} {length}{flags}"));
         }
     }
 
@@ -271,7 +271,7 @@ impl<T: Trace> Ring<T> {
     /// No call is needed for it: the kernel shows a completion, or that there is work to be done
     /// for one (IORING_SQ_TASKRUN), in memory.
     pub(super) fn look(&mut self, is_over: impl Fn() -> bool) -> bool {
-        let told = self.trace.begin(NONE);
+        let span = self.trace.begin(NONE);
         let found = loop {
             if self.ring.submission().taskrun() || !self.ring.completion().is_empty() {
                 break true;
@@ -281,9 +281,9 @@ impl<T: Trace> Ring<T> {
             }
             hint::spin_loop();
         };
-        if let Some(told) = told {
+        if let Some(span) = span {
             let what = if found { "something" } else { "nothing" };
-            told.done(format_args!("look for completions -> {what}"));
+            span.done(format_args!("look for completions -> {what}"));
         }
         found
     }
@@ -299,7 +299,7 @@ impl<T: Trace> Ring<T> {
     ) -> io::Result<bool> {
         self.enters += 1;
         let (trace, queued) = (self.trace, self.queued());
-        let told = trace.begin(NONE);
+        let span = trace.begin(NONE);
         let submitter = self.ring.submitter();
         let submitted = match timeout {
             None => submitter.submit_and_wait(count),
@@ -308,10 +308,10 @@ impl<T: Trace> Ring<T> {
                 submitter.submit_with_args(count, &SubmitArgs::new().timespec(&timeout))
             }
         };
-        if let Some(told) = told {
+        if let Some(span) = span {
             let limit = timeout.map_or_else(String::new, |it| format!(", at most {it:.1?}"));
             let call = format_args!("io_uring_enter(submit {queued}, wait {count}{limit})");
-            told.returned(call, submitted.as_ref());
+            span.returned(call, submitted.as_ref());
         }
         submitted.or_else(passing)?;
         completions.extend(self.ring.completion());

@@ -30,12 +30,12 @@ impl Connection {
     pub(super) fn reply(&mut self, reply: &[u8], stats: &mut Stats, trace: impl Trace) -> Op {
         // SAFETY: the descriptor is the connection's, and open as long as the connection is.
         let socket = unsafe { BorrowedFd::borrow_raw(self.fd) };
-        let told = trace.begin(self.fd);
+        let span = trace.begin(self.fd);
         let sent = send(socket, reply, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-        if let Some(told) = told {
+        if let Some(span) = span {
             let (fd, shown, length) = (self.fd, quoted(reply), reply.len());
             let call = format_args!("send({fd}, {shown}, {length}, MSG_DONTWAIT|MSG_NOSIGNAL)");
-            told.returned(call, sent.map_err(io::Error::from).as_ref());
+            span.returned(call, sent.map_err(io::Error::from).as_ref());
         }
         stats.syscalls += 1;
         let result = sent.map_or_else(|errno| -errno.raw_os_error(), |count| count as i32);

@@ -16,7 +16,7 @@ impl<T: Trace> Loop<'_, T> {
     #[inline(always)]
     pub(super) fn tell(&mut self, kind: Kind, key: Key, completion: &cqueue::Entry) {
         let trace = self.trace;
-        let Some(narrator) = trace.narrator() else { return };
+        let Some(tracer) = trace.tracer() else { return };
         let fd = match kind {
             Kind::Receive | Kind::Send | Kind::Cancel => {
                 self.connections.get_mut(key).map_or(NONE, |connection| connection.fd)
@@ -35,13 +35,13 @@ impl<T: Trace> Loop<'_, T> {
         let fd_shown = if fd == NONE { String::new() } else { format!(" fd={fd}") };
         let told_of = match kind {
             Kind::Accept if result >= 0 => {
-                narrator.enroll(result);
+                tracer.register(result);
                 result
             }
             _ => fd,
         };
         let (name, result) = (name(kind), outcome(result));
-        narrator.note(told_of, format_args!("complete {name}{fd_shown} -> {result}{shown}{more}"));
+        tracer.note(told_of, format_args!("complete {name}{fd_shown} -> {result}{shown}{more}"));
     }
 }
 

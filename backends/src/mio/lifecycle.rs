@@ -22,13 +22,13 @@ const DISCARDS: u32 = 16;
 impl<T: Trace> Loop<'_, T> {
     /// Whether there is somebody to accept, and nothing forbids it.
     pub(super) fn may_accept(&self) -> bool {
-        self.acceptable && self.listener.is_some() && self.pause.until().is_none()
+        self.acceptable && self.listener.is_some() && self.backoff.until().is_none()
     }
 
     /// Accepts at most `bound` connections; what is left is accepted in the next turn.
     pub(super) fn accept(&mut self, bound: usize) {
-        if self.pause.until().is_some() {
-            self.pause.expire(Instant::now());
+        if self.backoff.until().is_some() {
+            self.backoff.expire(Instant::now());
         }
         if let (true, Some(listener)) = (self.may_accept(), &self.listener) {
             self.stats.look_at_queue(listener, self.trace);
@@ -38,14 +38,14 @@ impl<T: Trace> Loop<'_, T> {
                 return;
             }
             if self.stop.is_draining() {
-                self.admission.enter();
-            } else if !self.admission.try_enter() {
+                self.limit.acquire();
+            } else if !self.limit.try_acquire() {
                 // Another shard may free the place: only looking again shows it.
-                self.pause.begin(Instant::now());
+                self.backoff.start(Instant::now());
                 return;
             }
             if !self.accept_one() {
-                self.admission.leave();
+                self.limit.release();
             }
         }
     }
@@ -56,9 +56,9 @@ impl<T: Trace> Loop<'_, T> {
         self.stats.syscalls += 1;
         match self.trace.accept(listener, || listener.accept(), |(stream, _)| stream.as_raw_fd()) {
             Ok((stream, _)) => {
-                self.pause.reset();
+                self.backoff.reset();
                 self.stats.accepted += 1;
-                self.admission.open();
+                self.limit.opened();
                 self.open(stream);
                 true
             }
@@ -69,7 +69,7 @@ impl<T: Trace> Loop<'_, T> {
                     _ => {
                         self.stats.on_accept_error(&error);
                         if is_exhaustion(&error) {
-                            self.pause.begin(Instant::now());
+                            self.backoff.start(Instant::now());
                         }
                     }
                 }
@@ -143,8 +143,8 @@ impl<T: Trace> Loop<'_, T> {
             self.trace.close(connection.stream); // which takes it out of the epoll as well
         }
         self.stats.syscalls += 1;
-        self.admission.close();
-        self.pause.end(); // there is a descriptor and a place again
+        self.limit.closed();
+        self.backoff.end(); // there is a descriptor and a place again
     }
 
     /// Ends what has gone on for too long.
@@ -187,7 +187,7 @@ impl<T: Trace> Loop<'_, T> {
             self.drain_connection(key);
         }
         self.acceptable = true;
-        self.pause.abolish();
+        self.backoff.disable();
         self.accept(self.options.backlog as usize + 1);
         if let Some(listener) = self.listener.take() {
             self.trace.close(listener);

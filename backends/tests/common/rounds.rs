@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::sync::Barrier;
 use std::thread;
 
-use lockstep_backends::{Admission, Options, Shard, Stats, Stop, by_name};
+use lockstep_backends::{ConnectionLimit, Options, Shard, Stats, Stop, by_name};
 use lockstep_core::{RECV_MAX, Reply, Service};
 
 use super::client::Client;
@@ -68,15 +68,15 @@ pub(crate) fn serve(
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let (options, stop) = (Options::default(), Stop::new(PATIENCE).unwrap());
-    let admission = Admission::new(usize::MAX);
+    let limit = ConnectionLimit::new(usize::MAX);
     let service = || -> Box<dyn Service> { Box::new(Waiting(barrier)) };
     let service: &(dyn Fn() -> Box<dyn Service> + Sync) = &service;
     thread::scope(|scope| {
-        let (options, stop, admission) = (&options, &stop, &admission);
+        let (options, stop, limit) = (&options, &stop, &limit);
         let shard = scope.spawn(move || {
             prepare();
-            let (narrator, ready) = (None, &|| Ok(()));
-            backend.serve(Shard { listener, options, stop, admission, narrator, ready, service })
+            let (tracer, ready) = (None, &|| Ok(()));
+            backend.serve(Shard { listener, options, stop, limit, tracer, ready, service })
         });
         let first = Client::connect(addr);
         let others = (1..connections).map(|_| Client::connect(addr)).collect();

@@ -98,7 +98,7 @@ impl Running {
 
     /// Ends its pause.
     pub(crate) fn release(&self) {
-        self.server.as_ref().unwrap().gate().open();
+        self.server.as_ref().unwrap().accept_pause().end();
     }
 
     /// Tells it to stop, and does not wait.

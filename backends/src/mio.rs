@@ -27,14 +27,14 @@ use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::admission::Pause;
+use crate::accept::AcceptBackoff;
 use crate::deadlines::Deadlines;
 use crate::drive::{Driven, LINGER, drive};
 use crate::scratch::Scratch;
 use crate::slots::{Key, Slots};
 use crate::spin::Spin;
-use crate::trace::{NONE, Silent, Trace, Traced};
-use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
+use crate::trace::{NONE, NoTrace, Trace, Traced};
+use crate::{Backend, ConnectionLimit, Options, Shard, Stats, Stop, Unsupported};
 
 /// The backend's value; it has no tuning.
 #[derive(Clone, Copy, Debug)]
@@ -72,9 +72,9 @@ impl Backend for Mio {
     }
 
     fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
-        match shard.narrator {
-            None => Loop::serve(shard, Silent),
-            narrator => Loop::serve(shard, narrator),
+        match shard.tracer {
+            None => Loop::serve(shard, NoTrace),
+            tracer => Loop::serve(shard, tracer),
         }
     }
 }
@@ -105,7 +105,7 @@ struct Loop<'a, T> {
     listener: Option<TcpListener>,
     options: &'a Options,
     stop: &'a Stop,
-    admission: &'a Admission,
+    limit: &'a ConnectionLimit,
     service: Box<dyn Service>,
     trace: T,
     connections: Slots<Connection>,
@@ -114,7 +114,7 @@ struct Loop<'a, T> {
     ready: VecDeque<Key>,
     /// Whether connections may be waiting in the listen queue.
     acceptable: bool,
-    pause: Pause,
+    backoff: AcceptBackoff,
     spin: Spin,
     idle: Deadlines,
     lingering: Deadlines,
@@ -130,7 +130,7 @@ impl<'a, T: Trace> Loop<'a, T> {
     }
 
     fn new(shard: Shard<'a>, trace: T) -> io::Result<Self> {
-        let Shard { listener, options, stop, admission, ready: _, service, narrator: _ } = shard;
+        let Shard { listener, options, stop, limit, ready: _, service, tracer: _ } = shard;
         let new = format_args!("epoll_create1(EPOLL_CLOEXEC)");
         let poll = trace.call_for(NONE, new, Poll::new, AsRawFd::as_raw_fd);
         let poll = poll.map_err(|error| io::Error::other(no_epoll(&error)))?;
@@ -145,14 +145,14 @@ impl<'a, T: Trace> Loop<'a, T> {
             listener: Some(listener),
             options,
             stop,
-            admission,
+            limit,
             service: service(),
             trace,
             connections: Slots::new(),
             scratch: Scratch::new(),
             ready: VecDeque::new(),
             acceptable: false,
-            pause: Pause::new(options.accept_delay),
+            backoff: AcceptBackoff::new(options.accept_delay),
             spin: Spin::new(options.spin),
             idle: Deadlines::new(options.idle_timeout),
             lingering: Deadlines::new(Some(LINGER)),
@@ -191,12 +191,12 @@ impl<'a, T: Trace> Loop<'a, T> {
             self.deadline().map(|at| at.saturating_duration_since(Instant::now()))
         };
         self.stats.syscalls += 1;
-        let told = self.trace.begin(NONE);
+        let span = self.trace.begin(NONE);
         let polled = self.poll.poll(events, timeout);
-        if let Some(told) = told {
+        if let Some(span) = span {
             let timeout = timeout.map_or("no timeout".to_owned(), |it| format!("{it:.1?}"));
             let call = format_args!("epoll_wait({}, {timeout})", self.poll.as_raw_fd());
-            told.returned(call, polled.as_ref().map(|()| Announced(events)));
+            span.returned(call, polled.as_ref().map(|()| Announced(events)));
         }
         passing(polled)
     }
@@ -205,7 +205,7 @@ impl<'a, T: Trace> Loop<'a, T> {
     #[cold]
     fn spin(&mut self, events: &mut Events) -> io::Result<bool> {
         let Some(spinning) = self.spin.begin(self.deadline()) else { return Ok(false) };
-        let told = self.trace.begin(NONE);
+        let span = self.trace.begin(NONE);
         let mut calls = 0;
         loop {
             passing(self.poll.poll(events, Some(Duration::ZERO)))?;
@@ -215,17 +215,17 @@ impl<'a, T: Trace> Loop<'a, T> {
             }
         }
         self.stats.syscalls += calls;
-        if let Some(told) = told {
+        if let Some(span) = span {
             let call = format_args!("epoll_wait({}, 0ns), {calls} times", self.poll.as_raw_fd());
-            told.returned(call, Ok(Announced(events)));
+            span.returned(call, Ok(Announced(events)));
         }
         self.spin.end(spinning, !events.is_empty());
         Ok(!events.is_empty())
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let pause = self.pause.until().filter(|_| self.acceptable && self.listener.is_some());
-        [pause, self.idle.next(), self.lingering.next(), self.stop.deadline()]
+        let backoff = self.backoff.until().filter(|_| self.acceptable && self.listener.is_some());
+        [backoff, self.idle.next(), self.lingering.next(), self.stop.deadline()]
             .into_iter()
             .flatten()
             .min()

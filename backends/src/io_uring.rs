@@ -28,13 +28,13 @@ use std::time::Instant;
 use io_uring::cqueue;
 use lockstep_core::{Exchange, Service};
 
-use crate::admission::Pause;
+use crate::accept::AcceptBackoff;
 use crate::deadlines::Deadlines;
 use crate::drive::LINGER;
 use crate::slots::{Key, Slots};
 use crate::spin::Spin;
-use crate::trace::{Silent, Trace};
-use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
+use crate::trace::{NoTrace, Trace};
+use crate::{Backend, ConnectionLimit, Options, Shard, Stats, Stop, Unsupported};
 use buffers::Buffers;
 use multishot::{Early, Multishot};
 use ring::{Kind, Ring};
@@ -66,9 +66,9 @@ impl Backend for IoUring {
     }
 
     fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
-        match shard.narrator {
-            None => Loop::serve(self, shard, Silent),
-            narrator => Loop::serve(self, shard, narrator),
+        match shard.tracer {
+            None => Loop::serve(self, shard, NoTrace),
+            tracer => Loop::serve(self, shard, tracer),
         }
     }
 }
@@ -108,7 +108,7 @@ struct Loop<'a, T> {
     listener: Option<TcpListener>,
     options: &'a Options,
     stop: &'a Stop,
-    admission: &'a Admission,
+    limit: &'a ConnectionLimit,
     service: Box<dyn Service>,
     trace: T,
     connections: Slots<Connection>,
@@ -129,7 +129,7 @@ struct Loop<'a, T> {
     /// Accepted beyond the limit of open connections, by an accept that took all who waited; they
     /// wait here as they would have in the listen queue.
     parked: VecDeque<RawFd>,
-    pause: Pause,
+    backoff: AcceptBackoff,
     spin: Spin,
     idle: Deadlines,
     lingering: Deadlines,
@@ -158,7 +158,7 @@ impl<'a, T: Trace> Loop<'a, T> {
     }
 
     fn new(backend: &IoUring, shard: Shard<'a>, trace: T) -> io::Result<Self> {
-        let Shard { listener, options, stop, admission, ready: _, service, narrator: _ } = shard;
+        let Shard { listener, options, stop, limit, ready: _, service, tracer: _ } = shard;
         let (ring, buffers) = probe::set_up(backend, trace).map_err(io::Error::other)?;
         let mut ring = Ring::new(ring, trace);
         ring.poll_stop(stop.as_fd().as_raw_fd())?;
@@ -168,7 +168,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             listener: Some(listener),
             options,
             stop,
-            admission,
+            limit,
             service: service(),
             trace,
             connections: Slots::new(),
@@ -180,7 +180,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             turn: 0,
             accepting: false,
             parked: VecDeque::new(),
-            pause: Pause::new(options.accept_delay),
+            backoff: AcceptBackoff::new(options.accept_delay),
             spin: Spin::new(options.spin),
             idle: Deadlines::new(options.idle_timeout),
             lingering: Deadlines::new(Some(LINGER)),
@@ -261,7 +261,7 @@ impl<'a, T: Trace> Loop<'a, T> {
 
     fn deadline(&self) -> Option<Instant> {
         let cut = self.stop.deadline().filter(|_| !self.cut);
-        let paused = self.pause.until().filter(|_| !self.stop.is_draining());
+        let paused = self.backoff.until().filter(|_| !self.stop.is_draining());
         let next = [paused, self.idle.next(), self.lingering.next(), cut];
         next.into_iter().flatten().min()
     }

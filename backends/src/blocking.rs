@@ -23,9 +23,9 @@ use lockstep_core::{Cause, Service};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
-use crate::admission::Pause;
-use crate::trace::{Silent, Trace, Traced};
-use crate::{Admission, Backend, Options, Shard, Stats, Stop, Unsupported};
+use crate::accept::AcceptBackoff;
+use crate::trace::{NoTrace, Trace, Traced};
+use crate::{Backend, ConnectionLimit, Options, Shard, Stats, Stop, Unsupported};
 use lockstep_sys::errno::is_exhaustion;
 use registry::{Registry, Ticket};
 
@@ -53,20 +53,20 @@ impl Backend for Blocking {
     }
 
     fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
-        match shard.narrator {
-            None => serve(shard, Silent),
-            narrator => serve(shard, narrator),
+        match shard.tracer {
+            None => serve(shard, NoTrace),
+            tracer => serve(shard, tracer),
         }
     }
 }
 
 fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
     registry::prepare_interrupts()?;
-    let Shard { listener, options, stop, admission, ready, service, narrator: _ } = shard;
+    let Shard { listener, options, stop, limit, ready, service, tracer: _ } = shard;
     ready()?;
     let (registry, stats) = (Registry::new(), Mutex::new(Stats::new()));
     let threads_max = room::threads_max();
-    let server = Server { options, stop, admission, service, trace, threads_max, registry, stats };
+    let server = Server { options, stop, limit, service, trace, threads_max, registry, stats };
     thread::scope(|scope| {
         let started = server.start_acceptors(scope, listener);
         match started {
@@ -83,7 +83,7 @@ fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
 struct Server<'a, T> {
     options: &'a Options,
     stop: &'a Stop,
-    admission: &'a Admission,
+    limit: &'a ConnectionLimit,
     service: &'a (dyn Fn() -> Box<dyn Service> + Sync),
     trace: T,
     /// Of conversations with a thread of their own, over all shards.
@@ -124,17 +124,17 @@ impl<T: Trace> Server<'_, T> {
 
     /// Accepts until the stop signal, and then what is left in the listen queue.
     fn accept(&self, listener: &TcpListener, serve: impl Fn(TcpStream)) {
-        let mut pause = Pause::default();
+        let mut backoff = AcceptBackoff::default();
         while !self.stop.wait(self.options.accept_delay) {
             match self.accept_one(listener) {
                 Ok(stream) => {
-                    pause.reset();
+                    backoff.reset();
                     self.wait_for_place();
-                    self.admission.open();
+                    self.limit.opened();
                     serve(stream);
                 }
                 Err(error) if is_exhaustion(&error) => {
-                    self.stop.wait(pause.begin(Instant::now()));
+                    self.stop.wait(backoff.start(Instant::now()));
                 }
                 Err(_) => {}
             }
@@ -147,8 +147,8 @@ impl<T: Trace> Server<'_, T> {
         for _ in 0..=self.options.backlog {
             match self.accept_one(listener) {
                 Ok(stream) => {
-                    self.admission.enter();
-                    self.admission.open();
+                    self.limit.acquire();
+                    self.limit.opened();
                     serve(stream);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -163,9 +163,9 @@ impl<T: Trace> Server<'_, T> {
     /// The place is taken after accept(2), which may wait for long: a place held meanwhile would be
     /// kept from the other shards, where somebody may need it.
     fn wait_for_place(&self) {
-        while !self.admission.try_enter() {
+        while !self.limit.try_acquire() {
             if self.stop.wait(LOOK_AGAIN) {
-                return self.admission.enter();
+                return self.limit.acquire();
             }
         }
     }
@@ -191,7 +191,7 @@ impl<T: Trace> Server<'_, T> {
     fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, stream: TcpStream) {
         let ticket = self.registry.announce();
         let converse = move || self.converse(stream, ticket);
-        let started = match self.admission.count() > self.threads_max {
+        let started = match self.limit.count() > self.threads_max {
             true => Err(Errno::NOMEM.into()),
             false => spawn(scope, "conversation", converse),
         };
@@ -201,8 +201,8 @@ impl<T: Trace> Server<'_, T> {
             stats.on_accept_error(&error);
             stats.on_closed(Cause::Error);
             drop(stats);
-            self.admission.close();
-            self.stop.wait(Pause::default().begin(Instant::now()));
+            self.limit.closed();
+            self.stop.wait(AcceptBackoff::default().start(Instant::now()));
         }
     }
 
@@ -214,7 +214,7 @@ impl<T: Trace> Server<'_, T> {
         self.trace.close(socket.socket);
         stats.syscalls += 1;
         self.stats().merge(&stats);
-        self.admission.close();
+        self.limit.closed();
     }
 
     /// The shard's own thread, after the stop signal: interrupts the others until none is left,

@@ -94,7 +94,7 @@ fn taken(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
 }
 
 #[test]
-fn an_exchange_takes_no_memory() {
+fn exchange_allocates_nothing() {
     // One after the other: what is taken is counted for the whole process.
     let arrivals = [None, Some(Arrivals::Constant), Some(Arrivals::Poisson)];
     let cases = Engine::ALL.into_iter().flat_map(|engine| arrivals.map(|how| (engine, how)));

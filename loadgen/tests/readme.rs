@@ -13,8 +13,8 @@ use std::process::{Child, Command, Output, Stdio};
 use clap::Parser;
 use rustix::process::{Pid, Signal, kill_process};
 
-#[path = "end_to_end/loaded.rs"]
-mod loaded;
+#[path = "end_to_end/machine_load.rs"]
+mod machine_load;
 
 const README: &str = include_str!("../../README.md");
 
@@ -29,7 +29,7 @@ const NOT_RUN: [&str; 3] = [
 ];
 
 #[test]
-fn the_readme_does_what_it_says() {
+fn readme_commands_work() {
     let folder = tempfile::tempdir().unwrap();
     let mut servers = Servers::default();
     let mut run = 0;
@@ -78,7 +78,7 @@ fn the_readme_does_what_it_says() {
 
 /// What they show is tested where it is made; here, that they are not misspelt or out of date.
 #[test]
-fn every_command_in_docs_is_understood() {
+fn docs_commands_parse() {
     let mut found = 0;
     for entry in fs::read_dir(DOCS).unwrap() {
         let path = entry.unwrap().path();
@@ -168,7 +168,7 @@ fn succeed(command: &mut Command, line: &str) -> String {
 fn measure(command: &mut Command, line: &str) -> String {
     let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
     let stdout = String::from_utf8(stdout).unwrap();
-    let as_it_should = loaded::measured(status.code(), &loaded::reasons(&stdout));
+    let as_it_should = machine_load::measured(status.code(), &machine_load::reasons(&stdout));
     assert!(as_it_should, "{line}: {status}: {stdout}{}", String::from_utf8_lossy(&stderr));
     stdout
 }
@@ -228,7 +228,7 @@ impl Drop for Servers {
 }
 
 #[test]
-fn the_readme_names_nothing_that_is_not_there() {
+fn readme_links_exist() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     for link in README.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
         let there = link.starts_with("http") || fs::exists(root.join(link)).unwrap();

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Finished, Running, loadgen, run, wait_until};
+use crate::harness::{Finished, Running, loadgen, run, skip, wait_until};
 
 /// The settings of this machine that the command must not touch.
 const SETTINGS: [&str; 3] = [
@@ -17,8 +17,8 @@ const SETTINGS: [&str; 3] = [
     "/proc/sys/net/ipv4/tcp_abort_on_overflow",
 ];
 
-/// Whether a private network namespace was had; where it may not be, that is said aloud, and it is
-/// a failure where LOCKSTEP_REQUIRE names `netns`.
+/// True if the trial ran in a private network namespace.
+#[track_caller]
 fn was_private(finished: &Finished) -> bool {
     let why = match finished.stdout.is_empty() {
         true => finished.stderr.clone(),
@@ -30,14 +30,8 @@ fn was_private(finished: &Finished) -> bool {
             record["notes"].to_string()
         }
     };
-    skip("netns", &why);
+    skip("netns", why);
     false
-}
-
-fn skip(what: &str, why: &str) {
-    println!("SKIPPED: {}", why.trim_end());
-    let required = std::env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name == what), "{what} is required here");
 }
 
 fn count(value: &Value) -> u64 {
@@ -60,7 +54,7 @@ fn assert_consistent(trial: &Value) {
 }
 
 #[test]
-fn listen_n_admits_n_plus_one() {
+fn listen_n_admits_n_plus_one_connections() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("backlog.json");
     let file = file.to_str().unwrap();
@@ -103,7 +97,7 @@ fn listen_n_admits_n_plus_one() {
 }
 
 #[test]
-fn settings_hold_in_the_private_namespace_and_nowhere_else() {
+fn namespace_settings_do_not_reach_the_host() {
     let read = || SETTINGS.map(|setting| fs::read_to_string(setting).ok());
     let before = read();
     let finished = run(&[
@@ -143,7 +137,7 @@ fn settings_hold_in_the_private_namespace_and_nowhere_else() {
 /// A user namespace in which no network namespace may be made stands for a machine that does not
 /// allow it.
 #[test]
-fn without_the_privilege_the_own_listener_is_measured_all_the_same() {
+fn backlog_without_netns_privilege_measures_its_own_listener() {
     let forbidding = |args: &str| {
         let script = format!("echo 0 >/proc/sys/user/max_net_namespaces && exec \"$0\" {args}");
         let mut unshare = Command::new("unshare");
@@ -157,8 +151,8 @@ fn without_the_privilege_the_own_listener_is_measured_all_the_same() {
     let possible = Command::new("unshare").args(["--user", "--map-root-user", "true"]).output();
     match possible {
         Ok(output) if output.status.success() => {}
-        Ok(output) => return skip("userns", &String::from_utf8_lossy(&output.stderr)),
-        Err(error) => return skip("userns", &format!("unshare(1): {error}")),
+        Ok(output) => return skip("userns", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => return skip("userns", format!("unshare(1): {error}")),
     }
     let finished = forbidding("backlog --netns --n 1 --hold 300ms --json");
     assert_eq!(finished.code, Some(0), "{finished:#?}");
@@ -172,7 +166,7 @@ fn without_the_privilege_the_own_listener_is_measured_all_the_same() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn backlog_usage_errors() {
     for (args, words) in [
         (&["--somaxconn", "5"][..], "--netns"),
         (&["--syncookies", "0"], "--netns"),
@@ -201,7 +195,7 @@ fn what_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn a_signal_leaves_what_there_is() {
+fn sigint_keeps_the_partial_trial() {
     let args = ["backlog", "--n", "1", "--hold", "300s", "--json"];
     let running = Running::start(&mut loadgen(&args));
     wait_until("everybody has connected", || {
@@ -248,7 +242,7 @@ impl Paused {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         if line.is_empty() {
             let output = child.wait_with_output().unwrap();
-            skip(backend, &String::from_utf8_lossy(&output.stderr));
+            skip(backend, String::from_utf8_lossy(&output.stderr));
             return None;
         }
         Some(Self { child, line })
@@ -269,7 +263,7 @@ impl Drop for Paused {
 }
 
 #[test]
-fn every_backend_admits_one_more_than_its_backlog_and_then_serves_everybody() {
+fn paused_backends_admit_backlog_plus_one() {
     for backend in ["blocking", "mio", "io-uring"] {
         let Some(server) = Paused::start(backend) else { continue };
         let shards: u64 = server.value("shards").parse().unwrap();

@@ -48,7 +48,7 @@ fn named(names: &[&str], rounds: u64) -> Vec<(String, Vec<u64>)> {
 }
 
 #[test]
-fn every_subject_runs_once_a_round_in_every_cell() {
+fn subjects_run_once_per_round_in_every_cell() {
     let args = [
         "compare",
         "blocking",
@@ -97,7 +97,7 @@ fn every_subject_runs_once_a_round_in_every_cell() {
 }
 
 #[test]
-fn anybody_s_server_is_a_subject() {
+fn command_is_a_subject() {
     // The shell stays, so that the server is another process than the one that was started.
     let subject = format!("other={} 2>&1 & wait", echo());
     let directory = tempfile::tempdir().unwrap();
@@ -127,7 +127,7 @@ fn anybody_s_server_is_a_subject() {
 }
 
 #[test]
-fn a_server_against_itself_shows_the_noise() {
+fn aa_compares_a_server_with_itself() {
     let finished = run_compare(&["blocking", "--aa", "--rounds", "1", "--json"]);
     assert_eq!(finished.code, Some(0), "{finished:#?}");
     let comparison = finished.record();
@@ -136,7 +136,7 @@ fn a_server_against_itself_shows_the_noise() {
 }
 
 #[test]
-fn the_file_says_how_to_do_it_again_and_names_the_runs() {
+fn comparison_names_its_options_and_kept_runs() {
     let directory = tempfile::tempdir().unwrap();
     let kept = directory.path().join("runs");
     fs::create_dir(&kept).unwrap();
@@ -186,7 +186,7 @@ fn the_file_says_how_to_do_it_again_and_names_the_runs() {
 }
 
 #[test]
-fn a_reference_server_that_is_not_fit_is_left_out_aloud() {
+fn unfit_peer_is_left_out_with_a_warning() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_loadgen");
@@ -210,7 +210,7 @@ fn a_reference_server_that_is_not_fit_is_left_out_aloud() {
 }
 
 #[test]
-fn reference_servers_are_looked_for_beside_the_program() {
+fn peers_are_found_beside_the_executable() {
     // Another directory for it, since it may be built beside real ones.
     let program = Path::new(env!("CARGO_BIN_EXE_loadgen"));
     let directory = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
@@ -229,7 +229,7 @@ fn reference_servers_are_looked_for_beside_the_program() {
 }
 
 #[test]
-fn what_cannot_start_is_known_before_the_first_run() {
+fn preflight_rejects_subjects_that_cannot_start() {
     for (subject, code, words) in [
         ("absent=no-such-program {addr}", 3, "absent: sh: "),
         ("silent=sleep 100 # {addr}", 4, "does not accept connections"),
@@ -252,7 +252,7 @@ fn what_cannot_start_is_known_before_the_first_run() {
 }
 
 #[test]
-fn a_signal_prints_what_there_is_and_leaves_no_server() {
+fn signal_prints_finished_rounds_and_ends_the_servers() {
     let directory = tempfile::tempdir().unwrap();
     let mark = directory.path().join("pid");
     let subject = format!("other=echo $$ >> {}; exec {}", mark.display(), echo());

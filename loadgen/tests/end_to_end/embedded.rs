@@ -3,26 +3,25 @@
 use std::fs;
 use std::path::Path;
 
+use loadgen::units::format_cpu_list;
 use rustix::process::Signal;
 
-use crate::harness::{Finished, Running, loadgen, run, wait_until};
+use crate::harness::{Finished, Running, loadgen, run, skip, two_cpus, wait_until};
 
 const BACKENDS: [&str; 3] = ["blocking", "mio", "io-uring"];
 
-/// Whether the run was with the backend; where this machine cannot, that is said aloud, and it is
-/// a failure where LOCKSTEP_REQUIRE names the backend.
+/// True if the machine has the backend.
+#[track_caller]
 fn ran(backend: &str, finished: &Finished) -> bool {
-    if finished.code != Some(3) {
-        return true;
+    let unavailable = finished.code == Some(3);
+    if unavailable {
+        skip(backend, finished.stderr.trim_end());
     }
-    println!("SKIPPED: {}", finished.stderr.trim_end());
-    let required = std::env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name == backend), "{backend} is required here");
-    false
+    !unavailable
 }
 
 #[test]
-fn every_backend_serves_and_agrees_on_what_it_served() {
+fn embedded_server_counts_match_the_generator() {
     for backend in BACKENDS {
         for (service, exchanges) in [("echo", 2000), ("hi", 200)] {
             let finished = run(&[
@@ -57,7 +56,7 @@ fn every_backend_serves_and_agrees_on_what_it_served() {
 }
 
 #[test]
-fn large_messages_go_through_every_backend() {
+fn large_requests_pass_every_backend() {
     for backend in BACKENDS {
         let finished = run(&[
             "--backend",
@@ -81,25 +80,20 @@ fn large_messages_go_through_every_backend() {
 }
 
 #[test]
-fn sides_have_processors_of_their_own() {
-    let cpus = fs::read_to_string("/proc/self/status").unwrap();
-    let allowed = cpus.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
-    if !allowed.contains([',', '-']) {
-        println!("SKIPPED: this process has one processor");
-        return;
-    }
+fn client_and_server_use_different_cpus() {
+    let Some(cpus) = two_cpus() else { return };
     let finished =
         run(&["--backend", "blocking", "--conns", "2", "-n", "500", "--warmup", "0", "--json"]);
     finished.assert_measured();
     let record = finished.record();
     let (client, server) = (&record["client"]["cpus"], &record["server"]["cpus"]);
     assert_ne!(client, server);
-    assert_ne!(client.as_str(), Some(allowed.trim()));
+    assert_ne!(client.as_str(), Some(&*format_cpu_list(&cpus)));
     assert_eq!(record["placement"], "apart");
 }
 
 #[test]
-fn the_server_spins_if_it_is_told_to() {
+fn server_spin_is_in_the_statistics() {
     for backend in ["mio", "io-uring"] {
         for (spin, spins) in [("0", false), ("50us", true)] {
             let args = ["--server-spin", spin, "--conns", "1", "-n", "500", "--warmup", "0"];
@@ -117,14 +111,10 @@ fn the_server_spins_if_it_is_told_to() {
 /// A thread of the generator and a shard on each processor, and a thread's connections are those of
 /// the shard.
 #[test]
-fn steered_each_connection_is_served_where_its_client_is() {
-    let processors = std::thread::available_parallelism().unwrap().get() as u64;
-    if processors < 2 {
-        println!("SKIPPED: this process has one processor");
-        return;
-    }
+fn steered_connections_are_spread_evenly_over_shards() {
+    let Some(cpus) = two_cpus().map(|cpus| cpus.len()) else { return };
     for backend in BACKENDS {
-        let conns = (processors * 3).to_string();
+        let conns = (cpus * 3).to_string();
         let args = ["--place", "steered", "--no-floor", "-n", "2000", "--warmup", "0", "--json"];
         let finished = run(&[&args[..], &["--backend", backend, "--conns", &conns]].concat());
         if !ran(backend, &finished) {
@@ -135,7 +125,7 @@ fn steered_each_connection_is_served_where_its_client_is() {
         assert_eq!(record["placement"], "steered", "{backend}");
         assert_eq!(record["client"]["cpus"], record["server"]["cpus"], "{backend}");
         let accepted = &record["server_statistics"]["accepted_per_shard"];
-        assert_eq!(*accepted, serde_json::json!(vec![3; processors as usize]), "{backend}");
+        assert_eq!(*accepted, serde_json::json!(vec![3; cpus]), "{backend}");
     }
 }
 
@@ -159,7 +149,7 @@ fn is_gone(pid: i32) -> bool {
 }
 
 #[test]
-fn the_server_does_not_outlive_the_command() {
+fn embedded_server_ends_with_the_command() {
     for (signal, code) in [(Signal::KILL, None), (Signal::INT, Some(130))] {
         let args = ["--backend", "blocking", "--conns", "2", "-d", "100s"];
         let running = Running::start(&mut loadgen(&args));
@@ -181,7 +171,7 @@ fn the_server_does_not_outlive_the_command() {
 }
 
 #[test]
-fn the_terminal_s_ctrl_c_reaches_only_the_command() {
+fn embedded_server_has_its_own_process_group() {
     // The terminal signals the foreground process group. Were the server in it, it would be gone
     // before the last reply.
     let args = ["--backend", "blocking", "--conns", "2", "-d", "100s"];

@@ -9,19 +9,19 @@ use std::time::Duration;
 use std::{io, ptr};
 
 use crate::harness::{
-    Finished, Server, echo, echo_with, has_engine, loadgen, run, run_with, with_each_engine,
+    Finished, Server, echo, echo_with, has_engine, loadgen, run, run_with, skip, with_each_engine,
 };
 
 with_each_engine! {
-    the_record_names_the_engine
-    a_refused_connect_is_a_failure_of_each_connection
-    who_speaks_first_says_too_much
-    an_end_in_the_middle_of_a_request_fails_each_connection_once
-    who_spins_is_not_busy_with_it
-    who_spins_in_vain_sleeps
+    record_names_the_engine
+    refused_connect_fails_every_connection
+    unsolicited_first_bytes_are_surplus
+    close_during_a_request_fails_each_connection_once
+    busy_poll_time_is_not_generator_load
+    unsuccessful_busy_poll_backs_off
 }
 
-fn the_record_names_the_engine(engine: &str) {
+fn record_names_the_engine(engine: &str) {
     let server = Server::start(echo);
     let target = server.target();
     let args = ["--target", &target, "--conns", "2", "-n", "50", "--warmup", "0"];
@@ -37,7 +37,7 @@ fn the_record_names_the_engine(engine: &str) {
 }
 
 #[test]
-fn a_closed_loop_uses_io_uring_where_it_can_and_an_open_loop_epoll() {
+fn default_engine_is_io_uring_closed_and_epoll_open() {
     let server = Server::start(echo);
     let target = server.target();
     let engine = |more: &[&str]| {
@@ -48,7 +48,7 @@ fn a_closed_loop_uses_io_uring_where_it_can_and_an_open_loop_epoll() {
     assert_eq!(engine(&["--rate", "100"]), "epoll");
 }
 
-fn a_refused_connect_is_a_failure_of_each_connection(engine: &str) {
+fn refused_connect_fails_every_connection(engine: &str) {
     let target = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().to_string()
@@ -58,7 +58,7 @@ fn a_refused_connect_is_a_failure_of_each_connection(engine: &str) {
     assert_eq!(finished.errors(), [("connect/ECONNREFUSED".to_owned(), 5)]);
 }
 
-fn who_speaks_first_says_too_much(engine: &str) {
+fn unsolicited_first_bytes_are_surplus(engine: &str) {
     let server = Server::start(|mut stream, _| {
         let _ = stream.write_all(b"220 ready");
         while let Ok(1..) = stream.read(&mut [0; 64]) {}
@@ -72,7 +72,7 @@ fn who_speaks_first_says_too_much(engine: &str) {
     assert_eq!(errors.iter().map(|(_, count)| count).sum::<u64>(), 3, "{errors:?}");
 }
 
-fn an_end_in_the_middle_of_a_request_fails_each_connection_once(engine: &str) {
+fn close_during_a_request_fails_each_connection_once(engine: &str) {
     // With unread data, closing is a reset, and more than the socket takes is on its way.
     let server = Server::start(|mut stream, _| {
         let _ = stream.read(&mut [0; 1000]);
@@ -106,7 +106,7 @@ fn used(finished: &Finished) -> f64 {
     finished.record()["client"]["busy"].as_f64().unwrap()
 }
 
-fn who_spins_is_not_busy_with_it(engine: &str) {
+fn busy_poll_time_is_not_generator_load(engine: &str) {
     let finished = spinning(engine, Duration::from_millis(1), &["--spin", "50ms"]);
     finished.assert_measured();
     assert_eq!(finished.record()["spin_ns"], 50_000_000);
@@ -116,7 +116,7 @@ fn who_spins_is_not_busy_with_it(engine: &str) {
     assert!(!finished.stdout.contains("generator-full"), "{finished:#?}");
 }
 
-fn who_spins_in_vain_sleeps(engine: &str) {
+fn unsuccessful_busy_poll_backs_off(engine: &str) {
     let finished = spinning(engine, Duration::from_millis(20), &["--spin", "10ms"]);
     finished.assert_measured();
     // Of some fifty exchanges half the time would have been spun, were it done each time.
@@ -149,7 +149,7 @@ fn refuse_io_uring(command: &mut Command) {
 }
 
 #[test]
-fn an_engine_that_the_kernel_refuses_is_an_error() {
+fn unavailable_engine_is_an_error() {
     let server = Server::start(echo);
     let target = server.target();
     let args = ["--target", &target, "--conns", "2", "-n", "50", "--warmup", "0"];
@@ -157,7 +157,7 @@ fn an_engine_that_the_kernel_refuses_is_an_error() {
     refuse_io_uring(&mut command);
     match command.output() {
         Ok(output) => Finished::of(output).assert_complains(3, "io_uring_setup"),
-        Err(error) => return println!("SKIPPED: no seccomp filter can be installed: {error}"),
+        Err(error) => return skip("seccomp", error),
     }
     let mut command = loadgen(&args);
     refuse_io_uring(&mut command);

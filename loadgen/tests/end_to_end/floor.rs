@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::harness::{Server, echo, run};
 
 #[test]
-fn the_floor_is_a_table_and_a_file() {
+fn floor_prints_a_table_and_writes_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("floor.json");
     let file = file.to_str().unwrap();
@@ -29,7 +29,7 @@ fn the_floor_is_a_table_and_a_file() {
 }
 
 #[test]
-fn one_cpu_has_no_second_thread() {
+fn floor_on_one_cpu_has_no_two_thread_rows() {
     let args = ["floor", "--duration", "100ms", "--pin", "0", "--server-pin", "0", "--json"];
     let record = run(&args).record();
     assert!(record["floor"].get("two_threads").is_none(), "{record}");
@@ -38,7 +38,7 @@ fn one_cpu_has_no_second_thread() {
 }
 
 #[test]
-fn a_run_is_read_against_the_floor() {
+fn run_record_contains_the_floor() {
     let server = Server::start(echo);
     let target = server.target();
     let args = ["--target", &target, "--conns", "3", "-n", "300", "--warmup", "0"];

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
-use crate::harness::{Finished, Server, echo};
+use crate::harness::{Finished, Server, echo, skip};
 
 /// A run by a shell, which is given the program, the target and a folder. The first word says how
 /// room is made scarce there.
@@ -38,13 +38,13 @@ fn ways() -> Vec<(&'static str, &'static str)> {
             "mount -t tmpfs -o size=4k,nr_inodes=10 none \"$2\"",
             "No space left on device",
         )),
-        false => println!("SKIPPED: a file system of its own needs to be root"),
+        false => skip("tmpfs", "mount(8) in a mount namespace needs root"),
     }
     ways
 }
 
 #[test]
-fn a_record_without_room_is_not_there_at_all() {
+fn record_on_a_full_disk_is_absent() {
     for (scarce, words) in ways() {
         let folder = tempfile::tempdir().unwrap();
         let finished = run_in(scarce, folder.path(), "-o \"$2/record.json\"");
@@ -57,7 +57,7 @@ fn a_record_without_room_is_not_there_at_all() {
 }
 
 #[test]
-fn a_log_without_room_ends_with_a_whole_line() {
+fn hlog_on_a_full_disk_ends_with_a_whole_line() {
     for (scarce, _) in ways() {
         let folder = tempfile::tempdir().unwrap();
         let finished = run_in(scarce, folder.path(), "--interval 10ms --hlog \"$2/run.hlog\"");

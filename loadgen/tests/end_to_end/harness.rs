@@ -1,5 +1,6 @@
 //! Scripted servers, and the command with what it prints.
 
+use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
@@ -9,9 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use loadgen::clients::engine::Engine;
+use loadgen::machine::placement::allowed;
 use serde_json::Value;
 
-use crate::loaded;
+use crate::machine_load;
 
 /// A server that treats every connection as its script says, each in a thread of its own. It
 /// lasts as long as the test.
@@ -83,18 +85,38 @@ pub(crate) fn run_with(engine: &str, args: &[&str]) -> Finished {
     run(&[args, &["--engine", engine]].concat())
 }
 
-/// Whether this machine has the engine; where not, that is said aloud, and it is a failure where
-/// LOCKSTEP_REQUIRE names it.
-pub(crate) fn has_engine(engine: &str) -> bool {
-    let found = Engine::ALL.into_iter().find(|found| found.name() == engine);
-    let Err(cause) = found.expect("there is such an engine").probe() else { return true };
-    println!("SKIPPED: {engine}: {cause}");
+/// Reports that this machine lacks `feature`. Fails the test if `LOCKSTEP_REQUIRE`, a list of
+/// names, contains `feature`.
+#[track_caller]
+pub(crate) fn skip(feature: &str, cause: impl Display) {
+    println!("SKIPPED: {feature}: {cause}");
     let required = std::env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name == engine), "{engine} is required here");
-    false
+    assert!(!required.split(',').any(|name| name == feature), "{feature} is required here");
 }
 
-/// Makes tests of functions that are given an engine: whichever it is, they find the same.
+/// True if the machine has the engine.
+#[track_caller]
+pub(crate) fn has_engine(engine: &str) -> bool {
+    let found = Engine::ALL.into_iter().find(|found| found.name() == engine);
+    let cause = found.expect("an engine's name").probe().err();
+    if let Some(cause) = &cause {
+        skip(engine, cause);
+    }
+    cause.is_none()
+}
+
+/// The CPUs that this process may use, if there are at least two.
+#[track_caller]
+pub(crate) fn two_cpus() -> Option<Vec<usize>> {
+    let cpus = allowed().expect("the affinity mask can be read");
+    if cpus.len() < 2 {
+        skip("two-cpus", "this process may use one CPU");
+        return None;
+    }
+    Some(cpus)
+}
+
+/// Defines one test for each engine from functions that take its name.
 macro_rules! with_each_engine {
     ($($test:ident)*) => {
         mod epoll {
@@ -145,8 +167,8 @@ impl Finished {
     /// The measurement went as it should, and is valid as far as the machine's load allows.
     #[track_caller]
     pub(crate) fn assert_measured(&self) {
-        let reasons = loaded::reasons(&self.stdout);
-        assert!(loaded::measured(self.code, &reasons), "{reasons:?}: {self:#?}");
+        let reasons = machine_load::reasons(&self.stdout);
+        assert!(machine_load::measured(self.code, &reasons), "{reasons:?}: {self:#?}");
     }
 
     /// Errors by kind: `receive/ECONNRESET` or `eof`, and how many.

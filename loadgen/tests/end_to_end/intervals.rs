@@ -13,7 +13,7 @@ use lockstep_results::{Interval, Latencies, Latency, Record};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Finished, Running, Server, echo, loadgen, run};
+use crate::harness::{Finished, Running, Server, echo, loadgen, run, skip};
 
 /// The sum of an interval log's histograms by tag, and how many lines it has.
 fn sums(path: &Path) -> (BTreeMap<String, Histogram<u64>>, usize) {
@@ -69,7 +69,7 @@ fn record(finished: &Finished) -> Record {
 }
 
 #[test]
-fn intervals_add_up_to_the_whole() {
+fn intervals_add_up_to_the_record() {
     let server = Server::start(echo);
     let target = server.target();
     let directory = tempfile::tempdir().unwrap();
@@ -98,7 +98,7 @@ fn intervals_add_up_to_the_whole() {
 }
 
 #[test]
-fn failures_are_in_the_interval_in_which_they_came() {
+fn failures_are_counted_in_their_interval() {
     // The first request of the loop is the end of each connection.
     let server = Server::start(|stream, _| {
         let mut first = true;
@@ -124,7 +124,7 @@ fn cut_after_an_interval(args: &[&str]) -> (Vec<Value>, Finished) {
 }
 
 #[test]
-fn lines_for_programs_come_while_it_runs_and_a_signal_keeps_them() {
+fn json_lines_are_printed_during_the_run_and_survive_sigint() {
     let server = Server::start(echo);
     let target = server.target();
     let directory = tempfile::tempdir().unwrap();
@@ -155,7 +155,7 @@ fn lines_for_programs_come_while_it_runs_and_a_signal_keeps_them() {
 }
 
 #[test]
-fn lines_for_people_stand_before_the_table() {
+fn interval_lines_precede_the_report() {
     let server = Server::start(echo);
     let target = server.target();
     let args = ["--target", &target, "--conns", "4", "-d", "250ms", "--warmup", "0"];
@@ -175,7 +175,7 @@ fn lines_for_people_stand_before_the_table() {
 }
 
 #[test]
-fn a_log_is_not_overwritten_by_accident() {
+fn hlog_is_not_overwritten_without_force() {
     let server = Server::start(echo);
     let target = server.target();
     let directory = tempfile::tempdir().unwrap();
@@ -205,13 +205,11 @@ for tag, sum in sums.items():
 
 /// The standard tools' own implementation, which has nothing in common with the one used here.
 #[test]
-fn the_python_implementation_reads_the_same() {
+fn hlog_is_read_by_the_python_implementation() {
     let python = std::env::var("LOCKSTEP_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let probe = Command::new(&python).args(["-c", "import hdrh.log"]).output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        println!("SKIPPED: {python} has no package hdrhistogram");
-        assert!(std::env::var_os("LOCKSTEP_REQUIRE_HDRH").is_none(), "it is required here");
-        return;
+        return skip("hdrhistogram", format!("{python} does not have this package"));
     }
     let server = Server::start(echo);
     let target = server.target();

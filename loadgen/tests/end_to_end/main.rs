@@ -1,24 +1,24 @@
-//! The `loadgen` command against servers that follow a script, and against its own.
+//! End-to-end tests of the `loadgen` command, against scripted and embedded servers.
 
 mod backlog;
 mod compare;
+mod connection_failures;
 mod embedded;
 mod engine;
 mod floor;
 mod full_disk;
 mod harness;
 mod intervals;
-mod kernel;
-mod loaded;
-mod losses;
+mod kernel_counters;
+mod machine_load;
 mod many;
 mod one_shot;
 mod open_loop;
 mod output;
-mod page;
-mod places;
+mod placement;
 mod processes;
 mod replies;
+mod report_page;
 mod signals;
 mod storm;
 mod sweep;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::harness::{Server, run_with, with_each_engine};
 
 with_each_engine! {
-    a_one_shot_server_gets_a_connection_for_each_exchange
-    a_one_shot_server_must_end_and_say_no_more
+    one_shot_exchange_opens_its_own_connection
+    one_shot_reply_must_be_followed_by_fin
 }
 
 fn hi(mut stream: TcpStream, after: impl FnOnce(&mut TcpStream)) {
@@ -23,7 +23,7 @@ fn hi(mut stream: TcpStream, after: impl FnOnce(&mut TcpStream)) {
     }
 }
 
-fn a_one_shot_server_gets_a_connection_for_each_exchange(engine: &str) {
+fn one_shot_exchange_opens_its_own_connection(engine: &str) {
     let server = Server::start(|stream, _| hi(stream, |_| ()));
     let args = [
         "--target",
@@ -47,7 +47,7 @@ fn a_one_shot_server_gets_a_connection_for_each_exchange(engine: &str) {
     assert_eq!(server.accepted.load(Relaxed), 43);
 }
 
-fn a_one_shot_server_must_end_and_say_no_more(engine: &str) {
+fn one_shot_reply_must_be_followed_by_fin(engine: &str) {
     let server = Server::start(|stream, _| {
         hi(stream, |stream| drop(stream.write_all(b"!")));
     });

@@ -18,15 +18,15 @@ use crate::harness::{
 };
 
 with_each_engine! {
-    every_planned_request_is_sent_and_measured
-    a_number_of_requests_ends_the_plan
-    a_known_delay_is_the_service_and_the_response
-    a_stall_is_in_the_response_and_not_in_the_service
-    a_server_too_slow_for_the_rate_is_named_as_the_cause
-    a_rate_that_no_generator_reaches_is_invalid
-    a_request_that_fails_is_not_sent_again
-    one_shot_conversations_have_a_rate_too
-    idle_connections_take_turns
+    planned_requests_are_all_sent_and_measured
+    requests_limit_ends_the_schedule
+    server_delay_is_in_service_and_response
+    server_stall_is_in_response_not_service
+    slow_server_is_reported_as_overloaded
+    unreachable_rate_is_invalid
+    failed_request_is_not_retried
+    one_shot_service_in_open_loop
+    idle_connections_are_used_round_robin
 }
 
 /// The value of a latency in milliseconds.
@@ -45,7 +45,7 @@ fn against(engine: &str, target: &str, more: &[&str]) -> Finished {
     run_with(engine, &args)
 }
 
-fn every_planned_request_is_sent_and_measured(engine: &str) {
+fn planned_requests_are_all_sent_and_measured(engine: &str) {
     let server = Server::start(echo);
     for (arrivals, threads) in [("constant", "1"), ("constant", "3"), ("poisson", "2")] {
         let args = ["--rate", "2k", "--arrivals", arrivals, "--threads", threads];
@@ -76,7 +76,7 @@ fn every_planned_request_is_sent_and_measured(engine: &str) {
     }
 }
 
-fn a_number_of_requests_ends_the_plan(engine: &str) {
+fn requests_limit_ends_the_schedule(engine: &str) {
     let server = Server::start(echo);
     let begin = Instant::now();
     let args = ["--rate", "1k", "-n", "300", "--conns", "5", "--threads", "2", "--warmup", "0"];
@@ -92,7 +92,7 @@ fn a_number_of_requests_ends_the_plan(engine: &str) {
 }
 
 #[test]
-fn a_closed_loop_has_no_rate() {
+fn closed_loop_record_has_no_rate() {
     let server = Server::start(echo);
     let finished = against("epoll", &server.target(), &["-n", "100", "--warmup", "0"]);
     let record = finished.record();
@@ -104,7 +104,7 @@ fn a_closed_loop_has_no_rate() {
     assert_eq!(record["latency"]["exchange"]["count"], 100);
 }
 
-fn a_known_delay_is_the_service_and_the_response(engine: &str) {
+fn server_delay_is_in_service_and_response(engine: &str) {
     let server = Server::start(|stream, _| {
         echo_with(stream, |_| {
             thread::sleep(Duration::from_millis(10));
@@ -138,7 +138,7 @@ fn stalling(stall: Duration, period: Duration) -> Server {
     })
 }
 
-fn a_stall_is_in_the_response_and_not_in_the_service(engine: &str) {
+fn server_stall_is_in_response_not_service(engine: &str) {
     // Of the requests, a tenth is planned in a stall of 300 ms, evenly over it. A share x of all
     // waits longer than 300 ms * (1 - 10 x): p95 is 150 ms and p99 is 270 ms.
     let server = stalling(Duration::from_millis(300), Duration::from_secs(3));
@@ -171,7 +171,7 @@ fn quantile(record: &Value, latency: &str, quantile: f64) -> f64 {
 }
 
 #[test]
-fn a_stopped_server_is_what_the_response_shows() {
+fn stopped_server_is_in_response_not_service() {
     // 400 ms of 4 s stand still: a share x waits longer than 400 ms * (1 - 10 x).
     let args = ["--backend", "mio", "--rate", "1000", "--conns", "10", "-d", "4s", "--json"];
     let running = Running::start(&mut loadgen(&[&args[..], &["--warmup", "100ms"]].concat()));
@@ -207,7 +207,7 @@ fn child_with_connections(pid: i32) -> Option<i32> {
     (sockets.count() > 10).then_some(child)
 }
 
-fn a_server_too_slow_for_the_rate_is_named_as_the_cause(engine: &str) {
+fn slow_server_is_reported_as_overloaded(engine: &str) {
     // Two connections at 10 ms each do 200 a second at most, of 1,000 planned.
     let server = Server::start(|stream, _| {
         echo_with(stream, |_| {
@@ -239,7 +239,7 @@ fn a_server_too_slow_for_the_rate_is_named_as_the_cause(engine: &str) {
     assert!(ms(&record, "service", "p50_ns") < 100.0, "and not in the service");
 }
 
-fn a_rate_that_no_generator_reaches_is_invalid(engine: &str) {
+fn unreachable_rate_is_invalid(engine: &str) {
     let server = Server::start(echo);
     let args = ["--rate", "100M", "-d", "100ms", "--warmup", "0", "--timeout", "2s"];
     let finished = against(engine, &server.target(), &args);
@@ -252,7 +252,7 @@ fn a_rate_that_no_generator_reaches_is_invalid(engine: &str) {
     assert!(lines.len() > 1 && lines[0].contains("the last lines say why"), "{shown:#?}");
 }
 
-fn a_request_that_fails_is_not_sent_again(engine: &str) {
+fn failed_request_is_not_retried(engine: &str) {
     // Each connection is ended with its fifth request.
     let server = Server::start(|stream, _| {
         let mut requests = 0;
@@ -272,7 +272,7 @@ fn a_request_that_fails_is_not_sent_again(engine: &str) {
     assert!(reasons(&record).contains("84 of 100 requests were never sent"), "{record}");
 }
 
-fn one_shot_conversations_have_a_rate_too(engine: &str) {
+fn one_shot_service_in_open_loop(engine: &str) {
     let args = ["--backend", "blocking", "--service", "hi", "--rate", "200", "--conns", "8"];
     let more = ["-d", "500ms", "--warmup", "100ms", "--json"];
     let finished = run_with(engine, &[&args[..], &more].concat());
@@ -283,7 +283,7 @@ fn one_shot_conversations_have_a_rate_too(engine: &str) {
     }
 }
 
-fn idle_connections_take_turns(engine: &str) {
+fn idle_connections_are_used_round_robin(engine: &str) {
     let server = Server::start(echo);
     let args = ["--rate", "500", "--conns", "10", "-d", "1s", "--warmup", "0"];
     let finished = against(engine, &server.target(), &args);
@@ -295,7 +295,7 @@ fn idle_connections_take_turns(engine: &str) {
 }
 
 #[test]
-fn a_signal_ends_the_plan() {
+fn sigint_ends_the_schedule() {
     let replies = Arc::new(AtomicU64::new(0));
     let counter = replies.clone();
     let server = Server::start(move |stream, _| {
@@ -321,7 +321,7 @@ fn a_signal_ends_the_plan() {
 }
 
 #[test]
-fn the_text_explains_the_three_distributions() {
+fn text_report_explains_the_three_latencies() {
     let server = Server::start(echo);
     let target = server.target();
     let args = ["--target", &target, "--rate", "1k", "-d", "300ms", "--warmup", "0"];

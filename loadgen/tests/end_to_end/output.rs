@@ -14,7 +14,7 @@ fn short(server: &Server, more: &[&str]) -> Finished {
 }
 
 #[test]
-fn json_has_the_keys_that_scripts_rely_on() {
+fn json_record_has_the_documented_keys() {
     let finished = short(&Server::start(echo), &["--json", "--seed", "7"]);
     finished.assert_measured();
     assert_eq!(finished.stderr, "", "no progress without a terminal");
@@ -63,7 +63,7 @@ fn json_has_the_keys_that_scripts_rely_on() {
 }
 
 #[test]
-fn the_text_fits_and_says_all() {
+fn text_report_has_all_sections_within_100_columns() {
     let finished = short(&Server::start(echo), &[]);
     finished.assert_measured();
     assert_eq!(finished.stderr, "");
@@ -89,7 +89,7 @@ fn the_text_fits_and_says_all() {
 }
 
 #[test]
-fn a_closed_pipe_ends_quietly() {
+fn closed_stdout_pipe_is_not_an_error() {
     let server = Server::start(echo);
     let target = server.target();
     for more in [&[][..], &["--json"]] {
@@ -104,7 +104,7 @@ fn a_closed_pipe_ends_quietly() {
 }
 
 #[test]
-fn a_full_disk_is_an_error() {
+fn full_stdout_device_is_an_error() {
     let server = Server::start(echo);
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let args = ["--target", &server.target(), "--conns", "1", "-n", "10", "--warmup", "0"];
@@ -114,7 +114,7 @@ fn a_full_disk_is_an_error() {
 }
 
 #[test]
-fn a_record_is_written_once_and_printed_again() {
+fn record_is_written_once_and_reported_again() {
     let server = Server::start(echo);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a.json");
@@ -151,7 +151,7 @@ fn a_record_is_written_once_and_printed_again() {
 }
 
 #[test]
-fn a_report_of_what_is_no_record_is_an_error() {
+fn report_rejects_other_files() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("junk.json");
     fs::write(&path, "{\"schema\": 1}").unwrap();

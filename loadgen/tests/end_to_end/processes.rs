@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Running, loadgen, run, wait_until};
+use crate::harness::{Running, loadgen, run, two_cpus, wait_until};
 
 /// Starts one of several servers of ours on a processor, and returns where it listens.
 fn share(addr: &str, cpu: &str) -> (Running, String) {
@@ -22,11 +22,8 @@ fn share(addr: &str, cpu: &str) -> (Running, String) {
 }
 
 #[test]
-fn servers_that_share_a_port_are_accounted_together() {
-    let cpus = loadgen::machine::placement::allowed().unwrap();
-    let [first, second, ..] = cpus[..] else {
-        return println!("SKIPPED: one processor does not tell them apart");
-    };
+fn reuse_port_servers_are_accounted_together() {
+    let Some(&[first, second, ..]) = two_cpus().as_deref() else { return };
     let (_one, addr) = share("127.0.0.1:0", &first.to_string());
     let (_other, _) = share(&addr, &second.to_string());
     let args = ["--target", &addr, "--conns", "8", "-n", "500", "-w", "20ms", "--json"];
@@ -50,7 +47,7 @@ fn is_gone(pid: i32) -> bool {
 }
 
 #[test]
-fn a_daemon_is_accounted_and_ended() {
+fn daemonized_server_is_accounted_and_ended() {
     let directory = tempfile::tempdir().unwrap();
     let mark = directory.path().join("pids");
     let pids = || -> Vec<i32> {

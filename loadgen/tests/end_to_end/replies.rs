@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 use crate::harness::{Server, echo, echo_with, run_with, with_each_engine};
 
 with_each_engine! {
-    an_echo_is_right_at_every_size
-    a_reply_may_come_byte_by_byte
-    every_flipped_bit_is_counted_and_no_other
-    a_stale_reply_is_wrong
-    a_byte_too_many_is_surplus
-    what_was_not_asked_for_is_surplus
-    a_known_delay_is_what_is_measured
-    as_many_exchanges_as_asked_for
-    the_shorter_of_duration_and_requests_ends_the_run
-    connections_are_paced
+    echo_of_every_size_is_verified
+    reply_may_arrive_byte_by_byte
+    flipped_bits_are_counted_exactly
+    stale_reply_is_a_mismatch
+    extra_byte_is_surplus
+    unsolicited_bytes_are_surplus
+    server_delay_is_the_measured_latency
+    requests_option_counts_exactly
+    shorter_of_duration_and_requests_ends_the_run
+    connect_rate_paces_connections
 }
 
-fn an_echo_is_right_at_every_size(engine: &str) {
+fn echo_of_every_size_is_verified(engine: &str) {
     let server = Server::start(echo);
     for size in ["1", "2", "64", "1023", "1024", "1025", "100000", "1MiB"] {
         let finished = run_with(
@@ -51,7 +51,7 @@ fn an_echo_is_right_at_every_size(engine: &str) {
     }
 }
 
-fn a_reply_may_come_byte_by_byte(engine: &str) {
+fn reply_may_arrive_byte_by_byte(engine: &str) {
     let server = Server::start(|mut stream, _| {
         let mut buffer = [0; 64];
         while let Ok(count @ 1..) = stream.read(&mut buffer) {
@@ -70,7 +70,7 @@ fn a_reply_may_come_byte_by_byte(engine: &str) {
     assert_eq!(finished.record()["exchanges"], 50);
 }
 
-fn every_flipped_bit_is_counted_and_no_other(engine: &str) {
+fn flipped_bits_are_counted_exactly(engine: &str) {
     // Replies 100, 200 and 300 of the server's life are wrong in one bit.
     let replies = AtomicU64::new(0);
     let replies = Arc::new(replies);
@@ -97,7 +97,7 @@ fn every_flipped_bit_is_counted_and_no_other(engine: &str) {
     assert!(first.contains("byte 32 of the reply"), "{first}");
 }
 
-fn a_stale_reply_is_wrong(engine: &str) {
+fn stale_reply_is_a_mismatch(engine: &str) {
     // The answer to the first request, to every request.
     let server = Server::start(|stream, _| {
         let mut first = None;
@@ -114,7 +114,7 @@ fn a_stale_reply_is_wrong(engine: &str) {
     assert_eq!(finished.record()["unserved"], 0);
 }
 
-fn a_byte_too_many_is_surplus(engine: &str) {
+fn extra_byte_is_surplus(engine: &str) {
     let server = Server::start(|mut stream, _| {
         let mut buffer = [0; 65];
         while let Ok(count @ 1..) = stream.read(&mut buffer[..64]) {
@@ -131,7 +131,7 @@ fn a_byte_too_many_is_surplus(engine: &str) {
     assert_eq!(finished.record()["unserved"], 4);
 }
 
-fn what_was_not_asked_for_is_surplus(engine: &str) {
+fn unsolicited_bytes_are_surplus(engine: &str) {
     // Right replies, and something more once the connection rests: the loop begins only when
     // the last connection has been opened.
     let server = Server::start(|mut stream, number| {
@@ -166,7 +166,7 @@ fn what_was_not_asked_for_is_surplus(engine: &str) {
     assert_eq!(finished.record()["exchanges"], 100);
 }
 
-fn a_known_delay_is_what_is_measured(engine: &str) {
+fn server_delay_is_the_measured_latency(engine: &str) {
     let server = Server::start(|stream, _| {
         echo_with(stream, |_| {
             thread::sleep(Duration::from_millis(10));
@@ -183,7 +183,7 @@ fn a_known_delay_is_what_is_measured(engine: &str) {
     assert!((9_990_000..20_000_000).contains(&ns("p50_ns")), "{exchange}");
 }
 
-fn as_many_exchanges_as_asked_for(engine: &str) {
+fn requests_option_counts_exactly(engine: &str) {
     let server = Server::start(echo);
     for (conns, requests, threads) in [("7", 100, "2"), ("10", 3, "3"), ("1", 1, "1")] {
         let finished = run_with(
@@ -210,7 +210,7 @@ fn as_many_exchanges_as_asked_for(engine: &str) {
     }
 }
 
-fn the_shorter_of_duration_and_requests_ends_the_run(engine: &str) {
+fn shorter_of_duration_and_requests_ends_the_run(engine: &str) {
     let server = Server::start(echo);
     let run = |limits: [&str; 4]| {
         let target = server.target();
@@ -226,7 +226,7 @@ fn the_shorter_of_duration_and_requests_ends_the_run(engine: &str) {
     assert!((0.2..0.3).contains(&record["duration_s"].as_f64().unwrap()), "{record}");
 }
 
-fn connections_are_paced(engine: &str) {
+fn connect_rate_paces_connections(engine: &str) {
     let server = Server::start(echo);
     let begin = Instant::now();
     let finished = run_with(

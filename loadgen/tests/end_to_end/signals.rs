@@ -24,7 +24,7 @@ fn counting() -> (Server, Arc<AtomicU64>) {
 }
 
 #[test]
-fn a_signal_prints_what_there_is() {
+fn signal_prints_the_partial_result() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let (server, replies) = counting();
         let target = server.target();
@@ -45,7 +45,7 @@ fn a_signal_prints_what_there_is() {
 }
 
 #[test]
-fn a_signal_in_the_warm_up_leaves_no_exchange() {
+fn signal_during_warmup_records_no_exchange() {
     let (server, replies) = counting();
     let target = server.target();
     let args = ["--target", &target, "--conns", "2", "--warmup", "100s", "--json"];
@@ -60,7 +60,7 @@ fn a_signal_in_the_warm_up_leaves_no_exchange() {
 }
 
 #[test]
-fn a_signal_while_connecting_ends_the_run() {
+fn signal_while_connecting_ends_the_run() {
     // A full listen queue: the kernel lets further connects wait.
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
@@ -89,7 +89,7 @@ fn a_signal_while_connecting_ends_the_run() {
 }
 
 #[test]
-fn a_second_signal_does_not_wait() {
+fn second_signal_ends_the_run_immediately() {
     // Replies end after a while, so that the first signal waits for one that does not come.
     let replies = Arc::new(AtomicU64::new(0));
     let counter = replies.clone();

@@ -43,7 +43,7 @@ fn undisturbed(sweep: impl Fn() -> Finished) -> Finished {
 }
 
 #[test]
-fn a_curve_has_its_knee_before_the_overload() {
+fn rate_sweep_finds_the_knee_and_the_overload() {
     // Eight connections at 300 ms each do 26.7 a second at most.
     let server = delaying(Duration::from_millis(300));
     let directory = tempfile::tempdir().unwrap();
@@ -77,7 +77,7 @@ fn a_curve_has_its_knee_before_the_overload() {
 }
 
 #[test]
-fn connections_are_levels_too_in_an_order_drawn_by_lot() {
+fn conns_sweep_runs_levels_in_random_order() {
     let args = ["sweep", "--conns", "1..8*2", "--backend", "blocking", "--rounds", "3"];
     let args = [&args[..], &["-d", "50ms", "--warmup", "10ms", "--seed", "5", "--json"]].concat();
     let record = run(&args).record();
@@ -98,7 +98,7 @@ fn connections_are_levels_too_in_an_order_drawn_by_lot() {
 }
 
 #[test]
-fn the_highest_rate_that_holds_is_found_and_measured_again() {
+fn slo_search_finds_and_confirms_the_highest_rate() {
     // Four connections at 150 ms each do 26.7 a second at most.
     let server = delaying(Duration::from_millis(150));
     let args = ["--slo", "p99<5s", "--rate-min", "6", "--rate-max", "200", "--conns", "4"];
@@ -123,7 +123,7 @@ fn the_highest_rate_that_holds_is_found_and_measured_again() {
 }
 
 #[test]
-fn no_rate_holds_what_the_server_cannot_do() {
+fn unreachable_slo_exits_with_7() {
     let server = delaying(Duration::from_millis(150));
     let args = ["--slo", "p50<100ms", "--rate-min", "5", "--conns", "4", "-d", "300ms"];
     let finished = sweep(&server.target(), &[&args[..], &["--warmup", "0"]].concat());
@@ -135,7 +135,7 @@ fn no_rate_holds_what_the_server_cannot_do() {
 }
 
 #[test]
-fn anybody_s_server_is_swept() {
+fn sweep_accepts_a_command() {
     let program = env!("CARGO_BIN_EXE_loadgen");
     let subject = format!("mine='{program}' serve --backend blocking --listen {{addr}}");
     let args = ["sweep", "--command", &subject, "--conns", "1,2", "-d", "50ms", "--warmup", "10ms"];
@@ -144,7 +144,7 @@ fn anybody_s_server_is_swept() {
 }
 
 #[test]
-fn what_is_no_curve_is_refused_in_words() {
+fn sweep_usage_errors() {
     for (args, words) in [
         (&[][..], "give it levels"),
         (&["--rates", "5k"], "give it levels"),
@@ -168,7 +168,7 @@ fn what_is_no_curve_is_refused_in_words() {
 }
 
 #[test]
-fn a_signal_leaves_the_points_that_there_are() {
+fn sigint_keeps_the_finished_points() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("sweep.json");
     let mark = directory.path().join("starts");

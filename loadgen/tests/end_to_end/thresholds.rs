@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::harness::{Server, echo, echo_with, run};
 
 #[test]
-fn a_missed_threshold_is_told_everywhere() {
+fn missed_threshold_is_in_exit_code_record_and_text() {
     let server = Server::start(|stream, _| {
         echo_with(stream, |_| {
             thread::sleep(Duration::from_millis(10));
@@ -44,7 +44,7 @@ fn a_missed_threshold_is_told_everywhere() {
 }
 
 #[test]
-fn a_threshold_that_is_held_changes_nothing() {
+fn met_threshold_changes_nothing() {
     let server = Server::start(echo);
     let target = server.target();
     let args = ["--target", &target, "--conns", "2", "-n", "40", "--warmup", "0", "--json"];
@@ -52,7 +52,7 @@ fn a_threshold_that_is_held_changes_nothing() {
 }
 
 #[test]
-fn failures_come_before_thresholds() {
+fn failures_take_precedence_over_thresholds() {
     let server = Server::start(|stream, _| echo_with(stream, |_| false));
     let args = ["--target", &server.target(), "--conns", "2", "--fail-if", "errors>0", "--json"];
     let finished = run(&args);

@@ -3,10 +3,10 @@
 use std::net::TcpListener;
 use std::process::Command;
 
-use crate::harness::{Finished, Server, echo, run};
+use crate::harness::{Finished, Server, echo, run, skip};
 
 #[test]
-fn a_wrong_command_line_is_one_line_and_code_two() {
+fn usage_errors_are_one_line_and_exit_with_2() {
     for (args, words) in [
         (&["--conns", "0"][..], "at least 1"),
         (&["--size", "0"], "at least 1"),
@@ -29,7 +29,7 @@ fn a_wrong_command_line_is_one_line_and_code_two() {
 }
 
 #[test]
-fn help_and_version_are_results() {
+fn help_and_version_go_to_stdout() {
     let help = run(&["--help"]);
     assert_eq!(help.code, Some(0));
     assert!(help.stdout.contains("Examples:") && help.stdout.contains("Exit codes:"));
@@ -41,7 +41,7 @@ fn help_and_version_are_results() {
 }
 
 #[test]
-fn more_connections_than_descriptors_are_refused_before_the_first() {
+fn descriptor_limit_is_checked_before_connecting() {
     let server = Server::start(echo);
     let limited = |script: &str| {
         let mut command = Command::new("sh");
@@ -67,7 +67,7 @@ fn more_connections_than_descriptors_are_refused_before_the_first() {
 }
 
 #[test]
-fn a_refused_port_is_code_four() {
+fn refused_connect_exits_with_4() {
     let addr = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().to_string()
@@ -84,7 +84,7 @@ fn a_refused_port_is_code_four() {
 }
 
 #[test]
-fn a_name_finds_the_address_that_listens() {
+fn target_name_is_resolved_to_the_listening_address() {
     let server = Server::start(echo);
     let target = format!("localhost:{}", server.addr.port());
     let finished =
@@ -94,10 +94,9 @@ fn a_name_finds_the_address_that_listens() {
 }
 
 #[test]
-fn ipv6_is_no_different() {
+fn ipv6_target_is_measured() {
     let Ok(server) = Server::listen("[::1]:0", echo) else {
-        println!("SKIPPED: this machine has no ::1");
-        return;
+        return skip("ipv6", "cannot listen on ::1");
     };
     let args =
         ["--target", &server.target(), "--conns", "2", "-n", "10", "--warmup", "0", "--json"];

@@ -7,7 +7,7 @@ use crate::harness::{Running, Server, echo_with, loadgen, run, wait_until};
 use rustix::process::Signal;
 
 #[test]
-fn a_watched_warm_up_loses_no_exchange_and_counts_none_twice() {
+fn auto_warmup_counts_every_exchange_once() {
     for limit in [["--duration", "300ms"], ["--requests", "5000"]] {
         let args = ["--conns", "8", "--backend", "blocking", "--warmup", "auto", "--json"];
         let finished = run(&[&args[..], &limit[..]].concat());
@@ -32,7 +32,7 @@ fn a_watched_warm_up_loses_no_exchange_and_counts_none_twice() {
 
 /// The first exchanges take ten times as long: they are not in the measured window.
 #[test]
-fn what_is_slow_at_first_is_not_measured() {
+fn auto_warmup_excludes_slow_first_exchanges() {
     let server = Server::start(|stream, _| {
         let mut exchanges = 0;
         echo_with(stream, |_| {
@@ -50,7 +50,7 @@ fn what_is_slow_at_first_is_not_measured() {
 }
 
 #[test]
-fn a_signal_in_a_watched_warm_up_measures_nothing() {
+fn sigint_during_auto_warmup_records_no_exchange() {
     // Too rarely to be steady before the longest warm-up is over.
     let server = Server::start(|stream, _| {
         echo_with(stream, |_| {

@@ -73,7 +73,7 @@ fn load(addr: SocketAddr, seat: Seat) -> Measured {
 }
 
 #[test]
-fn one_server_at_a_time_is_asked_and_each_for_the_length_of_its_turn() {
+fn slices_load_one_server_at_a_time() {
     let requests = Requests::default();
     let runs: Vec<_> = seats(RUNS, TURN)
         .into_iter()

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use crate::harness::{Server, echo, echo_with, run_with, with_each_engine};
 
 with_each_engine! {
-    a_server_that_hangs_up_fails_each_connection_once
-    an_end_that_comes_with_the_reply_is_seen
-    lost_connections_make_no_exchange_count_twice
-    a_reset_is_named
-    silence_is_a_timeout
-    what_timed_out_is_among_the_latencies
-    half_a_reply_is_a_timeout_too
-    some_may_fail_while_the_rest_goes_on
+    server_close_fails_each_connection_once
+    fin_with_the_reply_is_detected
+    lost_connections_do_not_change_the_requested_count
+    reset_is_reported_as_econnreset
+    missing_reply_is_a_timeout
+    timeouts_are_in_the_latency_histogram
+    half_a_reply_is_a_timeout
+    failed_connections_do_not_stop_the_others
 }
 
-fn a_server_that_hangs_up_fails_each_connection_once(engine: &str) {
+fn server_close_fails_each_connection_once(engine: &str) {
     // Five replies a connection, then the end.
     let server = Server::start(|stream, _| {
         let mut replies = 0;
@@ -43,7 +43,7 @@ fn a_server_that_hangs_up_fails_each_connection_once(engine: &str) {
     assert!(record["duration_s"].as_f64().unwrap() < 50.0, "the run ends when nobody is left");
 }
 
-fn an_end_that_comes_with_the_reply_is_seen(engine: &str) {
+fn fin_with_the_reply_is_detected(engine: &str) {
     // The server goes on reading, so nothing but the FIN tells.
     let server = Server::start(|mut stream, _| {
         let mut buffer = [0; 64];
@@ -72,7 +72,7 @@ fn an_end_that_comes_with_the_reply_is_seen(engine: &str) {
     assert!(begin.elapsed() < Duration::from_secs(40), "without waiting for a timeout");
 }
 
-fn lost_connections_make_no_exchange_count_twice(engine: &str) {
+fn lost_connections_do_not_change_the_requested_count(engine: &str) {
     // Ten connections of three replies each; the first of each is not measured.
     let server = Server::start(|mut stream, _| {
         let mut buffer = [0; 64];
@@ -102,7 +102,7 @@ fn lost_connections_make_no_exchange_count_twice(engine: &str) {
     }
 }
 
-fn a_reset_is_named(engine: &str) {
+fn reset_is_reported_as_econnreset(engine: &str) {
     let server = Server::start(|mut stream, _| {
         // Closing with unread data sends a reset (RFC 2525, 2.17).
         let _ = stream.read(&mut [0; 1]);
@@ -114,7 +114,7 @@ fn a_reset_is_named(engine: &str) {
     assert_eq!(finished.record()["unserved"], 3);
 }
 
-fn silence_is_a_timeout(engine: &str) {
+fn missing_reply_is_a_timeout(engine: &str) {
     let server = Server::start(|mut stream, _| while let Ok(1..) = stream.read(&mut [0; 64]) {});
     let args =
         ["--target", &server.target(), "--conns", "3", "-d", "60s", "--timeout", "200ms", "--json"];
@@ -129,7 +129,7 @@ fn silence_is_a_timeout(engine: &str) {
     assert!(record.get("fairness").is_none(), "absent, not zero");
 }
 
-fn what_timed_out_is_among_the_latencies(engine: &str) {
+fn timeouts_are_in_the_latency_histogram(engine: &str) {
     let server = Server::start(|stream, _| {
         let mut left = 100;
         echo_with(stream, |_| {
@@ -164,7 +164,7 @@ fn what_timed_out_is_among_the_latencies(engine: &str) {
     assert!(record["invalid_reasons"][0].as_str().unwrap().starts_with("connections-lost: 3 of 3"));
 }
 
-fn half_a_reply_is_a_timeout_too(engine: &str) {
+fn half_a_reply_is_a_timeout(engine: &str) {
     let server = Server::start(|mut stream, _| {
         let mut buffer = [0; 64];
         let count = stream.read(&mut buffer).unwrap_or(0);
@@ -179,7 +179,7 @@ fn half_a_reply_is_a_timeout_too(engine: &str) {
     assert!(first.contains("32 bytes of the reply within 200ms"), "{first}");
 }
 
-fn some_may_fail_while_the_rest_goes_on(engine: &str) {
+fn failed_connections_do_not_stop_the_others(engine: &str) {
     let server = Server::start(|stream, number| match number % 2 {
         0 => echo(stream, number),
         _ => drop(stream),

@@ -26,7 +26,7 @@ fn with_extension(directory: &Path, extension: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_comparison_leaves_its_record_and_its_picture() {
+fn compare_writes_record_and_page() {
     let here = tempdir().unwrap();
     let finished = compare_in(here.path(), &[]);
     assert_eq!(finished.code, Some(0), "{finished:#?}");
@@ -47,7 +47,7 @@ fn a_comparison_leaves_its_record_and_its_picture() {
 }
 
 #[test]
-fn a_comparison_writes_nothing_where_that_is_wished() {
+fn compare_no_output_writes_no_file() {
     for option in ["--no-output", "--json"] {
         let here = tempdir().unwrap();
         assert_eq!(compare_in(here.path(), &[option]).code, Some(0));
@@ -59,7 +59,7 @@ fn a_comparison_writes_nothing_where_that_is_wished() {
 }
 
 #[test]
-fn a_comparison_whose_picture_has_no_place_does_not_begin() {
+fn compare_checks_output_paths_first() {
     let here = tempdir().unwrap();
     fs::write(here.path().join("there.html"), "somebody's").unwrap();
     compare_in(here.path(), &["-o", "there.json"]).assert_complains(2, "there.html: exists");
@@ -68,7 +68,7 @@ fn a_comparison_whose_picture_has_no_place_does_not_begin() {
 }
 
 #[test]
-fn any_documents_are_drawn_into_one_page() {
+fn report_draws_several_documents_into_one_page() {
     let here = tempdir().unwrap();
     let file = |name: &str| here.path().join(name).to_str().unwrap().to_owned();
     let (one, other, page) = (file("run.json"), file("compared.json"), file("page.html"));

@@ -5,7 +5,7 @@ use std::thread;
 
 use loadgen::machine::netns;
 
-use crate::harness::{Finished, run};
+use crate::harness::{Finished, run, skip};
 
 /// A counter of this thread's network namespace (proc_pid_net(5)).
 fn counter(name: &str) -> u64 {
@@ -27,16 +27,14 @@ fn run_alone(args: &'static [&str]) -> Option<(Finished, u64)> {
     match thread.join().unwrap() {
         Ok(ran) => Some(ran),
         Err(error) => {
-            println!("SKIPPED: no network namespace: {error}");
-            let required = std::env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|name| name == "netns"), "netns is required here");
+            skip("netns", error);
             None
         }
     }
 }
 
 #[test]
-fn every_connect_is_the_kernels_and_every_one_of_the_kernels_is_told() {
+fn connect_count_equals_the_kernels_active_opens() {
     for args in [
         &["--conns", "50", "-n", "500", "--warmup", "0", "--backend", "mio", "--json"][..],
         &[

@@ -6,7 +6,7 @@ use crate::harness::run;
 const HOW: [&str; 4] = ["--place", "steered", "--server-spin", "20us"];
 
 #[test]
-fn every_result_names_where_servers_ran_and_how_they_waited() {
+fn results_name_placement_and_server_spin() {
     let brief = ["--duration", "100ms", "--warmup", "20ms"];
     let places: [(&[&str], &str, &str); 4] = [
         (&["--backend", "mio", "--conns", "4", "--no-floor"], "/placement", "/subject/spin_ns"),
@@ -40,7 +40,7 @@ fn every_result_names_where_servers_ran_and_how_they_waited() {
 }
 
 #[test]
-fn what_no_server_could_do_is_refused() {
+fn placement_usage_errors() {
     let blocking = ["--server-spin", "5us", "--backend", "blocking"];
     for command in [&[][..], &["sweep", "--conns", "1,2"], &["storm"]] {
         run(&[command, &blocking].concat()).assert_complains(2, "blocking has nothing to poll");

@@ -12,6 +12,7 @@ mod account;
 pub mod args;
 pub mod condition;
 mod conductor;
+pub(crate) mod floor;
 pub mod hlog;
 pub mod live;
 pub mod measure;

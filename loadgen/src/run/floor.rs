@@ -1,0 +1,269 @@
+//! The floor: lower bounds for the cost of an exchange on this machine, without a server or an
+//! event loop.
+//!
+//! Every form is measured once in each round, and the result is the median of the rounds, so that
+//! drift affects all forms alike. Every byte is verified, as in a run.
+
+mod measurements;
+
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use lockstep_results::{Calls, Exchange, Floor, Spread};
+
+use crate::clients::connection::Service;
+use crate::clients::pattern::Pattern;
+use crate::machine::placement::{Placement, pin};
+use crate::machine::{limits, netns};
+use crate::run::args::RunArgs;
+use measurements::Pair;
+
+/// Largest number of connections: more need more descriptors than many a process may have.
+pub(crate) const CONNS_MAX: u32 = 1000;
+
+/// Rounds for a run's record.
+const ROUNDS_BRIEF: u32 = 5;
+
+/// Time for each number of connections for a run's record, without connecting.
+const BRIEF: Duration = Duration::from_millis(80);
+
+/// Smallest share of the time that both polling threads must have had their CPUs: time that other
+/// programs took is no property of the machine.
+const UNDISTURBED: f64 = 0.9;
+
+/// Measures the floor for a record: of runs with these options and numbers of connections, on the
+/// CPUs that the run may use. Takes well under half a second for each number.
+///
+/// `None` if the floor has no bearing on the run, or cannot be measured.
+pub(crate) fn brief(args: &RunArgs, conns: &[u32], allowed: &[usize]) -> Option<Floor> {
+    // With a new connection for each exchange, the cost is that of connections.
+    if args.no_floor || args.service == Service::Hi {
+        return None;
+    }
+    let mut conns: Vec<u32> = conns.iter().map(|&conns| conns.min(CONNS_MAX)).collect();
+    conns.sort_unstable();
+    conns.dedup();
+    limits::raise_descriptors(2 * conns.last()?, 2).ok()?;
+    let plan = Plan {
+        size: args.size,
+        conns: &conns,
+        cpus: Cpus::choose(allowed, args.pin.as_deref(), args.server_pin.as_deref()),
+        duration: BRIEF * conns.len() as u32,
+        rounds: ROUNDS_BRIEF,
+        all: false,
+    };
+    measure(&plan).ok()
+}
+
+/// Parameters of a measurement.
+pub(crate) struct Plan<'a> {
+    pub(crate) size: u32,
+    pub(crate) conns: &'a [u32],
+    pub(crate) cpus: Cpus,
+    pub(crate) duration: Duration,
+    pub(crate) rounds: u32,
+    /// Measure also threads that sleep, and single calls.
+    pub(crate) all: bool,
+}
+
+/// CPUs of the two threads.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Cpus {
+    client: usize,
+    /// `None` if it would be the client's.
+    server: Option<usize>,
+}
+
+impl Cpus {
+    /// Chooses those of the first thread of each side of a run.
+    pub(crate) fn choose(
+        allowed: &[usize],
+        client: Option<&[usize]>,
+        server: Option<&[usize]>,
+    ) -> Self {
+        let placement = Placement::choose(allowed, client, server, true, true);
+        let client = placement.of_thread(0);
+        let server = placement.server.and_then(|cpus| cpus.first().copied());
+        Self { client, server: server.filter(|&server| server != client) }
+    }
+}
+
+/// Values of all rounds.
+struct Values {
+    one_thread: Vec<Vec<f64>>,
+    two_threads: Vec<Vec<f64>>,
+    blocking: Vec<f64>,
+    calls: [Vec<f64>; 4],
+}
+
+/// Measures in threads of its own, so that the CPUs of the calling thread do not change.
+///
+/// # Errors
+///
+/// Those of socket calls; `TimedOut` if replies are missing, and an error if one is wrong.
+pub(crate) fn measure(plan: &Plan<'_>) -> io::Result<Floor> {
+    let (started, begin) = (SystemTime::now(), Instant::now());
+    let (values, connections) = thread::scope(|scope| {
+        let measuring = scope.spawn(|| {
+            pin(&[plan.cpus.client]).map_err(io::Error::other)?;
+            // Outside of this namespace, the kernel's counters then count the run alone.
+            let apart = netns::enter_alone().is_ok();
+            rounds(plan).map(|(values, opened)| (values, if apart { 0 } else { opened }))
+        });
+        measuring.join().map_err(|_| io::Error::other("a thread panicked"))?
+    })?;
+    let exchanges = |values: &[Vec<f64>]| -> Vec<Exchange> {
+        let spreads = plan.conns.iter().zip(values);
+        spreads
+            .filter_map(|(&conns, values)| Some(Exchange { conns, ns: Spread::of(values)? }))
+            .collect()
+    };
+    Ok(Floor {
+        measured: humantime::format_rfc3339_millis(started).to_string(),
+        duration_s: begin.elapsed().as_secs_f64(),
+        rounds: plan.rounds,
+        size: plan.size,
+        client_cpu: plan.cpus.client as u32,
+        server_cpu: plan.cpus.server.map(|cpu| cpu as u32),
+        connections,
+        one_thread: exchanges(&values.one_thread),
+        two_threads: exchanges(&values.two_threads),
+        blocking_ns: Spread::of(&values.blocking),
+        calls: match values.calls.map(|values| Spread::of(&values)) {
+            [Some(clock_ns), Some(syscall_ns), Some(recv_nothing_ns), Some(epoll_nothing_ns)] => {
+                Some(Calls { clock_ns, syscall_ns, recv_nothing_ns, epoll_nothing_ns })
+            }
+            _ => None,
+        },
+    })
+}
+
+/// Measures all rounds; returns the values and the number of connections opened.
+fn rounds(plan: &Plan<'_>) -> io::Result<(Values, u32)> {
+    let most = plan.conns.iter().copied().max().unwrap_or(1);
+    let pattern = Pattern::new(plan.size, fastrand::u64(..));
+    let pairs = Pair::connect(most)?;
+    // The kernel allocates a connection's buffers at their first use.
+    measurements::one_thread(&pairs, &pattern, Duration::ZERO)?;
+    let mut connections = most;
+    let mut values = Values {
+        one_thread: vec![Vec::new(); plan.conns.len()],
+        two_threads: vec![Vec::new(); plan.conns.len()],
+        blocking: Vec::new(),
+        calls: Default::default(),
+    };
+    let two = plan.cpus.server.is_some();
+    let forms = plan.conns.len() * if two { 2 } else { 1 }
+        + if plan.all { values.calls.len() + usize::from(two) } else { 0 };
+    let slice = plan.duration / (plan.rounds * forms as u32);
+    let two_threads = |pairs: &[Pair], server, sleep| {
+        measurements::two_threads(pairs, &pattern, server, slice, sleep)
+    };
+    for _ in 0..plan.rounds {
+        for (index, &conns) in plan.conns.iter().enumerate() {
+            let pairs = &pairs[..conns as usize];
+            values.one_thread[index].push(measurements::one_thread(pairs, &pattern, slice)?);
+            if let Some(server) = plan.cpus.server {
+                let exchanged = two_threads(pairs, server, false)?;
+                if exchanged.running >= UNDISTURBED {
+                    values.two_threads[index].push(exchanged.ns);
+                }
+            }
+        }
+        if !plan.all {
+            continue;
+        }
+        if let Some(server) = plan.cpus.server {
+            connections += 1;
+            values.blocking.push(two_threads(&Pair::connect(1)?, server, true)?.ns);
+        }
+        for (values, ns) in values.calls.iter_mut().zip(measurements::calls(&pairs[0], slice)?) {
+            values.push(ns);
+        }
+    }
+    Ok((values, connections))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::placement;
+
+    fn plan(size: u32, conns: &[u32], server: Option<usize>) -> Plan<'_> {
+        let client = placement::allowed().unwrap()[0];
+        Plan {
+            size,
+            conns,
+            cpus: Cpus { client, server },
+            duration: Duration::from_millis(30),
+            rounds: 3,
+            all: true,
+        }
+    }
+
+    /// The second CPU, if there is one.
+    fn second() -> Option<usize> {
+        placement::allowed().unwrap().get(1).copied()
+    }
+
+    #[test]
+    fn floor_measures_every_form_in_every_round() {
+        for size in [1, 64, 100_000] {
+            let floor = measure(&plan(size, &[1, 5], second())).unwrap();
+            let conns: Vec<u32> = floor.one_thread.iter().map(|exchange| exchange.conns).collect();
+            assert_eq!(conns, [1, 5]);
+            // The rounds of two threads are left out while other tests have the CPUs.
+            let all = floor.one_thread.iter().chain(&floor.two_threads);
+            assert_eq!(floor.blocking_ns.is_some(), second().is_some());
+            let calls = floor.calls.clone().unwrap();
+            let spreads = all.map(|exchange| exchange.ns).chain(floor.blocking_ns);
+            for spread in spreads.chain([calls.clock_ns, calls.syscall_ns, calls.recv_nothing_ns]) {
+                assert!(0.0 < spread.low && spread.low <= spread.median, "{floor:?}");
+                assert!(spread.median <= spread.high && spread.high < 1e9, "{floor:?}");
+            }
+            // An exchange is four system calls, each of which does more than getppid(2).
+            assert!(floor.one_thread_ns(1).unwrap() > calls.syscall_ns.low, "{floor:?}");
+        }
+    }
+
+    #[test]
+    fn two_threads_leave_no_bytes_behind() {
+        let Some(server) = second() else { return };
+        for size in [1, 64, 100_000] {
+            let pattern = Pattern::new(size, 7);
+            let pairs = Pair::connect(3).unwrap();
+            for _ in 0..3 {
+                let slice = Duration::from_millis(5);
+                let exchanged =
+                    measurements::two_threads(&pairs, &pattern, server, slice, false).unwrap();
+                assert!(exchanged.ns > 0.0 && exchanged.running > 0.0);
+                // A byte left over would be part of these exchanges.
+                measurements::one_thread(&pairs, &pattern, Duration::ZERO).unwrap();
+            }
+            let slice = Duration::from_millis(5);
+            let pairs = Pair::connect(1).unwrap();
+            let ns = measurements::two_threads(&pairs, &pattern, server, slice, true).unwrap().ns;
+            assert!(ns > 0.0);
+        }
+    }
+
+    #[test]
+    fn floor_on_one_cpu_has_no_second_thread() {
+        let floor = measure(&plan(64, &[2], None)).unwrap();
+        assert!(floor.two_threads.is_empty() && floor.blocking_ns.is_none());
+        assert_eq!(floor.server_cpu, None);
+        assert_eq!(Cpus::choose(&[3], None, None), Cpus { client: 3, server: None });
+        assert_eq!(Cpus::choose(&[3, 4], None, None), Cpus { client: 4, server: Some(3) });
+        assert_eq!(Cpus::choose(&[3, 4], Some(&[3]), None), Cpus { client: 3, server: None });
+    }
+
+    #[test]
+    fn pair_has_both_ends_of_one_connection() {
+        for pair in Pair::connect(3).unwrap() {
+            let addr = |addr: io::Result<socket2::SockAddr>| addr.unwrap().as_socket();
+            assert_eq!(addr(pair.client.local_addr()), addr(pair.server.peer_addr()));
+            assert_eq!(addr(pair.server.local_addr()), addr(pair.client.peer_addr()));
+        }
+    }
+}

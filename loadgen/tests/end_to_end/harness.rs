@@ -85,11 +85,12 @@ pub(crate) fn run_with(engine: &str, args: &[&str]) -> Finished {
     run(&[args, &["--engine", engine]].concat())
 }
 
-/// Reports that this machine lacks `feature`. Fails the test if `LOCKSTEP_REQUIRE`, a list of
-/// names, contains `feature`.
+/// Reports that this machine lacks `feature`, on the process's standard error, which libtest does
+/// not capture. Fails the test if `LOCKSTEP_REQUIRE`, a list of names, contains `feature`.
 #[track_caller]
 pub(crate) fn skip(feature: &str, cause: impl Display) {
-    println!("SKIPPED: {feature}: {cause}");
+    let test = thread::current().name().unwrap_or_default().to_owned();
+    writeln!(io::stderr(), "SKIPPED {test}: {feature}: {cause}").expect("stderr can be written");
     let required = std::env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|name| name == feature), "{feature} is required here");
 }

@@ -10,7 +10,6 @@
 
 mod conversation;
 mod registry;
-mod room;
 
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream};
@@ -27,6 +26,7 @@ use crate::accept::AcceptBackoff;
 use crate::trace::{NoTrace, Trace, Traced};
 use crate::{Backend, ConnectionLimit, Options, Shard, Stats, Stop, Unsupported};
 use lockstep_sys::errno::is_exhaustion;
+use lockstep_sys::limits::threads_of_process;
 use registry::{Registry, Ticket};
 
 /// The backend's value; it has no tuning.
@@ -65,7 +65,7 @@ fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
     let Shard { listener, options, stop, limit, ready, service, tracer: _ } = shard;
     ready()?;
     let (registry, stats) = (Registry::new(), Mutex::new(Stats::new()));
-    let threads_max = room::threads_max();
+    let threads_max = threads_of_process();
     let server = Server { options, stop, limit, service, trace, threads_max, registry, stats };
     thread::scope(|scope| {
         let started = server.start_acceptors(scope, listener);

@@ -6,7 +6,6 @@ mod signals;
 mod statistics;
 mod table;
 mod talk;
-mod units;
 
 use std::process::ExitCode;
 

@@ -3,14 +3,14 @@
 use std::io;
 use std::thread;
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use lockstep_sys::cpus::{allowed, pin};
 
 use crate::{Options, StartError};
 
 /// The processors that shards may use: those to pin to, else those the process is allowed.
 pub(crate) fn cpus(options: &Options) -> usize {
     match options.pin.len() {
-        0 => sched_getaffinity(None).map_or(1, |set| set.count() as usize),
+        0 => allowed().map_or(1, |cpus| cpus.len()),
         pinned => pinned,
     }
 }
@@ -52,18 +52,6 @@ pub(crate) fn try_to_pin(cpus: &[usize]) -> Result<(), StartError> {
         let tried = trial.map_err(StartError::Other)?.join();
         tried.unwrap_or_else(|_panic| Err(StartError::Pin(io::ErrorKind::InvalidInput.into())))
     })
-}
-
-/// Pins the calling thread, and the threads it will start.
-pub(crate) fn pin(cpus: &[usize]) -> io::Result<()> {
-    if cpus.is_empty() {
-        return Ok(());
-    }
-    let mut set = CpuSet::new();
-    for &cpu in cpus {
-        set.set(cpu);
-    }
-    Ok(sched_setaffinity(None, &set)?)
 }
 
 #[cfg(test)]

@@ -20,8 +20,9 @@ use lockstep_core::{Echo, Hi, Service};
 use crate::chat::{Chat, Console};
 use crate::listener::listen;
 use lockstep_sys::counters::NetCounters;
+use lockstep_sys::cpus::pin;
 
-use crate::pinning::{cpus, pin, share, steering, try_to_pin};
+use crate::pinning::{cpus, share, steering, try_to_pin};
 use crate::{
     AcceptPause, Backend, ConnectionLimit, Options, ServiceKind, Shard, Stats, Stop, Tracer,
     Unsupported,
@@ -284,7 +285,9 @@ impl Shared {
         // A shard that ends, for whatever reason, ends the others: a server that serves a part of
         // its connections is worse than none.
         let _ender = DrainOnDrop(&self.stop);
-        pin(&cpus)?;
+        if !cpus.is_empty() {
+            pin(&cpus)?;
+        }
         let ready = || {
             is_ready();
             self.accept_pause.wait(&self.stop) // nobody is accepted before, so no backend needs to know

@@ -33,7 +33,7 @@ fn an_idle_connection_is_cheap(backend: &str) {
         return;
     }
     // All tests may run at once, and each needs a descriptor for each connection.
-    let possible = kernel::raise_descriptor_limit().saturating_sub(100) / 4;
+    let possible = lockstep_sys::limits::raise_open_files().saturating_sub(100) / 4;
     let connections = CONNECTIONS.min(possible);
     let server = Served::start(backend, ["--shards", "1", "--idle-timeout", "1h"]);
     let connect = |count| {

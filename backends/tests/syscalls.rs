@@ -4,7 +4,6 @@
 mod common;
 
 use common::child::is_available;
-use common::kernel;
 use common::rounds;
 
 const CONNECTIONS: usize = 1000;
@@ -35,7 +34,7 @@ fn io_uring_has_a_share_of_a_call() {
 }
 
 fn per_exchange(backend: &str, length: usize) -> f64 {
-    kernel::raise_descriptor_limit();
+    lockstep_sys::limits::raise_open_files();
     let stats = rounds::serve(
         backend,
         CONNECTIONS,

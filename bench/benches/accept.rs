@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use lockstep_backends::{Backend, ServiceKind};
-use lockstep_bench::{OneShots, Placement, Subject, backends, descriptors, drop_libtest_arguments};
+use lockstep_bench::{OneShots, Placement, Subject, backends, drop_libtest_arguments};
+use lockstep_sys::limits::raise_open_files;
 
 /// How many clients come at a time.
 const CLIENTS: [usize; 2] = [1, 64];
@@ -25,7 +26,7 @@ fn main() {
     drop_libtest_arguments();
     let placement = Placement::of_this_process();
     placement.pin_client();
-    descriptors();
+    raise_open_files();
     let mut criterion = Criterion::default()
         .without_plots() // slower than the measurements; `--plotting-backend plotters` draws them
         .sample_size(30)

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use lockstep_backends::{Backend, ServiceKind};
-use lockstep_bench::{Clients, Placement, Subject, backends, descriptors, drop_libtest_arguments};
+use lockstep_bench::{Clients, Placement, Subject, backends, drop_libtest_arguments};
+use lockstep_sys::limits::raise_open_files;
 
 const CONNECTIONS: [usize; 3] = [1, 64, 1000];
 const SIZES: [usize; 2] = [64, 1024];
@@ -43,7 +44,7 @@ fn main() {
 fn round_trip(criterion: &mut Criterion, placement: &Placement) {
     let mut group = criterion.benchmark_group("round_trip");
     group.sampling_mode(SamplingMode::Flat); // a batch of 1,000 takes milliseconds
-    let limit = descriptors();
+    let limit = raise_open_files();
     for backend in backends() {
         for connections in CONNECTIONS {
             let needed = 2 * connections as u64 + DESCRIPTORS_RESERVED;

@@ -26,5 +26,5 @@ mod subject;
 pub use arguments::drop_libtest_arguments;
 pub use clients::Clients;
 pub use one_shots::OneShots;
-pub use placement::{Placement, descriptors};
+pub use placement::Placement;
 pub use subject::{Books, Subject, backends};

@@ -1,7 +1,6 @@
 //! Which processor runs what. It is part of every number: see [`Placement`].
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use lockstep_sys::cpus;
 
 /// Where the server and its clients run.
 ///
@@ -17,9 +16,7 @@ pub struct Placement {
 impl Placement {
     /// Reads the processors this process may use. To be asked before anything is pinned.
     pub fn of_this_process() -> Self {
-        let allowed = sched_getaffinity(None).unwrap_or_default();
-        let cpus: Vec<_> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
-        Self::of(&cpus)
+        Self::of(&cpus::allowed().unwrap_or_default())
     }
 
     fn of(cpus: &[usize]) -> Self {
@@ -36,9 +33,7 @@ impl Placement {
     /// If the kernel refuses.
     pub fn pin_client(&self) {
         if let Some((_, clients)) = self.apart {
-            let mut set = CpuSet::new();
-            set.set(clients);
-            sched_setaffinity(None, &set).expect("pinning the clients to their processor");
+            cpus::pin(&[clients]).expect("pinning the clients to their CPU");
         }
     }
 
@@ -46,14 +41,6 @@ impl Placement {
     pub(crate) fn server_cpus(&self) -> Vec<usize> {
         self.apart.iter().map(|(server, _)| *server).collect()
     }
-}
-
-/// Raises the limit of open descriptors as far as it goes, and says how far that is.
-pub fn descriptors() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, ..limit };
-    let limit = setrlimit(Resource::Nofile, raised).map_or(limit, |()| raised);
-    limit.current.unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -21,4 +21,3 @@ pub mod output;
 pub mod progress;
 pub mod run;
 pub mod servers;
-pub mod units;

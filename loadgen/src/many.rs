@@ -122,7 +122,7 @@ fn possible(cell: &Cell, args: &ManyArgs) -> Result<(), String> {
     if args.server_spin.is_some() && !embedded::spins(backend) {
         return Err("it has nothing to poll, as --server-spin would have it".to_owned());
     }
-    match limits::threads() {
+    match lockstep_sys::limits::threads_of_machine() {
         Some(threads)
             if backend == "blocking" && f64::from(*conns) > threads as f64 * THREADS_SHARE =>
         {
@@ -136,7 +136,7 @@ fn possible(cell: &Cell, args: &ManyArgs) -> Result<(), String> {
 
 /// How many processes it takes, on either side, for all to have a descriptor; or why it cannot be.
 fn processes(conns: u32, args: &ManyArgs) -> Result<u32, String> {
-    let room = limits::raise().map_or(u64::MAX, limits::room);
+    let room = limits::room(lockstep_sys::limits::raise_open_files());
     let filled = (room as f64 * FILLED).max(1.0) as u64;
     let needed = u64::from(conns).div_ceil(filled);
     let processes = args.processes.map_or(needed, u64::from);

@@ -14,9 +14,10 @@ use loadgen::clients::pattern::Pattern;
 use loadgen::clients::schedule::{Arrivals, OpenLoop};
 use loadgen::clients::socket::Target;
 use loadgen::clients::worker::Plan;
-use loadgen::machine::placement::{Placement, allowed};
+use loadgen::machine::placement::Placement;
 use loadgen::run::measure::{Run, measure};
 use loadgen::run::warmup::Warmup;
+use lockstep_sys::cpus::allowed;
 
 /// Counts what is taken.
 struct Counting;

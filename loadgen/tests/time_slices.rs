@@ -13,9 +13,10 @@ use loadgen::clients::pattern::Pattern;
 use loadgen::clients::socket::Target;
 use loadgen::clients::turns::{Seat, seats};
 use loadgen::clients::worker::Plan;
-use loadgen::machine::placement::{Placement, allowed};
+use loadgen::machine::placement::Placement;
 use loadgen::run::measure::{Measured, Run, measure};
 use loadgen::run::warmup::Warmup;
+use lockstep_sys::cpus::allowed;
 
 const RUNS: usize = 3;
 const TURN: Duration = Duration::from_millis(5);

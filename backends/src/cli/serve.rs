@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::address::{self, Unresolved};
 use super::statistics::Statistics;
-use super::units::{count, cpu_list, duration};
 use super::{exit, signals};
 use crate::server::shards;
 use crate::terminal::{print_error, print_line};
 use crate::{
     AcceptPause, BACKENDS, Backend, Config, Options, Server, ServiceKind, StartError, Stop, by_name,
 };
-use lockstep_sys::errno;
+use lockstep_sys::cpus::{CpuList, parse_list};
+use lockstep_sys::limits::raise_open_files;
+use lockstep_sys::{errno, units};
 
 /// What a server needs beside its connections: listeners, rings, events, the standard streams.
 const DESCRIPTORS_RESERVED: u64 = 32;
@@ -57,7 +57,7 @@ pub struct ServeArgs {
     pub threads: Option<usize>,
 
     /// Processors to run on, such as 0 or 0,2-3, shared out over the shards
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub pin: Option<CpuList>,
 
     /// Which shard gets a connection: cpu, one pinned to the processor where its packets are
@@ -76,20 +76,20 @@ pub struct ServeArgs {
     pub accept_pause: Option<Duration>,
 
     /// Wait so long before each accept, as a slow operator would: each shard, or each of --threads
-    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = units::duration)]
     pub accept_delay: Duration,
 
     /// mio, io-uring: poll for so long before sleeping, if that is of use. Answers sooner and keeps
     /// the processor from whoever else is to run there, such as clients; 0 never does
-    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = units::duration)]
     pub spin: Duration,
 
     /// Close a connection on which nothing has moved for so long; 0 never does
-    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = units::duration)]
     pub idle_timeout: Duration,
 
     /// How long conversations may take to end after SIGTERM, before they are cut
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     pub drain_timeout: Duration,
 
     /// Tell every system call on the way, with its result and its time, on standard error
@@ -100,8 +100,6 @@ pub struct ServeArgs {
     #[arg(long)]
     pub json: bool,
 }
-
-type CpuList = Vec<usize>;
 
 /// Runs a server until it is told to stop; prints when it is ready, and what it counted.
 pub fn serve(args: &ServeArgs) -> ExitCode {
@@ -150,7 +148,7 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
 }
 
 fn options(args: &ServeArgs) -> Options {
-    let limit = raise_descriptor_limit();
+    let limit = raise_open_files();
     let possible = usize::try_from(limit - DESCRIPTORS_RESERVED.min(limit / 2));
     Options {
         backlog: args.backlog,
@@ -167,14 +165,6 @@ fn options(args: &ServeArgs) -> Options {
         idle_timeout: (!args.idle_timeout.is_zero()).then_some(args.idle_timeout),
         drain_timeout: args.drain_timeout,
     }
-}
-
-/// Raises the limit of open descriptors as far as it goes, and says how far that is.
-fn raise_descriptor_limit() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, ..limit };
-    let limit = setrlimit(Resource::Nofile, raised).map_or(limit, |()| raised);
-    limit.current.unwrap_or(u64::MAX)
 }
 
 fn resolve(listen: &str) -> Result<SocketAddr, u8> {
@@ -296,7 +286,11 @@ fn steer(text: &str) -> Result<bool, String> {
 
 /// How long to accept nothing; `forever` stands for no time at all.
 fn accept_pause(text: &str) -> Result<Duration, String> {
-    if text == "forever" { Ok(Duration::MAX) } else { duration(text) }
+    if text == "forever" { Ok(Duration::MAX) } else { units::duration(text) }
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    units::count_positive(text).map(|count| count as usize)
 }
 
 /// Threads to start: a bound that keeps a slip of the keyboard from taking the machine down.

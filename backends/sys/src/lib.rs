@@ -4,12 +4,18 @@
 //! with the server's, since a shared bug would cancel out. Plumbing cannot cancel out, and copies
 //! of it diverge.
 //!
+//! * [`cpus`]: lists of CPUs, affinity of threads.
+//! * [`limits`]: limits of open files and threads.
+//! * [`units`]: durations, sizes, counts and shares as users write them.
 //! * [`errno`]: names and texts of error numbers.
 //! * [`tcp_info`]: state of a TCP connection, accept queue of a listener.
 //! * [`counters`]: the kernel's counters of a network namespace.
 //! * [`sock_diag`]: TCP sockets of any process.
 
 pub mod counters;
+pub mod cpus;
 pub mod errno;
+pub mod limits;
 pub mod sock_diag;
 pub mod tcp_info;
+pub mod units;

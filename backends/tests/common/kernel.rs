@@ -5,9 +5,6 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
 use super::sockets::{CLOSE_WAIT, ESTABLISHED, LISTEN, Row, SYN_RECV, of_port};
 use super::until;
 
@@ -88,24 +85,4 @@ pub(crate) fn thread_states(pid: u32) -> Vec<char> {
         .filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok())
         .map(|stat| stat[stat.rfind(')').unwrap() + 2..].chars().next().unwrap())
         .collect()
-}
-
-/// The processors that this thread may run on.
-pub(crate) fn processors() -> Vec<usize> {
-    let allowed = sched_getaffinity(None).unwrap();
-    (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect()
-}
-
-/// Lets this thread run on that processor only.
-pub(crate) fn pin(cpu: usize) {
-    let mut only = CpuSet::new();
-    only.set(cpu);
-    sched_setaffinity(None, &only).unwrap();
-}
-
-/// Raises this process's limit of open descriptors as far as it goes, and says how far that is.
-pub(crate) fn raise_descriptor_limit() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let _lower = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

@@ -13,7 +13,7 @@ use crate::harness::{Running, options, start_with};
 /// Connects from the processor, and has every connection served.
 fn connect_from(server: &Running, cpu: usize, count: usize) {
     let connect = || {
-        kernel::pin(cpu);
+        lockstep_sys::cpus::pin(&[cpu]).unwrap();
         let mut clients = server.connect_many(count);
         clients.iter_mut().for_each(|client| client.exchange(&noise(cpu as u64, 100)));
     };
@@ -22,7 +22,7 @@ fn connect_from(server: &Running, cpu: usize, count: usize) {
 
 #[test]
 fn who_connects_from_a_processor_is_served_there() {
-    let cpus = kernel::processors();
+    let cpus = lockstep_sys::cpus::allowed().unwrap();
     let [first, second, ..] = cpus[..] else { return skipped("there is one processor") };
     for (from_first, from_second) in [(24, 8), (0, 32), (32, 0)] {
         let Some(server) = start_with(&SUBJECT, Echo, options(&SUBJECT)) else { return };
@@ -37,7 +37,7 @@ fn who_connects_from_a_processor_is_served_there() {
 
 #[test]
 fn unsteered_they_are_spread_wherever_they_come_from() {
-    let cpu = kernel::processors()[0];
+    let cpu = lockstep_sys::cpus::allowed().unwrap()[0];
     let spread = Options { steer: Some(false), ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Echo, spread) else { return };
     connect_from(&server, cpu, 64);
@@ -50,7 +50,7 @@ fn unsteered_they_are_spread_wherever_they_come_from() {
 /// Where nobody's processor is a shard's, the kernel spreads as if it were not steered.
 #[test]
 fn who_comes_from_elsewhere_is_served_all_the_same() {
-    let cpus = kernel::processors();
+    let cpus = lockstep_sys::cpus::allowed().unwrap();
     let [first, second, ..] = cpus[..] else { return skipped("there is one processor") };
     let elsewhere = Options { pin: vec![first], ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Echo, elsewhere) else { return };

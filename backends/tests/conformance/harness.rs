@@ -10,7 +10,7 @@ use std::time::Duration;
 use lockstep_backends::{Backend, Config, Options, Server, ServiceKind, StartError, Stats};
 
 use crate::common::client::Client;
-use crate::common::{PATIENCE, is_required, kernel, skipped};
+use crate::common::{PATIENCE, is_required, skipped};
 
 /// A backend under test, with its tuning.
 pub(crate) struct Subject {
@@ -44,7 +44,8 @@ pub(crate) fn options(subject: &Subject) -> Options {
 
 /// The same for so many shards.
 pub(crate) fn options_of(subject: &Subject, shards: usize) -> Options {
-    let processors = if subject.steered { kernel::processors() } else { Vec::new() };
+    let processors =
+        if subject.steered { lockstep_sys::cpus::allowed().unwrap() } else { Vec::new() };
     Options {
         shards: Some(shards),
         pin: processors.into_iter().take(shards).collect(),
@@ -75,7 +76,7 @@ pub(crate) fn start_at(
     service: ServiceKind,
     options: Options,
 ) -> Option<Running> {
-    kernel::raise_descriptor_limit();
+    lockstep_sys::limits::raise_open_files();
     let backend = subject.backend;
     match Server::start(&Config { backend, listen, service, options }) {
         Ok(server) => Some(Running { addr: server.addr(), server: Some(server) }),

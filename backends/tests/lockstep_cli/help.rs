@@ -76,7 +76,7 @@ fn a_bad_flag_is_named_in_one_line() {
         (["--accept-pause", "5"], ["--accept-pause", "'5'", "write 5s"]),
         (["--shards", "0"], ["--shards", "'0'", "at least 1"]),
         (["--pin", "x"], ["--pin", "'x'", "0,2-3"]),
-        (["--pin", "5000"], ["--pin", "'5000'", "no processor 5000"]),
+        (["--pin", "5000"], ["--pin", "'5000'", "no CPU 5000"]),
     ] {
         let ended = run([&["serve", "--listen", "127.0.0.1:0"][..], &args].concat());
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");

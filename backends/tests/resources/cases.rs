@@ -80,9 +80,9 @@ fn ten_thousand_connections_leave_nothing_behind() {
 #[test]
 fn a_thousand_who_come_while_others_are_greedy_are_all_served() {
     const GREEDY: u64 = 16;
-    let processor = kernel::processors()[0].to_string();
+    let processor = lockstep_sys::cpus::allowed().unwrap()[0].to_string();
     let Some(server) = serve(&["--shards", "1", "--pin", &processor]) else { return };
-    kernel::raise_descriptor_limit();
+    lockstep_sys::limits::raise_open_files();
     let enough = AtomicBool::new(false);
     thread::scope(|scope| {
         let _enough = SetOnDrop(&enough); // whatever the test finds

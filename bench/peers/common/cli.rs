@@ -1,12 +1,11 @@
 //! The command line of a reference server.
 
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use clap::Args;
-
-/// The most processors an affinity mask can name (CPU_SETSIZE, sched_setaffinity(2)).
-pub(super) const CPUS_MAX: usize = 1024;
+use lockstep_sys::cpus::{CpuList, allowed, parse_list};
 
 /// What every reference server can be told, as `lockstep serve` can.
 #[derive(Args, Debug)]
@@ -20,7 +19,7 @@ pub(crate) struct Options {
     pub(super) backlog: u32,
 
     /// Processors to run on, such as 0 or 0,2-3
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub(super) pin: Option<CpuList>,
 }
 
@@ -32,16 +31,12 @@ pub(crate) struct Workers {
     pub(super) workers: Option<NonZeroUsize>,
 }
 
-type CpuList = Vec<usize>;
-
-/// Processors in the kernel's own notation.
-fn cpu_list(text: &str) -> Result<CpuList, String> {
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-        (first <= last && last < CPUS_MAX).then_some(first..=last)
-    };
-    let ranges: Option<Vec<_>> = text.split(',').map(range).collect();
-    let malformed = || format!("not a list of processors such as 0 or 0,2-3: {text:?}");
-    Ok(ranges.ok_or_else(malformed)?.into_iter().flatten().collect())
+impl Workers {
+    /// Returns the number of threads that serve. Must be called after pinning.
+    pub(crate) fn count(self) -> io::Result<usize> {
+        Ok(match self.workers {
+            Some(count) => count.get(),
+            None => allowed()?.len(),
+        })
+    }
 }

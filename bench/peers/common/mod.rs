@@ -11,7 +11,6 @@
 
 mod cli;
 mod listen;
-mod placement;
 
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -19,7 +18,8 @@ use std::process::{self, ExitCode};
 use std::sync::mpsc;
 use std::thread;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use lockstep_sys::cpus;
+use lockstep_sys::limits::raise_open_files;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -77,7 +77,7 @@ pub(crate) fn run_sharded(
 ) -> ExitCode {
     let served = || {
         prepare(options)?;
-        let (cpus, count) = (placement::allowed()?, workers.count()?);
+        let (cpus, count) = (cpus::allowed()?, workers.count()?);
         available().map_err(Failure::Unavailable)?;
         let listeners = listen::listen(options, count)?;
         announce(name, &listeners, options.backlog)?;
@@ -86,7 +86,7 @@ pub(crate) fn run_sharded(
             let own = (count >= cpus.len()).then(|| cpus[shard % cpus.len()]);
             let results = results.clone();
             thread::Builder::new().name(format!("shard-{shard}")).spawn(move || {
-                let pinned = own.map_or(Ok(()), |cpu| placement::pin(&[cpu]));
+                let pinned = own.map_or(Ok(()), |cpu| cpus::pin(&[cpu]));
                 results.send(pinned.and_then(|()| serve(listener)))
             })?;
         }
@@ -105,10 +105,9 @@ pub(crate) fn is_one_connections_own(error: &io::Error) -> bool {
 /// Pins the process, raises the limit of open descriptors as far as it goes, and sees to its end.
 fn prepare(options: &Options) -> io::Result<()> {
     if let Some(cpus) = &options.pin {
-        placement::pin(cpus)?;
+        cpus::pin(cpus)?;
     }
-    let limit = getrlimit(Resource::Nofile);
-    let _stays_as_it_is = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    raise_open_files();
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         if signals.forever().next().is_some() {

@@ -5,7 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use lockstep_bench::{Books, Clients, descriptors};
+use lockstep_bench::{Books, Clients};
+use lockstep_sys::limits::raise_open_files;
 
 use crate::harness::PEERS;
 
@@ -41,7 +42,7 @@ fn every_request_comes_back_whatever_its_size() {
 #[test]
 fn a_thousand_connections_are_served() {
     let needed = 1_100;
-    assert!(descriptors() >= needed, "the limit of open descriptors is below {needed}");
+    assert!(raise_open_files() >= needed, "the limit of open descriptors is below {needed}");
     for peer in &PEERS {
         let server = peer.start();
         let mut clients = Clients::connect(server.addr(), 1000, 64);

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
-use rustix::thread::sched_getaffinity;
+use lockstep_sys::cpus;
 
 use harness::PEERS;
 
@@ -16,7 +16,7 @@ fn the_readiness_line_is_that_of_our_own_servers() {
     for peer in &PEERS {
         let server = peer.start_with(&["--listen", "127.0.0.1:0", "--backlog", "64"]);
         let shards = match peer.is_sharded {
-            true => sched_getaffinity(None).unwrap().count(),
+            true => cpus::allowed().unwrap().len(),
             false => 1,
         };
         let (name, pid) = (peer.name, server.pid());

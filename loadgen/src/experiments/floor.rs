@@ -7,13 +7,14 @@ use clap::Args;
 use lockstep_results::{Environment, FloorReport, SCHEMA};
 
 use crate::exit::{self, Failure};
-use crate::machine::{limits, placement};
+use crate::machine::limits;
 use crate::output::OutputArgs;
-use crate::run::args::{CpuList, cpu_list, size};
+use crate::run::args::size;
 use crate::run::check_cpus;
 use crate::run::floor::{CONNS_MAX, Cpus, Plan, measure};
-use crate::units;
+use lockstep_sys::cpus::{self, CpuList, parse_list};
 use lockstep_sys::errno::describe;
+use lockstep_sys::units;
 
 /// Numbers of connections: one, some that fit the CPU's caches, and some that do not.
 const CONNS: [u32; 3] = [1, 64, CONNS_MAX];
@@ -34,11 +35,11 @@ pub struct FloorArgs {
     pub duration: Duration,
 
     /// CPU of the client, and of the measurements with one thread (of a list, the first)
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub pin: Option<CpuList>,
 
     /// CPU of the server in the measurements with two threads
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub server_pin: Option<CpuList>,
 
     /// Output options.
@@ -57,7 +58,7 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure
     let failed = |error: io::Error| {
         Failure::new(exit::FAILURE, format!("cannot measure: {}", describe(&error)))
     };
-    let allowed = placement::allowed().map_err(failed)?;
+    let allowed = cpus::allowed().map_err(failed)?;
     check_cpus("--pin", args.pin.as_deref(), &allowed)?;
     check_cpus("--server-pin", args.server_pin.as_deref(), &allowed)?;
     // A descriptor for each end of every connection.

@@ -5,11 +5,7 @@
 //! ends are on one processor needs no other to be woken, and moves nothing between caches; so they
 //! may share all of them, where every connection is served on the processor of its client.
 
-use std::io;
-
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
-use crate::units::format_cpu_list;
+use lockstep_sys::cpus;
 
 /// How the two sides of an embedded run are to lie.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -74,28 +70,14 @@ impl Placement {
     }
 }
 
-/// The processors this thread may use.
+/// Pins the calling thread, and the threads that it will start, to `cpus`.
 ///
 /// # Errors
 ///
-/// Of sched_getaffinity(2).
-pub fn allowed() -> io::Result<Vec<usize>> {
-    let set = sched_getaffinity(None)?;
-    Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
-}
-
-/// Confines this thread, and those it starts from now on, to `cpus`.
-///
-/// # Errors
-///
-/// When none of them exists or is allowed, in words.
+/// A text for the user that names the CPUs if none of them exists and is allowed.
 pub fn pin(cpus: &[usize]) -> Result<(), String> {
-    let mut set = CpuSet::new();
-    for &cpu in cpus {
-        set.set(cpu);
-    }
-    sched_setaffinity(None, &set)
-        .map_err(|error| format!("cannot run on CPU {}: {error}", format_cpu_list(cpus)))
+    cpus::pin(cpus)
+        .map_err(|error| format!("cannot run on CPU {}: {error}", cpus::format_list(cpus)))
 }
 
 #[cfg(test)]

@@ -127,7 +127,8 @@ pub fn capacity(pid: Pid) -> Option<(usize, Vec<usize>)> {
     let directory = format!("/proc/{}", pid.as_raw_nonzero());
     let status = fs::read_to_string(format!("{directory}/status")).ok()?;
     let threads = field(&status, "Threads:")?.parse().ok()?;
-    let allowed = |status: &str| crate::units::cpu_list(field(status, "Cpus_allowed_list:")?).ok();
+    let allowed =
+        |status: &str| lockstep_sys::cpus::parse_list(field(status, "Cpus_allowed_list:")?).ok();
     // Each may be pinned to another one, and the first is no exception.
     let others = statuses_of_threads(&directory).take(THREADS_READ);
     let mut cpus = allowed(&status)?;

@@ -7,10 +7,10 @@ use clap::Args;
 use crate::clients::engine::Engine;
 use crate::machine::placement::Place;
 use crate::output::OutputArgs;
-use crate::run::args::{
-    CpuList, RunArgs, backlog, conns, cpu_list, engine, place, positive, size, threads,
-};
-use crate::{servers::embedded, units};
+use crate::run::args::{RunArgs, backlog, conns, engine, place, positive, size, threads};
+use crate::servers::embedded;
+use lockstep_sys::cpus::{CpuList, parse_list};
+use lockstep_sys::units;
 
 /// More processes on either side than anybody starts.
 pub(super) const PROCESSES_MAX: u64 = 64;
@@ -76,11 +76,11 @@ pub struct ManyArgs {
     pub shards: Option<usize>,
 
     /// Processors of the generator
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub pin: Option<CpuList>,
 
     /// Processors of the servers
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub server_pin: Option<CpuList>,
 
     /// Where the servers run: apart, on processors of their own; steered, on the generator's, each

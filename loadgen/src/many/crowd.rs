@@ -17,7 +17,7 @@ use crate::run::record::{Subject, disagreement, subject};
 use crate::run::verdict::{Evidence, Verdict, judge};
 use crate::run::{Session, Several};
 use crate::servers::embedded::{Ended, Server};
-use crate::units::format_cpu_list;
+use lockstep_sys::cpus::format_list;
 
 /// How long connections are left idle before memory is looked at.
 const IDLE: Duration = Duration::from_millis(200);
@@ -192,8 +192,8 @@ fn evaluate(
         conns: cell.conns,
         server_processes: processes,
         client_processes: processes,
-        server_cpus: format_cpu_list(&placement.server.unwrap_or_default()),
-        client_cpus: format_cpu_list(&placement.client),
+        server_cpus: format_list(&placement.server.unwrap_or_default()),
+        client_cpus: format_list(&placement.client),
         invalid_reasons,
         warnings: [limited, verdict.warnings].concat(),
         opening_s,

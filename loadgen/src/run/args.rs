@@ -15,12 +15,12 @@ use crate::machine::placement::Place;
 use crate::run::condition::Condition;
 use crate::run::warmup::Warmup;
 use crate::servers::embedded;
-use crate::units;
+use lockstep_sys::cpus::{CpuList, parse_list};
+use lockstep_sys::units;
 
-pub use values::CpuList;
 use values::interval;
 pub(crate) use values::{
-    arrivals, backlog, conns, cpu_list, engine, page, place, positive, rate, service, size, threads,
+    arrivals, backlog, conns, engine, page, place, positive, rate, service, size, threads,
 };
 
 /// The most intervals: a record of so many can still be read.
@@ -120,11 +120,11 @@ pub struct RunArgs {
     pub shards: Option<usize>,
 
     /// Processors of the generator, such as 1 or 0,2-3, one for each thread in turn
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub pin: Option<CpuList>,
 
     /// Processors of the embedded server
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list, conflicts_with = "target")]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list, conflicts_with = "target")]
     pub server_pin: Option<CpuList>,
 
     /// Where the embedded server runs: apart, on processors of its own; steered, on the generator's,

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use lockstep_results::{Cost, Latency, Record, format};
 
-use crate::units;
+use lockstep_sys::units;
 
 /// A condition on a run's numbers.
 #[derive(Clone, Debug, PartialEq)]

@@ -14,9 +14,10 @@ use lockstep_results::{Calls, Exchange, Floor, Spread};
 
 use crate::clients::connection::Service;
 use crate::clients::pattern::Pattern;
-use crate::machine::placement::{Placement, pin};
+use crate::machine::placement::Placement;
 use crate::machine::{limits, netns};
 use crate::run::args::RunArgs;
+use lockstep_sys::cpus::pin;
 use measurements::Pair;
 
 /// Largest number of connections: more need more descriptors than many a process may have.
@@ -106,7 +107,7 @@ pub(crate) fn measure(plan: &Plan<'_>) -> io::Result<Floor> {
     let (started, begin) = (SystemTime::now(), Instant::now());
     let (values, connections) = thread::scope(|scope| {
         let measuring = scope.spawn(|| {
-            pin(&[plan.cpus.client]).map_err(io::Error::other)?;
+            pin(&[plan.cpus.client])?;
             // Outside of this namespace, the kernel's counters then count the run alone.
             let apart = netns::enter_alone().is_ok();
             rounds(plan).map(|(values, opened)| (values, if apart { 0 } else { opened }))
@@ -188,10 +189,9 @@ fn rounds(plan: &Plan<'_>) -> io::Result<(Values, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::placement;
 
     fn plan(size: u32, conns: &[u32], server: Option<usize>) -> Plan<'_> {
-        let client = placement::allowed().unwrap()[0];
+        let client = lockstep_sys::cpus::allowed().unwrap()[0];
         Plan {
             size,
             conns,
@@ -204,7 +204,7 @@ mod tests {
 
     /// The second CPU, if there is one.
     fn second() -> Option<usize> {
-        placement::allowed().unwrap().get(1).copied()
+        lockstep_sys::cpus::allowed().unwrap().get(1).copied()
     }
 
     #[test]

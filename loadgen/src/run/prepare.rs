@@ -12,7 +12,7 @@ use crate::run::args::RunArgs;
 use crate::run::record::{self, Subject};
 use crate::servers::embedded::{Ended, READY_MAX, Server, Wish};
 use crate::servers::{command, target};
-use crate::units::format_cpu_list;
+use lockstep_sys::cpus::format_list;
 use lockstep_sys::errno::describe;
 
 /// The server under test, while it runs.
@@ -140,7 +140,7 @@ fn wish(args: &RunArgs, cpus: &[usize]) -> Wish {
         backlog: args.backlog,
         // Every processor has clients, so every one needs a shard.
         shards: args.shards.or(steered.then_some(cpus.len())),
-        pin: format_cpu_list(cpus),
+        pin: format_list(cpus),
         steered,
         spin: args.server_spin.unwrap_or_default(),
         shared_port: None,

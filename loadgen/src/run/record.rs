@@ -20,7 +20,7 @@ use crate::run::measure::{Measured, Run};
 use crate::run::verdict::{Evidence, OpenEvidence, judge, trend};
 use crate::run::warmup;
 use crate::servers::embedded::Ended;
-use crate::units::format_cpu_list;
+use lockstep_sys::cpus::format_list;
 
 /// What was asked for, and of whom.
 #[derive(Debug)]
@@ -278,7 +278,7 @@ impl Side<'_> {
                 .context_switches
                 .map(|switches| switches as f64 / exchanges as f64),
             busy: self.busy(window)?,
-            cpus: format_cpu_list(self.cpus),
+            cpus: format_list(self.cpus),
             syscalls_per_exchange: None,
         })
     }
@@ -293,7 +293,7 @@ impl Side<'_> {
                 .usage
                 .and_then(|usage| usage.context_switches.map(|_| 0.0)),
             busy: 0.0,
-            cpus: format_cpu_list(self.cpus),
+            cpus: format_list(self.cpus),
             syscalls_per_exchange: None,
         }
     }

@@ -14,7 +14,7 @@ use crate::clients::worker::Plan;
 use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure, Outcome};
 use crate::machine::limits;
-use crate::machine::placement::{self, Place, pin};
+use crate::machine::placement::{Place, pin};
 use crate::machine::signals;
 use crate::run::args::RunArgs;
 use crate::run::floor;
@@ -23,7 +23,8 @@ use crate::run::measure::{Run, measure};
 use crate::run::prepare::{self, Prepared, Several, Started, prepare};
 use crate::run::record::{Asked, Subject, record};
 use crate::servers::{command, embedded};
-use crate::units::format_cpu_list;
+use lockstep_sys::cpus;
+use lockstep_sys::cpus::format_list;
 use lockstep_sys::errno::describe;
 
 /// A run that has come to an end.
@@ -83,7 +84,7 @@ impl Session {
     /// When either cannot be done.
     pub fn start() -> Result<Self, Failure> {
         let failed = |error: String| Failure::new(exit::FAILURE, error);
-        let allowed = placement::allowed()
+        let allowed = cpus::allowed()
             .map_err(|error| failed(format!("cannot tell the CPUs: {}", describe(&error))))?;
         let (sender, events) = channel();
         signals::watch(sender.clone())
@@ -296,7 +297,7 @@ pub(crate) fn check_cpus(
     match cpus.unwrap_or_default().iter().find(|cpu| !allowed.contains(cpu)) {
         None => Ok(()),
         Some(cpu) => {
-            let allowed = format_cpu_list(allowed);
+            let allowed = format_list(allowed);
             let error = format!("{option}: there is no CPU {cpu} for this process, only {allowed}");
             Err(Failure::new(exit::USAGE, error))
         }

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::units;
+use lockstep_sys::units;
 
 /// The length of a slice.
 pub const SLICE: Duration = Duration::from_millis(10);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use loadgen::units::format_cpu_list;
+use lockstep_sys::cpus::format_list;
 use rustix::process::Signal;
 
 use crate::harness::{Finished, Running, loadgen, run, skip, two_cpus, wait_until};
@@ -88,7 +88,7 @@ fn client_and_server_use_different_cpus() {
     let record = finished.record();
     let (client, server) = (&record["client"]["cpus"], &record["server"]["cpus"]);
     assert_ne!(client, server);
-    assert_ne!(client.as_str(), Some(&*format_cpu_list(&cpus)));
+    assert_ne!(client.as_str(), Some(&*format_list(&cpus)));
     assert_eq!(record["placement"], "apart");
 }
 

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use loadgen::clients::engine::Engine;
-use loadgen::machine::placement::allowed;
+use lockstep_sys::cpus::allowed;
 use serde_json::Value;
 
 use crate::machine_load;

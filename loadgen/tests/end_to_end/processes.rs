@@ -28,7 +28,7 @@ fn reuse_port_servers_are_accounted_together() {
     let (_other, _) = share(&addr, &second.to_string());
     let args = ["--target", &addr, "--conns", "8", "-n", "500", "-w", "20ms", "--json"];
     let record = run(&args).record();
-    let expected = loadgen::units::format_cpu_list(&[first, second]);
+    let expected = lockstep_sys::cpus::format_list(&[first, second]);
     assert_eq!(record["server"]["cpus"], expected, "{record}");
     assert!(!record["warnings"].to_string().contains("server-changed"), "{record}");
 }

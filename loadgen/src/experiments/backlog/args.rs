@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::output::OutputArgs;
 use crate::run::args::backlog;
-use crate::units;
+use lockstep_sys::units;
 
 /// More listeners at a time, each in a process of its own, than anybody compares.
 const TRIALS_MAX: usize = 16;

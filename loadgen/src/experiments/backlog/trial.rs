@@ -22,9 +22,9 @@ use super::model::{self, Plan};
 use super::server::{ACCEPTED, LISTENER, Own, Server};
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure};
-use crate::machine::limits;
 use lockstep_sys::counters::NetCounters;
 use lockstep_sys::errno::describe;
+use lockstep_sys::limits::raise_open_files;
 use lockstep_sys::sock_diag::SockDiag;
 
 /// How often the depth of the queue is looked at, at least.
@@ -134,16 +134,15 @@ impl Spec {
 fn check_descriptors(conns: u32, spec: &Spec) -> Result<(), Failure> {
     let sides = if spec.target.is_none() { 2 } else { 1 };
     let needed = sides * u64::from(conns) + DESCRIPTORS;
-    match limits::raise() {
-        Some(limit) if limit < needed => {
-            let error = format!(
-                "{conns} connects need {needed} open files, and the limit of this process is {limit}"
-            );
-            let hint = "raise it with `ulimit -n`, or take a smaller n";
-            Err(Failure::new(exit::USAGE, error).hint(hint))
-        }
-        _ => Ok(()),
+    let limit = raise_open_files();
+    if limit < needed {
+        let error = format!(
+            "{conns} connects need {needed} open files, and the limit of this process is {limit}"
+        );
+        let hint = "raise it with `ulimit -n`, or take a smaller n";
+        return Err(Failure::new(exit::USAGE, error).hint(hint));
     }
+    Ok(())
 }
 
 /// What the phases leave.

@@ -14,11 +14,11 @@ use crate::exit::{self, Failure};
 use crate::machine::limits;
 use crate::machine::placement::Place;
 use crate::run::args::{
-    CpuList, RunArgs, arrivals, backlog, conns, cpu_list, engine, place, positive, rate, size,
-    threads,
+    RunArgs, arrivals, backlog, conns, engine, place, positive, rate, size, threads,
 };
 use crate::run::warmup::Warmup;
-use crate::units;
+use lockstep_sys::cpus::{CpuList, parse_list};
+use lockstep_sys::units;
 
 /// The warm-up of an open loop, which cannot be watched: its rate is what was planned.
 const WARMUP_OPEN: Duration = Duration::from_millis(500);
@@ -135,11 +135,11 @@ pub struct CompareArgs {
     pub timeout: Duration,
 
     /// Processors of the generator, such as 1 or 0,2-3, one for each thread in turn
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub pin: Option<CpuList>,
 
     /// Processors of every server
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub server_pin: Option<CpuList>,
 
     /// Where the servers run: apart, on processors of their own; steered, on the generator's, where

@@ -11,7 +11,7 @@ use super::subjects::Entry;
 use crate::machine::placement::Place;
 use crate::run::args::RunArgs;
 use crate::run::warmup::Warmup;
-use crate::units::format_cpu_list;
+use lockstep_sys::cpus::format_list;
 
 /// The plan for these subjects; `absent` are those that it goes on without.
 pub(super) fn plan(
@@ -66,8 +66,8 @@ fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry], turns: &[Turn]) 
         connect_rate_per_s: base.connect_rate,
         threads: base.threads.map(|threads| threads as u32),
         engine: Some(base.engine().name().to_owned()),
-        client_cpus: base.pin.as_deref().map(format_cpu_list),
-        server_cpus: base.server_pin.as_deref().map(format_cpu_list),
+        client_cpus: base.pin.as_deref().map(format_list),
+        server_cpus: base.server_pin.as_deref().map(format_list),
         placement: (base.place != Place::Apart).then(|| base.place.name().to_owned()),
         server_spin_ns: base.server_spin.map(|spin| spin.as_nanos() as u64).filter(|&ns| ns > 0),
         shards: base.shards.map(|shards| shards as u32),

@@ -7,10 +7,10 @@ use clap::Args;
 use super::Cell;
 use crate::machine::placement::Place;
 use crate::output::OutputArgs;
-use crate::run::args::{
-    CpuList, RunArgs, backlog, conns, cpu_list, place, positive, size, threads,
-};
-use crate::{servers::embedded, units};
+use crate::run::args::{RunArgs, backlog, conns, place, positive, size, threads};
+use crate::servers::embedded;
+use lockstep_sys::cpus::{CpuList, parse_list};
+use lockstep_sys::units;
 
 /// The most exchanges on a connection, which is there to be short-lived.
 const EXCHANGES_MAX: u64 = 1_000_000;
@@ -81,11 +81,11 @@ pub struct StormArgs {
     pub shards: Option<usize>,
 
     /// Processors of the generator
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub pin: Option<CpuList>,
 
     /// Processors of the embedded server
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list, conflicts_with = "target")]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list, conflicts_with = "target")]
     pub server_pin: Option<CpuList>,
 
     /// Where the embedded server runs: apart, on processors of its own; steered, on the generator's,

@@ -12,14 +12,14 @@ use crate::experiments::compare;
 use crate::machine::placement::Place;
 use crate::output::OutputArgs;
 use crate::run::args::{
-    CpuList, RunArgs, arrivals, backlog, cpu_list, engine, place, positive, rate, service, size,
-    threads,
+    RunArgs, arrivals, backlog, engine, place, positive, rate, service, size, threads,
 };
 use crate::run::condition::Condition;
 use crate::run::warmup::Warmup;
 use crate::servers::command;
 use crate::servers::embedded;
-use crate::units;
+use lockstep_sys::cpus::{CpuList, parse_list};
+use lockstep_sys::units;
 
 /// More rounds than anybody waits for.
 const ROUNDS_MAX: u64 = 1000;
@@ -124,11 +124,11 @@ pub struct SweepArgs {
     pub shards: Option<usize>,
 
     /// Processors of the generator, such as 1 or 0,2-3, one for each thread in turn
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list)]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub pin: Option<CpuList>,
 
     /// Processors of the server
-    #[arg(long, value_name = "CPULIST", value_parser = cpu_list, conflicts_with = "target")]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list, conflicts_with = "target")]
     pub server_pin: Option<CpuList>,
 
     /// Where the embedded server runs: apart, on processors of its own; steered, on the generator's,

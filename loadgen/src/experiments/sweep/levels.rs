@@ -1,6 +1,6 @@
 //! Levels as people write them: `5k,10k,20k`, `5k..100k/10`, `1k..64k*2`.
 
-use crate::units;
+use lockstep_sys::units;
 
 /// More levels than anybody waits for.
 const LEVELS_MAX: usize = 1000;

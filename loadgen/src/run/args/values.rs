@@ -8,13 +8,10 @@ use crate::clients::engine::Engine;
 use crate::clients::pattern::SIZE_MAX;
 use crate::clients::schedule::{Arrivals, SECOND};
 use crate::machine::placement::Place;
-use crate::units;
+use lockstep_sys::units;
 
 /// The shortest interval: to sum one up takes about a millisecond.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
-
-/// Processors. A name of its own keeps clap from reading it as a repeated option.
-pub type CpuList = Vec<usize>;
 
 pub(crate) fn positive(text: &str) -> Result<u64, String> {
     match units::count(text)? {
@@ -104,8 +101,4 @@ pub(crate) fn service(text: &str) -> Result<Service, String> {
 pub(crate) fn engine(text: &str) -> Result<Engine, String> {
     let found = Engine::ALL.into_iter().find(|engine| engine.name() == text);
     found.ok_or_else(|| "there are epoll and io-uring".to_owned())
-}
-
-pub(crate) fn cpu_list(text: &str) -> Result<CpuList, String> {
-    units::cpu_list(text)
 }

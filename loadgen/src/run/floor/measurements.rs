@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::clients::pattern::{Pattern, Window};
 use crate::clients::socket::{receive, send};
 use crate::machine::cpu_time::of_this_thread_ns;
-use crate::machine::placement::pin;
+use lockstep_sys::cpus::pin;
 
 /// Exchanges, or polls of a socket, between two readings of the clock.
 const BATCH: usize = 16;
@@ -137,7 +137,7 @@ pub(super) fn two_threads(
     let ready = Barrier::new(2);
     thread::scope(|scope| {
         let serving = scope.spawn(|| {
-            let pinned = pin(&[server]).map_err(io::Error::other);
+            let pinned = pin(&[server]);
             ready.wait();
             let running = Running::start();
             pinned.and_then(|()| serve(pairs, &over)).map(|()| running.share())

@@ -168,8 +168,9 @@ fn succeed(command: &mut Command, line: &str) -> String {
 fn measure(command: &mut Command, line: &str) -> String {
     let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
     let stdout = String::from_utf8(stdout).unwrap();
-    let as_it_should = machine_load::measured(status.code(), &machine_load::reasons(&stdout));
-    assert!(as_it_should, "{line}: {status}: {stdout}{}", String::from_utf8_lossy(&stderr));
+    machine_load::check(status.code(), &stdout).unwrap_or_else(|cause| {
+        panic!("{line}: {cause}: {stdout}{}", String::from_utf8_lossy(&stderr))
+    });
     stdout
 }
 

@@ -165,11 +165,11 @@ impl Finished {
         serde_json::from_str(&self.stdout).expect("the line is JSON")
     }
 
-    /// The measurement went as it should, and is valid as far as the machine's load allows.
+    /// Asserts that the result is valid, or invalid only because of the machine's load.
     #[track_caller]
     pub(crate) fn assert_measured(&self) {
-        let reasons = machine_load::reasons(&self.stdout);
-        assert!(machine_load::measured(self.code, &reasons), "{reasons:?}: {self:#?}");
+        machine_load::check(self.code, &self.stdout)
+            .unwrap_or_else(|cause| panic!("{cause}: {self:#?}"));
     }
 
     /// Errors by kind: `receive/ECONNRESET` or `eof`, and how many.

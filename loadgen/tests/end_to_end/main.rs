@@ -24,4 +24,5 @@ mod storm;
 mod sweep;
 mod thresholds;
 mod usage;
+mod validity;
 mod warmup;

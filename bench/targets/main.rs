@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
-use lockstep_results::store::{Document, read_any};
+use lockstep_results::{Stored, store};
 
 use experiments::{EXPERIMENTS, Experiment};
 use judgement::table;
@@ -97,8 +97,8 @@ fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
     };
     let mut comparisons = Vec::new();
     for (experiment, file) in experiments.iter().zip(&files) {
-        match read_any(file)? {
-            Document::Comparison(comparison) => comparisons.push((experiment.name, *comparison)),
+        match store::read(file)? {
+            Stored::Comparison(comparison) => comparisons.push((experiment.name, *comparison)),
             _ => return Err(format!("{}: not a comparison", file.display()).into()),
         }
     }

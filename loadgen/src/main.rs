@@ -6,10 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind as ClapErrorKind;
-use lockstep_results::store::{self, Document, Stored};
-use lockstep_results::{
-    Backlog, Comparison, FloorReport, Many, Record, Storm, Storms, Sweep, html, table,
-};
+use lockstep_results::{Comparison, Document, Record, Stored, Storms, html, store};
 use serde::Serialize;
 
 use loadgen::cli::{Cli, Command, ReportArgs};
@@ -23,7 +20,7 @@ use loadgen::many::{self, ManyArgs};
 use loadgen::output::OutputArgs;
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
-use loadgen::{machine::signals, run, run::report, servers::embedded, servers::supervisor};
+use loadgen::{machine::signals, run, servers::embedded, servers::supervisor};
 use lockstep_sys::errno::describe;
 
 fn main() -> ExitCode {
@@ -69,8 +66,8 @@ fn run_and_print(args: RunArgs, live: &LiveArgs) -> Result<u8, Failure> {
         Some(line) => print(&line)?,
         None if args.json => print(&json(&finished.record)?)?,
         None if unconnected => {} // A table of nothing would only hide the error.
-        None if live.prints() => print(&format!("\n{}", report::text(&finished.record)))?,
-        None => print(&report::text(&finished.record))?,
+        None if live.prints() => print(&format!("\n{}", finished.record.text()))?,
+        None => print(&finished.record.text())?,
     }
     if unconnected {
         not_connected(&finished.record).print();
@@ -101,7 +98,7 @@ fn compare_and_print(mut args: CompareArgs) -> Result<u8, Failure> {
     };
     match args.json {
         true => print(&json(comparison)?)?,
-        false => print(&compare::text(comparison))?,
+        false => print(&comparison.text())?,
     }
     if let Some(failure) = &compared.failure {
         failure.print();
@@ -113,36 +110,32 @@ fn compare_and_print(mut args: CompareArgs) -> Result<u8, Failure> {
 
 fn backlog_and_print(args: &BacklogArgs) -> Result<u8, Failure> {
     let backlog::Finished { backlog, code } = backlog::backlog(args, argv())?;
-    keep_and_print(&backlog, Backlog::text, &args.output)?;
+    keep_and_print(&backlog, &args.output)?;
     Ok(code)
 }
 
 fn storm_and_print(args: &StormArgs) -> Result<u8, Failure> {
     let storm::Finished { storms, code } = storm::storm(args, &argv())?;
-    match storms.as_slice() {
-        [storm] => keep_and_print(storm, Storm::text, &args.output)?,
-        _ => keep_and_print(&Storms::of(storms), Storms::text, &args.output)?,
-    }
+    keep_and_print(&Storms::of(storms), &args.output)?;
     Ok(code)
 }
 
 fn many_and_print(args: &ManyArgs) -> Result<u8, Failure> {
     let many::Finished { many, code } = many::many(args, argv())?;
-    keep_and_print(&many, Many::text, &args.output)?;
+    keep_and_print(&many, &args.output)?;
     Ok(code)
 }
 
 /// Writes a result to its file, if there is to be one, and prints it.
-fn keep_and_print<T: Stored>(
-    result: &T,
-    text: fn(&T) -> String,
+fn keep_and_print(
+    result: &(impl Document + Serialize),
     output: &OutputArgs,
 ) -> Result<(), Failure> {
     // The file first: it is what must not be lost.
     let stored = output.path.as_ref().map(|path| store::write(result, path, output.force));
     match output.json {
         true => print(&json(result)?)?,
-        false => print(&text(result))?,
+        false => print(&result.text())?,
     }
     report_stored(stored)
 }
@@ -150,14 +143,14 @@ fn keep_and_print<T: Stored>(
 /// Puts the picture of a comparison beside its record.
 fn draw(comparison: &Comparison, record: &Path, force: bool) -> io::Result<PathBuf> {
     let path = record.with_extension("html");
-    let document = Document::Comparison(Box::new(comparison.clone()));
+    let document = Stored::Comparison(Box::new(comparison.clone()));
     let page = html::report(&[(record.display().to_string(), document)]);
     store::write_page(&page, &path, force).map(|()| path)
 }
 
 fn sweep_and_print(args: &SweepArgs) -> Result<u8, Failure> {
     let swept = sweep::sweep(args, argv())?;
-    let printed = keep_and_print(&swept.sweep, Sweep::text, &args.output);
+    let printed = keep_and_print(&swept.sweep, &args.output);
     if let Some(failure) = &swept.failure {
         failure.print();
     }
@@ -167,8 +160,7 @@ fn sweep_and_print(args: &SweepArgs) -> Result<u8, Failure> {
 
 fn floor_and_print(args: &FloorArgs) -> Result<u8, Failure> {
     let report = floor::floor(args, argv())?;
-    let text = |report: &FloorReport| report.floor.text();
-    keep_and_print(&report, text, &args.output)?;
+    keep_and_print(&report, &args.output)?;
     Ok(0)
 }
 
@@ -194,77 +186,32 @@ fn not_connected(record: &Record) -> Failure {
         .hint("start a server there, or leave --target out to have one started")
 }
 
+/// Prints or draws stored documents of any kinds. A file that cannot be read is named, and the
+/// others are shown.
 fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
-    let failed = |error: String| Failure::new(exit::FAILURE, error);
+    let failed = |error: io::Error| Failure::new(exit::FAILURE, error.to_string());
     if let Some(path) = &args.output {
-        return draw_report(args, path).map_err(|error| failed(error.to_string()));
+        store::check(path, args.force).map_err(failed)?;
     }
-    let mut records = Vec::new();
+    let (mut documents, mut code) = (Vec::new(), 0);
     for path in &args.records {
-        match store::read_any(path).map_err(|error| failed(error.to_string()))? {
-            Document::Record(record) => records.push((path.display().to_string(), *record)),
-            Document::Comparison(comparison) if args.records.len() == 1 => {
-                print(&compare::text(&comparison))?;
-                return Ok(0);
-            }
-            Document::Sweep(sweep) if args.records.len() == 1 => {
-                print(&sweep.text())?;
-                return Ok(0);
-            }
-            Document::Backlog(backlog) if args.records.len() == 1 => {
-                print(&backlog.text())?;
-                return Ok(0);
-            }
-            Document::Storms(storms) if args.records.len() == 1 => {
-                print(&storms.text())?;
-                return Ok(0);
-            }
-            Document::Storm(storm) if args.records.len() == 1 => {
-                print(&storm.text())?;
-                return Ok(0);
-            }
-            Document::Many(many) if args.records.len() == 1 => {
-                print(&many.text())?;
-                return Ok(0);
-            }
-            Document::Floor(report) if args.records.len() == 1 => {
-                print(&report.floor.text())?;
-                return Ok(0);
-            }
-            other => {
-                let what = match other {
-                    Document::Floor(_) => "floor",
-                    Document::Storm(_) | Document::Storms(_) => "storm",
-                    Document::Sweep(_) => "sweep",
-                    Document::Many(_) => "table of connections",
-                    Document::Backlog(_) => "backlog experiment",
-                    _ => "comparison",
-                };
-                return Err(failed(format!("{}: a {what} is shown alone", path.display())));
+        match store::read(path) {
+            Ok(document) => documents.push((path.display().to_string(), document)),
+            Err(error) => {
+                Failure::new(exit::FAILURE, error.to_string()).print();
+                code = exit::FAILURE;
             }
         }
     }
-    match records.as_slice() {
-        [(_, record)] => print(&report::text(record))?,
-        records => {
-            let named: Vec<_> =
-                records.iter().map(|(name, record)| (name.as_str(), record)).collect();
-            print(&table(&named))?;
+    match &args.output {
+        _ if documents.is_empty() => {}
+        None => print(&lockstep_results::report(&documents))?,
+        Some(path) => {
+            store::write_page(&html::report(&documents), path, args.force).map_err(failed)?;
+            report_stored(Some(Ok(path.clone())))?;
         }
     }
-    Ok(0)
-}
-
-/// Draws what the files hold, in any mixture.
-fn draw_report(args: &ReportArgs, path: &Path) -> Result<u8, Box<dyn std::error::Error>> {
-    store::check(path, args.force)?;
-    let mut documents = Vec::new();
-    for file in &args.records {
-        documents.push((file.display().to_string(), store::read_any(file)?));
-    }
-    store::write_page(&html::report(&documents), path, args.force)?;
-    let _nobody_reads = writeln!(io::stderr(), "wrote {}", path.display());
-    Ok(0)
+    Ok(code)
 }
 
 /// Prints on standard output. That nobody reads on is no error.

@@ -12,7 +12,7 @@ mod parts;
 
 use std::time::SystemTime;
 
-use lockstep_results::{Environment, Many, Omitted, SCHEMA};
+use lockstep_results::{Environment, Header, Many, Omitted};
 
 pub use args::ManyArgs;
 pub use part::{PartArgs, part};
@@ -57,13 +57,7 @@ pub fn many(args: &ManyArgs, argv: Vec<String>) -> Result<Finished, Failure> {
     })?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let mut many = Many {
-        schema: SCHEMA,
-        kind: "many".to_owned(),
-        tool: env!("CARGO_PKG_NAME").to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-        argv,
-        seed,
+        header: Header::new("many", SystemTime::now(), argv, Some(seed)),
         interrupted: false,
         size: args.size,
         engine: args.engine().name().to_owned(),

@@ -4,6 +4,7 @@
 //! this kernel does not tell, or does not tell us, is absent.
 
 mod cgroup;
+pub(crate) mod circumstances;
 mod cpu;
 mod during;
 mod kernel;

@@ -1,137 +1,98 @@
-//! Stored documents as one HTML page with charts: for people, in a browser, without a network.
+//! Documents as one HTML page with charts. The page is a single file and needs no network.
 //!
-//! The page is a single file. Every chart is an inline SVG drawn here, so that a page without
-//! script, on paper or in a text browser loses nothing: each has a title, a description and a table
-//! of its values. The script that is part of the file adds values under the pointer, zoom, and
-//! series to be switched off. The page's own policy forbids it everything else.
+//! Every chart is an inline SVG that is drawn here. Without script, on paper or in a text browser
+//! nothing is lost: each chart has a title, a description and a table of its values. The script in
+//! the file adds values under the pointer, zoom, and a switch for each series. The page's own
+//! policy forbids everything else.
 //!
-//! Files may come from anywhere, so all text in them is escaped, and every number is finite before
-//! it becomes a place in a drawing.
+//! Files may come from anywhere: all text in them is escaped, and every number is finite before it
+//! becomes a place in a drawing.
 
-mod charts;
-mod compared;
 mod environment;
-mod escape;
-mod figure;
-mod lines;
+pub(crate) mod escape;
+pub(crate) mod figure;
+pub(crate) mod lines;
 mod page;
-mod rows;
-mod runs;
-mod scale;
-mod swept;
-mod table;
-mod unit;
+pub(crate) mod rows;
+pub(crate) mod scale;
+pub(crate) mod spectrum;
+pub(crate) mod table;
+pub(crate) mod unit;
+
+pub use page::Page;
+
+use std::collections::BTreeMap;
 
 use self::environment::Origin;
-use self::page::Page;
-use crate::store::Document;
-use crate::table::notes;
-use crate::{Comparison, Record, Sweep};
+use self::escape::escape;
+use self::table::Table;
+use crate::documents::{run, runs};
+use crate::environment::circumstances::git;
+use crate::{Document, Stored};
 
-/// The page of any documents, each with the name of its file.
+/// Returns the page of any documents, each with the name of its file.
 ///
-/// The runs among them are shown side by side, everything else in a section of its own, what has no
-/// chart as its text; and last where all of it took place.
-pub fn report(documents: &[(String, Document)]) -> String {
+/// Runs are shown side by side, every other document in a section of its own. The last section
+/// shows the machines.
+pub fn report(documents: &[(String, Stored)]) -> String {
     let mut page = Page::default();
-    let mut runs: Vec<(&str, &Record)> = Vec::new();
-    let mut comparisons: Vec<(&str, &Comparison)> = Vec::new();
-    let mut sweeps: Vec<(&str, &Sweep)> = Vec::new();
-    let mut texts: Vec<(String, String)> = Vec::new();
-    let mut origins = Vec::new();
-    for (name, document) in documents {
-        let (kind, circumstances) = match document {
-            Document::Record(run) => {
-                runs.push((name, run));
-                ("run", notes::circumstances(run))
-            }
-            Document::Comparison(comparison) => {
-                comparisons.push((name, comparison));
-                ("comparison", notes::places(&comparison.environment))
-            }
-            Document::Backlog(backlog) => {
-                texts.push((format!("Backlog experiment, {}", backlog.started), backlog.text()));
-                ("backlog", notes::places(&backlog.environment))
-            }
-            Document::Storms(storms) => {
-                texts.push(("Storms".to_owned(), storms.text()));
-                let place = storms.storms.first().map(|storm| notes::places(&storm.environment));
-                ("storms", place.unwrap_or_default())
-            }
-            Document::Storm(storm) => {
-                texts.push((format!("Storm, {}", storm.started), storm.text()));
-                ("storm", notes::places(&storm.environment))
-            }
-            Document::Many(many) => {
-                texts.push((format!("Few connections and many, {}", many.started), many.text()));
-                ("many", notes::places(&many.environment))
-            }
-            Document::Floor(report) => {
-                texts.push((format!("Floor, {}", report.floor.measured), report.floor.text()));
-                ("floor", notes::places(&report.environment))
-            }
-            Document::Sweep(sweep) => {
-                sweeps.push((name, sweep));
-                ("sweep", notes::places(&sweep.environment))
-            }
-        };
-        origins.push(Origin { name: file_name(name).to_owned(), kind, circumstances });
-    }
-    let alone = documents.len() == 1;
-    let title = title(&runs, &comparisons, &sweeps, texts.len());
+    let title = match documents {
+        [(_, document)] => document.title(),
+        _ => counts(documents),
+    };
     page.push("<header><p class=\"brand\">Lockstep</p>");
-    page.push(&format!("<h1>{}</h1></header>", escape::escape(&title)));
-    for (index, &comparison) in comparisons.iter().enumerate() {
-        compared::section(&mut page, comparison, &format!("comparison-{}", index + 1), alone);
+    page.push(&format!("<h1>{}</h1></header>", escape(&title)));
+    for (index, (name, document)) in documents.iter().enumerate() {
+        if !matches!(document, Stored::Run(_)) {
+            section(&mut page, name, &**document, index, documents.len() == 1);
+        }
     }
-    for (index, &sweep) in sweeps.iter().enumerate() {
-        swept::section(&mut page, sweep, &format!("sweep-{}", index + 1), alone);
-    }
-    for (eyebrow, text) in &texts {
-        page.push("<section class=\"document\">");
-        page.paragraph("eyebrow", eyebrow);
-        page.preformatted(text);
-        page.push("</section>");
-    }
+    let runs = runs(documents);
     if !runs.is_empty() {
-        runs::section(&mut page, &runs, runs.len() == documents.len());
+        run::page::section(&mut page, &runs, runs.len() == documents.len());
     }
-    environment::section(&mut page, &origins);
+    let origin = |(name, document): &(String, Stored)| Origin {
+        name: name.rsplit('/').next().unwrap_or(name).to_owned(),
+        kind: document.header().kind.clone(),
+        circumstances: document.circumstances(),
+    };
+    environment::section(&mut page, &documents.iter().map(origin).collect::<Vec<_>>());
     page.push("<footer>");
     page.paragraph("note", &format!("Drawn by lockstep-results {}", env!("CARGO_PKG_VERSION")));
     page.push("</footer>");
     page.finish(&title)
 }
 
-/// What the page is about.
-fn title(
-    runs: &[(&str, &Record)],
-    comparisons: &[(&str, &Comparison)],
-    sweeps: &[(&str, &Sweep)],
-    experiments: usize,
-) -> String {
-    match (runs, comparisons, sweeps, experiments) {
-        ([(_, run)], [], [], 0) => runs::headline(run),
-        ([], [(_, comparison)], [], 0) => compared::title(comparison),
-        ([], [], [(_, sweep)], 0) => swept::title(sweep),
-        _ => {
-            let counts = [
-                (comparisons.len(), "comparison"),
-                (sweeps.len(), "sweep"),
-                (experiments, "experiment"),
-                (runs.len(), "run"),
-            ];
-            let shown = counts.into_iter().filter(|(count, _)| *count > 0);
-            let shown = shown.map(|(count, name)| match count {
-                1 => format!("1 {name}"),
-                _ => format!("{count} {name}s"),
-            });
-            shown.collect::<Vec<_>>().join(", ")
-        }
+/// `1 comparison, 2 runs`.
+fn counts(documents: &[(String, Stored)]) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, document) in documents {
+        *counts.entry(&document.header().kind).or_default() += 1;
     }
+    let shown = counts.iter().map(|(kind, count)| match count {
+        1 => format!("1 {kind}"),
+        _ => format!("{count} {kind}s"),
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
-/// The last part of a path.
-fn file_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+/// Adds a document; alone, the page's heading is its own.
+fn section(page: &mut Page, file: &str, document: &dyn Document, index: usize, alone: bool) {
+    let (header, id) = (document.header(), format!("document-{}", index + 1));
+    page.push(&format!("<section class=\"document\" id=\"{id}\">"));
+    page.paragraph("eyebrow", format!("{} {}", header.kind, header.started).trim_end());
+    if !alone {
+        page.push(&format!("<h2>{}</h2>", escape(&document.title())));
+    }
+    document.draw(page, &id);
+    let mut made = Table::default();
+    made.row(["command line".into(), header.argv.join(" ")]);
+    if let Some(seed) = header.seed {
+        made.row(["seed".into(), seed.to_string()]);
+    }
+    made.row(["program".into(), header.program()]);
+    made.row(["git".into(), git(&document.environment().build).unwrap_or("-".into())]);
+    made.row(["file".into(), file.into()]);
+    page.push(&made.behind("How it was made"));
+    page.push("</section>");
 }

@@ -32,37 +32,31 @@
 
 #![forbid(unsafe_code)]
 
-pub mod backlog;
-mod comparison;
+mod documents;
 mod environment;
-mod fairness;
-mod floor;
 pub mod format;
-mod histogram;
 pub mod html;
+mod latency;
 mod many;
-mod record;
 pub mod statistics;
 pub mod store;
-pub mod storm;
-mod sweep;
-mod table;
 mod text;
 
-pub use backlog::Backlog;
-pub use comparison::{
+pub use documents::backlog::{self, Backlog};
+pub use documents::comparison::{
     Absent, Asked, ByMetric, Cell, Command, Comparison, Exclusion, Measured, Measurement, Metric,
     Plan, RoundFloor, Run, Summary,
 };
-pub use environment::{Build, Environment, Load};
-pub use floor::{Calls, Exchange, Floor, FloorReport, Spread};
-pub use histogram::HistogramError;
-pub use many::{Crowd, Many, Omitted};
-pub use record::{
-    Cost, ErrorCount, Fairness, Interval, Latencies, Latency, Rate, Record, SCHEMA, Subject,
-    Threshold,
+pub use documents::floor::{Calls, Exchange, Floor, FloorReport, Spread};
+pub use documents::run::table::table;
+pub use documents::run::{Cost, ErrorCount, Fairness, Interval, Rate, Record, Subject, Threshold};
+pub use documents::storm::{self, Storm, Storms};
+pub use documents::sweep::{
+    Axis, Bound, IdleMemory, Knee, Level, Omission, Opening, Outcome, Point, Purpose, SloResult,
+    Sweep, SweepPlan,
 };
-pub use storm::{Storm, Storms};
-pub use sweep::{Axis, Bound, Knee, Level, Outcome, Point, Purpose, SloResult, Sweep, SweepPlan};
-pub use table::table;
+pub use documents::{Document, Header, SCHEMA, Stored, report};
+pub use environment::{Build, Environment, Load};
+pub use latency::{HistogramError, Latencies, Latency};
+pub use many::{Crowd, Many, Omitted};
 pub use text::{polling, wrap};

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use crate::text::{polling, printable, shorten, wrap};
-use crate::{Environment, ErrorCount, Latencies, Latency, Subject, format};
+use crate::{Document, Environment, ErrorCount, Header, Latencies, Latency, Subject, format};
 
 /// Columns at most.
 const WIDTH: usize = 100;
@@ -18,20 +18,9 @@ const MEMORY_CONNS_MIN: u32 = 1000;
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Many {
-    /// The version of this layout: [`SCHEMA`](crate::SCHEMA).
-    pub schema: u32,
-    /// `many`, to tell it from a run's record.
-    pub kind: String,
-    /// The program that wrote it: `loadgen`.
-    pub tool: String,
-    /// The program's version.
-    pub version: String,
-    /// When it began, RFC 3339, UTC.
-    pub started: String,
-    /// The command line, program name first.
-    pub argv: Vec<String>,
-    /// Determines the bytes that were sent.
-    pub seed: u64,
+    /// First keys of the file.
+    #[serde(flatten)]
+    pub header: Header,
     /// Whether a signal cut it short.
     pub interrupted: bool,
     /// Bytes in a request.
@@ -50,6 +39,28 @@ pub struct Many {
     pub omitted: Vec<Omitted>,
     /// Where it ran.
     pub environment: Environment,
+}
+
+impl Document for Many {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    fn stem(&self) -> String {
+        "many".to_owned()
+    }
+
+    fn title(&self) -> String {
+        "Few connections and many".to_owned()
+    }
+
+    fn text(&self) -> String {
+        Many::text(self)
+    }
 }
 
 /// A server and a number of connections that were left out, and why.

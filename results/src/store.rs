@@ -1,59 +1,31 @@
-//! Record files: written whole or not at all, and never overwritten by accident.
-//!
-//! One file a run, or a comparison or a sweep, which are records of their own kinds; indented JSON. The folder of
-//! runs is append-only: a record is written once and then only read.
-
-mod stored;
+//! Files of documents: indented JSON, written whole or not at all, never overwritten by accident.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
+use serde::Serialize;
+use serde_json::Value;
+use tempfile::NamedTempFile;
 
-pub use stored::Stored;
+use crate::{Document, SCHEMA, Stored};
 
-use crate::{Backlog, Comparison, FloorReport, Many, Record, SCHEMA, Storm, Storms, Sweep};
-
-/// More than any record takes; stops a mistaken path such as `/dev/zero` from filling memory.
+/// Size limit of a file that is read. It stops a path such as `/dev/zero` from filling memory.
 const FILE_MAX: u64 = 64 << 20;
 
-/// What a file holds.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Document {
-    /// One run.
-    Record(Box<Record>),
-    /// Several subjects, in rounds.
-    Comparison(Box<Comparison>),
-    /// One subject, under a series of loads.
-    Sweep(Box<Sweep>),
-    /// What `listen(n)` did.
-    Backlog(Box<Backlog>),
-    /// What a machine can do at all.
-    Floor(Box<FloorReport>),
-    /// New connections by the thousand.
-    Storm(Box<Storm>),
-    /// Several storms.
-    Storms(Box<Storms>),
-    /// Servers with few connections and with many.
-    Many(Box<Many>),
-}
-
-/// Says beforehand whether [`write()`] would refuse `path`, so that no measured run is lost to it.
+/// Checks that [`write()`] would accept `path`, so that no measured run is lost.
 ///
 /// # Errors
 ///
-/// One line naming the path: it exists and `force` is not set, it is neither a file nor a
-/// directory, or its directory does not exist.
+/// One line that names the path: `AlreadyExists` without `force`, `InvalidInput` if it is neither
+/// a file nor a directory, `NotFound` if its directory does not exist.
 pub fn check(path: &Path, force: bool) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(found) if !found.is_file() => {
-            // A rename would put a file in the place of a device.
+            // A rename would replace a device.
             Err(refusal(ErrorKind::InvalidInput, path, "is neither a file nor a directory"))
         }
         Ok(_) if !force => {
@@ -68,89 +40,61 @@ pub fn check(path: &Path, force: bool) -> io::Result<()> {
     }
 }
 
-/// Writes a record, a comparison or a sweep to `path`, and returns the file's path.
+/// Writes a document to `path` and returns the path of its file.
 ///
-/// In a directory the file is named `<UTC time>-<host>-<subject>-<conns>x<size>.json`, with the
-/// subjects of a comparison `<UTC time>-<host>-<subject>-vs-<subject>.json`, or
-/// `<UTC time>-<host>-<subject>-sweep.json`, with a number more where that is taken. The file appears whole or not at all: it is written beside its place,
-/// synchronised, and renamed.
+/// In a directory the file is named `<UTC time>-<host>-<stem>.json` ([`Document::stem`]); a number
+/// is added if that name is taken. The file is written beside its place, synchronised and renamed.
 ///
 /// # Errors
 ///
-/// One line naming the path: see [`check`]; or the record would not read back (a number that is
-/// not finite); or the file system's own error.
-pub fn write(stored: &impl Stored, path: &Path, force: bool) -> io::Result<PathBuf> {
+/// One line that names the path: see [`check`]; `InvalidData` if the document would not read back
+/// (a number is not finite); or an error of the file system.
+pub fn write(
+    document: &(impl Document + Serialize),
+    path: &Path,
+    force: bool,
+) -> io::Result<PathBuf> {
     check(path, force)?;
-    let mut text = serde_json::to_vec_pretty(stored)?;
+    let mut text = serde_json::to_vec_pretty(document)?;
     text.push(b'\n');
     if let Err(cause) = parse(&text) {
         return Err(refusal(ErrorKind::InvalidData, path, &format!("the record is {cause}")));
     }
     if !path.is_dir() {
-        let mut temporary = Temporary::write(directory_of(path), &text)?;
-        temporary.rename(path, force).map_err(|error| at(path, error))?;
+        save(&text, path, force)?;
         return Ok(path.to_owned());
     }
-    let mut temporary = Temporary::write(path, &text)?;
-    let stem = file_stem(stored);
+    let stem = file_stem(document);
     let mut number = 1;
     loop {
         let name = if number == 1 { stem.clone() } else { format!("{stem}-{number}") };
         let file = path.join(name + ".json");
-        match temporary.rename(&file, false) {
+        match save(&text, &file, false) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
-            Err(error) => return Err(at(&file, error)),
-            Ok(()) => return Ok(file),
+            other => return other.map(|()| file),
         }
     }
 }
 
-/// Writes a page of [`html`](crate::html) to the file `path`, as [`write()`] does a record: whole or
-/// not at all.
+/// Writes a page of [`html`](crate::html) to the file `path`, like [`write()`].
 ///
 /// # Errors
 ///
-/// One line naming the path: see [`check`]; or it is a directory; or the file system's own error.
+/// One line that names the path: see [`check`]; `IsADirectory`; or an error of the file system.
 pub fn write_page(page: &str, path: &Path, force: bool) -> io::Result<()> {
     check(path, force)?;
     if path.is_dir() {
         return Err(refusal(ErrorKind::IsADirectory, path, "is a directory"));
     }
-    let mut temporary = Temporary::write(directory_of(path), page.as_bytes())?;
-    temporary.rename(path, force).map_err(|error| at(path, error))
+    save(page.as_bytes(), path, force)
 }
 
-/// Reads a record.
+/// Reads a document of any kind.
 ///
 /// # Errors
 ///
-/// See [`ReadError`]; shown, each is one line naming the path.
-pub fn read(path: &Path) -> Result<Record, ReadError> {
-    match read_any(path)? {
-        Document::Record(record) => Ok(*record),
-        Document::Comparison(_) => Err(not_a_record(path, "a comparison, which is shown alone")),
-        Document::Sweep(_) => Err(not_a_record(path, "a sweep, which is shown alone")),
-        Document::Floor(_) => Err(not_a_record(path, "a floor, which is shown alone")),
-        Document::Backlog(_) => {
-            Err(not_a_record(path, "a backlog experiment, which is shown alone"))
-        }
-        Document::Storm(_) | Document::Storms(_) => {
-            Err(not_a_record(path, "a storm, which is shown alone"))
-        }
-        Document::Many(_) => Err(not_a_record(path, "a table, which is shown alone")),
-    }
-}
-
-fn not_a_record(path: &Path, reason: &str) -> ReadError {
-    ReadError { path: path.to_owned(), cause: Cause::NotARecord(reason.into()) }
-}
-
-/// Reads a record, a comparison or a sweep.
-///
-/// # Errors
-///
-/// As [`read`].
-pub fn read_any(path: &Path) -> Result<Document, ReadError> {
+/// See [`ReadError`]; shown, each is one line that names the path.
+pub fn read(path: &Path) -> Result<Stored, ReadError> {
     let error = |cause| ReadError { path: path.to_owned(), cause };
     let mut text = Vec::new();
     File::open(path)
@@ -162,26 +106,26 @@ pub fn read_any(path: &Path) -> Result<Document, ReadError> {
     parse(&text).map_err(error)
 }
 
-/// Why a file cannot be read as a record.
+/// Error of a file that cannot be read as a document.
 #[derive(Debug)]
 pub struct ReadError {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// Cause of the error.
     pub cause: Cause,
 }
 
-/// What is wrong with a file that should be a record.
+/// Cause of a [`ReadError`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Cause {
-    /// It cannot be read.
+    /// The file cannot be read.
     Io(io::Error),
-    /// It is not JSON, or was cut off.
+    /// The file is not JSON, or was cut off.
     NotJson(serde_json::Error),
-    /// It is JSON but not a record, and why not.
+    /// The file is JSON but not a document, for this reason.
     NotARecord(String),
-    /// It was written by a newer version, with this layout.
+    /// The file was written by a newer version, with this layout.
     NewerSchema(u64),
 }
 
@@ -214,119 +158,69 @@ impl std::error::Error for ReadError {
     }
 }
 
-fn parse(text: &[u8]) -> Result<Document, Cause> {
-    let value: serde_json::Value = serde_json::from_slice(text).map_err(Cause::NotJson)?;
-    match value.get("schema").map(serde_json::Value::as_u64) {
+fn parse(text: &[u8]) -> Result<Stored, Cause> {
+    let value: Value = serde_json::from_slice(text).map_err(Cause::NotJson)?;
+    match value.get("schema").map(Value::as_u64) {
         None => return Err(Cause::NotARecord("no schema number".into())),
         Some(None | Some(0)) => return Err(Cause::NotARecord("a strange schema number".into())),
         Some(Some(schema)) if schema > SCHEMA.into() => return Err(Cause::NewerSchema(schema)),
         Some(Some(_)) => {}
     }
-    let wrong = |what: &str, error: serde_json::Error| Cause::NotARecord(format!("{what}{error}"));
-    match value.get("kind").map(serde_json::Value::as_str) {
-        // The last line of `loadgen --json-lines`.
-        None | Some(Some("run")) => {
-            serde_json::from_value(value).map(Document::Record).map_err(|error| wrong("", error))
-        }
-        Some(Some("comparison")) => serde_json::from_value(value)
-            .map(Document::Comparison)
-            .map_err(|error| wrong("nor a comparison: ", error)),
-        Some(Some("sweep")) => serde_json::from_value(value)
-            .map(Document::Sweep)
-            .map_err(|error| wrong("nor a sweep: ", error)),
-        Some(Some("backlog")) => serde_json::from_value(value)
-            .map(Document::Backlog)
-            .map_err(|error| wrong("nor a backlog: ", error)),
-        Some(Some("floor")) => serde_json::from_value(value)
-            .map(Document::Floor)
-            .map_err(|error| wrong("nor a floor: ", error)),
-        Some(Some("storm")) => serde_json::from_value(value)
-            .map(Document::Storm)
-            .map_err(|error| wrong("nor a storm: ", error)),
-        Some(Some("storms")) => serde_json::from_value(value)
-            .map(Document::Storms)
-            .map_err(|error| wrong("nor storms: ", error)),
-        Some(Some("many")) => serde_json::from_value(value)
-            .map(Document::Many)
-            .map_err(|error| wrong("nor a table: ", error)),
-        Some(_) => Err(Cause::NotARecord("of a kind that is not known here".into())),
+    let kind = value.get("kind").map_or(Some("run"), Value::as_str);
+    let kind = kind.unwrap_or_default().to_owned();
+    match Stored::parse(&kind, value) {
+        Some(Ok(document)) => Ok(document),
+        Some(Err(error)) if kind == "run" => Err(Cause::NotARecord(error.to_string())),
+        Some(Err(error)) => Err(Cause::NotARecord(format!("nor a {kind}: {error}"))),
+        None => Err(Cause::NotARecord(format!("unknown kind {kind:?}"))),
     }
 }
 
-/// A file beside its final place; removed unless renamed.
-struct Temporary {
-    path: PathBuf,
-    renamed: bool,
-}
-
-impl Temporary {
-    fn write(directory: &Path, text: &[u8]) -> io::Result<Temporary> {
-        let mut number = 0;
-        let (path, mut file) = loop {
-            let path = directory.join(format!(".lockstep-{}-{number}.tmp", process::id()));
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
-                Err(error) => return Err(at(directory, error)),
-                Ok(file) => break (path, file),
-            }
-        };
-        let temporary = Temporary { path, renamed: false };
-        file.write_all(text)
-            .and_then(|()| file.sync_all())
-            .map_err(|error| at(&temporary.path, error))?;
-        Ok(temporary)
-    }
-
-    fn rename(&mut self, to: &Path, overwrite: bool) -> io::Result<()> {
-        if overwrite {
-            fs::rename(&self.path, to)?;
-        } else {
-            match renameat_with(CWD, &self.path, CWD, to, RenameFlags::NOREPLACE) {
-                // A file system that cannot refuse by itself: a moment between look and rename.
-                Err(Errno::INVAL | Errno::NOSYS) => {
-                    if to.symlink_metadata().is_ok() {
-                        return Err(ErrorKind::AlreadyExists.into());
-                    }
-                    fs::rename(&self.path, to)?;
-                }
-                other => other?,
-            }
-        }
-        self.renamed = true;
-        // The name, too, must survive a power failure. Not every file system can promise that.
-        let _ = File::open(directory_of(to)).and_then(|directory| directory.sync_all());
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.renamed {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
+/// Writes a file beside its place and renames it.
+fn save(text: &[u8], to: &Path, overwrite: bool) -> io::Result<()> {
+    let directory = directory_of(to);
+    let mut file = tempfile::Builder::new()
+        .prefix(".lockstep-")
+        .suffix(".tmp")
+        // The umask applies, as to any other file.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(directory)
+        .map_err(|error| at(directory, error))?;
+    file.write_all(text)
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(|error| at(file.path(), error))?;
+    let persist = if overwrite { NamedTempFile::persist } else { NamedTempFile::persist_noclobber };
+    persist(file, to).map_err(|error| at(to, error.error))?;
+    // The name must survive a power failure, too. Not every file system can promise that.
+    let _ = File::open(directory).and_then(|directory| directory.sync_all());
+    Ok(())
 }
 
 /// `20261123T122405Z-9f86d081-mio-1000x64`.
-fn file_stem(stored: &impl Stored) -> String {
-    let started: String = match humantime::parse_rfc3339(stored.started()) {
+fn file_stem(document: &impl Document) -> String {
+    let started = &document.header().started;
+    let started: String = match humantime::parse_rfc3339(started) {
         Ok(time) => humantime::format_rfc3339_seconds(time).to_string(),
-        Err(_) => stored.started().to_owned(),
+        Err(_) => started.clone(),
     };
     let started: String = started.chars().filter(|c| !"-:".contains(*c)).collect();
-    let host = stored.host().unwrap_or("unknown");
-    format!("{started}-{host}-{}", stored.title())
+    let host = document.environment().host.as_deref().unwrap_or("unknown");
+    let stem: String = document.stem().chars().take(STEM_MAX).collect();
+    format!("{started}-{host}-{stem}")
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' })
         .collect()
 }
 
-/// The directory a file is in.
+/// Longest stem of a file's name, in characters.
+const STEM_MAX: usize = 100;
+
+/// Directory of a file.
 fn directory_of(file: &Path) -> &Path {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Whether the path can only mean a directory: it ends in a slash.
+/// True if the path can only mean a directory: it ends in a slash.
 fn names_a_directory(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().ends_with(b"/")
 }

@@ -2,6 +2,9 @@
 
 use crate::format;
 
+/// Columns of a terminal that every text fits.
+pub(crate) const COLUMNS: usize = 100;
+
 /// Replaces control characters: a record may come from anywhere, and its text must not be able to
 /// move the cursor of the terminal it is shown on.
 pub(crate) fn printable(text: &str) -> String {

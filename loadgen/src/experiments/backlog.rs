@@ -17,7 +17,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::channel;
 use std::time::SystemTime;
 
-use lockstep_results::{Backlog, Environment, SCHEMA};
+use lockstep_results::{Backlog, Environment, Header};
 
 pub use args::{BacklogArgs, Mode};
 pub use process::{TrialArgs, trial};
@@ -50,7 +50,7 @@ pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished, Failur
     signals::watch(sender).map_err(|error| {
         Failure::new(exit::FAILURE, format!("cannot catch signals: {}", describe(&error)))
     })?;
-    let started = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    let started = SystemTime::now();
     let mut environment = Environment::capture();
     let mut notes = Vec::new();
     let private = args.netns && is_private(args, &mut notes)?;
@@ -77,12 +77,7 @@ pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished, Failur
     let (trials, signal) = Children::run(orders.collect(), at_a_time, &events)?;
     environment.capture_after();
     let backlog = Backlog {
-        schema: SCHEMA,
-        kind: "backlog".to_owned(),
-        tool: env!("CARGO_PKG_NAME").to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started,
-        argv,
+        header: Header::new("backlog", started, argv, None),
         interrupted: signal.is_some() || trials.iter().any(|trial| trial.interrupted),
         mode: args.mode.name().to_owned(),
         extra: args.extra,

@@ -14,7 +14,6 @@ mod plan;
 mod rehearsal;
 mod rounds;
 mod subjects;
-mod text;
 
 use std::path::Path;
 
@@ -23,7 +22,6 @@ use lockstep_results::{Comparison, store};
 pub use args::CompareArgs;
 pub use subjects::Subject;
 pub(crate) use subjects::parse as parse_subject;
-pub use text::text;
 
 use crate::exit::{self, Failure};
 use crate::run::Session;

@@ -1,10 +1,10 @@
 //! `loadgen floor`: the cost of an exchange on this machine without a server or an event loop.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use lockstep_results::{Environment, FloorReport, SCHEMA};
+use lockstep_results::{Environment, FloorReport, Header};
 
 use crate::exit::{self, Failure};
 use crate::machine::limits;
@@ -67,6 +67,7 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure
         Failure::new(exit::USAGE, error.replace("--conns 2000", "it")).hint(hint)
     })?;
     let mut environment = Environment::capture();
+    let started = SystemTime::now();
     let floor = measure(&Plan {
         size: args.size,
         conns: &CONNS,
@@ -78,11 +79,7 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure
     .map_err(failed)?;
     environment.capture_after();
     Ok(FloorReport {
-        schema: SCHEMA,
-        kind: "floor".to_owned(),
-        tool: env!("CARGO_PKG_NAME").to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        argv,
+        header: Header::new("floor", started, argv, None),
         floor,
         environment,
     })

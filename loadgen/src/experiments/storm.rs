@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use lockstep_results::backlog::{Counters, Depth};
 use lockstep_results::storm::{Queue, Storm};
-use lockstep_results::{Environment, Latencies, Latency, SCHEMA};
+use lockstep_results::{Environment, Header, Latencies, Latency};
 
 pub use args::{Close, StormArgs};
 
@@ -116,7 +116,7 @@ fn one(
         close: args.close,
         timeout: args.timeout,
     };
-    let started = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    let started = SystemTime::now();
     let Driven { tally, queue, counters, signal } = drive(session, &plan)?;
     let (subject, trouble) = prepared.into_subject(&server_args);
     let failures = tally.failures.total() > 0 || trouble.is_some();
@@ -132,13 +132,7 @@ fn one(
         held: true,
     };
     let storm = Storm {
-        schema: SCHEMA,
-        kind: "storm".to_owned(),
-        tool: env!("CARGO_PKG_NAME").to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started,
-        argv: argv.to_vec(),
-        seed,
+        header: Header::new("storm", started, argv.to_vec(), Some(seed)),
         interrupted: signal.is_some(),
         subject,
         placement: (args.place != Place::Apart).then(|| args.place.name().to_owned()),

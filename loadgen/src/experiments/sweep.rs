@@ -11,7 +11,7 @@ mod runner;
 mod search;
 
 use lockstep_results::{
-    Axis, Bound, Environment, Outcome, Point, Purpose, Record, SCHEMA, SloResult, Sweep, SweepPlan,
+    Axis, Bound, Environment, Header, Outcome, Point, Purpose, Record, SloResult, Sweep, SweepPlan,
 };
 
 pub use args::SweepArgs;
@@ -60,11 +60,10 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Swept, Failure> {
     let floor = session.floor(&base, &[most]);
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let mut sweep = Sweep {
-        schema: SCHEMA,
-        kind: "sweep".to_owned(),
         plan: plan(args, &base, &argv, seed),
         interrupted: false,
         points: Vec::new(),
+        omitted: Vec::new(),
         knee: None,
         slo: None,
         floor,
@@ -116,11 +115,7 @@ fn plan(args: &SweepArgs, base: &RunArgs, argv: &[String], seed: u64) -> SweepPl
     let open = searched || !rates.is_empty();
     let named = args.command.as_ref().map(|command| command.name.clone());
     SweepPlan {
-        tool: env!("CARGO_PKG_NAME").to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started: humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string(),
-        argv: argv.to_vec(),
-        seed,
+        header: Header::new("sweep", std::time::SystemTime::now(), argv.to_vec(), Some(seed)),
         subject: named.or_else(|| args.target.clone()).unwrap_or_else(|| args.backend.clone()),
         service: args.service.name().to_owned(),
         axis: if by_rate { Axis::Rate } else { Axis::Conns },

@@ -5,7 +5,7 @@ use std::slice;
 use std::time::Duration;
 
 use lockstep_results::{
-    Cost, Environment, Fairness, Floor, Latencies, Latency, Rate, Record, SCHEMA, Threshold,
+    Cost, Environment, Fairness, Floor, Header, Latencies, Latency, Rate, Record, Threshold,
 };
 
 use crate::clients::laps::Lap;
@@ -102,12 +102,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
     let seconds = measured.window.as_secs_f64();
     asked.environment.capture_after();
     let mut record = Record {
-        schema: SCHEMA,
-        tool: env!("CARGO_PKG_NAME").to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started: humantime::format_rfc3339_millis(measured.started).to_string(),
-        argv: asked.argv,
-        seed: asked.seed,
+        header: Header::new("run", measured.started, asked.argv, Some(asked.seed)),
         valid: verdict.invalid_reasons.is_empty(),
         invalid_reasons: verdict.invalid_reasons,
         warnings: [verdict.warnings, asked.environment.warnings()].concat(),

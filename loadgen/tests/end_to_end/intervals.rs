@@ -9,7 +9,7 @@ use std::process::Command;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
-use lockstep_results::{Interval, Latencies, Latency, Record};
+use lockstep_results::{Interval, Latencies, Latency, Record, Stored};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -141,7 +141,8 @@ fn json_lines_are_printed_during_the_run_and_survive_sigint() {
         assert_eq!((&run["kind"], &run["interrupted"]), (&"run".into(), &true.into()));
         let record: Record = serde_json::from_value(run.clone()).unwrap();
         assert_adds_up(&record, &hlog);
-        assert_eq!(lockstep_results::store::read(&stored).unwrap(), record);
+        let read = lockstep_results::store::read(&stored).unwrap();
+        assert_eq!(read, Stored::Run(Box::new(record.clone())));
         assert!(intervals.iter().all(|interval| interval["kind"] == "interval"));
         let told: Vec<Interval> =
             intervals.iter().map(|v| serde_json::from_value(v.clone()).unwrap()).collect();

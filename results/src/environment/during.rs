@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::circumstances::circumstances;
 use super::{Environment, Load};
 use crate::format;
-use crate::table::notes::places;
 
 /// The share of the processors' time from which on its loss is told: less is lost to any neighbour.
 const STOLEN: f64 = 0.03;
@@ -14,8 +14,8 @@ const THROTTLED: f64 = 0.01;
 
 /// The settings that are no longer as they were, as they are now.
 pub(super) fn changes(before: &Environment, after: &Environment) -> BTreeMap<String, String> {
-    let was: BTreeMap<_, _> = places(before).into_iter().collect();
-    let is: BTreeMap<_, _> = places(after).into_iter().collect();
+    let was: BTreeMap<_, _> = circumstances(before).into_iter().collect();
+    let is: BTreeMap<_, _> = circumstances(after).into_iter().collect();
     let names = was.keys().chain(is.keys());
     let value = |values: &BTreeMap<String, Option<String>>, name: &String| {
         values.get(name).cloned().flatten()
@@ -52,7 +52,7 @@ pub(super) fn warnings(environment: &Environment) -> Vec<String> {
             ));
         }
     }
-    let was: BTreeMap<_, _> = places(environment).into_iter().collect();
+    let was: BTreeMap<_, _> = circumstances(environment).into_iter().collect();
     for (name, now) in &environment.changed {
         let before = was.get(name).and_then(Option::as_deref).unwrap_or("-");
         warnings.push(format!("changed: {name} was {before} before the run and {now} after it"));

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use super::page::Page;
 use super::table::Table;
-use crate::table::notes::{Circumstance, value};
+use crate::environment::circumstances::{Circumstance, value};
 
 /// What a document's numbers depend on, under its name.
-pub(super) struct Origin {
-    pub(super) name: String,
+pub(crate) struct Origin {
+    pub(crate) name: String,
     /// What kind of document it is.
-    pub(super) kind: &'static str,
-    pub(super) circumstances: Vec<Circumstance>,
+    pub(crate) kind: String,
+    pub(crate) circumstances: Vec<Circumstance>,
 }
 
 /// What a reader looks for first; the rest is behind a line to open.
@@ -33,7 +33,7 @@ const FIRST: [&str; 14] = [
 ];
 
 /// Adds the tables: of several documents first what differs.
-pub(super) fn section(page: &mut Page, origins: &[Origin]) {
+pub(crate) fn section(page: &mut Page, origins: &[Origin]) {
     let mut seen = BTreeSet::new();
     let names = origins.iter().flat_map(|origin| &origin.circumstances).map(|(name, _)| name);
     let names: Vec<&str> = names.filter(|&name| seen.insert(name)).map(String::as_str).collect();
@@ -43,8 +43,9 @@ pub(super) fn section(page: &mut Page, origins: &[Origin]) {
     let (same, different): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| {
         // What only runs have does not make an experiment different from them.
         let has = |origin: &&Origin| origin.circumstances.iter().any(|(found, _)| found == name);
-        let kinds: Vec<&str> = origins.iter().filter(has).map(|origin| origin.kind).collect();
-        let concerned = origins.iter().filter(|origin| kinds.contains(&origin.kind));
+        let kinds: Vec<&str> =
+            origins.iter().filter(has).map(|origin| origin.kind.as_str()).collect();
+        let concerned = origins.iter().filter(|origin| kinds.contains(&origin.kind.as_str()));
         let mut values = concerned.map(|origin| value(&origin.circumstances, name));
         let first = values.next();
         values.all(|value| Some(value) == first)

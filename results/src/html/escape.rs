@@ -5,7 +5,7 @@ use crate::text;
 /// Makes `text` mean nothing but itself, between tags and inside a quoted attribute.
 ///
 /// Names, command lines, paths and errors come from whoever wrote the file.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text::printable(text).chars() {
         match character {

@@ -4,30 +4,30 @@ use super::escape::escape;
 use super::table::Table;
 
 /// The width of every drawing in its own units; text in it is 13 of them high.
-pub(super) const WIDTH: f64 = 460.0;
+pub(crate) const WIDTH: f64 = 460.0;
 
 /// A chart.
 #[derive(Debug)]
-pub(super) struct Figure {
-    pub(super) title: String,
+pub(crate) struct Figure {
+    pub(crate) title: String,
     /// What the drawing shows, for who cannot see it.
-    pub(super) description: String,
-    pub(super) height: f64,
+    pub(crate) description: String,
+    pub(crate) height: f64,
     /// For the script, as attributes of the drawing.
-    pub(super) attributes: String,
+    pub(crate) attributes: String,
     /// The inside of the `<svg>`.
-    pub(super) drawing: String,
+    pub(crate) drawing: String,
     /// Names of the series, in the order of their styles; none where rows name them.
-    pub(super) legend: Vec<String>,
+    pub(crate) legend: Vec<String>,
     /// How to read it.
-    pub(super) note: String,
+    pub(crate) note: String,
     /// The values drawn.
-    pub(super) data: Table,
+    pub(crate) data: Table,
 }
 
 impl Figure {
     /// The chart, with `id` for its parts to refer to each other by.
-    pub(super) fn html(&self, id: &str) -> String {
+    pub(crate) fn html(&self, id: &str) -> String {
         let (title, description) = (escape(&self.title), escape(&self.description));
         let Figure { height, attributes, drawing, .. } = self;
         let mut html = format!(
@@ -59,12 +59,12 @@ impl Figure {
 }
 
 /// The classes of a series: a colour and a pattern of dashes, so that either tells it.
-pub(super) fn style(index: usize) -> String {
+pub(crate) fn style(index: usize) -> String {
     format!("s{} d{}", index % 8, index % 7)
 }
 
 /// A number for an attribute: at most one decimal, always finite.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let value = if value.is_finite() { value } else { 0.0 };
     let text = format!("{value:.1}");
     let text = text.strip_suffix(".0").unwrap_or(&text);

@@ -15,49 +15,49 @@ const BOTTOM: f64 = 44.0;
 
 /// A chart of lines.
 #[derive(Debug)]
-pub(super) struct Lines {
-    pub(super) title: String,
-    pub(super) description: String,
-    pub(super) x: Scale,
-    pub(super) x_label: String,
-    pub(super) y: Scale,
-    pub(super) y_label: String,
-    pub(super) series: Vec<Series>,
-    pub(super) note: String,
-    pub(super) data: Table,
+pub(crate) struct Lines {
+    pub(crate) title: String,
+    pub(crate) description: String,
+    pub(crate) x: Scale,
+    pub(crate) x_label: String,
+    pub(crate) y: Scale,
+    pub(crate) y_label: String,
+    pub(crate) series: Vec<Series>,
+    pub(crate) note: String,
+    pub(crate) data: Table,
 }
 
 /// A line.
 #[derive(Debug, Default)]
-pub(super) struct Series {
-    pub(super) name: String,
-    pub(super) points: Vec<Point>,
+pub(crate) struct Series {
+    pub(crate) name: String,
+    pub(crate) points: Vec<Point>,
     /// Whether its points are marked, not only the line between them.
-    pub(super) marked: bool,
+    pub(crate) marked: bool,
     /// Whether there is a line between them.
-    pub(super) joined: bool,
+    pub(crate) joined: bool,
 }
 
 /// A point of a line.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Point {
-    pub(super) x: f64,
-    pub(super) y: f64,
+pub(crate) struct Point {
+    pub(crate) x: f64,
+    pub(crate) y: f64,
     /// The interval of `y`.
-    pub(super) band: Option<(f64, f64)>,
+    pub(crate) band: Option<(f64, f64)>,
     /// Something stands against believing it.
-    pub(super) doubtful: bool,
+    pub(crate) doubtful: bool,
 }
 
 impl Point {
-    pub(super) fn new(x: f64, y: f64) -> Point {
+    pub(crate) fn new(x: f64, y: f64) -> Point {
         Point { x, y, band: None, doubtful: false }
     }
 }
 
 impl Lines {
     /// Draws it.
-    pub(super) fn figure(self) -> Figure {
+    pub(crate) fn figure(self) -> Figure {
         let x = self.x.over(LEFT, WIDTH - RIGHT);
         let y = self.y.over(HEIGHT - BOTTOM, TOP);
         let mut drawing = axes(&x, &self.x_label, &y, &self.y_label);

@@ -11,32 +11,32 @@ const SCRIPT: &str = include_str!("report.js");
 /// file ever get past the escaping, it could still do nothing.
 const SCRIPT_HASH: &str = "DmeM7L2meRPcYdxs7tw7qMavLa+TV89Yro+P8x4W8cQ=";
 
-/// A page as it grows.
+/// A page under construction.
 #[derive(Debug, Default)]
-pub(super) struct Page {
+pub struct Page {
     body: String,
     figures: usize,
 }
 
 impl Page {
     /// Adds what is HTML already.
-    pub(super) fn push(&mut self, html: &str) {
+    pub(crate) fn push(&mut self, html: &str) {
         self.body += html;
     }
 
     /// Adds a paragraph of text.
-    pub(super) fn paragraph(&mut self, class: &str, text: &str) {
+    pub(crate) fn paragraph(&mut self, class: &str, text: &str) {
         self.body += &format!("<p class=\"{class}\">{}</p>", escape(text));
     }
 
     /// Adds lines of text in columns.
-    pub(super) fn preformatted(&mut self, text: &str) {
+    pub(crate) fn preformatted(&mut self, text: &str) {
         let lines: Vec<String> = text.lines().map(escape).collect();
         self.body += &format!("<pre tabindex=\"0\">{}</pre>", lines.join("\n"));
     }
 
     /// Adds a list of texts, or nothing if there are none.
-    pub(super) fn list(&mut self, class: &str, items: &[String]) {
+    pub(crate) fn list(&mut self, class: &str, items: &[String]) {
         if !items.is_empty() {
             let items: String =
                 items.iter().map(|item| format!("<li>{}</li>", escape(item))).collect();
@@ -45,7 +45,7 @@ impl Page {
     }
 
     /// Adds charts, as many beside each other as there is room.
-    pub(super) fn charts(&mut self, figures: impl IntoIterator<Item = Figure>) {
+    pub(crate) fn charts(&mut self, figures: impl IntoIterator<Item = Figure>) {
         self.body += "<div class=\"charts\">";
         for figure in figures {
             self.figures += 1;
@@ -55,7 +55,7 @@ impl Page {
     }
 
     /// The whole file.
-    pub(super) fn finish(self, title: &str) -> String {
+    pub(crate) fn finish(self, title: &str) -> String {
         format!(
             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
              <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \

@@ -23,20 +23,20 @@ const NAME: usize = 20;
 
 /// A chart of rows.
 #[derive(Debug)]
-pub(super) struct Rows {
-    pub(super) title: String,
-    pub(super) description: String,
-    pub(super) scale: Scale,
+pub(crate) struct Rows {
+    pub(crate) title: String,
+    pub(crate) description: String,
+    pub(crate) scale: Scale,
     /// A value to compare the others with, drawn through all rows.
-    pub(super) reference: Option<f64>,
-    pub(super) rows: Vec<Row>,
-    pub(super) note: String,
-    pub(super) data: Table,
+    pub(crate) reference: Option<f64>,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) note: String,
+    pub(crate) data: Table,
 }
 
 /// A row, or a heading over those that follow.
 #[derive(Debug)]
-pub(super) enum Row {
+pub(crate) enum Row {
     Heading(String),
     Marks {
         name: String,
@@ -51,7 +51,7 @@ pub(super) enum Row {
 
 /// What is drawn in a row.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Mark {
+pub(crate) enum Mark {
     /// From one value to another.
     Interval(f64, f64),
     /// The value itself.
@@ -68,7 +68,7 @@ pub(super) enum Mark {
 
 impl Rows {
     /// Draws it.
-    pub(super) fn figure(self) -> Figure {
+    pub(crate) fn figure(self) -> Figure {
         let values = self.rows.iter().map(|row| match row {
             Row::Heading(_) => 0,
             Row::Marks { value, .. } => value.chars().count(),

@@ -9,20 +9,20 @@ const VALUE_MAX: f64 = 1e30;
 const POSITIVE_MIN: f64 = 1e-30;
 
 /// The closest that two ticks' labels may be on an axis along the page, in the drawing's units.
-pub(super) const TICKS_APART: f64 = 46.0;
+pub(crate) const TICKS_APART: f64 = 46.0;
 
 /// How distances on an axis relate to values.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Linear,
     Log,
 }
 
 /// An axis: what it shows, and where on the drawing.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scale {
-    pub(super) kind: Kind,
-    pub(super) unit: Unit,
+pub(crate) struct Scale {
+    pub(crate) kind: Kind,
+    pub(crate) unit: Unit,
     low: f64,
     high: f64,
     start: f64,
@@ -31,18 +31,18 @@ pub(super) struct Scale {
 
 impl Scale {
     /// Linear, from zero to a little above `max`.
-    pub(super) fn from_zero(unit: Unit, max: f64) -> Scale {
+    pub(crate) fn from_zero(unit: Unit, max: f64) -> Scale {
         let max = if max.is_finite() && max > 0.0 { max.min(VALUE_MAX) } else { 1.0 };
         Scale::new(Kind::Linear, unit, 0.0, max * 1.04)
     }
 
     /// Linear, exactly between two values.
-    pub(super) fn between(unit: Unit, low: f64, high: f64) -> Scale {
+    pub(crate) fn between(unit: Unit, low: f64, high: f64) -> Scale {
         Scale::new(Kind::Linear, unit, low, high)
     }
 
     /// Logarithmic where the values span a factor of ten or more, else linear from zero.
-    pub(super) fn spanning(unit: Unit, values: impl IntoIterator<Item = f64>) -> Scale {
+    pub(crate) fn spanning(unit: Unit, values: impl IntoIterator<Item = f64>) -> Scale {
         let values = values.into_iter().filter(|value| value.is_finite() && *value > 0.0);
         let (low, high) =
             values.fold((f64::MAX, 0.0f64), |(low, high), v| (low.min(v), high.max(v)));
@@ -54,7 +54,7 @@ impl Scale {
     }
 
     /// Logarithmic around 1, so that twice as much and half as much are equally far from it.
-    pub(super) fn of_ratios(values: impl IntoIterator<Item = f64>) -> Scale {
+    pub(crate) fn of_ratios(values: impl IntoIterator<Item = f64>) -> Scale {
         let values = values.into_iter().filter(|value| value.is_finite() && *value > 0.0);
         let (low, high) = values.fold((1.0f64, 1.0f64), |(low, high), v| (low.min(v), high.max(v)));
         // At least 5 % on both sides: noise should look small.
@@ -73,12 +73,12 @@ impl Scale {
     }
 
     /// Lays the axis between two places of the drawing; downwards if `end` is less.
-    pub(super) fn over(self, start: f64, end: f64) -> Scale {
+    pub(crate) fn over(self, start: f64, end: f64) -> Scale {
         Scale { start, end, ..self }
     }
 
     /// Where a value is; at an end of the axis what lies beyond. Always finite.
-    pub(super) fn at(&self, value: f64) -> f64 {
+    pub(crate) fn at(&self, value: f64) -> f64 {
         let value = if value.is_nan() { self.low } else { value.clamp(self.low, self.high) };
         let share = match self.kind {
             Kind::Linear => (value - self.low) / (self.high - self.low),
@@ -88,7 +88,7 @@ impl Scale {
     }
 
     /// Round values on the axis, ascending, with room for their labels.
-    pub(super) fn ticks(&self) -> Vec<f64> {
+    pub(crate) fn ticks(&self) -> Vec<f64> {
         let candidates = match (self.unit, self.kind) {
             (Unit::Percentile, _) => nines(self.high),
             (Unit::Ratio, Kind::Log) => return self.around_one(),
@@ -119,7 +119,7 @@ impl Scale {
     }
 
     /// For the script: `log 1000 2e6 56 446 ns`.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let kind = match self.kind {
             Kind::Linear => "linear",
             Kind::Log => "log",

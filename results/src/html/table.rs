@@ -4,22 +4,22 @@ use super::escape::escape;
 
 /// Rows of text, the first column naming them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Table {
-    pub(super) head: Vec<String>,
-    pub(super) rows: Vec<Vec<String>>,
+pub(crate) struct Table {
+    pub(crate) head: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(super) fn new<T: Into<String>>(head: impl IntoIterator<Item = T>) -> Table {
+    pub(crate) fn new<T: Into<String>>(head: impl IntoIterator<Item = T>) -> Table {
         Table { head: head.into_iter().map(Into::into).collect(), rows: Vec::new() }
     }
 
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 
     /// The table, in a box that scrolls when it is wider than the page.
-    pub(super) fn html(&self) -> String {
+    pub(crate) fn html(&self) -> String {
         let mut html = String::from("<div class=\"scroll\" tabindex=\"0\"><table>");
         if !self.head.is_empty() {
             html += "<thead><tr>";
@@ -43,7 +43,7 @@ impl Table {
     }
 
     /// The table behind a line to open it with.
-    pub(super) fn behind(&self, summary: &str) -> String {
+    pub(crate) fn behind(&self, summary: &str) -> String {
         format!("<details><summary>{}</summary>{}</details>", escape(summary), self.html())
     }
 }

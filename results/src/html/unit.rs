@@ -4,7 +4,7 @@ use crate::format;
 
 /// The unit of an axis.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Unit {
+pub(crate) enum Unit {
     /// A latency, nanoseconds.
     Nanoseconds,
     /// Processor time, microseconds.
@@ -23,7 +23,7 @@ pub(super) enum Unit {
 
 impl Unit {
     /// The script's name for it.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Nanoseconds => "ns",
             Self::Microseconds => "us",
@@ -36,7 +36,7 @@ impl Unit {
     }
 
     /// A value for people.
-    pub(super) fn show(self, value: f64) -> String {
+    pub(crate) fn show(self, value: f64) -> String {
         match self {
             Self::Nanoseconds | Self::Microseconds if value == 0.0 => "0".into(),
             Self::Nanoseconds => short(&format::duration(value.round() as u64)),

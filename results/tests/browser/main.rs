@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use lockstep_results::html::report;
-use lockstep_results::store::{self, Document};
+use lockstep_results::{Stored, store};
 use serde_json::{Value, json};
 
 use devtools::Browser;
@@ -52,7 +52,7 @@ fn skipped() {
 }
 
 /// The stored runs, one of them under a name that is markup and with intervals.
-fn documents() -> Vec<(String, Document)> {
+fn documents() -> Vec<(String, Stored)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("runs");
     let mut files: Vec<PathBuf> = (fs::read_dir(folder).unwrap())
         .map(|entry| entry.unwrap().path())
@@ -62,7 +62,7 @@ fn documents() -> Vec<(String, Document)> {
     // The first of them, however many there will be: two comparisons and some runs.
     let mut documents = Vec::new();
     for file in files {
-        match store::read_any(&file).unwrap() {
+        match store::read(&file).unwrap() {
             document if documents.len() < 4 => {
                 documents.push((file.display().to_string(), document))
             }
@@ -70,7 +70,7 @@ fn documents() -> Vec<(String, Document)> {
         }
     }
     let run = documents.iter_mut().find_map(|(_, document)| match document {
-        Document::Record(run) => Some(run),
+        Stored::Run(run) => Some(run),
         _ => None,
     });
     let run = run.expect("there is a run among them");

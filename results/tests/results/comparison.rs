@@ -7,17 +7,13 @@ use fastrand::Rng;
 use lockstep_results::statistics::{Ratio, Stopped, Stopping, Verdict};
 use lockstep_results::{Comparison, Exchange, Floor, Metric, Plan, RoundFloor, Run, Spread};
 
-use crate::sample;
+use crate::{header, sample};
 
 const RULE: Stopping = Stopping { rounds_min: 8, rounds_max: 12, precision: 0.03 };
 
 fn plan(subjects: &[&str]) -> Plan {
     Plan {
-        tool: "loadgen".into(),
-        version: "0.1.0".into(),
-        started: "2026-11-23T12:24:05Z".into(),
-        argv: vec!["loadgen".into(), "compare".into()],
-        seed: 7,
+        header: header("comparison"),
         subjects: subjects.iter().map(|&name| name.to_owned()).collect(),
         baseline: subjects[0].to_owned(),
         aa: false,
@@ -33,7 +29,7 @@ fn run(round: u32, subject: &str, cost: f64) -> Run {
     record.subject.name = subject.into();
     record.errors_total = 0;
     record.errors.clear();
-    record.started = format!("2026-11-23T12:{round:02}:00Z");
+    record.header.started = format!("2026-11-23T12:{round:02}:00Z");
     record.server.as_mut().unwrap().cpu_us_per_exchange *= cost;
     Run { round, subject: subject.into(), record, file: None }
 }

@@ -1,8 +1,8 @@
 //! The page: whole, harmless whatever the files say, and drawn with finite numbers only.
 
 use fastrand::Rng;
+use lockstep_results::Stored;
 use lockstep_results::html::report;
-use lockstep_results::store::Document;
 use lockstep_results::{Comparison, Record};
 use serde_json::{Number, Value, json};
 
@@ -26,7 +26,7 @@ fn run() -> Record {
     record
 }
 
-fn documents() -> Vec<(String, Document)> {
+fn documents() -> Vec<(String, Stored)> {
     let sweep = sweep::levels(&[
         (1000, 1, &[]),
         (2000, 1, &[]),
@@ -38,10 +38,10 @@ fn documents() -> Vec<(String, Document)> {
     invalid.environment.kernel = Some("5.19.0-other".into());
     invalid.warnings = vec!["not-steady: it still rose".into()];
     vec![
-        ("runs/one.json".into(), Document::Record(Box::new(run()))),
-        ("runs/two.json".into(), Document::Record(Box::new(invalid))),
-        ("runs/three.json".into(), Document::Comparison(Box::new(comparison::three(8)))),
-        ("runs/four.json".into(), Document::Sweep(Box::new(sweep))),
+        ("runs/one.json".into(), Stored::Run(Box::new(run()))),
+        ("runs/two.json".into(), Stored::Run(Box::new(invalid))),
+        ("runs/three.json".into(), Stored::Comparison(Box::new(comparison::three(8)))),
+        ("runs/four.json".into(), Stored::Sweep(Box::new(sweep))),
     ]
 }
 
@@ -108,13 +108,13 @@ fn change(value: &mut Value, key: &str, with: &mut impl FnMut(&str, &mut Value))
 
 /// The documents as they are after a change of their files; those that are no longer read, as they
 /// were.
-fn changed(mut with: impl FnMut(&str, &mut Value)) -> Vec<(String, Document)> {
+fn changed(mut with: impl FnMut(&str, &mut Value)) -> Vec<(String, Stored)> {
     let mut documents = documents();
     for (_, document) in &mut documents {
         match document {
-            Document::Record(record) => **record = altered(&**record, &mut with),
-            Document::Comparison(comparison) => **comparison = altered(&**comparison, &mut with),
-            Document::Sweep(sweep) => **sweep = altered(&**sweep, &mut with),
+            Stored::Run(record) => **record = altered(&**record, &mut with),
+            Stored::Comparison(comparison) => **comparison = altered(&**comparison, &mut with),
+            Stored::Sweep(sweep) => **sweep = altered(&**sweep, &mut with),
             _ => {}
         }
     }
@@ -214,8 +214,8 @@ fn no_text_of_a_file_becomes_markup() {
             *leaf = Value::String(HOSTILE.into());
         }
     });
-    let Document::Record(record) = &documents[0].1 else { panic!("the order is kept") };
-    assert_eq!((record.subject.name.as_str(), record.argv[0].as_str()), (HOSTILE, HOSTILE));
+    let Stored::Run(record) = &documents[0].1 else { panic!("the order is kept") };
+    assert_eq!((record.subject.name.as_str(), record.header.argv[0].as_str()), (HOSTILE, HOSTILE));
     let page = report(&documents);
     assert!(page.contains("&lt;script&gt;alert(1)"));
     let known = |name: &String| harmless.contains(name);
@@ -277,8 +277,8 @@ fn a_distribution_that_cannot_be_read_is_said_and_the_rest_is_drawn() {
     broken.subject.name = "broken".into();
     broken.latency.exchange.as_mut().unwrap().hdr_v2 = "no histogram".into();
     let documents = [
-        ("a".to_owned(), Document::Record(Box::new(broken))),
-        ("b".to_owned(), Document::Record(Box::new(whole))),
+        ("a".to_owned(), Stored::Run(Box::new(broken))),
+        ("b".to_owned(), Stored::Run(Box::new(whole))),
     ];
     let page = report(&documents);
     assert!(page.contains("broken: the distribution cannot be drawn: hdr_v2 is not base64"));
@@ -307,7 +307,7 @@ fn eight_cells_of_eight_subjects_stay_below_two_megabytes() {
     let mut plan = comparison.plan.clone();
     (plan.baseline, plan.subjects) = (names[0].clone(), names);
     let large = Comparison { cells: cells.collect(), plan, ..comparison };
-    let page = report(&[("large.json".to_owned(), Document::Comparison(Box::new(large)))]);
+    let page = report(&[("large.json".to_owned(), Stored::Comparison(Box::new(large)))]);
     assert!(page.len() < 2 << 20, "{} bytes", page.len());
     tags(&page);
 }

@@ -4,39 +4,18 @@
 
 use std::{env, fs};
 
-use lockstep_results::{Backlog, Comparison, Many, Record, Storm, Storms, Sweep};
+use lockstep_results::{Backlog, Comparison, FloorReport, Record, Storms, Sweep};
 use schemars::{JsonSchema, schema_for};
 use serde_json::Value;
 
 #[test]
-fn the_records_schema_is_up_to_date() {
+fn schemas_are_up_to_date() {
     check::<Record>("record");
-}
-
-#[test]
-fn the_comparisons_schema_is_up_to_date() {
     check::<Comparison>("comparison");
-}
-
-#[test]
-fn the_sweeps_schema_is_up_to_date() {
     check::<Sweep>("sweep");
-}
-
-#[test]
-fn the_backlogs_schema_is_up_to_date() {
     check::<Backlog>("backlog");
-}
-
-#[test]
-fn the_storms_schema_is_up_to_date() {
-    check::<Storm>("storm");
-    check::<Storms>("storms");
-}
-
-#[test]
-fn the_schema_of_many_is_up_to_date() {
-    check::<Many>("many");
+    check::<Storms>("storm");
+    check::<FloorReport>("floor");
 }
 
 fn check<T: JsonSchema>(name: &str) {

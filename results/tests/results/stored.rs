@@ -24,7 +24,7 @@ fn every_stored_file_is_read_and_names_paths_from_the_checkout() {
     let paths = stored("json");
     assert!(paths.len() >= 5, "{paths:?}");
     for path in paths {
-        store::read_any(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        store::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let value: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         let of_subjects = value["asked"]["commands"].as_array().cloned().unwrap_or_default();
         let commands = of_subjects.iter().map(|command| &command["command"]);

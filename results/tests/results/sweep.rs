@@ -1,13 +1,12 @@
 //! Curves: what becomes of runs as points, what the text says, and files.
 
-use lockstep_results::store::{self, Document};
 use lockstep_results::{
-    Axis, Bound, Latencies, Outcome, Point, Purpose, Rate, Record, SCHEMA, SloResult, Sweep,
-    SweepPlan,
+    Axis, Bound, Document, Latencies, Outcome, Point, Purpose, Rate, Record, SloResult, Stored,
+    Sweep, SweepPlan, store,
 };
 use tempfile::tempdir;
 
-use crate::sample;
+use crate::{header, sample};
 
 /// A run at a rate, whose latencies are a multiple of the sample's.
 fn run(rate: u64, p99_ms: u64, reasons: &[&str]) -> Record {
@@ -35,11 +34,7 @@ fn run(rate: u64, p99_ms: u64, reasons: &[&str]) -> Record {
 
 fn sweep(points: Vec<Point>) -> Sweep {
     let plan = SweepPlan {
-        tool: "loadgen".into(),
-        version: "0.1.0".into(),
-        started: "2026-11-23T12:24:05.678Z".into(),
-        argv: vec!["loadgen".into()],
-        seed: 1,
+        header: header("sweep"),
         subject: "mio".into(),
         service: "echo".into(),
         axis: Axis::Rate,
@@ -55,11 +50,10 @@ fn sweep(points: Vec<Point>) -> Sweep {
         duration_s: 2.0,
     };
     let mut sweep = Sweep {
-        schema: SCHEMA,
-        kind: "sweep".into(),
         plan,
         interrupted: false,
         points,
+        omitted: Vec::new(),
         knee: None,
         slo: None,
         floor: None,
@@ -201,6 +195,18 @@ fn a_sweep_is_a_file_of_its_own_kind() {
     let sweep = levels(&[(10_000, 1, &[]), (20_000, 9, &["overloaded: so"])]);
     let path = store::write(&sweep, directory.path(), false).unwrap();
     assert_eq!(path, directory.path().join("20261123T122405Z-9f86d081-mio-sweep.json"));
-    assert_eq!(store::read_any(&path).unwrap(), Document::Sweep(Box::new(sweep)));
-    assert!(store::read(&path).unwrap_err().to_string().contains("a sweep, which is shown alone"));
+    assert_eq!(store::read(&path).unwrap(), Stored::Sweep(Box::new(sweep)));
+}
+
+#[test]
+fn file_of_the_former_command_many_is_a_sweep_over_connections() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/runs/20261123T203308Z-many.json");
+    let Stored::Sweep(sweep) = store::read(file.as_ref()).unwrap() else { panic!("no sweep") };
+    assert_eq!((sweep.plan.axis, sweep.plan.header.kind.as_str()), (Axis::Conns, "sweep"));
+    let point = &sweep.points[0];
+    assert_eq!(point.level, u64::from(point.conns));
+    assert!(point.subject.is_some() && point.latency.exchange.is_some());
+    assert!(point.opening.as_ref().is_some_and(|opening| opening.opened_per_s > 0.0));
+    assert!(point.idle_memory.is_some() && point.server_processes.is_some());
+    assert!(sweep.points.iter().any(|point| point.outcome == Outcome::Ok));
 }

@@ -143,8 +143,8 @@ fn differences_of_place_and_setting_are_listed() {
     other.environment.mitigations.insert("meltdown".into(), "Mitigation: PTI".into());
     other.environment.sysctl.insert("net.core.somaxconn".into(), "128".into());
     // What changes from one run to the next is no difference.
-    other.started = "2026-11-24T01:02:03Z".into();
-    other.seed = 1;
+    other.header.started = "2026-11-24T01:02:03Z".into();
+    other.header.seed = Some(1);
     other.environment.load_before = None;
     let (mio, text) = (sample(), table(&[("old", &sample()), ("new", &other)]));
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use lockstep_results::statistics::Stopping;
-use lockstep_results::{Absent, Asked, Command, Plan};
+use lockstep_results::{Absent, Asked, Command, Header, Plan};
 
 use super::CompareArgs;
 use super::rounds::Turn;
@@ -24,11 +24,7 @@ pub(super) fn plan(
     absent: Vec<Absent>,
 ) -> Plan {
     Plan {
-        tool: env!("CARGO_PKG_NAME").to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-        argv,
-        seed,
+        header: Header::new("comparison", SystemTime::now(), argv, Some(seed)),
         subjects: entries.iter().map(|entry| entry.name.clone()).collect(),
         baseline: entries[0].name.clone(),
         aa: entries.iter().all(|entry| entry.subject == entries[0].subject),

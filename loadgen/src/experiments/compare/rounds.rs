@@ -74,7 +74,7 @@ impl Rounds {
         keep: Option<Keep>,
         turns: Vec<Turn>,
     ) -> Self {
-        let rng = Rng::with_seed(plan.seed);
+        let rng = Rng::with_seed(plan.header.seed.unwrap_or_default());
         Self {
             session,
             base,
@@ -172,7 +172,8 @@ impl Rounds {
             args.size,
             remaining(self.began.elapsed(), self.done, self.left)
         );
-        let (argv, command) = (self.plan.argv.clone(), self.entries[index].subject.command());
+        let (argv, command) =
+            (self.plan.header.argv.clone(), self.entries[index].subject.command());
         Job { args, command, argv, label, floor: shared.floor.clone() }
     }
 

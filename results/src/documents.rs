@@ -1,0 +1,176 @@
+//! Kinds of result. Each has a folder with its type, its text and its charts.
+
+pub mod backlog;
+pub(crate) mod comparison;
+pub(crate) mod floor;
+pub(crate) mod run;
+pub mod storm;
+pub(crate) mod sweep;
+
+use std::ops::Deref;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::environment::circumstances::{Circumstance, circumstances};
+use crate::html::Page;
+use crate::text::printable;
+use crate::{Backlog, Comparison, Environment, FloorReport, Record, Storm, Storms, Sweep};
+
+/// Version of the layout of every document. A change that a reader of old files would trip over
+/// raises it.
+pub const SCHEMA: u32 = 1;
+
+/// First keys of every file: the layout, and the program that wrote it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Header {
+    /// Version of the layout: [`SCHEMA`].
+    pub schema: u32,
+    /// Kind of document: `run`, `comparison`, `sweep`, `backlog`, `storm`, `storms` or `floor`. A
+    /// file without it is a run.
+    #[serde(default = "kind_of_old_runs")]
+    pub kind: String,
+    /// Program that wrote the file: `loadgen`.
+    pub tool: String,
+    /// Version of that program.
+    pub version: String,
+    /// Start of the measurement, RFC 3339, UTC.
+    #[serde(default)]
+    pub started: String,
+    /// Command line, program name first.
+    pub argv: Vec<String>,
+    /// Seed of every random choice, such as bytes, instants and orders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+impl Header {
+    /// Header of a document that `loadgen` writes.
+    pub fn new(kind: &str, started: SystemTime, argv: Vec<String>, seed: Option<u64>) -> Header {
+        Header {
+            schema: SCHEMA,
+            kind: kind.to_owned(),
+            tool: "loadgen".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: humantime::format_rfc3339_millis(started).to_string(),
+            argv,
+            seed,
+        }
+    }
+
+    pub(crate) fn program(&self) -> String {
+        format!("{} {}", self.tool, self.version)
+    }
+}
+
+fn kind_of_old_runs() -> String {
+    "run".to_owned()
+}
+
+/// A result that can be stored, printed and drawn.
+pub trait Document {
+    /// First keys of the file.
+    fn header(&self) -> &Header;
+
+    /// Machine and build.
+    fn environment(&self) -> &Environment;
+
+    /// Part of the file's name behind the time and the host, such as `mio-1000x64`.
+    fn stem(&self) -> String;
+
+    /// Heading: what was measured, in one line.
+    fn title(&self) -> String;
+
+    /// The result for a terminal of 80 columns.
+    fn text(&self) -> String;
+
+    /// Adds charts to a page; `id` is unique on it. By default, adds the text.
+    fn draw(&self, page: &mut Page, id: &str) {
+        let _ = id;
+        page.preformatted(&self.text());
+    }
+
+    /// Settings and properties of the machine that the numbers depend on.
+    fn circumstances(&self) -> Vec<Circumstance> {
+        circumstances(self.environment())
+    }
+}
+
+/// A document of any kind, as a file holds it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "each is the document of its type")]
+pub enum Stored {
+    Run(Box<Record>),
+    Comparison(Box<Comparison>),
+    Sweep(Box<Sweep>),
+    Backlog(Box<Backlog>),
+    Storms(Box<Storms>),
+    Floor(Box<FloorReport>),
+}
+
+impl Deref for Stored {
+    type Target = dyn Document;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Run(document) => &**document,
+            Self::Comparison(document) => &**document,
+            Self::Sweep(document) => &**document,
+            Self::Backlog(document) => &**document,
+            Self::Storms(document) => &**document,
+            Self::Floor(document) => &**document,
+        }
+    }
+}
+
+impl Stored {
+    /// Document of `kind`; `None` if the kind is unknown.
+    pub(crate) fn parse(kind: &str, value: Value) -> Option<serde_json::Result<Stored>> {
+        use serde_json::from_value;
+        Some(match kind {
+            "run" => from_value(value).map(Stored::Run),
+            "comparison" => from_value(value).map(Stored::Comparison),
+            "sweep" => from_value(value).map(Stored::Sweep),
+            // Written before `sweep --conns` measured the same.
+            "many" => sweep::many::read(value).map(Stored::Sweep),
+            "backlog" => from_value(value).map(Stored::Backlog),
+            "storm" => from_value(value).map(|storm: Storm| Stored::Storms(Box::new(storm.into()))),
+            "storms" => from_value(value).map(Stored::Storms),
+            "floor" => from_value(value).map(Stored::Floor),
+            _ => return None,
+        })
+    }
+}
+
+/// Documents as text, each with the name of its file: two or more runs side by side in one table,
+/// all others one after the other.
+pub fn report(documents: &[(String, Stored)]) -> String {
+    let runs = runs(documents);
+    let mut sections = Vec::new();
+    if runs.len() > 1 {
+        sections.push((format!("{} runs", runs.len()), run::table::table(&runs)));
+    }
+    for (name, document) in documents {
+        if runs.len() < 2 || !matches!(document, Stored::Run(_)) {
+            sections.push((printable(name), document.text()));
+        }
+    }
+    match sections.as_slice() {
+        [(_, text)] => text.clone(),
+        _ => sections.iter().map(|(name, text)| format!("# {name}\n\n{text}\n")).collect(),
+    }
+}
+
+/// The runs among the documents.
+pub(crate) fn runs(documents: &[(String, Stored)]) -> Vec<(&str, &Record)> {
+    let mut runs = Vec::new();
+    for (name, document) in documents {
+        if let Stored::Run(run) = document {
+            runs.push((name.as_str(), &**run));
+        }
+    }
+    runs
+}

@@ -1,0 +1,235 @@
+//! The section of a comparison: its answer, the ratios of all cells, and each cell.
+
+use super::forest::{forest, verdict};
+use super::interval;
+use super::rounds::rounds;
+use crate::html::Page;
+use crate::html::escape::escape;
+use crate::html::spectrum::{Named, spectrum};
+use crate::html::table::Table;
+use crate::statistics::{Stopped, Verdict};
+use crate::{Cell, Comparison, Metric, format};
+
+/// The most sentences that are an answer; of more, a count is one.
+const ANSWERS: usize = 4;
+
+/// Adds the answer, the ratios of all cells, and the charts of each cell.
+pub(super) fn draw(comparison: &Comparison, page: &mut Page, id: &str) {
+    if comparison.interrupted {
+        page.paragraph("loud", "Interrupted: there should be more rounds.");
+    }
+    page.list("answer", &answers(comparison));
+    if comparison.plan.aa {
+        page.list("answer", &comparison.noise_floor());
+    }
+    if comparison.cells.len() > 1 {
+        matrix(page, id, comparison);
+    }
+    for cell in &comparison.cells {
+        in_cell(page, id, comparison, cell);
+    }
+    let stopping = &comparison.plan.stopping;
+    let rounds = format!(
+        "{} to {} rounds until every interval of the {} is within {:.0} %",
+        stopping.rounds_min,
+        stopping.rounds_max,
+        comparison.primary.words(),
+        stopping.precision * 100.0
+    );
+    page.paragraph("note", &rounds);
+}
+
+/// `io-uring and blocking against mio`.
+pub(super) fn title(comparison: &Comparison) -> String {
+    let plan = &comparison.plan;
+    let others: Vec<&str> = (plan.subjects.iter().map(String::as_str))
+        .filter(|&subject| subject != plan.baseline)
+        .collect();
+    let others = match others.as_slice() {
+        [] => return plan.baseline.clone(),
+        [one] => (*one).to_owned(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    };
+    format!("{others} against {}", plan.baseline)
+}
+
+/// What was found: a sentence for each claim, or where that would be many, for each subject.
+fn answers(comparison: &Comparison) -> Vec<String> {
+    let baseline = &comparison.plan.baseline;
+    let comparisons: usize =
+        comparison.cells.iter().map(|cell| cell.others(baseline).count()).sum();
+    if comparisons <= ANSWERS {
+        return comparison.primary_sentences();
+    }
+    let others = comparison.plan.subjects.iter().filter(|&subject| subject != baseline);
+    others.filter_map(|subject| summary(comparison, subject)).collect()
+}
+
+/// In how many cells a subject differs from the baseline, and how far.
+fn summary(comparison: &Comparison, subject: &str) -> Option<String> {
+    let metric = comparison.primary;
+    let ratios: Vec<_> = (comparison.cells.iter())
+        .filter_map(|cell| cell.subjects.iter().find(|measured| measured.name == subject))
+        .filter_map(|measured| measured.ratio(metric))
+        .collect();
+    let of = |wanted: Verdict| ratios.iter().filter(move |ratio| ratio.verdict == wanted);
+    let range = |wanted: Verdict| {
+        let medians = of(wanted).map(|ratio| ratio.median);
+        let (low, high) =
+            medians.fold((f64::MAX, f64::MIN), |(low, high), m| (low.min(m), high.max(m)));
+        match of(wanted).count() {
+            1 => format!("{low:.2}x"),
+            _ => format!("{low:.2}x to {high:.2}x"),
+        }
+    };
+    let mut parts = Vec::new();
+    for (wanted, word) in [(Verdict::Lower, "less"), (Verdict::Higher, "more")] {
+        match of(wanted).count() {
+            0 => {}
+            count => parts.push(format!("{word} in {count} ({})", range(wanted))),
+        }
+    }
+    for (wanted, words) in [
+        (Verdict::NoDifference, "no difference within noise in"),
+        (Verdict::TooFewRounds, "too few rounds in"),
+    ] {
+        match of(wanted).count() {
+            0 => {}
+            count => parts.push(format!("{words} {count}")),
+        }
+    }
+    (!parts.is_empty()).then(|| {
+        format!(
+            "{subject} against {}, {}, {} cells: {}",
+            comparison.plan.baseline,
+            metric.words(),
+            ratios.len(),
+            parts.join("; ")
+        )
+    })
+}
+
+/// The ratio of the primary metric, a cell a row and a subject a column.
+fn matrix(page: &mut Page, id: &str, comparison: &Comparison) {
+    let plan = &comparison.plan;
+    let others: Vec<&String> =
+        plan.subjects.iter().filter(|&subject| *subject != plan.baseline).collect();
+    page.push(&format!(
+        "<h3>{}, ratio to {}</h3><div class=\"scroll\" tabindex=\"0\"><table class=\"matrix\">\
+         <thead><tr><th scope=\"col\">connections x bytes</th>",
+        escape(comparison.primary.words()),
+        escape(&plan.baseline)
+    ));
+    for name in &others {
+        page.push(&format!("<th scope=\"col\">{}</th>", escape(name)));
+    }
+    page.push("</tr></thead><tbody>");
+    for cell in &comparison.cells {
+        page.push(&format!(
+            "<tr><th scope=\"row\"><a href=\"#{id}-{0}\">{0}</a></th>",
+            place(cell)
+        ));
+        for name in &others {
+            let measured = cell.subjects.iter().find(|measured| measured.name == **name);
+            let ratio = measured.and_then(|measured| measured.ratio(comparison.primary));
+            page.push(&match ratio {
+                None => "<td>-</td>".to_owned(),
+                Some(ratio) => format!(
+                    "<td class=\"{}\"><b>{:.2}x</b> <small>{}</small></td>",
+                    judgement(comparison.primary, ratio.verdict),
+                    ratio.median,
+                    verdict(ratio.verdict)
+                ),
+            });
+        }
+        page.push("</tr>");
+    }
+    page.push("</tbody></table></div>");
+}
+
+/// Whether a verdict is good for who gets it.
+fn judgement(metric: Metric, verdict: Verdict) -> &'static str {
+    match (verdict, metric) {
+        (Verdict::Lower, Metric::ThroughputPerS) => "worse",
+        (Verdict::Higher, Metric::ThroughputPerS) | (Verdict::Lower, _) => "better",
+        (Verdict::Higher, _) => "worse",
+        (Verdict::NoDifference | Verdict::TooFewRounds, _) => "equal",
+    }
+}
+
+/// `64x1024`.
+fn place(cell: &Cell) -> String {
+    format!("{}x{}", cell.conns, cell.size)
+}
+
+fn in_cell(page: &mut Page, id: &str, comparison: &Comparison, cell: &Cell) {
+    let end = match cell.stopped {
+        Some(Stopped::Precise) => "precise enough",
+        Some(Stopped::Maximum) => "the most allowed",
+        None => "there should be more",
+    };
+    page.push(&format!(
+        "<section class=\"cell\" id=\"{id}-{0}\"><h3>{1} connections x {2} bytes</h3>",
+        place(cell),
+        cell.conns,
+        cell.size
+    ));
+    page.paragraph("sub", &format!("{} loop, {} rounds: {end}", cell.load, cell.rounds));
+    // Alone, a cell's sentences need not say which cell they are about.
+    let by_itself = Comparison { cells: vec![cell.clone()], ..comparison.clone() };
+    let told = answers(comparison);
+    let mut sentences = by_itself.sentences();
+    sentences.retain(|sentence| !told.contains(sentence));
+    page.list("sentences", &sentences);
+    let (spectrum, problems) = spectrum("Latency by percentile, all rounds", &pooled(cell));
+    page.list("warning", &problems);
+    let figures = [
+        forest(cell, &comparison.plan.baseline, comparison.primary),
+        rounds(cell, Metric::ServerCpuUsPerExchange, "Server CPU per exchange"),
+        rounds(cell, Metric::ThroughputPerS, "Throughput"),
+        spectrum,
+    ];
+    page.charts(figures.into_iter().flatten());
+    page.push(&medians(cell).behind("All metrics"));
+    page.push("</section>");
+}
+
+fn pooled(cell: &Cell) -> Vec<Named<'_>> {
+    let subjects = cell.subjects.iter().map(|measured| (&measured.name, &measured.pooled));
+    subjects
+        .map(|(name, latency)| Named { name: name.clone(), latency: latency.as_ref() })
+        .collect()
+}
+
+/// Every subject's median, its noise and its ratio in every metric; and where it ran.
+fn medians(cell: &Cell) -> Table {
+    let mut table = Table::new([
+        "metric",
+        "subject",
+        "median",
+        "spread",
+        "ratio",
+        "errors",
+        "left out",
+        "client CPUs",
+        "server CPUs",
+    ]);
+    for metric in Metric::ALL {
+        for measured in &cell.subjects {
+            let summary = measured.metrics.get(metric);
+            let errors: f64 = measured.runs.iter().map(|run| run.errors_total as f64).sum();
+            table.row([
+                metric.words().to_owned(),
+                measured.name.clone(),
+                summary.map_or("-".into(), |summary| metric.show(summary.median)),
+                summary.map_or("-".into(), |summary| format!("{:.1}%", summary.spread * 100.0)),
+                measured.ratio(metric).map_or("-".into(), interval),
+                format::count(errors),
+                measured.excluded.to_string(),
+                measured.client_cpus.clone(),
+                measured.server_cpus.clone().unwrap_or("-".into()),
+            ]);
+        }
+    }
+    table
+}

@@ -1,0 +1,253 @@
+//! What a machine can do at all: the limits that a run's numbers are a share of.
+//!
+//! Nothing here knows about event loops or I/O models: sockets are asked when the answer is known to
+//! be there, or asked over and over. So no server of this exchange costs less than
+//! [`one_thread`](Floor::one_thread), and no pair of a server and a generator, each on one
+//! processor, does more than [`two_threads`](Floor::two_threads).
+
+mod text;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Document, Environment, Header, Record, format};
+
+/// What was measured, each the median of several interleaved rounds with the lowest and the highest.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Floor {
+    /// When it began, RFC 3339, UTC.
+    pub measured: String,
+    /// How long it took, connecting included, seconds.
+    pub duration_s: f64,
+    /// The rounds behind each median.
+    pub rounds: u32,
+    /// Bytes in a request, and in its reply.
+    pub size: u32,
+    /// The processor of the forms with one thread, and of the client in those with two.
+    pub client_cpu: u32,
+    /// The processor of the server in the forms with two threads; absent when there is only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_cpu: Option<u32>,
+    /// TCP connections that were opened for it in the network namespace of the run, where the
+    /// kernel counts them as everybody's; 0 if it could have a namespace of its own.
+    pub connections: u32,
+    /// A whole exchange in one thread: the client's send, the server's receive and send, the
+    /// client's receive, over loopback TCP, with nothing to wait for. Processor time, of both sides.
+    pub one_thread: Vec<Exchange>,
+    /// The same between two threads on two processors that ask their sockets over and over, a
+    /// request in flight on every connection. The time is that between two replies: with one
+    /// connection a round trip, with many the reciprocal of the throughput. Absent where other
+    /// programs used the processors in every round.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub two_threads: Vec<Exchange>,
+    /// A round trip on one connection between two threads that sleep in recv(2), on two
+    /// processors: what being woken adds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocking_ns: Option<Spread>,
+    /// Calls that an event loop makes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calls: Option<Calls>,
+}
+
+/// A floor with where it was measured, as its file holds it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FloorReport {
+    /// First keys of the file.
+    #[serde(flatten)]
+    pub header: Header,
+    /// What was measured.
+    pub floor: Floor,
+    /// Where.
+    pub environment: Environment,
+}
+
+impl Document for FloorReport {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    fn stem(&self) -> String {
+        format!("floor-{}", self.floor.size)
+    }
+
+    fn title(&self) -> String {
+        format!("Floor of this machine, requests of {} bytes", self.floor.size)
+    }
+
+    fn text(&self) -> String {
+        self.floor.text()
+    }
+}
+
+/// The time of an exchange with a number of connections that take turns.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Exchange {
+    /// Connections, each with its buffers in the kernel: many do not fit the caches.
+    pub conns: u32,
+    /// Nanoseconds an exchange.
+    pub ns: Spread,
+}
+
+/// What calls take that are made for every exchange, or would be; nanoseconds of processor time.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Calls {
+    /// Reading the monotonic clock (clock_gettime(2)).
+    pub clock_ns: Spread,
+    /// A system call that does next to nothing (getppid(2)).
+    pub syscall_ns: Spread,
+    /// A receive that finds nothing (recv(2), `EAGAIN`).
+    pub recv_nothing_ns: Spread,
+    /// epoll_wait(2) with a timeout of zero that finds nothing.
+    pub epoll_nothing_ns: Spread,
+}
+
+/// The values of the rounds.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Spread {
+    /// The median.
+    pub median: f64,
+    /// The lowest.
+    pub low: f64,
+    /// The highest.
+    pub high: f64,
+}
+
+impl Spread {
+    /// Of a round each; `None` without any.
+    pub fn of(values: &[f64]) -> Option<Spread> {
+        Some(Spread {
+            median: crate::statistics::median(values)?,
+            low: values.iter().copied().fold(f64::INFINITY, f64::min),
+            high: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        })
+    }
+}
+
+impl Floor {
+    /// An exchange in one thread, with as many connections as a run has, or nearly.
+    pub fn one_thread_ns(&self, conns: u32) -> Option<f64> {
+        nearest(&self.one_thread, conns)
+    }
+
+    /// The most exchanges a second between two threads on two processors, likewise.
+    pub fn two_threads_per_s(&self, conns: u32) -> Option<f64> {
+        nearest(&self.two_threads, conns).map(|ns| 1e9 / ns)
+    }
+}
+
+/// The measurement with the number of connections that is nearest as a ratio.
+fn nearest(measured: &[Exchange], conns: u32) -> Option<f64> {
+    let distance = |exchange: &&Exchange| {
+        (f64::from(exchange.conns.max(1)) / f64::from(conns.max(1))).ln().abs()
+    };
+    let nearest = measured.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))?;
+    (nearest.ns.median > 0.0).then_some(nearest.ns.median)
+}
+
+impl Record {
+    /// What the run used, as a multiple or a share of its [`floor`](Record::floor), in a sentence.
+    pub fn against_floor(&self) -> Option<String> {
+        let floor = self.floor.as_ref()?;
+        let least_ns = floor.one_thread_ns(self.conns)?;
+        let mut text =
+            format!("an exchange in one thread takes {} here", format::duration(least_ns as u64));
+        let Some(server) = self.server.as_ref().filter(|_| self.exchanges > 0) else {
+            return Some(text);
+        };
+        let used_us = self.client.cpu_us_per_exchange + server.cpu_us_per_exchange;
+        let used_ns = used_us * 1e3;
+        text += &format!(
+            "; this run used {} of both sides' CPU, {:.1}x",
+            format::duration(used_ns as u64),
+            used_ns / least_ns
+        );
+        // A rate that was asked for is no share of what is possible; and what two processors can do
+        // together bounds nobody whose connections have both ends on one.
+        let bounded =
+            self.rate.is_none() && self.placement.as_deref().is_none_or(|it| it == "apart");
+        if let Some(most) = floor.two_threads_per_s(self.conns).filter(|_| bounded) {
+            text += &format!(
+                "; two spinning threads reach {}/s, this run {:.0} % of it",
+                format::count(most),
+                self.throughput_per_s / most * 100.0
+            );
+        }
+        Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exchange(conns: u32, ns: f64) -> Exchange {
+        Exchange { conns, ns: Spread { median: ns, low: ns, high: ns } }
+    }
+
+    #[test]
+    fn a_spread_has_its_median_between_its_ends() {
+        assert_eq!(Spread::of(&[]), None);
+        let spread = Spread::of(&[3.0, 1.0, 2.0, 9.0]).unwrap();
+        assert_eq!(spread, Spread { median: 2.5, low: 1.0, high: 9.0 });
+    }
+
+    #[test]
+    fn the_nearest_number_of_connections_is_taken() {
+        let measured = [exchange(1, 10.0), exchange(64, 20.0), exchange(1000, 30.0)];
+        for (conns, ns) in
+            [(1, 10.0), (7, 10.0), (9, 20.0), (64, 20.0), (252, 20.0), (254, 30.0), (9000, 30.0)]
+        {
+            assert_eq!(nearest(&measured, conns), Some(ns), "{conns}");
+        }
+        assert_eq!(nearest(&[], 1), None);
+        assert_eq!(nearest(&[exchange(1, 0.0)], 1), None, "nothing is divided by zero");
+    }
+
+    fn floor() -> Floor {
+        let spread = |ns| Spread { median: ns, low: ns - 1.0, high: ns + 1.0 };
+        Floor {
+            measured: "2026-11-23T12:24:05Z".into(),
+            duration_s: 5.0,
+            rounds: 7,
+            size: 64,
+            client_cpu: 1,
+            server_cpu: Some(0),
+            connections: 1007,
+            one_thread: vec![exchange(1, 4000.0), exchange(1000, 5000.0)],
+            two_threads: vec![exchange(1, 7000.0), exchange(1000, 4000.0)],
+            blocking_ns: Some(spread(87_000.0)),
+            calls: Some(Calls {
+                clock_ns: spread(22.3),
+                syscall_ns: spread(108.0),
+                recv_nothing_ns: spread(170.0),
+                epoll_nothing_ns: spread(107.0),
+            }),
+        }
+    }
+
+    #[test]
+    fn every_line_says_what_it_is() {
+        let text = floor().text();
+        for words in [
+            "| 1 thread, 1 connection    | 4.00us | 4.00us | 4.00us | a whole exchange, both",
+            "| 2 spinning, 1000 conns    | 4.00us |",
+            "| 2 blocking, 1 connection  | 87.0us |",
+            "| clock                     | 22.3ns | 21.3ns | 23.3ns | reading the",
+            "one thread:         at most 250.0k/s",
+            "waking a thread on another CPU:                   40.0us each time",
+        ] {
+            assert!(text.contains(words), "{words} is missing in\n{text}");
+        }
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        let one = Floor { server_cpu: None, two_threads: vec![], blocking_ns: None, ..floor() };
+        assert!(one.text().contains("there is only one CPU"), "{}", one.text());
+    }
+}

@@ -1,0 +1,123 @@
+//! What stands below a table: why two records may not be comparable, or one not believable.
+
+use std::collections::BTreeSet;
+
+use crate::environment::circumstances::{self, Circumstance, value};
+use crate::text::COLUMNS;
+use crate::{Environment, Record, format, text};
+
+/// Where the lines' text starts.
+const INDENT: usize = 4;
+
+/// A line for each setting or circumstance that is not the same in all records.
+pub(super) fn differences(records: &[(&str, &Record)]) -> Vec<String> {
+    let circumstances: Vec<_> = records.iter().map(|(_, record)| circumstances(record)).collect();
+    let mut seen = BTreeSet::new();
+    let names = circumstances.iter().flatten().map(|(name, _)| name);
+    let names: Vec<&String> = names.filter(|&name| seen.insert(name)).collect();
+    let mut lines = Vec::new();
+    for name in names {
+        let values: Vec<&str> = circumstances.iter().map(|all| value(all, name)).collect();
+        if values.iter().any(|&value| value != values[0]) {
+            let labels = records.iter().map(|&(label, _)| label);
+            lines.push(difference(name, &labels.zip(values).collect::<Vec<_>>()));
+        }
+    }
+    if !lines.is_empty() {
+        lines.insert(0, "not the same in all:".into());
+    }
+    lines
+}
+
+/// `kernel: 6.1.0 (mio, blocking) | 6.18.44 (io-uring)`.
+fn difference(name: &str, values: &[(&str, &str)]) -> String {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for &(label, value) in values {
+        match groups.iter_mut().find(|(found, _)| *found == value) {
+            Some((_, labels)) => labels.push(label),
+            None => groups.push((value, vec![label])),
+        }
+    }
+    let groups: Vec<String> =
+        groups.iter().map(|(value, labels)| format!("{value} ({})", labels.join(", "))).collect();
+    let line = format!("  {name}: {}", groups.join(" | "));
+    text::wrap(&text::printable(&line), COLUMNS, INDENT)
+}
+
+/// A run's circumstances.
+pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
+    let subject = &record.subject;
+    let number = |value: Option<u32>| value.map(|value| value.to_string());
+    let named = [
+        ("service", Some(subject.service.clone())),
+        ("load", Some(record.load.clone())),
+        ("rate", record.rate.as_ref().map(|r| format!("{}/s {}", r.planned_per_s, r.arrivals))),
+        ("connections", number(Some(record.conns))),
+        ("bytes", number(Some(record.size))),
+        ("measured", Some(format!("{:.0}s", record.duration_s))),
+        ("warm-up", Some(warmup(record))),
+        ("shards", number(subject.shards)),
+        ("backlog", number(subject.backlog)),
+        ("server spin", subject.spin_ns.map(format::duration)),
+        ("client threads", number(Some(record.threads))),
+        ("engine", Some(record.engine.clone())),
+        ("spin", record.spin_ns.map(format::duration)),
+        ("placement", record.placement.clone()),
+        ("client CPUs", Some(record.client.cpus.clone())),
+        ("server CPUs", record.server.as_ref().map(|cost| cost.cpus.clone())),
+        ("program", Some(record.header.program())),
+    ];
+    let named = named.map(|(name, value)| (name.to_owned(), value));
+    named.into_iter().chain(circumstances::circumstances(&record.environment)).collect()
+}
+
+/// `1.0s`; a warm-up that was watched is as long as it has to be.
+fn warmup(record: &Record) -> String {
+    match &record.warmup_end {
+        None => format!("{:.1}s", record.warmup_s),
+        Some(_) => "until steady".to_owned(),
+    }
+}
+
+/// What stands against believing a record.
+pub(super) fn doubts(label: &str, record: &Record) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if !record.valid {
+        let reasons = record.invalid_reasons.join("; ");
+        doubts.push(format!(
+            "not valid: {}",
+            if reasons.is_empty() { "no reason given" } else { &reasons }
+        ));
+    }
+    if record.interrupted {
+        doubts.push("interrupted: the window was cut short".into());
+    }
+    if record.errors_total > 0 {
+        let kinds: Vec<String> = record
+            .errors
+            .iter()
+            .map(|error| {
+                let errno = error.errno.as_ref().map(|errno| format!(" {errno}"));
+                format!("{} {}{}", error.count, error.kind, errno.unwrap_or_default())
+            })
+            .collect();
+        let kinds = if kinds.is_empty() { "of no stated kind".into() } else { kinds.join(", ") };
+        doubts.push(format!("errors: {kinds}"));
+    }
+    doubts.extend(record.warnings.iter().map(|warning| format!("warning: {warning}")));
+    let told = record.warnings.iter().any(|warning| warning.starts_with("stolen: "));
+    if let Some(stolen) = stolen_s(&record.environment).filter(|s| *s > 0.01 * record.duration_s)
+        && !told
+    {
+        doubts.push(format!("the hypervisor withheld {stolen:.2}s of processor time"));
+    }
+    let line = |doubt| text::wrap(&text::printable(&format!("{label}: {doubt}")), COLUMNS, INDENT);
+    doubts.iter().map(line).collect()
+}
+
+/// Processor time the hypervisor gave to others during the run.
+fn stolen_s(environment: &Environment) -> Option<f64> {
+    let before = environment.load_before.as_ref()?.steal_s?;
+    let after = environment.load_after.as_ref()?.steal_s?;
+    Some(after - before)
+}

@@ -1,0 +1,213 @@
+//! The section of single runs: their numbers, what stands against them, and charts of all.
+
+use super::table::metrics;
+use super::{costs, fairness, timeline};
+use crate::environment::circumstances::git;
+use crate::html::Page;
+use crate::html::escape::escape;
+use crate::html::spectrum::{Named, spectrum};
+use crate::html::table::Table;
+use crate::{Document, Latency, Record, format};
+
+/// The most runs in a chart: there are as many colours.
+const TOGETHER: usize = 8;
+
+/// Adds the section; alone, the page's heading is its own. The names are of files.
+pub(crate) fn section(page: &mut Page, runs: &[(&str, &Record)], alone: bool) {
+    let labels = labels(runs);
+    page.push("<section class=\"document\" id=\"runs\">");
+    page.paragraph("eyebrow", if runs.len() == 1 { "Run" } else { "Runs" });
+    match runs {
+        _ if alone => {}
+        [(_, run)] => page.push(&format!("<h2>{}</h2>", escape(&run.title()))),
+        _ => page.push(&format!("<h2>{} runs side by side</h2>", runs.len())),
+    }
+    page.push("<div class=\"cards\">");
+    for ((file, run), label) in runs.iter().zip(&labels) {
+        card(page, file, label, run);
+    }
+    page.push("</div>");
+    if runs.len() > 1 {
+        let note = "Single runs have no interval: a few percent between them may be noise. \
+                    loadgen compare tells noise from difference.";
+        page.paragraph("note", note);
+    }
+    let labelled: Vec<(&str, &Record)> =
+        labels.iter().map(String::as_str).zip(runs.iter().map(|&(_, run)| run)).collect();
+    for together in labelled.chunks(TOGETHER) {
+        charts(page, together);
+    }
+    details(page, &labelled);
+    page.push("</section>");
+}
+
+/// What to call runs in charts: by subject, with the load where that is not enough, or by number.
+pub(super) fn labels(runs: &[(&str, &Record)]) -> Vec<String> {
+    let subject = |run: &Record| run.subject.name.clone();
+    let loaded = |run: &Record| format!("{} {}x{}", run.subject.name, run.conns, run.size);
+    for name in [subject, loaded] {
+        let names: Vec<String> = runs.iter().map(|(_, run)| name(run)).collect();
+        let mut distinct = names.clone();
+        distinct.sort();
+        distinct.dedup();
+        if distinct.len() == names.len() {
+            return names;
+        }
+    }
+    let numbered = runs.iter().enumerate();
+    numbered.map(|(index, (_, run))| format!("{} #{}", run.subject.name, index + 1)).collect()
+}
+
+/// A run's main numbers.
+fn card(page: &mut Page, file: &str, label: &str, run: &Record) {
+    let state = match (run.valid, run.interrupted) {
+        (false, _) => ("invalid", "INVALID"),
+        (true, true) => ("doubtful", "interrupted"),
+        (true, false) => ("valid", "valid"),
+    };
+    page.push(&format!(
+        "<article class=\"card {0}\"><h3>{1} <span class=\"badge {0}\">{2}</span></h3>",
+        state.0,
+        escape(label),
+        state.1
+    ));
+    page.paragraph("sub", &load(run));
+    if !run.valid {
+        page.paragraph("loud", "INVALID: these numbers may not be quoted as the server's.");
+        page.list("loud", &run.invalid_reasons);
+    }
+    let thresholds = |held: bool| -> Vec<String> {
+        let found = run.thresholds.iter().filter(|threshold| threshold.held == held);
+        found.map(|threshold| threshold.expression.clone()).collect()
+    };
+    if !thresholds(false).is_empty() {
+        page.paragraph("loud", &format!("Threshold missed: {}", thresholds(false).join(", ")));
+    }
+    if !thresholds(true).is_empty() {
+        page.paragraph("sub", &format!("threshold held: {}", thresholds(true).join(", ")));
+    }
+    page.list("warning", &run.warnings);
+    page.push("<dl class=\"tiles\">");
+    for (name, value) in tiles(run) {
+        page.push(&format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(&value)));
+    }
+    page.push("</dl>");
+    if let Some(share) = run.against_floor() {
+        page.paragraph("sub", &share);
+    }
+    let doubts: Vec<String> = run
+        .errors
+        .iter()
+        .map(|error| {
+            let errno = error.errno.as_ref().map(|errno| format!(" {errno}")).unwrap_or_default();
+            format!("{} {}{errno}, the first: {}", error.count, error.kind, error.first)
+        })
+        .collect();
+    page.list("warning", &doubts);
+    page.paragraph("file", &format!("{file}, {}", run.header.started));
+    page.push("</article>");
+}
+
+/// `1000 connections x 64 bytes, closed loop`.
+fn load(run: &Record) -> String {
+    let pace = run.rate.as_ref().map_or_else(
+        || format!("{} loop", run.load),
+        |rate| {
+            let planned = format::count(rate.planned_per_s);
+            format!("open loop, {planned}/s {}", rate.arrivals)
+        },
+    );
+    format!(
+        "{} connections x {} bytes, {pace}, {:.1} s; limit: {}",
+        run.conns, run.size, run.duration_s, run.limit
+    )
+}
+
+fn tiles(run: &Record) -> Vec<(&'static str, String)> {
+    let mut tiles = vec![("exchanges a second", format::count(run.throughput_per_s))];
+    if let Some(server) = &run.server {
+        let ns = (server.cpu_us_per_exchange * 1e3).round() as u64;
+        tiles.push(("server CPU per exchange", format::duration(ns)));
+    }
+    if let Some(latency) = run.latency.main() {
+        let percentiles: [(&str, u64); 4] = [
+            ("p50", latency.p50_ns),
+            ("p99", latency.p99_ns),
+            ("p99.9", latency.p999_ns),
+            ("max", latency.max_ns),
+        ];
+        tiles.extend(percentiles.map(|(name, ns)| (name, format::duration(ns))));
+    }
+    if run.errors_total > 0 {
+        tiles.push(("errors", run.errors_total.to_string()));
+    }
+    tiles
+}
+
+fn charts(page: &mut Page, runs: &[(&str, &Record)]) {
+    let mut figures = Vec::new();
+    let mut problems = Vec::new();
+    let mut distributions = |title: &str, named: &[Named]| {
+        let (figure, found) = spectrum(title, named);
+        figures.extend(figure);
+        problems.extend(found);
+    };
+    if let [(_, run)] = runs {
+        // Of one run there is room for all that was timed.
+        distributions("Latency by percentile", &timed(run));
+    } else {
+        let named: Vec<Named> = (runs.iter())
+            .map(|(name, run)| Named { name: (*name).to_owned(), latency: run.latency.main() })
+            .collect();
+        distributions("Latency by percentile", &named);
+    }
+    let all: Vec<&Record> = runs.iter().map(|&(_, run)| run).collect();
+    figures.extend(runs.iter().filter_map(|(name, run)| timeline::timeline(name, run, &all)));
+    figures.extend(costs::costs(runs));
+    figures.extend(costs::throughput(runs));
+    figures.extend(fairness::fairness(runs));
+    page.list("warning", &problems);
+    page.charts(figures);
+}
+
+/// What was timed in a run; the connects and first exchanges are in the table.
+fn timed(run: &Record) -> Vec<Named<'_>> {
+    let latency = &run.latency;
+    let kinds: [(&str, Option<&Latency>); 4] = [
+        ("exchange", latency.exchange.as_ref()),
+        ("response (from plan)", latency.response.as_ref()),
+        ("service (from send)", latency.service.as_ref()),
+        ("lateness (send - plan)", latency.lateness.as_ref()),
+    ];
+    let named = |(name, latency): (&str, Option<_>)| {
+        latency.map(|latency| Named { name: name.to_owned(), latency: Some(latency) })
+    };
+    kinds.into_iter().filter_map(named).collect()
+}
+
+/// How a run was made, in one respect.
+type Fact = fn(&Record) -> String;
+
+/// All metrics, and how the runs were made.
+fn details(page: &mut Page, runs: &[(&str, &Record)]) {
+    let names = runs.iter().map(|(name, _)| (*name).to_owned());
+    let mut numbers = Table::new(std::iter::once(String::new()).chain(names.clone()));
+    for metric in metrics(runs) {
+        let values = runs.iter().map(|(_, run)| metric.shown(run));
+        numbers.row(std::iter::once(metric.label.to_owned()).chain(values));
+    }
+    page.push(&numbers.behind("All metrics"));
+    let mut made = Table::new(std::iter::once(String::new()).chain(names));
+    let facts: [(&str, Fact); 6] = [
+        ("command line", |run| run.header.argv.join(" ")),
+        ("seed", |run| run.header.seed.map_or("-".into(), |seed| seed.to_string())),
+        ("began", |run| run.header.started.clone()),
+        ("address", |run| run.subject.addr.clone()),
+        ("program", |run| run.header.program()),
+        ("git", |run| git(&run.environment.build).unwrap_or("-".into())),
+    ];
+    for (name, fact) in facts {
+        made.row(std::iter::once(name.to_owned()).chain(runs.iter().map(|(_, run)| fact(run))));
+    }
+    page.push(&made.behind("How they were made"));
+}

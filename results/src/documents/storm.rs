@@ -1,0 +1,215 @@
+//! A storm of new connections against a server that accepts: how long connects take, and what the
+//! accept queue has to do with it.
+
+mod text;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backlog::{Counters, Depth, Kernel};
+use crate::{Document, Environment, ErrorCount, Header, Latencies, SCHEMA, Subject};
+
+/// A storm, as its file holds it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Storm {
+    /// First keys of the file.
+    #[serde(flatten)]
+    pub header: Header,
+    /// Whether a signal cut it short.
+    pub interrupted: bool,
+    /// The server.
+    pub subject: Subject,
+    /// How the sides were to lie, where that was not apart: as [`Record::placement`](crate::Record).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<String>,
+    /// The settings of the network namespace.
+    pub kernel: Kernel,
+    /// Connections planned.
+    pub conns: u64,
+    /// New connections a second; absent if all came at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_per_s: Option<f64>,
+    /// Exchanges on each connection.
+    pub exchanges_each: u32,
+    /// Bytes in a request.
+    pub size: u32,
+    /// How the client closes: `fin` or `rst`.
+    pub close: String,
+    /// From the first connect to the last, seconds.
+    pub issued_s: f64,
+    /// From the first connect to the last close.
+    pub length_s: f64,
+    /// Connections that had all their replies.
+    pub completed: u64,
+    /// Connections that a signal has cut short, or that were not tried because of it.
+    pub unfinished: u64,
+    /// Connections that failed.
+    pub errors_total: u64,
+    /// Why.
+    pub errors: Vec<ErrorCount>,
+    /// Connects, first exchanges, and all exchanges.
+    pub latency: Latencies,
+    /// Connections by the SYN that was answered.
+    pub by_syn: Vec<BySyn>,
+    /// Connections of which a request had to be sent again.
+    pub resent: u64,
+    /// The accept queues; absent if the kernel does not show them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Queue>,
+    /// What the kernel has counted meanwhile, for all in this network namespace.
+    pub counters: Counters,
+    /// What else went wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// Where it ran.
+    pub environment: Environment,
+}
+
+/// Storms of one or several servers, listen queues or sizes, one after another. The file of a
+/// single storm holds that storm alone.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(try_from = "Layout", into = "Layout")]
+pub struct Storms(Vec<Storm>);
+
+/// Layout of the file.
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(untagged)]
+enum Layout {
+    Several { schema: u32, kind: String, storms: Vec<Storm> },
+    One(Box<Storm>),
+}
+
+impl Storms {
+    /// Storms as one document.
+    ///
+    /// # Panics
+    ///
+    /// If there is no storm.
+    pub fn of(storms: Vec<Storm>) -> Self {
+        assert!(!storms.is_empty(), "no storm");
+        Self(storms)
+    }
+
+    /// The storms, at least one.
+    pub fn storms(&self) -> &[Storm] {
+        &self.0
+    }
+}
+
+impl From<Storm> for Storms {
+    fn from(storm: Storm) -> Self {
+        Self(vec![storm])
+    }
+}
+
+impl From<Storms> for Layout {
+    fn from(Storms(mut storms): Storms) -> Self {
+        match storms.len() {
+            1 => Self::One(Box::new(storms.remove(0))),
+            _ => Self::Several { schema: SCHEMA, kind: "storms".to_owned(), storms },
+        }
+    }
+}
+
+impl TryFrom<Layout> for Storms {
+    type Error = &'static str;
+
+    fn try_from(layout: Layout) -> Result<Self, Self::Error> {
+        match layout {
+            Layout::One(storm) => Ok((*storm).into()),
+            Layout::Several { storms, .. } if storms.is_empty() => Err("it holds no storm"),
+            Layout::Several { storms, .. } => Ok(Self(storms)),
+        }
+    }
+}
+
+impl Document for Storms {
+    fn header(&self) -> &Header {
+        &self.0[0].header
+    }
+
+    fn environment(&self) -> &Environment {
+        &self.0[0].environment
+    }
+
+    fn stem(&self) -> String {
+        match self.0.as_slice() {
+            [storm] => format!("storm-{}-{}", storm.subject.name, storm.conns),
+            storms => format!("storms-{}", storms.len()),
+        }
+    }
+
+    fn title(&self) -> String {
+        match self.0.as_slice() {
+            [storm] => format!("{} new connections to {}", storm.conns, storm.subject.name),
+            storms => format!("{} bursts of new connections", storms.len()),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self.0.as_slice() {
+            [storm] => storm.text(),
+            storms => text::table(storms),
+        }
+    }
+}
+/// The connections that the same SYN has connected.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct BySyn {
+    /// Which SYN, from 1.
+    pub syn: u32,
+    /// How many.
+    pub connections: u64,
+    /// The median of how long their connects took, nanoseconds.
+    pub connect_p50_ns: u64,
+}
+
+/// The accept queues of a server.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Queue {
+    /// Listeners at the address.
+    pub listeners: u32,
+    /// The limit of each one's queue, which holds one more.
+    pub limit: u32,
+    /// The depth of all together, whenever it was seen to have changed.
+    pub depth: Vec<Depth>,
+}
+
+impl Queue {
+    /// How many connections fit.
+    pub fn room(&self) -> u64 {
+        u64::from(self.listeners) * (u64::from(self.limit) + 1)
+    }
+
+    /// The most that were seen.
+    pub fn deepest(&self) -> u32 {
+        self.depth.iter().map(|sample| sample.depth).max().unwrap_or(0)
+    }
+}
+
+impl Storm {
+    /// Connections served in a second, over the whole storm.
+    pub fn served_per_s(&self) -> f64 {
+        self.completed as f64 / self.length_s.max(1e-9)
+    }
+
+    /// Connections that needed more than one SYN.
+    pub fn retried(&self) -> u64 {
+        self.by_syn.iter().filter(|by| by.syn > 1).map(|by| by.connections).sum()
+    }
+
+    /// How many SYNs a connection needed, of so many in a thousand that needed the fewest.
+    fn syns_at(&self, permille: u64) -> Option<u32> {
+        let total: u64 = self.by_syn.iter().map(|by| by.connections).sum();
+        let rank = (total * permille).div_ceil(1000).max(1);
+        let mut below = 0;
+        self.by_syn.iter().find_map(|by| {
+            below += by.connections;
+            (below >= rank).then_some(by.syn)
+        })
+    }
+}

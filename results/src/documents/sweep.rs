@@ -1,0 +1,353 @@
+//! A curve: one server under a series of loads, a run each, and where it bends.
+//!
+//! The levels are rates (an open loop) or numbers of connections. They are measured in an order
+//! drawn by lot, so that what drifts is not taken for an effect of the load, each against a fresh
+//! server. A level that the server could not keep up with is part of the curve; one at which the
+//! generator was the limit says nothing of the server, and is shown but not counted.
+//!
+//! With objectives (an SLO), the levels are chosen by a search for the highest rate that meets
+//! them, and the curve is that of the search.
+
+mod curve;
+mod knee;
+pub(crate) mod many;
+mod page;
+mod picture;
+mod text;
+
+use serde::{Deserialize, Serialize};
+
+pub use knee::{Knee, Level};
+
+use crate::html::Page;
+use crate::{Document, Environment, Floor, Header, Latencies, Record};
+
+/// A whole sweep, as its file holds it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Sweep {
+    /// What was planned.
+    #[serde(flatten)]
+    pub plan: SweepPlan,
+    /// Whether a signal, or a server that did not start, ended it before its time.
+    pub interrupted: bool,
+    /// Every run, in the order they were made.
+    pub points: Vec<Point>,
+    /// Levels that were left out, such as those that the machine has too few descriptors for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub omitted: Vec<Omission>,
+    /// Where the curve bends; absent when it does not, or cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub knee: Option<Knee>,
+    /// What the search for the highest rate found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slo: Option<SloResult>,
+    /// What the machine can do at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Floor>,
+    /// Where it ran; the load is that before the first run and after the last.
+    pub environment: Environment,
+}
+
+impl Document for Sweep {
+    fn header(&self) -> &Header {
+        &self.plan.header
+    }
+
+    fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    fn stem(&self) -> String {
+        format!("{}-sweep", self.plan.subject)
+    }
+
+    fn title(&self) -> String {
+        page::title(self)
+    }
+
+    fn text(&self) -> String {
+        text::text(self)
+    }
+
+    fn draw(&self, page: &mut Page, _id: &str) {
+        page::draw(self, page);
+    }
+}
+
+/// What is measured, and how it was asked for.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SweepPlan {
+    /// First keys of the file.
+    #[serde(flatten)]
+    pub header: Header,
+    /// The server: a backend's name, a command's, or an address.
+    pub subject: String,
+    /// What was asked of it: `echo` or `hi`.
+    pub service: String,
+    /// What the levels are.
+    pub axis: Axis,
+    /// The levels asked for, ascending; empty for a search, which chooses its own.
+    pub levels: Vec<u64>,
+    /// How often each level is measured.
+    pub rounds: u32,
+    /// Connections of every run; absent when they are the levels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conns: Option<u32>,
+    /// Requests a second of every run, if there is a rate that is not the level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_per_s: Option<u64>,
+    /// How the planned instants lie, as in [`Rate::arrivals`](crate::Rate::arrivals); absent in a
+    /// closed loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arrivals: Option<String>,
+    /// How the sides were to lie, where that was not apart: as [`Record::placement`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<String>,
+    /// How long an embedded server polls before it sleeps, nanoseconds; absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_spin_ns: Option<u64>,
+    /// Bytes in a request.
+    pub size: u32,
+    /// Seconds before each measured window.
+    pub warmup_s: f64,
+    /// Seconds of each measured window.
+    pub duration_s: f64,
+}
+
+/// What is varied.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Axis {
+    /// Requests a second.
+    Rate,
+    /// Connections.
+    Conns,
+}
+
+/// One run.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Point {
+    /// Name of the server, in a sweep of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// The rate or the number of connections.
+    pub level: u64,
+    /// The round, from 1; of a search, how often this rate was measured.
+    pub round: u32,
+    /// Why it was made.
+    pub purpose: Purpose,
+    /// When its measured window began, RFC 3339, UTC.
+    pub started: String,
+    /// Seconds measured.
+    pub duration_s: f64,
+    /// What may be said of it.
+    pub outcome: Outcome,
+    /// Whether it met the objectives of a search; absent where there are none, or it cannot tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<bool>,
+    /// Why the server was overloaded or the run is invalid, as in
+    /// [`Record::invalid_reasons`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+    /// Connections.
+    pub conns: u32,
+    /// Requests planned a second; absent in a closed loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offered_per_s: Option<f64>,
+    /// Exchanges completed a second.
+    pub achieved_per_s: f64,
+    /// Exchanges completed.
+    pub exchanges: u64,
+    /// Failures.
+    pub errors_total: u64,
+    /// Processor time of the server, where it could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_cpu_us_per_exchange: Option<f64>,
+    /// The share of its processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_busy: Option<f64>,
+    /// Processor time of the generator.
+    pub client_cpu_us_per_exchange: f64,
+    /// The share of its processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_busy: Option<f64>,
+    /// Whose processors were full, as in [`Record::limit`].
+    pub limit: String,
+    /// The distributions, whole.
+    pub latency: Latencies,
+    /// Warnings, as in [`Record::warnings`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Cost of opening the connections; absent where it was not measured.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub opening: Option<Opening>,
+    /// Memory while all connections were idle; absent where it was not measured.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub idle_memory: Option<IdleMemory>,
+    /// Server processes that shared the port; absent for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_processes: Option<u32>,
+    /// Load-generating processes; absent for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_processes: Option<u32>,
+}
+
+/// Opening of the connections of a [`Point`], as fast as the server accepted them.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Opening {
+    /// Seconds from the first connect to the last connection's first reply.
+    pub opening_s: f64,
+    /// Connections opened and served a second.
+    pub opened_per_s: f64,
+    /// Server CPU time for each connection and its first exchange, microseconds.
+    pub open_cpu_us_per_connection: f64,
+    /// Connections that each server process accepted.
+    pub accepted: Vec<u64>,
+}
+
+/// Growth of memory while the connections of a [`Point`] were opened; all of them idle.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct IdleMemory {
+    /// Bytes of the server processes that no file backs (proc(5), `Anonymous` of `smaps_rollup`).
+    pub server_memory_bytes: u64,
+    /// Bytes of the kernel for both ends and for everything else on the machine: `Slab`,
+    /// `KernelStack` and `PageTables` of `/proc/meminfo`.
+    pub kernel_memory_bytes: i64,
+    /// Bytes of TCP buffers for both ends and the whole network namespace: `mem` of
+    /// `/proc/net/sockstat`.
+    pub tcp_memory_bytes: i64,
+}
+
+/// A server and a level that were not measured.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Omission {
+    /// Name of the server.
+    pub subject: String,
+    /// The rate or the number of connections.
+    pub level: u64,
+    /// Reason, in words.
+    pub reason: String,
+}
+
+/// Why a run of a sweep was made.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// The level was asked for.
+    Level,
+    /// The search looked at this rate.
+    Search,
+    /// The search's result was measured again, longer.
+    Confirm,
+    /// It is 50, 70 or 90 % of the search's result.
+    Share,
+}
+
+/// What may be said of a run of a sweep.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The numbers are the server's at this load.
+    Ok,
+    /// The server did not keep up: a point of the curve, past its knee.
+    Overloaded,
+    /// The numbers say nothing of the server.
+    Invalid,
+}
+
+/// The highest rate that meets the objectives.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct SloResult {
+    /// The objectives, as asked for: `p99<1ms`.
+    pub objectives: Vec<String>,
+    /// The highest rate that met them and did so again, requests a second; absent when none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_per_s: Option<u64>,
+    /// The lowest rate above it that missed them; absent when something else ended the search.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missed_per_s: Option<u64>,
+    /// What ended the search upward.
+    pub bound: Bound,
+    /// How far apart the two rates may lie, as a share.
+    pub tolerance: f64,
+}
+
+/// What ended a search upward.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// The server missed the objectives at the next higher rate.
+    Objectives,
+    /// The generator cannot send faster: the server's own limit lies higher, or may.
+    Generator,
+    /// The highest rate that was allowed met them.
+    Highest,
+    /// It was interrupted.
+    Unfinished,
+}
+
+/// Reasons that come with an overload, and by themselves do not make it the generator's.
+const OF_OVERLOAD: [&str; 4] = ["overloaded", "rate-missed", "spacing", "not-steady"];
+
+impl Point {
+    /// A run as a point of the curve.
+    pub fn of(level: u64, round: u32, purpose: Purpose, record: &Record) -> Point {
+        let server = record.server.as_ref();
+        Point {
+            subject: None,
+            level,
+            round,
+            purpose,
+            started: record.header.started.clone(),
+            duration_s: record.duration_s,
+            outcome: outcome(record),
+            held: None,
+            reasons: record.invalid_reasons.clone(),
+            conns: record.conns,
+            offered_per_s: record.rate.as_ref().map(|rate| rate.planned_per_s),
+            achieved_per_s: record.throughput_per_s,
+            exchanges: record.exchanges,
+            errors_total: record.errors_total,
+            server_cpu_us_per_exchange: server.map(|server| server.cpu_us_per_exchange),
+            server_busy: server.map(|server| server.busy),
+            client_cpu_us_per_exchange: record.client.cpu_us_per_exchange,
+            client_busy: Some(record.client.busy),
+            limit: record.limit.clone(),
+            latency: record.latency.clone(),
+            warnings: record.warnings.clone(),
+            opening: None,
+            idle_memory: None,
+            server_processes: None,
+            client_processes: None,
+        }
+    }
+}
+
+fn outcome(record: &Record) -> Outcome {
+    let slugs: Vec<&str> = record.invalid_reasons.iter().map(|reason| slug(reason)).collect();
+    match () {
+        () if record.valid && slugs.is_empty() => Outcome::Ok,
+        () if slugs.contains(&"overloaded")
+            && slugs.iter().all(|slug| OF_OVERLOAD.contains(slug)) =>
+        {
+            Outcome::Overloaded
+        }
+        () => Outcome::Invalid,
+    }
+}
+
+/// The word before the colon that groups reasons; all of a reason that has none.
+fn slug(reason: &str) -> &str {
+    reason.split_once(':').map_or(reason, |(slug, _)| slug)
+}

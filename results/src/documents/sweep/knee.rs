@@ -1,0 +1,188 @@
+//! Where a curve bends.
+//!
+//! Over rates, the response stays nearly the same until the server has hardly any time left, and
+//! then grows without bound: the knee is the highest rate before that. Over connections of a closed
+//! loop, it is the throughput that grows first and then stays: the knee is the fewest connections
+//! that have nearly all of it, since every further one only waits (Little's law).
+
+use serde::{Deserialize, Serialize};
+
+use super::{Axis, Outcome, Point, Purpose, Sweep};
+use crate::Latency;
+use crate::statistics::median;
+
+/// How many times its lowest value the 99th percentile may be for a rate to lie before the knee.
+/// Noise of a shared machine moves a 99th percentile by less, saturation by far more.
+const GROWTH: f64 = 3.0;
+
+/// The part of the highest throughput that counts as all of it: runs differ by that much.
+const ALL: f64 = 0.95;
+
+/// The point where more load costs more than it brings.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Knee {
+    /// The level: of the rates below the first that overloads the server, the highest whose 99th
+    /// percentile is at most 3 times the lowest among them; or the fewest connections with 95 % of
+    /// the highest throughput.
+    pub level: u64,
+    /// Exchanges a second there.
+    pub achieved_per_s: f64,
+    /// The 99th percentile of the response there, nanoseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_ns: Option<f64>,
+}
+
+/// All runs of a level that count, as one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Level {
+    /// The rate or the number of connections.
+    pub level: u64,
+    /// Whether most of its runs that count overloaded the server.
+    pub overloaded: bool,
+    /// The median of what they achieved, exchanges a second.
+    pub achieved_per_s: f64,
+    /// The median of their medians, nanoseconds.
+    pub p50_ns: Option<f64>,
+    /// The median of their 99th percentiles.
+    pub p99_ns: Option<f64>,
+    /// The median of their 99.9th percentiles.
+    pub p999_ns: Option<f64>,
+    /// The median of the server's processor time an exchange, microseconds.
+    pub server_cpu_us: Option<f64>,
+}
+
+impl Sweep {
+    /// The levels that have a run that counts, ascending.
+    pub fn levels(&self) -> Vec<Level> {
+        let counts = |point: &&Point| point.outcome != Outcome::Invalid;
+        let mut levels: Vec<u64> =
+            self.points.iter().filter(counts).map(|point| point.level).collect();
+        levels.sort_unstable();
+        levels.dedup();
+        let of = |level| {
+            let runs = self.points.iter().filter(counts).filter(|point| point.level == level);
+            Level::of(level, &runs.collect::<Vec<_>>())
+        };
+        levels.into_iter().map(of).collect()
+    }
+
+    /// Where the curve bends, from the points there are; `None` if every level lies on one side, or
+    /// for a search.
+    pub fn find_knee(&self) -> Option<Knee> {
+        if self.points.iter().any(|point| point.purpose != Purpose::Level) {
+            return None;
+        }
+        let levels = self.levels();
+        let level = match self.plan.axis {
+            Axis::Rate => knee_of_rates(&levels),
+            Axis::Conns => knee_of_conns(&levels),
+        }?;
+        Some(Knee {
+            level: level.level,
+            achieved_per_s: level.achieved_per_s,
+            p99_ns: level.p99_ns,
+        })
+    }
+}
+
+impl Level {
+    pub(super) fn of(level: u64, runs: &[&Point]) -> Level {
+        let overloaded = runs.iter().filter(|run| run.outcome == Outcome::Overloaded).count();
+        let over = |value: &dyn Fn(&Point) -> Option<f64>| {
+            median(&runs.iter().filter_map(|run| value(run)).collect::<Vec<_>>())
+        };
+        Level {
+            level,
+            overloaded: overloaded * 2 > runs.len(),
+            achieved_per_s: over(&|run| Some(run.achieved_per_s)).unwrap_or(0.0),
+            p50_ns: over(&|run| percentile(run, 0.5, |latency| latency.p50_ns)),
+            p99_ns: over(&|run| percentile(run, 0.99, |latency| latency.p99_ns)),
+            p999_ns: over(&|run| percentile(run, 0.999, |latency| latency.p999_ns)),
+            server_cpu_us: over(&|run| run.server_cpu_us_per_exchange),
+        }
+    }
+}
+
+/// A percentile of the response; with no sample beyond it, it would be the maximum under another
+/// name.
+fn percentile(run: &Point, quantile: f64, value: fn(&Latency) -> u64) -> Option<f64> {
+    let latency = run.latency.main()?;
+    let beyond = (latency.count as f64 * (1.0 - quantile)).round();
+    (beyond >= 1.0).then(|| value(latency) as f64)
+}
+
+/// The last level before the bend, if there is one past it.
+fn knee_of_rates(levels: &[Level]) -> Option<&Level> {
+    let end = levels.iter().position(|level| level.overloaded).unwrap_or(levels.len());
+    let before = &levels[..end];
+    let lowest = before.iter().filter_map(|level| level.p99_ns).fold(f64::INFINITY, f64::min);
+    // With too few samples for a percentile, only an overload tells.
+    let fits = |level: &Level| level.p99_ns.is_none_or(|p99| p99 <= GROWTH * lowest);
+    let knee = before.iter().rposition(fits)?;
+    (knee + 1 < levels.len()).then(|| &levels[knee])
+}
+
+fn knee_of_conns(levels: &[Level]) -> Option<&Level> {
+    let most = levels.iter().map(|level| level.achieved_per_s).reduce(f64::max)?;
+    let knee = levels.iter().position(|level| level.achieved_per_s >= ALL * most)?;
+    (knee + 1 < levels.len()).then(|| &levels[knee])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn level(level: u64, p99_us: f64, overloaded: bool) -> Level {
+        Level {
+            level,
+            overloaded,
+            achieved_per_s: level as f64,
+            p50_ns: Some(p99_us * 500.0),
+            p99_ns: Some(p99_us * 1000.0),
+            p999_ns: None,
+            server_cpu_us: None,
+        }
+    }
+
+    fn rates(curve: &[(u64, f64, bool)]) -> Option<u64> {
+        let levels: Vec<Level> =
+            curve.iter().map(|&(at, p99, full)| level(at, p99, full)).collect();
+        knee_of_rates(&levels).map(|level| level.level)
+    }
+
+    #[test]
+    fn the_knee_is_the_last_rate_before_the_response_grows() {
+        let flat = (10, 100.0, false);
+        assert_eq!(rates(&[flat, (20, 120.0, false), (30, 299.0, false), (40, 900.0, false)]), {
+            Some(30)
+        });
+        assert_eq!(rates(&[flat, (20, 110.0, false), (30, 150.0, true)]), Some(20));
+        // A single spike below is noise; a good level past an overload is, too.
+        assert_eq!(rates(&[flat, (20, 900.0, false), (30, 120.0, false), (40, 5e5, true)]), {
+            Some(30)
+        });
+        assert_eq!(rates(&[flat, (20, 5e5, true), (30, 100.0, false)]), Some(10));
+    }
+
+    #[test]
+    fn a_curve_that_does_not_bend_has_no_knee() {
+        assert_eq!(rates(&[]), None);
+        assert_eq!(rates(&[(10, 100.0, false), (20, 120.0, false)]), None);
+        assert_eq!(rates(&[(10, 100.0, true), (20, 120.0, true)]), None, "it lies lower");
+    }
+
+    #[test]
+    fn the_fewest_connections_with_all_of_the_throughput() {
+        let conns = |curve: &[(u64, f64)]| {
+            let levels: Vec<Level> = curve
+                .iter()
+                .map(|&(at, most)| Level { achieved_per_s: most, ..level(at, 1.0, false) })
+                .collect();
+            knee_of_conns(&levels).map(|level| level.level)
+        };
+        assert_eq!(conns(&[(1, 10e3), (4, 40e3), (16, 96e3), (64, 100e3)]), Some(16));
+        assert_eq!(conns(&[(1, 10e3), (4, 40e3), (16, 90e3)]), None, "it may grow on");
+        assert_eq!(conns(&[]), None);
+    }
+}

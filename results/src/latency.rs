@@ -1,0 +1,215 @@
+//! From an HdrHistogram to a [`Latency`] and back.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{
+    DeserializeError, Deserializer, Serializer, V2DeflateSerializer,
+};
+use serde::{Deserialize, Serialize};
+
+/// Latency by what was timed; a key is absent when nothing was.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Latencies {
+    /// From connect(2) to an established connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Latency>,
+    /// From the first send on a new connection to its whole reply.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_exchange: Option<Latency>,
+    /// From a send in the measured window to the whole reply, however late that came. Closed loop
+    /// only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<Latency>,
+    /// From the planned instant to the whole reply, however late: what a user waits. This and the
+    /// next two are of the requests planned in the measured window of an open loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<Latency>,
+    /// From the send to the whole reply.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<Latency>,
+    /// From the planned instant to the send; where each exchange has a connection of its own, the
+    /// connect is in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lateness: Option<Latency>,
+}
+
+impl Latencies {
+    /// Latency that a user waits, by which a run is known: the response of an open loop, the
+    /// exchange of a closed one.
+    pub fn main(&self) -> Option<&Latency> {
+        self.response.as_ref().or(self.exchange.as_ref())
+    }
+}
+
+/// One latency distribution, nanoseconds.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Latency {
+    pub count: u64,
+    pub min_ns: u64,
+    pub p50_ns: u64,
+    pub p90_ns: u64,
+    pub p99_ns: u64,
+    pub p999_ns: u64,
+    pub p9999_ns: u64,
+    pub max_ns: u64,
+    /// The whole distribution: an HdrHistogram in the V2 format with DEFLATE, in base64, as the
+    /// standard tools read it.
+    pub hdr_v2: String,
+}
+
+impl Latency {
+    /// Sums up a histogram of nanoseconds; `None` when it is empty.
+    ///
+    /// The values have the histogram's resolution: three digits mean up to 0.1 % above the
+    /// sample. The minimum is rounded down and everything else up, so no latency is flattered.
+    pub fn from_histogram(histogram: &Histogram<u64>) -> Option<Latency> {
+        if histogram.is_empty() {
+            return None;
+        }
+        let mut payload = Vec::new();
+        V2DeflateSerializer::new()
+            .serialize(histogram, &mut payload)
+            .expect("writing to memory succeeds, and no count exceeds the format's 63 bits");
+        Some(Latency {
+            count: histogram.len(),
+            min_ns: histogram.min(),
+            p50_ns: histogram.value_at_quantile(0.5),
+            p90_ns: histogram.value_at_quantile(0.9),
+            p99_ns: histogram.value_at_quantile(0.99),
+            p999_ns: histogram.value_at_quantile(0.999),
+            p9999_ns: histogram.value_at_quantile(0.9999),
+            max_ns: histogram.max(),
+            hdr_v2: BASE64_STANDARD.encode(&payload),
+        })
+    }
+
+    /// Decodes the whole distribution, nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// When `hdr_v2` is not base64, or not a histogram, or not one of `count` samples.
+    pub fn histogram(&self) -> Result<Histogram<u64>, HistogramError> {
+        let payload = BASE64_STANDARD.decode(&self.hdr_v2).map_err(HistogramError::Base64)?;
+        let histogram: Histogram<u64> = Deserializer::new()
+            .deserialize(&mut payload.as_slice())
+            .map_err(HistogramError::Payload)?;
+        if histogram.len() != self.count {
+            return Err(HistogramError::Count { stated: self.count, held: histogram.len() });
+        }
+        Ok(histogram)
+    }
+}
+
+/// Why a record's histogram cannot be decoded.
+#[derive(Debug)]
+pub enum HistogramError {
+    /// The text is not base64.
+    Base64(base64::DecodeError),
+    /// The bytes are not a histogram.
+    Payload(DeserializeError),
+    /// The histogram is not the one the percentiles were taken from.
+    Count {
+        /// The samples the record states.
+        stated: u64,
+        /// The samples the histogram holds.
+        held: u64,
+    },
+}
+
+impl fmt::Display for HistogramError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Base64(cause) => write!(f, "hdr_v2 is not base64: {cause}"),
+            Self::Payload(cause) => write!(f, "hdr_v2 is not a histogram: {cause}"),
+            Self::Count { stated, held } => {
+                write!(f, "hdr_v2 holds {held} samples where the record states {stated}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for HistogramError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Payload(cause) => Some(cause),
+            Self::Base64(cause) => Some(cause),
+            Self::Count { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uniform() -> Histogram<u64> {
+        let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap();
+        for microseconds in 1..=10_000 {
+            histogram.record(microseconds * 1000).unwrap();
+        }
+        histogram
+    }
+
+    #[test]
+    fn an_empty_histogram_is_no_latency() {
+        assert_eq!(Latency::from_histogram(&Histogram::new(3).unwrap()), None);
+    }
+
+    #[test]
+    fn percentiles_are_the_samples_within_a_thousandth() {
+        let latency = Latency::from_histogram(&uniform()).unwrap();
+        assert_eq!(latency.count, 10_000);
+        for (found, sample) in [
+            (latency.p50_ns, 5_000_000),
+            (latency.p90_ns, 9_000_000),
+            (latency.p99_ns, 9_900_000),
+            (latency.p999_ns, 9_990_000),
+            (latency.p9999_ns, 9_999_000),
+            (latency.max_ns, 10_000_000),
+        ] {
+            assert!((sample..=sample + sample / 1000).contains(&found), "{found} for {sample}");
+        }
+        assert!((999..=1000).contains(&latency.min_ns), "{}", latency.min_ns);
+    }
+
+    #[test]
+    fn the_payload_is_the_whole_histogram() {
+        let latency = Latency::from_histogram(&uniform()).unwrap();
+        let decoded = latency.histogram().unwrap();
+        assert_eq!(decoded, uniform());
+        assert_eq!(Latency::from_histogram(&decoded).unwrap(), latency);
+    }
+
+    #[test]
+    fn one_sample_is_every_percentile() {
+        let mut histogram = Histogram::new(3).unwrap();
+        histogram.record(7).unwrap();
+        let latency = Latency::from_histogram(&histogram).unwrap();
+        assert_eq!([latency.min_ns, latency.p50_ns, latency.p9999_ns, latency.max_ns], [7; 4]);
+        assert_eq!(latency.histogram().unwrap(), histogram);
+    }
+
+    #[test]
+    fn a_damaged_payload_is_named() {
+        let good = Latency::from_histogram(&uniform()).unwrap();
+        let error = |hdr_v2: &str, count| {
+            let damaged = Latency { hdr_v2: hdr_v2.into(), count, ..good.clone() };
+            damaged.histogram().unwrap_err().to_string()
+        };
+        assert!(error("not base64!", 1).starts_with("hdr_v2 is not base64: "));
+        assert!(error("Zm9vYmFy", 1).starts_with("hdr_v2 is not a histogram: "));
+        assert!(error("", 1).starts_with("hdr_v2 is not a histogram: "));
+        let half = &good.hdr_v2[..good.hdr_v2.len() / 8 * 4];
+        assert!(error(half, 10_000).starts_with("hdr_v2 is not a histogram: "));
+        assert_eq!(
+            error(&good.hdr_v2, 9_999),
+            "hdr_v2 holds 10000 samples where the record states 9999"
+        );
+    }
+}

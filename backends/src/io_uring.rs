@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use io_uring::cqueue;
 use lockstep_core::{Exchange, Service};
@@ -32,10 +32,10 @@ use crate::accept::AcceptBackoff;
 use crate::deadlines::Deadlines;
 use crate::drive::LINGER;
 use crate::slots::{Key, Slots};
-use crate::spin::Spin;
 use crate::trace::{NoTrace, Trace};
 use crate::{Backend, ConnectionLimit, Options, Shard, Stats, Stop, Unsupported};
 use buffers::Buffers;
+use lockstep_sys::busy_poll::BusyPoll;
 use multishot::{Early, Multishot};
 use ring::{Kind, Ring};
 
@@ -130,7 +130,7 @@ struct Loop<'a, T> {
     /// wait here as they would have in the listen queue.
     parked: VecDeque<RawFd>,
     backoff: AcceptBackoff,
-    spin: Spin,
+    busy_poll: BusyPoll,
     idle: Deadlines,
     lingering: Deadlines,
     cut: bool,
@@ -181,7 +181,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             accepting: false,
             parked: VecDeque::new(),
             backoff: AcceptBackoff::new(options.accept_delay),
-            spin: Spin::new(options.spin),
+            busy_poll: BusyPoll::new(options.spin),
             idle: Deadlines::new(options.idle_timeout),
             lingering: Deadlines::new(Some(LINGER)),
             cut: false,
@@ -228,7 +228,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             self.arm_accept()?;
         }
         self.stats.syscalls += self.ring.enters;
-        self.stats.spun_us = self.spin.spun.as_micros() as u64;
+        self.stats.spun_us = self.busy_poll.spun.as_micros() as u64;
         Ok(self.stats)
     }
 
@@ -237,8 +237,8 @@ impl<'a, T: Trace> Loop<'a, T> {
         if at_once {
             return self.ring.wait(0, None, completions);
         }
-        if self.spin.is_on() {
-            let held_back = self.spin(completions)?;
+        if self.busy_poll.is_enabled() {
+            let held_back = self.busy_poll(completions)?;
             if held_back || !completions.is_empty() {
                 return Ok(held_back);
             }
@@ -249,13 +249,15 @@ impl<'a, T: Trace> Loop<'a, T> {
 
     /// Submits what is queued, and looks for completions for a while.
     #[cold]
-    fn spin(&mut self, completions: &mut Vec<cqueue::Entry>) -> io::Result<bool> {
-        let Some(spinning) = self.spin.begin(self.deadline()) else { return Ok(false) };
+    fn busy_poll(&mut self, completions: &mut Vec<cqueue::Entry>) -> io::Result<bool> {
+        let until_deadline = |at: Instant| at.saturating_duration_since(Instant::now());
+        let longest = self.deadline().map_or(Duration::MAX, until_deadline);
+        let Some(mut attempt) = self.busy_poll.begin(longest) else { return Ok(false) };
         let mut held_back = self.ring.wait(0, None, completions)?;
-        if !held_back && completions.is_empty() && self.ring.look(|| spinning.is_over()) {
+        if !held_back && completions.is_empty() && self.ring.look(|| attempt.is_over()) {
             held_back = self.ring.wait(0, None, completions)?;
         }
-        self.spin.end(spinning, held_back || !completions.is_empty());
+        self.busy_poll.end(attempt, held_back || !completions.is_empty());
         Ok(held_back)
     }
 

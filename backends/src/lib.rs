@@ -31,7 +31,6 @@ mod pinning;
 mod scratch;
 mod server;
 mod slots;
-mod spin;
 mod stats;
 mod stop;
 mod terminal;

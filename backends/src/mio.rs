@@ -32,9 +32,9 @@ use crate::deadlines::Deadlines;
 use crate::drive::{Driven, LINGER, drive};
 use crate::scratch::Scratch;
 use crate::slots::{Key, Slots};
-use crate::spin::Spin;
 use crate::trace::{NONE, NoTrace, Trace, Traced};
 use crate::{Backend, ConnectionLimit, Options, Shard, Stats, Stop, Unsupported};
+use lockstep_sys::busy_poll::BusyPoll;
 
 /// The backend's value; it has no tuning.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +115,7 @@ struct Loop<'a, T> {
     /// Whether connections may be waiting in the listen queue.
     acceptable: bool,
     backoff: AcceptBackoff,
-    spin: Spin,
+    busy_poll: BusyPoll,
     idle: Deadlines,
     lingering: Deadlines,
     stats: Stats,
@@ -153,7 +153,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             ready: VecDeque::new(),
             acceptable: false,
             backoff: AcceptBackoff::new(options.accept_delay),
-            spin: Spin::new(options.spin),
+            busy_poll: BusyPoll::new(options.spin),
             idle: Deadlines::new(options.idle_timeout),
             lingering: Deadlines::new(Some(LINGER)),
             stats: Stats::new(),
@@ -177,14 +177,14 @@ impl<'a, T: Trace> Loop<'a, T> {
             self.expire();
             self.accept(ACCEPTS);
         }
-        self.stats.spun_us = self.spin.spun.as_micros() as u64;
+        self.stats.spun_us = self.busy_poll.spun.as_micros() as u64;
         Ok(self.stats)
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let timeout = if !self.ready.is_empty() || self.may_accept() {
             Some(Duration::ZERO)
-        } else if self.spin.is_on() && self.spin(events)? {
+        } else if self.busy_poll.is_enabled() && self.busy_poll(events)? {
             return Ok(());
         } else {
             // mio rounds up to whole milliseconds: never early, so never a turn for nothing.
@@ -203,14 +203,16 @@ impl<'a, T: Trace> Loop<'a, T> {
 
     /// Polls for a while; says whether there was anything. All of it is told as one call.
     #[cold]
-    fn spin(&mut self, events: &mut Events) -> io::Result<bool> {
-        let Some(spinning) = self.spin.begin(self.deadline()) else { return Ok(false) };
+    fn busy_poll(&mut self, events: &mut Events) -> io::Result<bool> {
+        let until_deadline = |at: Instant| at.saturating_duration_since(Instant::now());
+        let longest = self.deadline().map_or(Duration::MAX, until_deadline);
+        let Some(mut attempt) = self.busy_poll.begin(longest) else { return Ok(false) };
         let span = self.trace.begin(NONE);
         let mut calls = 0;
         loop {
             passing(self.poll.poll(events, Some(Duration::ZERO)))?;
             calls += 1;
-            if !events.is_empty() || spinning.is_over() {
+            if !events.is_empty() || attempt.is_over() {
                 break;
             }
         }
@@ -219,7 +221,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             let call = format_args!("epoll_wait({}, 0ns), {calls} times", self.poll.as_raw_fd());
             span.returned(call, Ok(Announced(events)));
         }
-        self.spin.end(spinning, !events.is_empty());
+        self.busy_poll.end(attempt, !events.is_empty());
         Ok(!events.is_empty())
     }
 

@@ -270,7 +270,7 @@ impl<T: Trace> Ring<T> {
     ///
     /// No call is needed for it: the kernel shows a completion, or that there is work to be done
     /// for one (IORING_SQ_TASKRUN), in memory.
-    pub(super) fn look(&mut self, is_over: impl Fn() -> bool) -> bool {
+    pub(super) fn look(&mut self, mut is_over: impl FnMut() -> bool) -> bool {
         let span = self.trace.begin(NONE);
         let found = loop {
             if self.ring.submission().taskrun() || !self.ring.completion().is_empty() {

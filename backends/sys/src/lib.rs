@@ -5,6 +5,7 @@
 //! of it diverge.
 //!
 //! * [`cpus`]: lists of CPUs, affinity of threads.
+//! * [`busy_poll`]: polling before a blocking wait, with back-off.
 //! * [`limits`]: limits of open files and threads.
 //! * [`units`]: durations, sizes, counts and shares as users write them.
 //! * [`errno`]: names and texts of error numbers.
@@ -12,6 +13,7 @@
 //! * [`counters`]: the kernel's counters of a network namespace.
 //! * [`sock_diag`]: TCP sockets of any process.
 
+pub mod busy_poll;
 pub mod counters;
 pub mod cpus;
 pub mod errno;

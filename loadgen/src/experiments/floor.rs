@@ -78,9 +78,5 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure
     })
     .map_err(failed)?;
     environment.capture_after();
-    Ok(FloorReport {
-        header: Header::new("floor", started, argv, None),
-        floor,
-        environment,
-    })
+    Ok(FloorReport { header: Header::new("floor", started, argv, None), floor, environment })
 }

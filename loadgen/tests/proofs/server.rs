@@ -1,4 +1,4 @@
-//! An echo server that can be slowed: one thread, epoll, and a loop that does nothing.
+//! An echo server that can be slowed: one thread, epoll, and an empty loop for each request.
 
 use std::hint::black_box;
 use std::io::{self, Read, Write};
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-/// The marker of the listener's events; a connection's is its place in the list, from 1.
+/// Event data of the listener. A connection's is its index in the list plus 1.
 const LISTENER: u64 = 0;
 
-/// Serves for ever, and spends so many turns of the loop on every request.
-pub(crate) fn serve(addr: &str, turns: u64) -> io::Result<()> {
+/// Serves until it is killed. Runs `iterations` of the empty loop for each request.
+pub(crate) fn serve(addr: &str, iterations: u64) -> io::Result<()> {
     let listener = TcpListener::bind(addr)?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
@@ -27,13 +27,13 @@ pub(crate) fn serve(addr: &str, turns: u64) -> io::Result<()> {
                     stream.set_nodelay(true)?;
                     streams.push(Some(stream));
                     let (stream, number) = (streams.last().unwrap(), streams.len() as u64);
-                    let stream = stream.as_ref().expect("it was just put there");
+                    let stream = stream.as_ref().expect("it was just pushed");
                     epoll::add(&epoll, stream, EventData::new_u64(number), EventFlags::IN)?;
                 }
                 number => {
-                    let place = &mut streams[number as usize - 1];
-                    if !place.as_mut().is_some_and(|stream| reply(stream, turns)) {
-                        *place = None;
+                    let slot = &mut streams[number as usize - 1];
+                    if !slot.as_mut().is_some_and(|stream| reply(stream, iterations)) {
+                        *slot = None;
                     }
                 }
             }
@@ -41,32 +41,32 @@ pub(crate) fn serve(addr: &str, turns: u64) -> io::Result<()> {
     }
 }
 
-/// What one receive returns is a request. Whether the connection goes on.
-fn reply(stream: &mut TcpStream, turns: u64) -> bool {
+/// Replies to what one receive returns. False if the connection has ended.
+fn reply(stream: &mut TcpStream, iterations: u64) -> bool {
     let mut buffer = [0; 1024];
     match stream.read(&mut buffer) {
         Ok(0) | Err(_) => false,
         Ok(count) => {
-            burn(turns);
+            burn(iterations);
             stream.write_all(&buffer[..count]).is_ok()
         }
     }
 }
 
-fn burn(turns: u64) {
-    for turn in 0..turns {
-        black_box(turn);
+fn burn(iterations: u64) {
+    for iteration in 0..iterations {
+        black_box(iteration);
     }
 }
 
-/// About so many turns take so long, at most.
-pub(crate) fn turns_in(time: Duration) -> u64 {
-    const TURNS: u64 = 1_000_000;
+/// Number of iterations that take `time` at full speed.
+pub(crate) fn iterations_in(time: Duration) -> u64 {
+    const ITERATIONS: u64 = 1_000_000;
     let once = || {
         let begin = Instant::now();
-        burn(TURNS);
+        burn(ITERATIONS);
         begin.elapsed()
     };
-    let fastest = (0..5).map(|_| once()).min().expect("five is not none");
-    (TURNS as f64 * time.as_secs_f64() / fastest.as_secs_f64()) as u64
+    let fastest = (0..5).map(|_| once()).min().expect("five durations");
+    (ITERATIONS as f64 * time.as_secs_f64() / fastest.as_secs_f64()) as u64
 }

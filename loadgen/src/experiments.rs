@@ -10,5 +10,6 @@
 pub mod backlog;
 pub mod compare;
 pub mod floor;
+mod listening;
 pub mod storm;
 pub mod sweep;

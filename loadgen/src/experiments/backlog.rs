@@ -1,16 +1,14 @@
-//! What `listen(n)` really does: accept queues are filled while nobody accepts, and released.
+//! `loadgen backlog`: the effect of `listen(n)` on clients while no connection is accepted.
 //!
-//! Each trial is a process of its own, which is told what to do as its argument and prints what
-//! came of it as JSON. With a private network namespace each they run side by side, since nobody
-//! counts there but they; otherwise one after another.
+//! Each trial is a process of its own, which gets its task as an argument and prints its result as
+//! JSON. With private network namespaces the trials run concurrently, because each has the kernel's
+//! counters to itself; otherwise they run one after another.
 
 mod args;
 mod checks;
 mod client;
-pub(crate) mod kernel;
 mod model;
 mod process;
-mod server;
 mod trial;
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -26,25 +24,24 @@ use crate::exit::{self, Failure};
 use crate::machine::{processes, procfs, signals};
 use lockstep_sys::errno::describe;
 use lockstep_sys::sock_diag::SockDiag;
-use process::{Children, Order};
+use process::Task;
 use trial::Spec;
 
-/// An experiment that has come to an end.
+/// Result of the experiment.
 #[derive(Debug)]
 pub struct Finished {
-    /// What came of it.
+    /// The document.
     pub backlog: Backlog,
     /// The exit code.
     pub code: u8,
 }
 
-/// Carries out the experiment.
+/// Runs the experiment. A difference from the prediction is a result, with exit code 8.
 ///
 /// # Errors
 ///
-/// When there is no result at all. What differs from the prediction is a result.
+/// A usage error for options that cannot be met, otherwise the first failure of a trial.
 pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished, Failure> {
-    let usage = |error: String| Failure::new(exit::USAGE, error);
     args.output.check()?;
     let (sender, events) = channel();
     signals::watch(sender).map_err(|error| {
@@ -55,12 +52,12 @@ pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished, Failur
     let mut notes = Vec::new();
     let private = args.netns && is_private(args, &mut notes)?;
     let target = args.target.as_deref().map(resolve).transpose()?;
-    let release = match target.filter(|_| args.release) {
-        Some(addr) => Some(releasable(addr)?),
-        None => None,
+    let release = target.filter(|_| args.release).map(process_to_release).transpose()?;
+    let numbers = match target {
+        Some(_) => vec![0],
+        None => args.numbers().map_err(|error| Failure::new(exit::USAGE, error))?,
     };
-    let numbers = if target.is_some() { vec![0] } else { args.numbers().map_err(usage)? };
-    let orders = numbers.into_iter().map(|n| Order {
+    let task = |n| Task {
         private,
         settings: args.settings(),
         spec: Some(Spec {
@@ -68,13 +65,13 @@ pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished, Failur
             target,
             release,
             extra: args.extra,
-            storm: args.mode == Mode::Storm,
+            in_sequence: args.mode == Mode::Seq,
             hold: args.hold,
             observe: args.observe,
         }),
-    });
-    let at_a_time = if private { usize::MAX } else { 1 };
-    let (trials, signal) = Children::run(orders.collect(), at_a_time, &events)?;
+    };
+    let tasks: Vec<Task> = numbers.into_iter().map(task).collect();
+    let (trials, signal) = process::run(&tasks, if private { tasks.len() } else { 1 }, &events)?;
     environment.capture_after();
     let backlog = Backlog {
         header: Header::new("backlog", started, argv, None),
@@ -96,11 +93,11 @@ pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished, Failur
     Ok(Finished { backlog, code })
 }
 
-/// Whether a private network namespace can be had. Where it is only a wish, there is a note that
-/// says what is missing.
+/// True if private network namespaces are possible. Otherwise adds a note with the reason, or fails
+/// where settings depend on one.
 fn is_private(args: &BacklogArgs, notes: &mut Vec<String>) -> Result<bool, Failure> {
     let settings = args.settings();
-    let Err(error) = process::rehearse(&settings) else { return Ok(true) };
+    let Err(error) = process::preflight(&settings) else { return Ok(true) };
     if !settings.is_empty() {
         let hint = "settings are only changed in a private network namespace; run as root, or \
                     allow user namespaces";
@@ -110,6 +107,7 @@ fn is_private(args: &BacklogArgs, notes: &mut Vec<String>) -> Result<bool, Failu
     Ok(false)
 }
 
+/// The address that the target listens at.
 fn resolve(target: &str) -> Result<SocketAddr, Failure> {
     let addrs = target.to_socket_addrs().map_err(|error| {
         let error = format!("--target {target}: {}", describe(&error));
@@ -117,25 +115,19 @@ fn resolve(target: &str) -> Result<SocketAddr, Failure> {
     })?;
     let addrs: Vec<SocketAddr> = addrs.collect();
     let mut diag = SockDiag::open().map_err(|error| {
-        let error = format!("the target's queue cannot be seen: {}", describe(&error));
+        let error = format!("cannot read the target's accept queue: {}", describe(&error));
         Failure::new(exit::FAILURE, error)
     })?;
-    // `localhost` may stand for two addresses, and a server listen at one of them.
+    // `localhost` may have two addresses, and a server listen at one of them.
     let listens = |addr: &&SocketAddr| diag.listeners(**addr).is_ok_and(|found| !found.is_empty());
-    let listening = addrs.iter().find(listens).copied();
-    listening.ok_or_else(|| {
-        let error = format!("nobody listens at {target} in this network namespace");
-        Failure::new(exit::ADDRESS, error).hint(
-            "start one with `lockstep serve --accept-pause`; its queue is only seen from there",
-        )
-    })
+    addrs.iter().find(listens).copied().ok_or_else(|| trial::no_listener(target))
 }
 
 /// The process that listens at the target, if SIGUSR1 would not end it.
-fn releasable(addr: SocketAddr) -> Result<i32, Failure> {
+fn process_to_release(addr: SocketAddr) -> Result<i32, Failure> {
     let refused = |error: String| Failure::new(exit::USAGE, error);
     let Some(pid) = processes::listener(addr) else {
-        return Err(refused(format!("--release: the process at {addr} cannot be told"))
+        return Err(refused(format!("--release: cannot find the process that listens at {addr}"))
             .hint("leave --release out, and let it accept within --observe"));
     };
     match procfs::catches(pid, libc::SIGUSR1) {

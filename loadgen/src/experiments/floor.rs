@@ -11,7 +11,7 @@ use crate::machine::limits;
 use crate::output::OutputArgs;
 use crate::run::args::size;
 use crate::run::check_cpus;
-use crate::run::floor::{CONNS_MAX, Cpus, Plan, measure};
+use crate::run::floor::{CONNS_MAX, Cpus, Parameters, measure};
 use lockstep_sys::cpus::{self, CpuList, parse_list};
 use lockstep_sys::errno::describe;
 use lockstep_sys::units;
@@ -68,7 +68,7 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure
     })?;
     let mut environment = Environment::capture();
     let started = SystemTime::now();
-    let floor = measure(&Plan {
+    let floor = measure(&Parameters {
         size: args.size,
         conns: &CONNS,
         cpus: Cpus::choose(&allowed, args.pin.as_deref(), args.server_pin.as_deref()),

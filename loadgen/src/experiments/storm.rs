@@ -23,7 +23,7 @@ use crate::clients::clock::Clock;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
-use crate::experiments::backlog::kernel;
+use crate::experiments::listening::kernel_settings;
 use crate::machine::placement::Place;
 use crate::run::args::RunArgs;
 use crate::run::{Job, Session};
@@ -136,7 +136,7 @@ fn one(
         interrupted: signal.is_some(),
         subject,
         placement: (args.place != Place::Apart).then(|| args.place.name().to_owned()),
-        kernel: kernel::settings(),
+        kernel: kernel_settings(),
         conns: cell.conns.into(),
         rate_per_s: args.rate.map(|rate| rate as f64),
         exchanges_each: args.exchanges,

@@ -46,7 +46,7 @@ pub(crate) fn brief(args: &RunArgs, conns: &[u32], allowed: &[usize]) -> Option<
     conns.sort_unstable();
     conns.dedup();
     limits::raise_descriptors(2 * conns.last()?, 2).ok()?;
-    let plan = Plan {
+    let parameters = Parameters {
         size: args.size,
         conns: &conns,
         cpus: Cpus::choose(allowed, args.pin.as_deref(), args.server_pin.as_deref()),
@@ -54,11 +54,11 @@ pub(crate) fn brief(args: &RunArgs, conns: &[u32], allowed: &[usize]) -> Option<
         rounds: ROUNDS_BRIEF,
         all: false,
     };
-    measure(&plan).ok()
+    measure(&parameters).ok()
 }
 
 /// Parameters of a measurement.
-pub(crate) struct Plan<'a> {
+pub(crate) struct Parameters<'a> {
     pub(crate) size: u32,
     pub(crate) conns: &'a [u32],
     pub(crate) cpus: Cpus,
@@ -103,19 +103,19 @@ struct Values {
 /// # Errors
 ///
 /// Those of socket calls; `TimedOut` if replies are missing, and an error if one is wrong.
-pub(crate) fn measure(plan: &Plan<'_>) -> io::Result<Floor> {
+pub(crate) fn measure(parameters: &Parameters<'_>) -> io::Result<Floor> {
     let (started, begin) = (SystemTime::now(), Instant::now());
     let (values, connections) = thread::scope(|scope| {
         let measuring = scope.spawn(|| {
-            pin(&[plan.cpus.client])?;
+            pin(&[parameters.cpus.client])?;
             // Outside of this namespace, the kernel's counters then count the run alone.
             let apart = netns::enter_alone().is_ok();
-            rounds(plan).map(|(values, opened)| (values, if apart { 0 } else { opened }))
+            rounds(parameters).map(|(values, opened)| (values, if apart { 0 } else { opened }))
         });
         measuring.join().map_err(|_| io::Error::other("a thread panicked"))?
     })?;
     let exchanges = |values: &[Vec<f64>]| -> Vec<Exchange> {
-        let spreads = plan.conns.iter().zip(values);
+        let spreads = parameters.conns.iter().zip(values);
         spreads
             .filter_map(|(&conns, values)| Some(Exchange { conns, ns: Spread::of(values)? }))
             .collect()
@@ -123,10 +123,10 @@ pub(crate) fn measure(plan: &Plan<'_>) -> io::Result<Floor> {
     Ok(Floor {
         measured: humantime::format_rfc3339_millis(started).to_string(),
         duration_s: begin.elapsed().as_secs_f64(),
-        rounds: plan.rounds,
-        size: plan.size,
-        client_cpu: plan.cpus.client as u32,
-        server_cpu: plan.cpus.server.map(|cpu| cpu as u32),
+        rounds: parameters.rounds,
+        size: parameters.size,
+        client_cpu: parameters.cpus.client as u32,
+        server_cpu: parameters.cpus.server.map(|cpu| cpu as u32),
         connections,
         one_thread: exchanges(&values.one_thread),
         two_threads: exchanges(&values.two_threads),
@@ -141,41 +141,41 @@ pub(crate) fn measure(plan: &Plan<'_>) -> io::Result<Floor> {
 }
 
 /// Measures all rounds; returns the values and the number of connections opened.
-fn rounds(plan: &Plan<'_>) -> io::Result<(Values, u32)> {
-    let most = plan.conns.iter().copied().max().unwrap_or(1);
-    let pattern = Pattern::new(plan.size, fastrand::u64(..));
+fn rounds(parameters: &Parameters<'_>) -> io::Result<(Values, u32)> {
+    let most = parameters.conns.iter().copied().max().unwrap_or(1);
+    let pattern = Pattern::new(parameters.size, fastrand::u64(..));
     let pairs = Pair::connect(most)?;
     // The kernel allocates a connection's buffers at their first use.
     measurements::one_thread(&pairs, &pattern, Duration::ZERO)?;
     let mut connections = most;
     let mut values = Values {
-        one_thread: vec![Vec::new(); plan.conns.len()],
-        two_threads: vec![Vec::new(); plan.conns.len()],
+        one_thread: vec![Vec::new(); parameters.conns.len()],
+        two_threads: vec![Vec::new(); parameters.conns.len()],
         blocking: Vec::new(),
         calls: Default::default(),
     };
-    let two = plan.cpus.server.is_some();
-    let forms = plan.conns.len() * if two { 2 } else { 1 }
-        + if plan.all { values.calls.len() + usize::from(two) } else { 0 };
-    let slice = plan.duration / (plan.rounds * forms as u32);
+    let two = parameters.cpus.server.is_some();
+    let forms = parameters.conns.len() * if two { 2 } else { 1 }
+        + if parameters.all { values.calls.len() + usize::from(two) } else { 0 };
+    let slice = parameters.duration / (parameters.rounds * forms as u32);
     let two_threads = |pairs: &[Pair], server, sleep| {
         measurements::two_threads(pairs, &pattern, server, slice, sleep)
     };
-    for _ in 0..plan.rounds {
-        for (index, &conns) in plan.conns.iter().enumerate() {
+    for _ in 0..parameters.rounds {
+        for (index, &conns) in parameters.conns.iter().enumerate() {
             let pairs = &pairs[..conns as usize];
             values.one_thread[index].push(measurements::one_thread(pairs, &pattern, slice)?);
-            if let Some(server) = plan.cpus.server {
+            if let Some(server) = parameters.cpus.server {
                 let exchanged = two_threads(pairs, server, false)?;
                 if exchanged.running >= UNDISTURBED {
                     values.two_threads[index].push(exchanged.ns);
                 }
             }
         }
-        if !plan.all {
+        if !parameters.all {
             continue;
         }
-        if let Some(server) = plan.cpus.server {
+        if let Some(server) = parameters.cpus.server {
             connections += 1;
             values.blocking.push(two_threads(&Pair::connect(1)?, server, true)?.ns);
         }
@@ -190,9 +190,9 @@ fn rounds(plan: &Plan<'_>) -> io::Result<(Values, u32)> {
 mod tests {
     use super::*;
 
-    fn plan(size: u32, conns: &[u32], server: Option<usize>) -> Plan<'_> {
+    fn parameters(size: u32, conns: &[u32], server: Option<usize>) -> Parameters<'_> {
         let client = lockstep_sys::cpus::allowed().unwrap()[0];
-        Plan {
+        Parameters {
             size,
             conns,
             cpus: Cpus { client, server },
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn floor_measures_every_form_in_every_round() {
         for size in [1, 64, 100_000] {
-            let floor = measure(&plan(size, &[1, 5], second())).unwrap();
+            let floor = measure(&parameters(size, &[1, 5], second())).unwrap();
             let conns: Vec<u32> = floor.one_thread.iter().map(|exchange| exchange.conns).collect();
             assert_eq!(conns, [1, 5]);
             // The rounds of two threads are left out while other tests have the CPUs.
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn floor_on_one_cpu_has_no_second_thread() {
-        let floor = measure(&plan(64, &[2], None)).unwrap();
+        let floor = measure(&parameters(64, &[2], None)).unwrap();
         assert!(floor.two_threads.is_empty() && floor.blocking_ns.is_none());
         assert_eq!(floor.server_cpu, None);
         assert_eq!(Cpus::choose(&[3], None, None), Cpus { client: 3, server: None });

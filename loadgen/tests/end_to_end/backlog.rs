@@ -176,7 +176,7 @@ fn backlog_usage_errors() {
         (&["--target", "127.0.0.1:1", "--netns"], "cannot be used with"),
         (&["--target", "127.0.0.1:1", "--n", "5"], "cannot be used with"),
         (&["--target", "127.0.0.1"], "--target 127.0.0.1"),
-        (&["--mode", "wild"], "seq and storm"),
+        (&["--mode", "wild"], "possible values: seq, storm"),
         (&["--hold", "10"], "write 10s"),
         (&["--hold", "1h"], "at most 300 s"),
         (&["--n", "x"], "not a count"),
@@ -186,7 +186,7 @@ fn backlog_usage_errors() {
     ] {
         run(&[&["backlog"], args].concat()).assert_complains(2, words);
     }
-    run(&["backlog", "--target", "127.0.0.1:1"]).assert_complains(4, "nobody listens");
+    run(&["backlog", "--target", "127.0.0.1:1"]).assert_complains(4, "no listener at 127.0.0.1:1");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let target = listener.local_addr().unwrap().to_string();
     // This process would be ended by it.

@@ -1,20 +1,20 @@
-//! The options of `loadgen backlog`.
+//! Options of `loadgen backlog`.
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::output::OutputArgs;
 use crate::run::args::backlog;
 use lockstep_sys::units;
 
-/// More listeners at a time, each in a process of its own, than anybody compares.
+/// Most trials, each of which is a process.
 const TRIALS_MAX: usize = 16;
 
-/// Connects beyond what fits, at most.
+/// Most connects beyond the capacity of the queue.
 const EXTRA_MAX: u64 = 10_000;
 
-/// The longest hold, and the longest that is waited after it. A SYN is given up after about two
+/// Longest hold, and longest observation after it. The kernel gives up a SYN after about two
 /// minutes.
 const TIME_MAX: Duration = Duration::from_secs(300);
 
@@ -22,25 +22,25 @@ const EXAMPLES: &str = "\
 Examples:
   loadgen backlog --netns                         listen(0), (1), (3), (5), (128), undisturbed
   loadgen backlog --netns --n 5 --syncookies 0    the same without SYN cookies: no ghosts
-  loadgen backlog --n 5 --hold 500ms              without privileges, among everybody's connections
-  loadgen backlog --netns --n 128 --somaxconn 10  what listen(128) is worth where 10 is the most
+  loadgen backlog --n 5 --hold 500ms              without privileges, in this network namespace
+  loadgen backlog --netns --n 128 --somaxconn 10  listen(128) where the maximum is 10
   lockstep serve --accept-pause --backlog 8 &
   loadgen backlog --target 127.0.0.1:8898 --release";
 
-/// Fills accept queues that nobody empties, and shows who gets in, who waits, and who only
-/// believes that he got in; then has everybody accepted, and follows them to the end.
+/// Fills accept queues while no connection is accepted, then accepts, and shows the fate of every
+/// client: connected, waiting, or connected only on its own side.
 ///
-/// What was measured stands beside what the kernel's rules predict. Where they differ, or the
-/// kernel's counters contradict each other or the clients, the exit code is 8.
+/// The result stands beside the prediction from the kernel's rules. The exit code is 8 if they
+/// differ, or if the kernel's counters contradict each other or the clients.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub struct BacklogArgs {
-    /// What is given to listen(2); each number is a trial with a listener of its own
+    /// Arguments of listen(2), each a trial with a listener of its own
     #[arg(long, value_name = "N,...", default_value = "0,1,3,5,128", value_delimiter = ',')]
     #[arg(value_parser = backlog)]
     pub n: Vec<u32>,
 
-    /// A server of this machine that accepts nothing for now, in place of an own listener
+    /// Server on this machine that does not accept yet, in place of a listener of its own
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["n", "netns"])]
     pub target: Option<String>,
 
@@ -48,23 +48,23 @@ pub struct BacklogArgs {
     #[arg(long, requires = "target")]
     pub release: bool,
 
-    /// Connects beyond what the accept queue holds
+    /// Connects beyond the capacity of the accept queue
     #[arg(long, value_name = "N", default_value = "8", value_parser = extra)]
     pub extra: u32,
 
-    /// How they come: storm (all at once), seq (each when the one before is through, or waits)
-    #[arg(long, value_name = "NAME", default_value = "storm", value_parser = mode)]
+    /// Order of the connects
+    #[arg(long, value_enum, default_value_t = Mode::Storm)]
     pub mode: Mode,
 
-    /// How long nobody accepts, from the last connect
+    /// Time without accepting, from the last connect
     #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = time)]
     pub hold: Duration,
 
-    /// The longest that everybody is followed after that
+    /// Longest time to follow the clients after that
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = time)]
     pub observe: Duration,
 
-    /// Give each trial a network namespace of its own, with counters that nobody else moves
+    /// Give each trial a private network namespace, whose counters no other program moves
     #[arg(long)]
     pub netns: bool,
 
@@ -80,22 +80,22 @@ pub struct BacklogArgs {
     #[arg(long, requires = "netns")]
     pub abort_on_overflow: bool,
 
-    /// Where the result goes.
+    /// Output options.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
-/// How connects follow each other.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// Order of the connects.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Mode {
-    /// Each when the one before is through, or waits.
+    /// One after another: each once the previous one is connected, or waits
     Seq,
-    /// All at once.
+    /// All in a burst
     Storm,
 }
 
 impl Mode {
-    /// Its name on the command line.
+    /// Name in options and records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Seq => "seq",
@@ -105,7 +105,7 @@ impl Mode {
 }
 
 impl BacklogArgs {
-    /// The settings to make in the private namespace.
+    /// Settings to make in the private namespace.
     pub(super) fn settings(&self) -> Vec<(String, u32)> {
         let abort = self.abort_on_overflow.then_some(1);
         [
@@ -118,7 +118,7 @@ impl BacklogArgs {
         .collect()
     }
 
-    /// The numbers, each once.
+    /// The values of `--n` without duplicates.
     pub(super) fn numbers(&self) -> Result<Vec<u32>, String> {
         let mut numbers: Vec<u32> = Vec::new();
         for &n in &self.n {
@@ -138,13 +138,6 @@ fn extra(text: &str) -> Result<u32, String> {
         count @ ..=EXTRA_MAX => Ok(count as u32),
         _ => Err(format!("at most {EXTRA_MAX}")),
     }
-}
-
-fn mode(text: &str) -> Result<Mode, String> {
-    [Mode::Seq, Mode::Storm]
-        .into_iter()
-        .find(|mode| mode.name() == text)
-        .ok_or_else(|| "there are seq and storm".to_owned())
 }
 
 fn time(text: &str) -> Result<Duration, String> {

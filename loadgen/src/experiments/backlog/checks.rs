@@ -1,26 +1,26 @@
-//! What the kernel's counters must have to do with each other, and with what the clients saw.
+//! Relations that must hold between the kernel's counters, and between them and the clients.
 
 use lockstep_results::backlog::{Check, Counters, Kernel, Outcome};
 
-/// The clients when accepting begins.
+/// Clients at the release.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Waiting {
     /// Connects issued.
     pub(super) conns: u64,
-    /// Those that have succeeded.
+    /// Connects that have succeeded.
     pub(super) connected: u64,
-    /// SYNs sent again, by all.
+    /// SYNs sent again, by all clients.
     pub(super) retrans: u64,
 }
 
 impl Waiting {
-    /// The SYNs that were not answered: the first ones of those not connected, and all sent again.
+    /// SYNs without an answer: the first of each waiting client, and every one sent again.
     fn unanswered(&self) -> u64 {
         self.conns - self.connected + self.retrans
     }
 }
 
-/// When accepting begins.
+/// Checks at the release.
 pub(super) fn at_release(counters: &Counters, waiting: &Waiting) -> Vec<Check> {
     let checks = [
         ("held: ListenOverflows = SYNs without an answer", "ListenOverflows", waiting.unanswered()),
@@ -34,7 +34,7 @@ pub(super) fn at_release(counters: &Counters, waiting: &Waiting) -> Vec<Check> {
     checks.collect()
 }
 
-/// At the end; `accepted` where it is known.
+/// Checks at the end. `accepted` is the number of accepted connections, where it is known.
 pub(super) fn at_end(
     held: &Counters,
     counters: &Counters,
@@ -50,7 +50,7 @@ pub(super) fn at_end(
         let name = "end: ListenDrops = ListenOverflows + TCPReqQFullDrop";
         checks.push(equal(name, drops, overflows + full));
     }
-    // With tcp_syncookies 2 every SYN is answered with one.
+    // With tcp_syncookies 2 every SYN is answered with a cookie.
     if let (Some(1), Some(sent), Some(full)) =
         (kernel.syncookies, counter("SyncookiesSent"), counter("TCPReqQFullDoCookies"))
     {
@@ -94,7 +94,7 @@ mod tests {
 
     /// listen(5), 14 connects, released after 1.5 s, on Linux 6.18.
     #[test]
-    fn what_was_measured_holds() {
+    fn checks_hold_for_a_recorded_trial() {
         let held = counters(&[
             ("ListenOverflows", 16),
             ("ListenDrops", 16),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_that_this_kernel_lacks_are_not_compared() {
+    fn checks_skip_counters_that_the_kernel_lacks() {
         let none = Counters::new();
         assert_eq!(at_release(&none, &Waiting::default()), []);
         let kernel = Kernel { syncookies: Some(1), ..Kernel::default() };

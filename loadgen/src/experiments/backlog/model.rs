@@ -1,85 +1,86 @@
-//! What Linux does with connects to a listener that does not accept, as rules.
+//! Linux's rules for connects to a listener that does not accept.
 //!
-//! Nothing here looks at the measurement: from `listen(n)`, the settings and the plan follows who
-//! gets in, and the experiment shows whether that is so. The rules are those of Linux 6.x on the
-//! loopback interface, where a handshake is over before connect(2) returns.
+//! Nothing here depends on the measurement: the prediction follows from `listen(n)`, the settings
+//! and the plan, and the experiment tests it. The rules are those of Linux 6.x on the loopback
+//! interface, where a handshake is over before connect(2) returns.
 //!
 //! 1. The limit of the accept queue is `min(n, net.core.somaxconn)` (listen(2); `__sys_listen` in
 //!    net/socket.c).
-//! 2. The queue is full when it holds *more* than the limit, so it holds one more than that
+//! 2. The queue is full when it holds *more* than the limit, so it holds one more than the limit
 //!    (`sk_acceptq_is_full` in include/net/sock.h).
 //! 3. The queue of half-open connections holds as many (`inet_csk_reqsk_queue_is_full` in
-//!    include/net/inet_connection_sock.h); without SYN cookies also no more than three quarters of
-//!    `tcp_max_syn_backlog` (`tcp_conn_request` in net/ipv4/tcp_input.c).
-//! 4. A SYN that meets a full accept queue is dropped without a word, and counted in
-//!    `ListenOverflows` and `ListenDrops` (`tcp_conn_request`). `tcp_abort_on_overflow` has no say.
-//! 5. A SYN that meets a full queue of half-open connections is answered with a SYN cookie, for
-//!    which nothing is remembered, or dropped if `tcp_syncookies` is 0 (`tcp_conn_request`).
+//!    include/net/inet_connection_sock.h). Without SYN cookies it also holds no more than three
+//!    quarters of `tcp_max_syn_backlog` (`tcp_conn_request` in net/ipv4/tcp_input.c).
+//! 4. A SYN that meets a full accept queue is dropped without an answer, and counted in
+//!    `ListenOverflows` and `ListenDrops` (`tcp_conn_request`). `tcp_abort_on_overflow` has no
+//!    effect on this.
+//! 5. A SYN that meets a full queue of half-open connections is answered with a SYN cookie, and
+//!    the kernel keeps no state of it. With `tcp_syncookies` 0 it is dropped (`tcp_conn_request`).
 //! 6. The last segment of a handshake that meets a full accept queue is ignored
 //!    (`tcp_v4_syn_recv_sock` in net/ipv4/tcp_ipv4.c, `tcp_check_req` in
-//!    net/ipv4/tcp_minisocks.c). Its client has seen the SYN answered and takes itself for
-//!    connected: a ghost.
-//! 7. A client sends its SYN again after 1 s, as often in distances of one second as
-//!    `tcp_syn_linear_timeouts` says (none before Linux 6.5), and then in distances that double, in
-//!    all `tcp_syn_retries` times more often than the former (tcp(7); `tcp_retransmit_timer` and
-//!    `tcp_write_timeout` in net/ipv4/tcp_timer.c).
+//!    net/ipv4/tcp_minisocks.c). The client has an answer to its SYN and is connected on its own
+//!    side only: a ghost.
+//! 7. A client sends its SYN again after 1 s. The first `tcp_syn_linear_timeouts` repetitions
+//!    (none before Linux 6.5) are one second apart, the following `tcp_syn_retries` double their
+//!    distance each time (tcp(7); `tcp_retransmit_timer` and `tcp_write_timeout` in
+//!    net/ipv4/tcp_timer.c).
 
 use std::time::Duration;
 
 use lockstep_results::backlog::{Kernel, Prediction, Range};
 
-/// `net.core.somaxconn` where it cannot be read: its default since Linux 5.4.
+/// Default of `net.core.somaxconn` since Linux 5.4, used where it cannot be read.
 const SOMAXCONN: u32 = 4096;
 
-/// `net.ipv4.tcp_syn_retries` where it cannot be read: its default.
+/// Default of `net.ipv4.tcp_syn_retries`, used where it cannot be read.
 const SYN_RETRIES: u32 = 6;
 
-/// How surely the release is known to come before or after a SYN.
+/// Smallest distance of the release from a SYN at which their order is certain.
 const RELEASE_MARGIN: Duration = Duration::from_millis(50);
 
-/// How long before the end a client must be connected to be sure of it.
+/// Smallest distance of a SYN from the end at which its success is certain.
 const END_MARGIN: Duration = Duration::from_millis(500);
 
-/// The longest that a SYN's time is doubled to (`TCP_RTO_MAX`, include/net/tcp.h).
+/// Longest distance between two SYNs (`TCP_RTO_MAX`, include/net/tcp.h).
 const RTO_MAX: Duration = Duration::from_secs(120);
 
-/// What is tried.
+/// TrialPlan of a trial.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Plan {
-    /// The limit of each accept queue (rule 1).
+pub(super) struct TrialPlan {
+    /// Limit of each accept queue (rule 1).
     pub(super) limit: u32,
-    /// Listeners.
+    /// Number of listeners.
     pub(super) listeners: u32,
-    /// Connects.
+    /// Number of connects.
     pub(super) conns: u32,
-    /// From the first connect to the last.
+    /// Time from the first connect to the last.
     pub(super) fill: Duration,
-    /// From the last connect until accepting begins.
+    /// Time from the last connect to the release.
     pub(super) hold: Duration,
-    /// From the last connect to the end.
+    /// Time from the last connect to the end.
     pub(super) end: Duration,
 }
 
-/// The limit of the accept queue of `listen(n)` (rule 1).
+/// Limit of the accept queue of `listen(n)` (rule 1).
 pub(super) fn limit(n: u32, somaxconn: Option<u32>) -> u32 {
     n.min(somaxconn.unwrap_or(SOMAXCONN))
 }
 
-/// How many connections the accept queues hold together (rule 2).
+/// Number of connections that the accept queues hold together (rule 2).
 pub(super) fn capacity(limit: u32, listeners: u32) -> u32 {
     listeners.saturating_mul(limit.saturating_add(1))
 }
 
-/// What follows from the rules.
-pub(super) fn predict(plan: &Plan, kernel: &Kernel) -> Prediction {
+/// Predicts a trial from the rules.
+pub(super) fn predict(plan: &TrialPlan, kernel: &Kernel) -> Prediction {
     let room = u64::from(capacity(plan.limit, plan.listeners));
     let conns = u64::from(plan.conns);
     let instant = conns.min(room);
     let waiting = conns - instant;
     let late = late(plan, kernel, waiting);
     let cookies = kernel.syncookies != Some(0);
-    // The queue was emptied before the first of them came: that many of their last segments fit
-    // whatever happens, and with the others it is a race against the server (rule 6).
+    // The queue was empty when they connected, so that many of their last segments fit. The others
+    // race against the server's accepts (rule 6).
     let fit = u64::from(plan.limit) + 1;
     let ghosts = if cookies { late.most.saturating_sub(fit) } else { 0 };
     let reset = if kernel.abort_on_overflow == Some(1) { ghosts } else { 0 };
@@ -95,32 +96,32 @@ pub(super) fn predict(plan: &Plan, kernel: &Kernel) -> Prediction {
     }
 }
 
-/// How many of the waiting are connected by the end.
-fn late(plan: &Plan, kernel: &Kernel, waiting: u64) -> Range {
+/// Number of the waiting clients that are connected by the end.
+fn late(plan: &TrialPlan, kernel: &Kernel, waiting: u64) -> Range {
     let times = syn_times(kernel);
     let surely = times.iter().filter(|&&at| {
         at > plan.hold + plan.fill + RELEASE_MARGIN && latest(at) + END_MARGIN < plan.end
     });
     let surely = surely.count() as u64;
     let possibly = times.iter().any(|&at| latest(at) > plan.hold && at < plan.end);
-    let at_once = match kernel.syncookies {
+    let per_syn = match kernel.syncookies {
         Some(0) => half_open(plan.limit, kernel),
         _ => waiting, // All SYNs are answered (rule 5).
     };
     Range {
-        least: waiting.min(surely.saturating_mul(at_once)),
+        least: waiting.min(surely.saturating_mul(per_syn)),
         most: if possibly { waiting } else { 0 },
     }
 }
 
-/// How many half-open connections there can be (rule 3), without SYN cookies.
+/// Capacity for half-open connections without SYN cookies (rule 3).
 fn half_open(limit: u32, kernel: &Kernel) -> u64 {
     let queue = u64::from(limit) + 1;
     kernel.max_syn_backlog.map_or(queue, |most| queue.min(u64::from(most - (most >> 2)) + 1))
 }
 
-/// How many SYNs a waiting client has sent when accepting begins.
-fn syns_until_release(plan: &Plan, kernel: &Kernel) -> Range {
+/// Number of SYNs that a waiting client has sent before the release.
+fn syns_until_release(plan: &TrialPlan, kernel: &Kernel) -> Range {
     let times = syn_times(kernel);
     let surely = times.iter().filter(|&&at| latest(at) < plan.hold).count() as u64;
     let possibly = times.iter().filter(|&&at| at < plan.hold + plan.fill + RELEASE_MARGIN);
@@ -128,7 +129,7 @@ fn syns_until_release(plan: &Plan, kernel: &Kernel) -> Range {
     Range { least: 1 + surely, most: 1 + possibly }
 }
 
-/// When a client sends its SYN again, from its connect, if nobody ever answers (rule 7).
+/// Times at which a client sends its SYN again, from its connect, without an answer (rule 7).
 pub(super) fn syn_times(kernel: &Kernel) -> Vec<Duration> {
     let linear = kernel.syn_linear_timeouts.unwrap_or(0).min(255);
     let retries = kernel.syn_retries.unwrap_or(SYN_RETRIES).min(255);
@@ -143,8 +144,8 @@ pub(super) fn syn_times(kernel: &Kernel) -> Vec<Duration> {
     times
 }
 
-/// The latest that a timer for `at` goes off: the kernel's timers are an eighth of their length
-/// coarse (kernel/time/timer.c), and each step waits for the one before.
+/// Latest expiry of a timer for `at`: the kernel's timers may be late by an eighth of their length
+/// (kernel/time/timer.c), and each step starts after the previous one.
 fn latest(at: Duration) -> Duration {
     at + at / 8 + Duration::from_millis(20)
 }
@@ -165,8 +166,8 @@ mod tests {
         }
     }
 
-    fn plan(limit: u32, extra: u32, hold_s: f64, end_s: f64) -> Plan {
-        Plan {
+    fn plan(limit: u32, extra: u32, hold_s: f64, end_s: f64) -> TrialPlan {
+        TrialPlan {
             limit,
             listeners: 1,
             conns: limit + 1 + extra,
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_the_smaller_and_the_queue_holds_one_more() {
+    fn capacity_is_the_smaller_limit_plus_one() {
         for (n, somaxconn, admitted) in [
             (0, Some(4096), 1),
             (1, Some(4096), 2),
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn syns_come_again_as_measured() {
+    fn syn_times_match_measured_retransmissions() {
         let new = kernel(1);
         assert_eq!(whole_seconds(&new), [1, 2, 3, 4, 5, 7, 11, 19, 35, 67]);
         let old = Kernel { syn_linear_timeouts: None, ..kernel(1) };
@@ -210,9 +211,9 @@ mod tests {
         assert_eq!(whole_seconds(&many)[6..], [127, 247, 367]);
     }
 
-    /// Linux 6.18, K = n + 9 connects, released after 9.3 s: what was measured with sockets.
+    /// Linux 6.18, n + 9 connects, released after 9.3 s, as measured with sockets.
     #[test]
-    fn the_measured_table_follows_from_the_rules() {
+    fn prediction_matches_the_measured_table() {
         for (n, instant, ghosts) in [(0, 1, 7), (1, 2, 6), (3, 4, 4), (5, 6, 2), (128, 129, 0)] {
             let predicted = predict(&plan(n, 8, 9.3, 16.0), &kernel(1));
             assert_eq!(predicted.instant, Range::exactly(instant), "listen({n})");
@@ -230,12 +231,12 @@ mod tests {
         assert_eq!(overflows(0.3), Range::exactly(8));
         assert_eq!(overflows(1.5), Range::exactly(16));
         assert_eq!(overflows(9.0), Range::exactly(56));
-        // Too near to a SYN to tell which comes first.
+        // The release is too near to a SYN to know their order.
         assert_eq!(overflows(1.0), Range { least: 8, most: 16 });
     }
 
     #[test]
-    fn without_cookies_a_queueful_connects_with_every_syn_and_there_are_no_ghosts() {
+    fn without_cookies_one_queue_connects_per_syn_and_no_ghosts() {
         // Measured: 4 at 3.08 s, 4 more at 4.10 s.
         let predicted = predict(&plan(3, 8, 2.5, 12.0), &kernel(0));
         assert_eq!(predicted.late, Range::exactly(8));
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_syn_backlog_counts_only_without_cookies() {
+    fn max_syn_backlog_matters_only_without_cookies() {
         // Measured with hand-made SYNs: tcp_max_syn_backlog 8 answers 7.
         let small = Kernel { max_syn_backlog: Some(8), ..kernel(0) };
         assert_eq!(half_open(8, &small), 7);
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_gets_in_who_sends_no_syn_before_the_end() {
+    fn clients_without_a_syn_before_the_end_time_out() {
         let predicted = predict(&plan(5, 8, 1.5, 1.8), &kernel(1));
         assert_eq!(predicted.late, Range::exactly(0));
         assert_eq!(predicted.timed_out, Range::exactly(8));
@@ -270,15 +271,15 @@ mod tests {
     }
 
     #[test]
-    fn with_room_for_all_nobody_waits() {
-        let predicted = predict(&Plan { conns: 3, ..plan(5, 0, 1.5, 9.0) }, &kernel(1));
+    fn no_client_waits_while_the_queue_has_room() {
+        let predicted = predict(&TrialPlan { conns: 3, ..plan(5, 0, 1.5, 9.0) }, &kernel(1));
         assert_eq!(predicted.instant, Range::exactly(3));
         assert_eq!(predicted.overflows, Range::exactly(0));
         assert_eq!(predicted.late, Range::exactly(0));
     }
 
     #[test]
-    fn only_an_overflow_of_the_last_segment_is_ever_reset() {
+    fn abort_on_overflow_resets_only_ghosts() {
         let abort = Kernel { abort_on_overflow: Some(1), ..kernel(1) };
         let predicted = predict(&plan(5, 8, 1.5, 9.0), &abort);
         assert_eq!(predicted.reset, Range { least: 0, most: 2 });
@@ -286,9 +287,9 @@ mod tests {
         assert_eq!(predict(&plan(5, 8, 1.5, 9.0), &kernel(1)).reset, Range::exactly(0));
     }
 
-    /// Whatever is planned, every client is somewhere.
+    /// Every client is in one class, for any plan.
     #[test]
-    fn a_prediction_leaves_nobody_out() {
+    fn prediction_accounts_for_every_client() {
         for syncookies in 0..=2 {
             for limit in [0, 1, 3, 5, 128] {
                 for extra in [0, 1, 8, 300] {

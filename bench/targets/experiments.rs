@@ -93,7 +93,7 @@ pub(crate) const EXPERIMENTS: [Experiment; 6] = [
             "1000,10000",
             "-d",
             "2s",
-            "--turn",
+            "--slice",
             "0",
             "--rounds",
             "{rounds}",

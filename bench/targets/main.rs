@@ -88,10 +88,6 @@ fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
                 .args(&files)
                 .arg("-o")
                 .arg(page))?;
-            // That page has what is on those of the experiments.
-            for file in &files {
-                fs::remove_file(file.with_extension("html"))?;
-            }
             (stem, files)
         }
     };

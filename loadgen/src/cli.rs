@@ -1,50 +1,56 @@
-//! The command line of `loadgen`: a run, and what else there is to do.
+//! The command line of `loadgen`: a run, or one of the commands.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::exit::{self, Failure};
 use crate::experiments::backlog::{BacklogArgs, TrialArgs};
 use crate::experiments::compare::CompareArgs;
 use crate::experiments::floor::FloorArgs;
 use crate::experiments::storm::StormArgs;
 use crate::experiments::sweep::SweepArgs;
 use crate::many::{ManyArgs, PartArgs};
-use crate::run::args::{LiveArgs, RunArgs, page};
+use crate::options::{EMBEDDED, page};
+use crate::run::args::{LiveArgs, RunArgs};
 use crate::servers::embedded::EmbeddedArgs;
 use crate::servers::supervisor::ExecArgs;
 
 const EXAMPLES: &str = "\
 Examples:
-  loadgen --conns 1000                            the best backend of this machine, 1,000 clients
-  loadgen --conns 1000 --backend blocking         another backend, the same load
-  loadgen --conns 64 --size 1KiB -d 30s -o runs/  longer messages and a longer run, kept as a file
-  loadgen --target 127.0.0.1:8898 -n 1M           a million exchanges with a server of your own
-  loadgen --rate 50k --arrivals poisson           latency at a load that does not wait for replies
+  loadgen --conns 1000                            1,000 clients, the best backend of this machine
+  loadgen --conns 1000 --backend blocking         the same load on another backend
+  loadgen 127.0.0.1:8898 -n 1M                    a million exchanges with a running server
+  loadgen --conns 64 --size 1KiB -d 30s -o runs/  longer requests and a longer run, kept as a file
+  loadgen --rate 50k --arrivals poisson           latency at a fixed rate of requests
   loadgen --service hi --conns 100                a connection for each exchange
   loadgen --conns 64 --json | jq .throughput_per_s
-  loadgen compare mio io-uring --conns 64,1000    who is faster, by how much, and how surely
-  loadgen compare mio mine='./server --port {port}'
-  loadgen backlog --netns                         who gets in while nobody accepts
-  loadgen storm --conns 2000 --backlog 16         what a short listen queue costs new clients
-  loadgen many --conns 1k,50k                     what many connections cost, idle and busy
-  loadgen -d 1m --interval 1s --hlog run.hlog     a line a second, and an HdrHistogram log
-  loadgen sweep --rates 5k..50k/10                latency over load, and where it bends
-  loadgen sweep --slo 'p99<1ms'                   the highest rate that holds it
-  loadgen floor                                   what this machine can do at all
+  loadgen -d 1m --interval 1s --hlog run.hlog     a line per second, and an HdrHistogram log
   loadgen --fail-if 'p99>5ms' --fail-if 'errors>0'
-  loadgen report runs/A.json runs/B.json          two runs side by side
+  loadgen compare mio io-uring --conns 64,1000    differences, with confidence intervals
+  loadgen compare mio mine='./server --port {port}'
+  loadgen sweep --rates 5k..50k/10                latency over the rate, and where it bends
+  loadgen sweep --slo 'p99<1ms'                   the highest rate that meets it
+  loadgen many --conns 1k,50k                     cost of many connections, idle and busy
+  loadgen backlog --netns                         effect of listen(n) while nothing is accepted
+  loadgen storm --conns 2000 --backlog 16         cost of a short listen queue for new clients
+  loadgen floor                                   cost of an exchange without a server
+  loadgen report A.json B.json                    two runs side by side
 
 Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here, 4 cannot bind or
 connect, 5 some connections failed, 6 a reply differed from its request, 7 a threshold was
 missed, 8 the result is INVALID (its reasons say why), 128+n signal n.";
 
-/// Opens connections to a lockstep server, sends a request on each as soon as the reply to the
-/// last is here (or, with --rate, when it is due), checks every byte, and says how long it took,
-/// what it cost, and who was the limit.
+/// Measures a TCP server that answers each request with a reply: throughput, latency, CPU time.
 ///
-/// Without --target it starts a server of its own, as a child process on processors of its own
-/// where there are two or more.
+/// Each connection sends its next request when the reply has arrived (closed loop), or on a fixed
+/// schedule (--rate). Every byte of every reply is verified. The report names the side that was the
+/// limit, and marks a run INVALID if its numbers are not the server's.
+///
+/// Without HOST:PORT a server is started as a child process, on CPUs of its own where there are two
+/// or more.
 #[derive(Debug, Parser)]
 #[command(
     name = "loadgen",
@@ -52,49 +58,105 @@ missed, 8 the result is INVALID (its reasons say why), 128+n signal n.";
     max_term_width = 100,
     after_long_help = EXAMPLES,
     after_help = "--help shows more, and examples.",
-    args_conflicts_with_subcommands = true,
-    group(ArgGroup::new("files").args(["output", "hlog"]).multiple(true))
+    args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
-    /// Absent for a run.
+    /// The command; absent for a run.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// The options of a run.
+
+    /// Same as --target
+    #[arg(value_name = "HOST:PORT", conflicts_with = "target", conflicts_with_all = EMBEDDED)]
+    pub address: Option<String>,
+
+    /// Options of a run.
     #[command(flatten)]
     pub run: RunArgs,
-    /// What it tells while it goes on.
+
+    /// Output during a run.
     #[command(flatten)]
     pub live: LiveArgs,
 }
 
-/// What else there is to do.
+impl Cli {
+    /// Parses a command line, program name first.
+    ///
+    /// # Errors
+    ///
+    /// A usage error; also the help and the version, which clap returns as errors.
+    pub fn parse_line(line: &[OsString]) -> Result<Self, clap::Error> {
+        if let Some(unknown) = unknown_command(line) {
+            return Err(unknown);
+        }
+        let mut cli = Self::try_parse_from(line)?;
+        cli.run.target = cli.run.target.or(cli.address.take());
+        Ok(cli)
+    }
+}
+
+/// The error for a first word that is neither an option, an address nor a command. Beside the
+/// positional HOST:PORT clap would take it for an address, and not suggest the command meant.
+fn unknown_command(line: &[OsString]) -> Option<clap::Error> {
+    let word = line.get(1)?.to_str()?;
+    if word.starts_with('-') || word.contains(':') {
+        return None;
+    }
+    let commands = clap::Command::new("loadgen").subcommands(Cli::command().get_subcommands());
+    let error = commands.try_get_matches_from(["loadgen", word]).err()?;
+    (error.kind() == ErrorKind::InvalidSubcommand).then_some(error)
+}
+
+/// The hint for a usage error: the help of the command that failed.
+pub fn help_hint(line: &[OsString]) -> String {
+    let command = line.get(1).and_then(|word| Cli::command().find_subcommand(word).map(name));
+    format!("see loadgen {}--help", command.unwrap_or_default())
+}
+
+fn name(command: &clap::Command) -> String {
+    format!("{} ", command.get_name())
+}
+
+/// Converts an error of clap to one line and a hint.
+pub fn usage_failure(error: &clap::Error, line: &[OsString]) -> Failure {
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    // A message may span several lines, up to the first empty one.
+    let message: Vec<&str> = lines.iter().copied().take_while(|line| !line.is_empty()).collect();
+    let message = message.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    let tip = lines.iter().find_map(|line| line.strip_prefix("tip: "));
+    let hint = tip.map_or_else(|| help_hint(line), str::to_owned);
+    Failure::new(exit::USAGE, message).hint(hint)
+}
+
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print stored records; of two or more, the others in relation to the first
-    Report(ReportArgs),
-    /// Measure servers against each other, in rounds, until the difference is known
+    /// Compare servers in rounds, until the difference is known
     Compare(CompareArgs),
-    /// Show what listen(n) does to clients while nobody accepts, and predict it
-    Backlog(BacklogArgs),
-    /// Measure a server at a series of loads: the latency over the throughput, or with --slo the
+    /// Measure a server at several rates or numbers of connections, or with --slo search for the
     /// highest rate that meets objectives
     Sweep(SweepArgs),
-    /// Measure what this machine can do at all: exchanges without any event loop
-    Floor(FloorArgs),
-    /// Open new connections by the thousand, and see what the accept queue makes of them
-    Storm(StormArgs),
-    /// Measure what a server costs with few connections and with many: to open, to keep and to use
+    /// Measure the cost of few and of many connections: to open, idle and busy
     Many(ManyArgs),
-    /// The embedded server: `lockstep serve`.
+    /// Measure the cost of an exchange on this machine without a server
+    Floor(FloorArgs),
+    /// Open thousands of connections in a burst, and watch the accept queue
+    Storm(StormArgs),
+    /// Show the effect of listen(n) on clients while no connection is accepted
+    Backlog(BacklogArgs),
+    /// Print stored results, or draw them as a page
+    Report(ReportArgs),
+    /// Embedded server: `lockstep serve`.
     #[command(hide = true)]
     Serve(EmbeddedArgs),
-    /// A command as a server that ends with the generator.
+    /// Server from a command line, which ends with the generator.
     #[command(hide = true)]
     Exec(ExecArgs),
-    /// One trial of `loadgen backlog`.
+    /// Trial of `loadgen backlog`.
     #[command(hide = true)]
     BacklogTrial(TrialArgs),
-    /// One process of several of `loadgen many`.
+    /// Process of the generator of `loadgen many`.
     #[command(hide = true)]
     ManyPart(PartArgs),
 }
@@ -102,27 +164,59 @@ pub enum Command {
 /// The options of `loadgen report`.
 #[derive(Args, Debug)]
 pub struct ReportArgs {
-    /// Files that `-o` wrote; as text, a comparison or a sweep alone
+    /// Files written by `-o`; of several runs, the others in relation to the first
     #[arg(value_name = "RECORD", required = true)]
     pub records: Vec<PathBuf>,
 
-    /// Instead of printing, draw any of them into one page for a browser, which needs no network
+    /// Draw the results as one page for a browser instead of printing them
     #[arg(short, long, value_name = "FILE.html", value_parser = page)]
     pub output: Option<PathBuf>,
 
-    /// Let --output overwrite a file
+    /// Overwrite the page if it exists
     #[arg(long, requires = "output")]
     pub force: bool,
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
-    use super::Cli;
+    use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    fn parse(line: &str) -> Result<Cli, Failure> {
+        let line: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        Cli::parse_line(&line).map_err(|error| usage_failure(&error, &line))
+    }
+
+    #[test]
+    fn address_is_the_target_in_any_position() {
+        for line in ["loadgen [::1]:7 --conns 5", "loadgen --conns 5 [::1]:7"] {
+            assert_eq!(parse(line).unwrap().run.target.as_deref(), Some("[::1]:7"), "{line}");
+        }
+        for line in ["loadgen a:1 --target b:1", "loadgen a:1 --backend mio", "loadgen a:1 b:1"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn unknown_command_suggests_a_similar_one() {
+        let failure = parse("loadgen comapre mio io-uring").unwrap_err();
+        assert!(failure.error.contains("'comapre'"), "{failure:?}");
+        assert!(failure.hint.unwrap().contains("'compare'"));
+    }
+
+    #[test]
+    fn hint_names_the_help_of_the_command() {
+        for (line, hint) in [
+            ("loadgen --conns 0", "see loadgen --help"),
+            ("loadgen a:1 --conns 0", "see loadgen --help"),
+            ("loadgen sweep --conns 0", "see loadgen sweep --help"),
+            ("loadgen compare --conns 0", "see loadgen compare --help"),
+        ] {
+            assert_eq!(parse(line).unwrap_err().hint.as_deref(), Some(hint), "{line}");
+        }
     }
 }

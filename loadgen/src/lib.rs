@@ -17,7 +17,7 @@ pub mod exit;
 pub mod experiments;
 pub mod machine;
 pub mod many;
-pub mod output;
+pub mod options;
 pub mod progress;
 pub mod run;
 pub mod servers;

@@ -1,15 +1,14 @@
 //! The `loadgen` command: arguments in, text or JSON out, exit code.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
-use clap::error::ErrorKind as ClapErrorKind;
-use lockstep_results::{Comparison, Document, Record, Stored, Storms, html, store};
+use lockstep_results::{Document, Record, Storms, html, store};
 use serde::Serialize;
 
-use loadgen::cli::{Cli, Command, ReportArgs};
+use loadgen::cli::{Cli, Command, ReportArgs, help_hint, usage_failure};
 use loadgen::exit::{self, Failure};
 use loadgen::experiments::backlog::{self, BacklogArgs};
 use loadgen::experiments::compare::{self, CompareArgs};
@@ -17,22 +16,30 @@ use loadgen::experiments::floor::{self, FloorArgs};
 use loadgen::experiments::storm::{self, StormArgs};
 use loadgen::experiments::sweep::{self, SweepArgs};
 use loadgen::many::{self, ManyArgs};
-use loadgen::output::OutputArgs;
+use loadgen::options::OutputArgs;
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
 use loadgen::{machine::signals, run, servers::embedded, servers::supervisor};
 use lockstep_sys::errno::describe;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::parse_line(&line) {
         Ok(cli) => cli,
-        Err(error) => return ExitCode::from(complain(&error)),
+        Err(help) if !help.use_stderr() => {
+            let _nobody_reads = help.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            usage_failure(&error, &line).print();
+            return ExitCode::from(exit::USAGE);
+        }
     };
     // Where even this fails, a file that is too large ends the command as it does any other.
     let _ = signals::tell_of_full_files();
     let result = match cli.command {
         None => run_and_print(cli.run, &cli.live),
-        Some(Command::Compare(args)) => compare_and_print(args),
+        Some(Command::Compare(args)) => compare_and_print(&args),
         Some(Command::Backlog(args)) => backlog_and_print(&args),
         Some(Command::Storm(args)) => storm_and_print(&args),
         Some(Command::Many(args)) => many_and_print(&args),
@@ -46,7 +53,10 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(failure) => {
+        Err(mut failure) => {
+            if failure.code == exit::USAGE {
+                failure.hint.get_or_insert_with(|| help_hint(&line));
+            }
             failure.print();
             ExitCode::from(failure.code)
         }
@@ -54,17 +64,15 @@ fn main() -> ExitCode {
 }
 
 fn run_and_print(args: RunArgs, live: &LiveArgs) -> Result<u8, Failure> {
-    let args = args
-        .finish()
-        .map_err(|error| Failure::new(exit::USAGE, error).hint("see loadgen --help"))?;
+    let args = args.finish().map_err(|error| Failure::new(exit::USAGE, error))?;
     let mut live = Live::open(&args, live)?;
     let finished = run::run(&args, argv(), &mut live)?;
     // The file first: it is what must not be lost.
-    let stored = args.output.as_ref().map(|path| store::write(&finished.record, path, args.force));
+    let stored = store(&finished.record, &args.output);
     let unconnected = finished.code == exit::ADDRESS;
     match live.last_line(&finished.record) {
         Some(line) => print(&line)?,
-        None if args.json => print(&json(&finished.record)?)?,
+        None if args.output.json => print(&json(&finished.record)?)?,
         None if unconnected => {} // A table of nothing would only hide the error.
         None if live.prints() => print(&format!("\n{}", finished.record.text()))?,
         None => print(&finished.record.text())?,
@@ -77,6 +85,11 @@ fn run_and_print(args: RunArgs, live: &LiveArgs) -> Result<u8, Failure> {
     Ok(finished.code)
 }
 
+/// Writes a result to its file, if one was asked for.
+fn store(result: &(impl Document + Serialize), output: &OutputArgs) -> Option<io::Result<PathBuf>> {
+    output.path.as_ref().map(|path| store::write(result, path, output.force))
+}
+
 /// Says where the file is, or why there is none.
 fn report_stored(stored: Option<io::Result<PathBuf>>) -> Result<(), Failure> {
     if let Some(stored) = stored {
@@ -86,25 +99,16 @@ fn report_stored(stored: Option<io::Result<PathBuf>>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn compare_and_print(mut args: CompareArgs) -> Result<u8, Failure> {
-    args.output = args.place()?;
-    let compared = compare::compare(&args, argv())?;
-    let comparison = &compared.comparison;
-    // The files first: they are what must not be lost.
-    let stored = args.output.as_ref().map(|path| store::write(comparison, path, args.force));
-    let drawn = match &stored {
-        Some(Ok(path)) => Some(draw(comparison, path, args.force)),
-        _ => None,
-    };
-    match args.json {
-        true => print(&json(comparison)?)?,
-        false => print(&comparison.text())?,
-    }
+fn compare_and_print(args: &CompareArgs) -> Result<u8, Failure> {
+    let compared = compare::compare(args, argv())?;
+    let printed = keep_and_print(&compared.comparison, &args.output);
     if let Some(failure) = &compared.failure {
         failure.print();
     }
-    report_stored(stored)?;
-    report_stored(drawn)?;
+    printed?;
+    if args.output.path.is_none() && !args.output.json {
+        let _nobody_reads = writeln!(io::stderr(), "-o FILE keeps a comparison for loadgen report");
+    }
     Ok(compared.code)
 }
 
@@ -132,20 +136,12 @@ fn keep_and_print(
     output: &OutputArgs,
 ) -> Result<(), Failure> {
     // The file first: it is what must not be lost.
-    let stored = output.path.as_ref().map(|path| store::write(result, path, output.force));
+    let stored = store(result, output);
     match output.json {
         true => print(&json(result)?)?,
         false => print(&result.text())?,
     }
     report_stored(stored)
-}
-
-/// Puts the picture of a comparison beside its record.
-fn draw(comparison: &Comparison, record: &Path, force: bool) -> io::Result<PathBuf> {
-    let path = record.with_extension("html");
-    let document = Stored::Comparison(Box::new(comparison.clone()));
-    let page = html::report(&[(record.display().to_string(), document)]);
-    store::write_page(&page, &path, force).map(|()| path)
 }
 
 fn sweep_and_print(args: &SweepArgs) -> Result<u8, Failure> {
@@ -224,23 +220,4 @@ fn print(text: &str) -> Result<(), Failure> {
         )),
         _ => Ok(()),
     }
-}
-
-/// Prints help, or what is wrong with the command line in one line and a hint.
-fn complain(error: &clap::Error) -> u8 {
-    if !error.use_stderr()
-        || error.kind() == ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-    {
-        let _nobody_reads = error.print();
-        return 0;
-    }
-    let text = error.to_string();
-    let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    // Some messages go on in the next lines, up to the first empty one.
-    let sentence: Vec<&str> = lines.iter().copied().take_while(|line| !line.is_empty()).collect();
-    let sentence = sentence.join(" ");
-    let error = sentence.strip_prefix("error: ").unwrap_or(&sentence);
-    let tip = lines.iter().find_map(|line| line.strip_prefix("tip: "));
-    Failure::new(exit::USAGE, error).hint(tip.unwrap_or("see loadgen --help")).print();
-    exit::USAGE
 }

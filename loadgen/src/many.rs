@@ -49,20 +49,18 @@ pub fn many(args: &ManyArgs, argv: Vec<String>) -> Result<Finished, Failure> {
     args.output.check()?;
     let session = Session::start()?;
     let cells = args.cells();
-    session.check(&RunArgs {
-        conns: 1,
-        threads: Some(1),
-        server_spin: None,
-        ..args.server(&cells[0])
-    })?;
-    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    let mut first = RunArgs { conns: 1, ..args.server(&cells[0]) };
+    first.generator.threads = Some(1);
+    first.server.server_spin = None;
+    session.check(&first)?;
+    let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..));
     let mut many = Many {
         header: Header::new("many", SystemTime::now(), argv, Some(seed)),
         interrupted: false,
         size: args.size,
         engine: args.engine().name().to_owned(),
-        placement: args.place.name().to_owned(),
-        server_spin_ns: args.server_spin.map(|spin| spin.as_nanos() as u64),
+        placement: args.server.place.name().to_owned(),
+        server_spin_ns: args.server.server_spin.map(|spin| spin.as_nanos() as u64),
         crowds: Vec::new(),
         omitted: Vec::new(),
         environment: Environment::capture(),
@@ -113,7 +111,7 @@ fn possible(cell: &Cell, args: &ManyArgs) -> Result<(), String> {
     if let Some(refused) = embedded::refusal(backend) {
         return Err(refused);
     }
-    if args.server_spin.is_some() && !embedded::spins(backend) {
+    if args.server.server_spin.is_some() && !embedded::spins(backend) {
         return Err("it has nothing to poll, as --server-spin would have it".to_owned());
     }
     match lockstep_sys::limits::threads_of_machine() {
@@ -137,7 +135,7 @@ fn processes(conns: u32, args: &ManyArgs) -> Result<u32, String> {
     if processes > u64::from(conns) {
         return Err("there are more processes than connections".to_owned());
     }
-    if processes < needed || processes > PROCESSES_MAX {
+    if processes < needed || processes > PROCESSES_MAX.into() {
         return Err(format!(
             "it takes {needed} processes that may each have {room} connections; raise it with \
              `ulimit -n`"

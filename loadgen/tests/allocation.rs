@@ -8,6 +8,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use loadgen::clients::connection::Service;
 use loadgen::clients::engine::Engine;
 use loadgen::clients::pattern::Pattern;
@@ -98,7 +99,10 @@ fn taken(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
 fn exchange_allocates_nothing() {
     // One after the other: what is taken is counted for the whole process.
     let arrivals = [None, Some(Arrivals::Constant), Some(Arrivals::Poisson)];
-    let cases = Engine::ALL.into_iter().flat_map(|engine| arrivals.map(|how| (engine, how)));
+    let cases = Engine::value_variants()
+        .iter()
+        .copied()
+        .flat_map(|engine| arrivals.map(|how| (engine, how)));
     for (engine, arrivals) in cases {
         let rate = |arrivals| OpenLoop { rate: 20_000, arrivals, spin: Duration::ZERO, seed: 1 };
         let open = arrivals.map(rate);

@@ -2,16 +2,17 @@
 //!
 //! No system call is made here. A connection is kept small, for there are many thousands.
 
+use clap::ValueEnum;
 use socket2::Socket;
 
 use crate::clients::pattern::{Mismatch, Pattern, Window, verify};
 
-/// What the server is expected to say.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// Reply expected of the server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Service {
-    /// The same bytes back, as often as asked.
+    /// The same bytes, for every request
     Echo,
-    /// `hi`, whatever was asked, and then the end of the conversation.
+    /// `hi` whatever the request, then the server closes: a connection for each exchange
     Hi,
 }
 

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use rustix::event::epoll::EventFlags;
 use socket2::Socket;
 
@@ -26,7 +27,7 @@ pub(crate) use epoll::Epoll;
 pub(crate) use uring::Uring;
 
 /// The system calls with which sockets are waited for, written and read.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Engine {
     /// epoll(7), recv(2) and send(2).
     Epoll,
@@ -35,9 +36,6 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Epoll, Self::IoUring];
-
     /// The name in flags and records.
     pub const fn name(self) -> &'static str {
         match self {

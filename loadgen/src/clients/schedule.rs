@@ -11,16 +11,18 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 /// Nanoseconds in a second.
 pub const SECOND: u64 = 1_000_000_000;
 
-/// How the planned instants lie.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+/// Distribution of the send times of an open loop.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Arrivals {
-    /// At equal distances.
+    /// At equal distances
     #[default]
     Constant,
-    /// At random, each independent of all others, as from many users.
+    /// At random, independent of each other, as from many users
     Poisson,
 }
 

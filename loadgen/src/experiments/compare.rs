@@ -17,7 +17,7 @@ mod subjects;
 
 use std::path::Path;
 
-use lockstep_results::{Comparison, store};
+use lockstep_results::Comparison;
 
 pub use args::CompareArgs;
 pub use subjects::Subject;
@@ -48,13 +48,11 @@ pub struct Compared {
 pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Compared, Failure> {
     let usage = |error: String| Failure::new(exit::USAGE, error);
     let mut entries = subjects::entries(args).map_err(usage)?;
-    if let Some(path) = &args.output {
-        store::check(path, args.force).map_err(|error| usage(error.to_string()))?;
-    }
+    args.output.check()?;
     let keep = keep(args).map_err(usage)?;
     let session = Session::start()?;
     let base = args.base();
-    if base.server_spin.is_some() && !entries.iter().any(|entry| entry.subject.spins()) {
+    if base.server.server_spin.is_some() && !entries.iter().any(|entry| entry.subject.spins()) {
         return Err(usage("--server-spin: none of the servers can poll".to_owned())
             .hint("mio and io-uring can"));
     }
@@ -67,8 +65,8 @@ pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Compared, Failur
     let rehearsed = RunArgs { size: size_max, ..base.clone() };
     let absent = rehearsal::rehearse(&session, &rehearsed, &mut entries)?;
 
-    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
-    let turn = |&conns: &u32| (conns, args.turn(conns, entries.len()));
+    let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..));
+    let turn = |&conns: &u32| (conns, args.slice(conns, entries.len()));
     let turns: Vec<_> = args.conns.iter().map(turn).collect();
     let plan = plan::plan(args, &base, argv, seed, &entries, &turns, absent);
     let mut rounds = Rounds::new(session, base, entries, plan, keep, turns);
@@ -82,7 +80,7 @@ fn keep(args: &CompareArgs) -> Result<Option<Keep>, String> {
     if !directory.is_dir() {
         return Err(format!("--keep-runs: {}: no such directory", directory.display()));
     }
-    let beside = args.output.as_deref().map(|path| match path.is_dir() {
+    let beside = args.output.path.as_deref().map(|path| match path.is_dir() {
         true => path,
         false => path.parent().unwrap_or(Path::new("")),
     });

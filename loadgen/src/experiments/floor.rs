@@ -8,11 +8,10 @@ use lockstep_results::{Environment, FloorReport, Header};
 
 use crate::exit::{self, Failure};
 use crate::machine::limits;
-use crate::output::OutputArgs;
-use crate::run::args::size;
+use crate::options::{LOAD, OutputArgs, PlacementArgs, size};
 use crate::run::check_cpus;
 use crate::run::floor::{CONNS_MAX, Cpus, Parameters, measure};
-use lockstep_sys::cpus::{self, CpuList, parse_list};
+use lockstep_sys::cpus;
 use lockstep_sys::errno::describe;
 use lockstep_sys::units;
 
@@ -24,6 +23,7 @@ const ROUNDS: u32 = 7;
 
 /// Options of `loadgen floor`.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = LOAD)]
 pub struct FloorArgs {
     /// Bytes in a request, at most 1MiB
     #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = size)]
@@ -34,13 +34,9 @@ pub struct FloorArgs {
     #[arg(value_parser = units::duration_positive)]
     pub duration: Duration,
 
-    /// CPU of the client, and of the measurements with one thread (of a list, the first)
-    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
-    pub pin: Option<CpuList>,
-
-    /// CPU of the server in the measurements with two threads
-    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
-    pub server_pin: Option<CpuList>,
+    /// CPUs of both sides, of which the first are used.
+    #[command(flatten)]
+    pub placement: PlacementArgs,
 
     /// Output options.
     #[command(flatten)]
@@ -59,8 +55,8 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure
         Failure::new(exit::FAILURE, format!("cannot measure: {}", describe(&error)))
     };
     let allowed = cpus::allowed().map_err(failed)?;
-    check_cpus("--pin", args.pin.as_deref(), &allowed)?;
-    check_cpus("--server-pin", args.server_pin.as_deref(), &allowed)?;
+    check_cpus("--pin", args.placement.pin.as_deref(), &allowed)?;
+    check_cpus("--server-pin", args.placement.server_pin.as_deref(), &allowed)?;
     // A descriptor for each end of every connection.
     limits::raise_descriptors(2 * CONNS_MAX, 2).map_err(|error| {
         let hint = "raise it with `ulimit -n`";
@@ -71,7 +67,11 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure
     let floor = measure(&Parameters {
         size: args.size,
         conns: &CONNS,
-        cpus: Cpus::choose(&allowed, args.pin.as_deref(), args.server_pin.as_deref()),
+        cpus: Cpus::choose(
+            &allowed,
+            args.placement.pin.as_deref(),
+            args.placement.server_pin.as_deref(),
+        ),
         duration: args.duration,
         rounds: ROUNDS,
         all: true,

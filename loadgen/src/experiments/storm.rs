@@ -24,7 +24,6 @@ use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
 use crate::experiments::listening::kernel_settings;
-use crate::machine::placement::Place;
 use crate::run::args::RunArgs;
 use crate::run::{Job, Session};
 use lockstep_sys::counters::NetCounters;
@@ -135,7 +134,7 @@ fn one(
         header: Header::new("storm", started, argv.to_vec(), Some(seed)),
         interrupted: signal.is_some(),
         subject,
-        placement: (args.place != Place::Apart).then(|| args.place.name().to_owned()),
+        placement: args.server.place_name(),
         kernel: kernel_settings(),
         conns: cell.conns.into(),
         rate_per_s: args.rate.map(|rate| rate as f64),

@@ -18,7 +18,6 @@ pub use args::SweepArgs;
 pub use levels::Levels;
 
 use crate::exit::{self, Failure};
-use crate::machine::placement::Place;
 use crate::run::Session;
 use crate::run::args::RunArgs;
 use crate::run::condition::Condition;
@@ -58,7 +57,7 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Swept, Failure> {
     session.check(&RunArgs { conns: most, ..base.clone() })?;
     let environment = Environment::capture();
     let floor = session.floor(&base, &[most]);
-    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..));
     let mut sweep = Sweep {
         plan: plan(args, &base, &argv, seed),
         interrupted: false,
@@ -122,10 +121,10 @@ fn plan(args: &SweepArgs, base: &RunArgs, argv: &[String], seed: u64) -> SweepPl
         levels,
         rounds: args.rounds,
         conns: by_rate.then_some(base.conns),
-        rate_per_s: if by_rate { None } else { base.rate },
-        arrivals: open.then(|| args.arrivals.unwrap_or_default().name().to_owned()),
-        placement: (args.place != Place::Apart).then(|| args.place.name().to_owned()),
-        server_spin_ns: args.server_spin.map(|spin| spin.as_nanos() as u64).filter(|&ns| ns > 0),
+        rate_per_s: base.rate.filter(|_| !by_rate),
+        arrivals: open.then(|| args.generator.arrivals.unwrap_or_default().name().to_owned()),
+        placement: args.server.place_name(),
+        server_spin_ns: args.server.spin_ns(),
         size: args.size,
         warmup_s: args.warmup.as_secs_f64(),
         duration_s: args.duration.as_secs_f64(),
@@ -153,8 +152,9 @@ fn levels(runner: &mut Runner<'_>, sweep: &mut Sweep, base: &RunArgs) -> Result<
 
 /// With few connections there is not something to do for every thread.
 fn with_conns(base: &RunArgs, conns: u32) -> RunArgs {
-    let threads = base.threads.map(|threads| threads.min(conns as usize));
-    RunArgs { conns, threads, ..base.clone() }
+    let mut args = RunArgs { conns, ..base.clone() };
+    args.generator.threads = args.generator.threads.map(|threads| threads.min(conns as usize));
+    args
 }
 
 /// Searches the highest rate that meets the objectives, and measures at parts of it.

@@ -5,15 +5,16 @@
 //! ends are on one processor needs no other to be woken, and moves nothing between caches; so they
 //! may share all of them, where every connection is served on the processor of its client.
 
+use clap::ValueEnum;
 use lockstep_sys::cpus;
 
 /// How the two sides of an embedded run are to lie.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Place {
-    /// On processors of their own, if there are two.
+    /// On CPUs of their own, if there are two
     #[default]
     Apart,
-    /// On the same, and each connection is served on the processor of its client.
+    /// On the same CPUs, each connection served on the CPU of its client
     Steered,
 }
 

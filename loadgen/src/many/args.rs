@@ -5,15 +5,15 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::clients::engine::Engine;
-use crate::machine::placement::Place;
-use crate::output::OutputArgs;
-use crate::run::args::{RunArgs, backlog, conns, engine, place, positive, size, threads};
+use crate::options::{
+    GeneratorArgs, OutputArgs, PlacementArgs, ServerArgs, at_most, backend, backlog, conns, size,
+};
+use crate::run::args::RunArgs;
 use crate::servers::embedded;
-use lockstep_sys::cpus::{CpuList, parse_list};
 use lockstep_sys::units;
 
 /// More processes on either side than anybody starts.
-pub(super) const PROCESSES_MAX: u64 = 64;
+pub(super) const PROCESSES_MAX: u32 = 64;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,7 +38,7 @@ pub struct ManyArgs {
 
     /// The servers' backends [default: all that there are]
     #[arg(short, long, value_name = "NAME,...", value_delimiter = ',')]
-    #[arg(value_parser = embedded::backend_name)]
+    #[arg(value_parser = backend())]
     pub backend: Vec<String>,
 
     /// Bytes in a request, at most 1MiB
@@ -54,48 +54,25 @@ pub struct ManyArgs {
     #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = units::duration)]
     pub warmup: Duration,
 
-    /// The longest that a connect or an exchange may take
-    #[arg(long, value_name = "TIME", default_value = "30s")]
-    #[arg(value_parser = units::duration_positive)]
-    pub timeout: Duration,
-
-    /// The generator's system calls: epoll, io-uring [default: io-uring if the kernel has it]
-    #[arg(long, value_name = "NAME", value_parser = engine)]
-    pub engine: Option<Engine>,
+    /// Options of the generator.
+    #[command(flatten)]
+    pub generator: GeneratorArgs,
 
     /// Processes of each side [default: as many as the limit of descriptors makes necessary]
-    #[arg(long, value_name = "N", value_parser = processes)]
+    #[arg(long, value_name = "N", value_parser = at_most::<PROCESSES_MAX>)]
     pub processes: Option<u32>,
 
     /// The servers' listen queue, for each shard
     #[arg(long, value_name = "N", value_parser = backlog)]
     pub backlog: Option<u32>,
 
-    /// The shards of each server process [default: one for each of its processors; blocking: 1]
-    #[arg(long, value_name = "N", value_parser = threads)]
-    pub shards: Option<usize>,
+    /// Options of the servers.
+    #[command(flatten)]
+    pub server: ServerArgs,
 
-    /// Processors of the generator
-    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
-    pub pin: Option<CpuList>,
-
-    /// Processors of the servers
-    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
-    pub server_pin: Option<CpuList>,
-
-    /// Where the servers run: apart, on processors of their own; steered, on the generator's, each
-    /// connection served on the processor of its client [default: apart]
-    #[arg(long, value_name = "HOW", value_parser = place)]
-    #[arg(default_value = "apart", hide_default_value = true)]
-    pub place: Place,
-
-    /// The servers poll for so long before they sleep (mio, io-uring) [default: they sleep at once]
-    #[arg(long, value_name = "TIME", value_parser = units::duration_positive)]
-    pub server_spin: Option<Duration>,
-
-    /// Determines the bytes that are sent [default: another one each time]
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
+    /// CPUs of both sides.
+    #[command(flatten)]
+    pub placement: PlacementArgs,
 
     /// Where the result goes.
     #[command(flatten)]
@@ -130,7 +107,7 @@ impl ManyArgs {
 
     /// With which system calls.
     pub(super) fn engine(&self) -> Engine {
-        self.engine.unwrap_or_else(|| Engine::best(false))
+        self.generator.engine.unwrap_or_else(|| Engine::best(false))
     }
 
     /// The options of a run that say which server it is, and where both sides run.
@@ -138,13 +115,10 @@ impl ManyArgs {
         RunArgs {
             conns: cell.conns,
             backend: cell.backend.clone(),
-            engine: self.engine,
             backlog: self.backlog,
-            shards: self.shards,
-            pin: self.pin.clone(),
-            server_pin: self.server_pin.clone(),
-            place: self.place,
-            server_spin: self.server_spin,
+            generator: self.generator.clone(),
+            server: self.server.clone(),
+            placement: self.placement.clone(),
             ..RunArgs::default()
         }
     }
@@ -152,12 +126,5 @@ impl ManyArgs {
     /// How long the loop lasts before it is measured.
     pub(super) fn warmup(&self, conns: u32) -> Duration {
         self.warmup.max(Duration::from_micros(50) * conns)
-    }
-}
-
-fn processes(text: &str) -> Result<u32, String> {
-    match positive(text)? {
-        count @ ..=PROCESSES_MAX => Ok(count as u32),
-        _ => Err(format!("at most {PROCESSES_MAX}")),
     }
 }

@@ -153,7 +153,7 @@ fn orders(
             size: args.size,
             seed: seed.wrapping_add(process.into()),
             cpus: placement.client.clone(),
-            timeout: args.timeout,
+            timeout: args.generator.timeout,
             duration: args.duration,
         };
         *source += crate::clients::socket::sources(conns);

@@ -11,7 +11,7 @@ use std::sync::mpsc::channel;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use lockstep_results::{ErrorCount, Latencies, Latency};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::clients::clock::Clock;
 use crate::clients::connection::Service;
 use crate::clients::control::Control;
+use crate::clients::engine::Engine;
 use crate::clients::laps::{Lap, Laps};
 use crate::clients::pattern::Pattern;
 use crate::clients::share::Share;
@@ -29,7 +30,6 @@ use crate::exit::{self, Failure};
 use crate::machine::limits;
 use crate::machine::placement::pin;
 use crate::machine::signals;
-use crate::run::args::engine;
 use lockstep_sys::errno::describe;
 
 /// The options of the hidden `loadgen many-part`.
@@ -119,7 +119,7 @@ fn obey(order: &str) -> Result<(), Failure> {
     let control = Control::new(clock.clone(), threads, false)
         .map_err(|error| failed(format!("cannot wake threads: {}", describe(&error))))?;
     let plan = Plan {
-        engine: engine(&order.engine).map_err(failed)?,
+        engine: Engine::from_str(&order.engine, false).map_err(failed)?,
         target: Target::new(order.addr).from_source(order.source),
         service: Service::Echo,
         pattern: Pattern::new(order.size, order.seed),

@@ -49,7 +49,11 @@ pub(crate) fn brief(args: &RunArgs, conns: &[u32], allowed: &[usize]) -> Option<
     let parameters = Parameters {
         size: args.size,
         conns: &conns,
-        cpus: Cpus::choose(allowed, args.pin.as_deref(), args.server_pin.as_deref()),
+        cpus: Cpus::choose(
+            allowed,
+            args.placement.pin.as_deref(),
+            args.placement.server_pin.as_deref(),
+        ),
         duration: BRIEF * conns.len() as u32,
         rounds: ROUNDS_BRIEF,
         all: false,

@@ -37,10 +37,10 @@ impl Live {
     pub fn open(run: &RunArgs, live: &LiveArgs) -> Result<Self, Failure> {
         let lines = match run.interval {
             _ if live.json_lines => Lines::Json,
-            Some(_) if !run.json => Lines::Text,
+            Some(_) if !run.output.json => Lines::Text,
             _ => Lines::None,
         };
-        let hlog = live.hlog.as_ref().map(|path| Hlog::create(path, run.force)).transpose();
+        let hlog = live.hlog.as_ref().map(|path| Hlog::create(path, run.output.force)).transpose();
         let hlog = hlog.map_err(|error| Failure::new(exit::USAGE, error.to_string()))?;
         Ok(Self { lines, hlog, failure: None })
     }

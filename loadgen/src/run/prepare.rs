@@ -67,7 +67,8 @@ pub(super) fn prepare(
         let addr = target::resolve(target, sender, events)?;
         // An address that can be bound is this machine's.
         let local = UdpSocket::bind((addr.ip(), 0)).is_ok();
-        let placement = Placement::choose(allowed, args.pin.as_deref(), None, local, false);
+        let placement =
+            Placement::choose(allowed, args.placement.pin.as_deref(), None, local, false);
         pin(&placement.client).map_err(failed)?;
         let processes = local.then_some(Processes::At(addr));
         return Ok((Prepared { addr, processes, server: None, ready: None }, placement));
@@ -124,8 +125,8 @@ pub(super) fn several(
 
 /// Where both sides of a run with an embedded server, or with a command, lie.
 fn place(args: &RunArgs, allowed: &[usize]) -> Placement {
-    let (client, server) = (args.pin.as_deref(), args.server_pin.as_deref());
-    match args.place {
+    let (client, server) = (args.placement.pin.as_deref(), args.placement.server_pin.as_deref());
+    match args.server.place {
         Place::Apart => Placement::choose(allowed, client, server, true, true),
         Place::Steered => Placement::steered(allowed, client),
     }
@@ -133,16 +134,16 @@ fn place(args: &RunArgs, allowed: &[usize]) -> Placement {
 
 /// What is asked of an embedded server on these processors.
 fn wish(args: &RunArgs, cpus: &[usize]) -> Wish {
-    let steered = args.place == Place::Steered;
+    let steered = args.server.place == Place::Steered;
     Wish {
         backend: args.backend.clone(),
         service: args.service.name(),
         backlog: args.backlog,
         // Every processor has clients, so every one needs a shard.
-        shards: args.shards.or(steered.then_some(cpus.len())),
+        shards: args.server.shards.or(steered.then_some(cpus.len())),
         pin: format_list(cpus),
         steered,
-        spin: args.server_spin.unwrap_or_default(),
+        spin: args.server.server_spin.unwrap_or_default(),
         shared_port: None,
     }
 }

@@ -79,7 +79,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         // Who polls is busy also when there is nothing to do.
         server_busy: server
             .as_ref()
-            .filter(|_| asked.args.server_spin.is_none_or(|spin| spin.is_zero()))
+            .filter(|_| asked.args.server.server_spin.is_none_or(|spin| spin.is_zero()))
             .and_then(|side| side.busy(measured.window)),
         shared_busy,
         server_changed: measured.server.changed,
@@ -232,7 +232,7 @@ pub(crate) fn subject(subject: &Subject, args: &RunArgs) -> lockstep_results::Su
         shards: ready.map(|ready| ready.shards),
         backlog: ready.map(|ready| ready.backlog),
         spin_ns: ready
-            .and(args.server_spin)
+            .and(args.server.server_spin)
             .map(|spin| spin.as_nanos() as u64)
             .filter(|&ns| ns > 0),
     }

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use lockstep_results::{Environment, Floor, Record, store};
+use lockstep_results::{Environment, Floor, Record};
 
 use crate::clients::laps::Over;
 use crate::clients::pattern::Pattern;
@@ -42,10 +42,7 @@ pub struct Finished {
 ///
 /// When there is no result at all. Connections that fail are a result.
 pub fn run(args: &RunArgs, argv: Vec<String>, live: &mut Live) -> Result<Finished, Failure> {
-    if let Some(path) = &args.output {
-        store::check(path, args.force)
-            .map_err(|error| Failure::new(exit::USAGE, error.to_string()))?;
-    }
+    args.output.check()?;
     let session = Session::start()?;
     session.check(args)?;
     let floor = session.floor(args, &[args.conns]);
@@ -99,9 +96,9 @@ impl Session {
     ///
     /// One line that names what is missing.
     pub fn check(&self, args: &RunArgs) -> Result<(), Failure> {
-        check_cpus("--pin", args.pin.as_deref(), &self.allowed)?;
-        check_cpus("--server-pin", args.server_pin.as_deref(), &self.allowed)?;
-        if args.place == Place::Steered && args.server_pin.is_some() {
+        check_cpus("--pin", args.placement.pin.as_deref(), &self.allowed)?;
+        check_cpus("--server-pin", args.placement.server_pin.as_deref(), &self.allowed)?;
+        if args.server.place == Place::Steered && args.placement.server_pin.is_some() {
             let error = "--place steered puts the server on the generator's processors";
             return Err(Failure::new(exit::USAGE, error).hint("say which with --pin alone"));
         }
@@ -110,12 +107,12 @@ impl Session {
             let error = format!("--engine {}: {cause}", engine.name());
             Failure::new(exit::UNAVAILABLE, error).hint("take --engine epoll")
         })?;
-        let spins = args.server_spin.is_some_and(|spin| !spin.is_zero());
+        let spins = args.server.server_spin.is_some_and(|spin| !spin.is_zero());
         if spins && !embedded::spins(&args.backend) {
             let error = format!("--server-spin: {} has nothing to poll", args.backend);
             return Err(Failure::new(exit::USAGE, error).hint("mio and io-uring have"));
         }
-        let threads = args.threads.unwrap_or(self.allowed.len());
+        let threads = args.generator.threads.unwrap_or(self.allowed.len());
         limits::raise_descriptors(args.conns, threads).map_err(|error| {
             let hint = "raise it with `ulimit -n`; `loadgen many` opens more, with more processes";
             Failure::new(exit::USAGE, error).hint(hint)
@@ -235,16 +232,16 @@ fn carry_out(
     let args = job.args;
     let environment = Environment::capture();
     let (subject, placement) = prepare(args, job.command, allowed, sender, events)?;
-    let threads = args.threads.unwrap_or(placement.client.len().min(args.conns as usize));
-    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    let threads = args.generator.threads.unwrap_or(placement.client.len().min(args.conns as usize));
+    let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..));
     let run = Run {
         plan: Plan {
             engine: args.engine(),
             target: Target::new(subject.addr),
             service: args.service,
             pattern: Pattern::new(args.size, seed),
-            timeout: args.timeout,
-            connect_rate: args.connect_rate,
+            timeout: args.generator.timeout,
+            connect_rate: args.generator.connect_rate,
             threads,
             open: args.open_loop(seed),
             spin: args.spin_closed(),

@@ -45,20 +45,22 @@ pub fn serve(args: &EmbeddedArgs) -> ExitCode {
     lockstep_backends::cli::serve(&args.serve)
 }
 
-/// Parses a backend's name.
+/// Other names of backends.
+pub(crate) const ALIASES: [(&str, &str); 3] =
+    [("epoll", "mio"), ("io_uring", "io-uring"), ("uring", "io-uring")];
+
+/// Parses the name of a backend or one of its aliases, or `auto`; returns the name.
 ///
 /// # Errors
 ///
-/// The names there are.
+/// The possible values, if the name is not known.
 pub fn backend_name(text: &str) -> Result<String, String> {
-    let name = match text {
-        "io_uring" | "uring" => "io-uring",
-        name => name,
-    };
+    let alias = ALIASES.iter().find(|&&(alias, _)| alias == text);
+    let name = alias.map_or(text, |&(_, name)| name);
     if name == "auto" || lockstep_backends::by_name(name).is_some() {
         return Ok(name.to_owned());
     }
-    Err(format!("there are {} and auto", backend_names().join(", ")))
+    Err(format!("possible values: {}, auto", backend_names().join(", ")))
 }
 
 /// The backends there are, whether or not they run here.

@@ -19,9 +19,7 @@ fn echo() -> String {
 const SHORT: [&str; 6] = ["--duration", "100ms", "--warmup", "20ms", "--conns", "2"];
 
 fn compare(args: &[&str]) -> Vec<String> {
-    // What is not asked for would be left in the package's folder.
-    let files: &[&str] = if args.contains(&"-o") { &[] } else { &["--no-output"] };
-    let args = ["compare"].iter().chain(args).chain(&SHORT).chain(files);
+    let args = ["compare"].iter().chain(args).chain(&SHORT);
     args.map(|arg| (*arg).to_owned()).collect()
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use loadgen::clients::engine::Engine;
 use lockstep_sys::cpus::allowed;
 use serde_json::Value;
@@ -98,7 +99,7 @@ pub(crate) fn skip(feature: &str, cause: impl Display) {
 /// True if the machine has the engine.
 #[track_caller]
 pub(crate) fn has_engine(engine: &str) -> bool {
-    let found = Engine::ALL.into_iter().find(|found| found.name() == engine);
+    let found = Engine::value_variants().iter().copied().find(|found| found.name() == engine);
     let cause = found.expect("an engine's name").probe().err();
     if let Some(cause) = &cause {
         skip(engine, cause);

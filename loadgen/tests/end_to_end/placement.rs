@@ -17,7 +17,7 @@ fn results_name_placement_and_server_spin() {
         ),
         (&["many", "--backend", "mio", "--conns", "4"], "/placement", "/server_spin_ns"),
         (
-            &["compare", "blocking", "mio", "--rounds", "1", "--no-output"],
+            &["compare", "blocking", "mio", "--rounds", "1"],
             "/asked/placement",
             "/asked/server_spin_ns",
         ),

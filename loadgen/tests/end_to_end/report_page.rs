@@ -1,7 +1,7 @@
 //! The page: what writes it, where to, and what it never overwrites.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tempfile::tempdir;
 
@@ -20,51 +20,20 @@ fn compare_in(directory: &Path, options: &[&str]) -> Finished {
     run_in(directory, &[&COMPARE, options].concat())
 }
 
-fn with_extension(directory: &Path, extension: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
-}
-
 #[test]
-fn compare_writes_record_and_page() {
+fn comparison_writes_only_the_file_asked_for() {
     let here = tempdir().unwrap();
+    fs::create_dir_all(here.path().join("results/runs")).unwrap();
     let finished = compare_in(here.path(), &[]);
     assert_eq!(finished.code, Some(0), "{finished:#?}");
-    let (records, pages) =
-        (with_extension(here.path(), "json"), with_extension(here.path(), "html"));
-    assert_eq!((records.len(), pages.len()), (1, 1));
-    assert_eq!(records[0].with_extension("html"), pages[0]);
-    let page = fs::read_to_string(&pages[0]).unwrap();
-    assert!(page.contains("blocking-2 against blocking"), "{page}");
-    assert_eq!(finished.stderr.matches("wrote ").count(), 2, "{finished:#?}");
-
-    // Where records have a place, that is it.
-    let runs = here.path().join("results/runs");
-    fs::create_dir_all(&runs).unwrap();
-    assert_eq!(compare_in(here.path(), &[]).code, Some(0));
-    assert_eq!((with_extension(&runs, "json").len(), with_extension(&runs, "html").len()), (1, 1));
-    assert_eq!(with_extension(here.path(), "json"), records);
-}
-
-#[test]
-fn compare_no_output_writes_no_file() {
-    for option in ["--no-output", "--json"] {
-        let here = tempdir().unwrap();
-        assert_eq!(compare_in(here.path(), &[option]).code, Some(0));
-        assert_eq!(fs::read_dir(here.path()).unwrap().count(), 0, "{option}");
-    }
-    let here = tempdir().unwrap();
-    let twice = compare_in(here.path(), &["--no-output", "-o", "there.json"]);
-    twice.assert_complains(2, "cannot be used with");
-}
-
-#[test]
-fn compare_checks_output_paths_first() {
-    let here = tempdir().unwrap();
-    fs::write(here.path().join("there.html"), "somebody's").unwrap();
-    compare_in(here.path(), &["-o", "there.json"]).assert_complains(2, "there.html: exists");
-    compare_in(here.path(), &["-o", "other.html"]).assert_complains(2, "not the record's");
-    assert_eq!(fs::read_to_string(here.path().join("there.html")).unwrap(), "somebody's");
+    assert!(finished.stderr.contains("-o FILE keeps"), "{finished:#?}");
+    assert_eq!(fs::read_dir(here.path().join("results/runs")).unwrap().count(), 0);
+    let finished = compare_in(here.path(), &["-o", "there.json"]);
+    assert_eq!(finished.stderr, "wrote there.json\n", "{finished:#?}");
+    let mut names: Vec<_> =
+        fs::read_dir(here.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["results", "there.json"]);
 }
 
 #[test]

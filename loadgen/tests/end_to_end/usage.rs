@@ -12,7 +12,7 @@ fn usage_errors_are_one_line_and_exit_with_2() {
         (&["--size", "0"], "at least 1"),
         (&["--duration", "10"], "write 10s"),
         (&["--bogus"], "--bogus"),
-        (&["--service", "chat"], "person"),
+        (&["--service", "chat"], "possible values: echo, hi"),
         (&["--service", "hi", "--size", "2000"], "at most 1024"),
         (&["--backend", "no-such"], "blocking"),
         (&["--target", "127.0.0.1:1", "--backend", "mio"], "cannot be used"),
@@ -25,6 +25,65 @@ fn usage_errors_are_one_line_and_exit_with_2() {
         (&["no-such-command"], "no-such-command"),
     ] {
         run(args).assert_complains(2, words);
+    }
+}
+
+#[test]
+fn hint_names_the_help_of_the_command_that_failed() {
+    for (args, hint) in [
+        (&["--conns", "0"][..], "see loadgen --help"),
+        (&["--warmup", "auto", "--rate", "5"], "see loadgen --help"),
+        (&["sweep", "--conns", "0"], "see loadgen sweep --help"),
+        (&["sweep", "--conns", "5"], "see loadgen sweep --help"),
+        (&["compare", "mio"], "see loadgen compare --help"),
+        (&["storm", "--bogus"], "see loadgen storm --help"),
+        (&["floor", "--size", "0"], "see loadgen floor --help"),
+        (&["backlog", "--mode", "x"], "see loadgen backlog --help"),
+        (&["report"], "see loadgen report --help"),
+        (&["comapre", "mio", "io-uring"], "a similar subcommand exists: 'compare'"),
+    ] {
+        let finished = run(args);
+        assert_eq!(finished.code, Some(2), "{finished:#?}");
+        let lines: Vec<&str> = finished.stderr.lines().collect();
+        assert_eq!(lines.len(), 2, "an error and a hint: {finished:#?}");
+        assert_eq!(lines[1], format!("hint: {hint}"), "{finished:#?}");
+    }
+}
+
+#[test]
+fn options_without_effect_in_a_command_are_refused() {
+    for args in [
+        &["floor", "--place", "steered"][..],
+        &["floor", "--shards", "2"],
+        &["floor", "--timeout", "5s"],
+        &["storm", "--threads", "2"],
+        &["storm", "--engine", "epoll"],
+        &["storm", "--arrivals", "poisson"],
+        &["backlog", "--pin", "0"],
+        &["backlog", "--seed", "5"],
+        &["compare", "mio", "blocking", "--service", "hi"],
+        &["compare", "mio", "blocking", "--target", "127.0.0.1:1"],
+        &["compare", "mio", "blocking", "--requests", "5"],
+        &["sweep", "--conns", "1,2", "--requests", "5"],
+        &["--rounds", "5"],
+    ] {
+        run(args).assert_complains(2, "unexpected argument");
+    }
+    for args in [&[][..], &["sweep", "--conns", "1,2"], &["compare", "mio", "--aa"]] {
+        run(&[args, &["--arrivals", "poisson"]].concat()).assert_complains(2, "--arrivals is for");
+    }
+}
+
+#[test]
+fn address_without_an_option_is_the_target() {
+    let server = Server::start(echo);
+    let rest = ["--conns", "2", "-n", "10", "--warmup", "0", "--json"];
+    for args in
+        [[&[&*server.target()][..], &rest].concat(), [&rest[..], &[&server.target()]].concat()]
+    {
+        let finished = run(&args);
+        finished.assert_measured();
+        assert_eq!(finished.record()["subject"]["addr"], server.target());
     }
 }
 

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::output::OutputArgs;
-use crate::run::args::backlog;
+use crate::options::{OutputArgs, backlog};
 use lockstep_sys::units;
 
 /// Most trials, each of which is a process.

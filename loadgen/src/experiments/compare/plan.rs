@@ -8,7 +8,6 @@ use lockstep_results::{Absent, Asked, Command, Header, Plan};
 use super::CompareArgs;
 use super::rounds::Turn;
 use super::subjects::Entry;
-use crate::machine::placement::Place;
 use crate::run::args::RunArgs;
 use crate::run::warmup::Warmup;
 use lockstep_sys::cpus::format_list;
@@ -55,18 +54,18 @@ fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry], turns: &[Turn]) 
             Warmup::Fixed(length) => Some(length.as_secs_f64()),
             Warmup::Auto => None,
         },
-        timeout_s: args.timeout.as_secs_f64(),
+        timeout_s: args.generator.timeout.as_secs_f64(),
         rate_per_s: base.rate,
-        arrivals: base.rate.map(|_| base.arrivals.unwrap_or_default().name().to_owned()),
-        spin_s: base.spin.map(|spin: Duration| spin.as_secs_f64()),
-        connect_rate_per_s: base.connect_rate,
-        threads: base.threads.map(|threads| threads as u32),
+        arrivals: base.rate.map(|_| base.generator.arrivals.unwrap_or_default().name().to_owned()),
+        spin_s: base.generator.spin.map(|spin: Duration| spin.as_secs_f64()),
+        connect_rate_per_s: base.generator.connect_rate,
+        threads: base.generator.threads.map(|threads| threads as u32),
         engine: Some(base.engine().name().to_owned()),
-        client_cpus: base.pin.as_deref().map(format_list),
-        server_cpus: base.server_pin.as_deref().map(format_list),
-        placement: (base.place != Place::Apart).then(|| base.place.name().to_owned()),
-        server_spin_ns: base.server_spin.map(|spin| spin.as_nanos() as u64).filter(|&ns| ns > 0),
-        shards: base.shards.map(|shards| shards as u32),
+        client_cpus: base.placement.pin.as_deref().map(format_list),
+        server_cpus: base.placement.server_pin.as_deref().map(format_list),
+        placement: base.server.place_name(),
+        server_spin_ns: base.server.spin_ns(),
+        shards: base.server.shards.map(|shards| shards as u32),
         backlog: base.backlog,
         commands: entries.iter().filter_map(command).collect(),
     }

@@ -7,6 +7,7 @@ use lockstep_results::Absent;
 
 use super::subjects::Entry;
 use crate::exit::{self, Failure};
+use crate::options::GeneratorArgs;
 use crate::run::args::RunArgs;
 use crate::run::warmup::Warmup;
 use crate::run::{Finished, Job, Session};
@@ -50,17 +51,16 @@ pub(super) fn rehearse(
 }
 
 fn try_one(session: &Session, base: &RunArgs, entry: &Entry) -> Result<(), Failure> {
-    let args = RunArgs {
+    let mut args = RunArgs {
         conns: 1,
-        threads: None,
         requests: Some(1),
         duration: None,
         rate: None,
-        arrivals: None,
-        spin: None,
         warmup: Warmup::Fixed(Duration::ZERO),
         ..entry.subject.args(base)
     };
+    let generator = GeneratorArgs { threads: None, arrivals: None, spin: None, ..args.generator };
+    args.generator = generator;
     let finished = session.run(&Job {
         args: &args,
         command: entry.subject.command(),

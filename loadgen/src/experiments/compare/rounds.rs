@@ -159,8 +159,10 @@ impl Rounds {
     }
 
     fn args(&self, shared: &Shared, index: usize) -> RunArgs {
-        let ((conns, size), seed) = (shared.cell, Some(shared.seed));
-        RunArgs { conns, size, seed, ..self.entries[index].subject.args(&self.base) }
+        let (conns, size) = shared.cell;
+        let mut args = RunArgs { conns, size, ..self.entries[index].subject.args(&self.base) };
+        args.generator.seed = Some(shared.seed);
+        args
     }
 
     fn job<'a>(&'a self, shared: &Shared, args: &'a RunArgs, index: usize, who: &str) -> Job<'a> {

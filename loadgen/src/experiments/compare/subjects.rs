@@ -37,8 +37,9 @@ impl Subject {
             Self::Backend(name) => name.clone(),
             Self::Command(_) => "auto".to_owned(),
         };
-        let server_spin = base.server_spin.filter(|_| self.spins());
-        RunArgs { backend, server_spin, ..base.clone() }
+        let mut args = RunArgs { backend, ..base.clone() };
+        args.server.server_spin = args.server.server_spin.filter(|_| self.spins());
+        args
     }
 
     /// The command, if it is one.
@@ -166,7 +167,7 @@ mod tests {
             ("compare|mio|mio|mio-2={port}", "called mio-2"),
             ("compare|mio|--rounds|0", "at least 1"),
             ("compare|mio|--rounds|2k", "at most 1000"),
-            ("compare|mio|--precision|3", "such as 3%"),
+            ("compare|mio|--precision|3", "write 3%"),
             ("compare|mio|--precision|0%", "between 0.1%"),
             ("compare|mio|--conns|64,0", "at least 1"),
             ("compare|mio|--size|64,2MiB", "at most 1MiB"),

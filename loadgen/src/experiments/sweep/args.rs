@@ -6,154 +6,103 @@ use clap::Args;
 
 use super::levels::{self, Levels};
 use crate::clients::connection::Service;
-use crate::clients::engine::Engine;
-use crate::clients::schedule::{Arrivals, SECOND};
+use crate::clients::schedule::SECOND;
 use crate::experiments::compare;
-use crate::machine::placement::Place;
-use crate::output::OutputArgs;
-use crate::run::args::{
-    RunArgs, arrivals, backlog, engine, place, positive, rate, service, size, threads,
+use crate::options::{
+    CONNS_MAX, EMBEDDED, GeneratorArgs, LOAD, OutputArgs, PlacementArgs, SERVER, ServerArgs,
+    backend, backlog, rate, rounds, size,
 };
+use crate::run::args::RunArgs;
 use crate::run::condition::Condition;
 use crate::run::warmup::Warmup;
 use crate::servers::command;
-use crate::servers::embedded;
-use lockstep_sys::cpus::{CpuList, parse_list};
 use lockstep_sys::units;
-
-/// More rounds than anybody waits for.
-const ROUNDS_MAX: u64 = 1000;
-
-/// The most connections, as of a run.
-const CONNS_MAX: u64 = 1_000_000;
 
 /// The options of a sweep.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = LOAD)]
 pub struct SweepArgs {
-    /// Open loop at each of these rates: 5k,10k,20k; or 5k..100k/10, ten at equal distances; or
-    /// 1k..64k*2, each twice the one before
+    /// Open loop at each of these rates: 5k,10k,20k; or 5k..100k/10 (ten, evenly spaced); or
+    /// 1k..64k*2 (each twice the one before)
     #[arg(short, long, value_name = "LEVELS", value_parser = levels::parse)]
     pub rates: Option<Levels>,
 
-    /// Connections; of several, each is a level: a closed loop, or all at the one rate of --rates
+    /// Numbers of connections; several are the levels of a closed loop, or of one rate of --rates
     #[arg(short, long, value_name = "LEVELS", default_value = "64", value_parser = levels::parse)]
     pub conns: Levels,
 
-    /// Search the highest rate at which every run meets this, such as 'p99<1ms', and no exchange
-    /// fails; may be repeated
+    /// Search for the highest rate at which every run meets the condition, such as 'p99<1ms', and no
+    /// exchange fails; repeatable
     #[arg(long, value_name = "CONDITION", conflicts_with = "rates")]
     pub slo: Vec<Condition>,
 
-    /// The lowest rate of the search [default: 1k]
+    /// Lowest rate of the search [default: 1k]
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub rate_min: Option<u64>,
 
-    /// The highest rate of the search [default: 1M]
+    /// Highest rate of the search [default: 1M]
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub rate_max: Option<u64>,
 
-    /// How often each level is measured
+    /// Number of runs at each level
     #[arg(long, value_name = "N", default_value = "1", value_parser = rounds)]
     #[arg(conflicts_with = "slo")]
     pub rounds: u32,
 
-    /// The embedded server's backend, a new one for each run: blocking, mio, io-uring; auto takes
-    /// the best there is
-    #[arg(short, long, value_name = "NAME", default_value = "auto")]
-    #[arg(value_parser = embedded::backend_name, conflicts_with_all = ["target", "command"])]
-    pub backend: String,
-
-    /// A server that runs already; a name is resolved
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "command")]
-    pub target: Option<String>,
-
-    /// A server to start for each run: NAME='COMMAND', a command for `sh -c` with {addr} in it for
-    /// the address to listen at, or {port} for its port
-    #[arg(long, value_name = "NAME=COMMAND", value_parser = command)]
-    pub command: Option<command::Subject>,
+    /// Bytes in a request, at most 1MiB
+    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = size)]
+    pub size: u32,
 
     /// Length of the measured window of each run
     #[arg(short, long, value_name = "TIME", default_value = "2s")]
     #[arg(value_parser = units::duration_positive)]
     pub duration: Duration,
 
-    /// The same load before each measured window
+    /// Length of the same load before each measured window
     #[arg(short, long, value_name = "TIME", default_value = "500ms")]
     #[arg(value_parser = units::duration)]
     pub warmup: Duration,
 
-    /// How the instants of a rate lie: constant, poisson [default: constant]
-    #[arg(long, value_name = "NAME", value_parser = arrivals)]
-    pub arrivals: Option<Arrivals>,
-
-    /// Watch so long in place of sleeping: the clock, before a request is due; in a closed loop for
-    /// replies
-    #[arg(long, value_name = "TIME", value_parser = units::duration)]
-    pub spin: Option<Duration>,
-
-    /// Bytes in a request, at most 1MiB
-    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = size)]
-    pub size: u32,
-
-    /// The generator's system calls: epoll, io-uring [default: io-uring in a closed loop, if the
-    /// kernel has it; else epoll]
-    #[arg(long, value_name = "NAME", value_parser = engine)]
-    pub engine: Option<Engine>,
-
-    /// Load-generating threads [default: one for each processor of the generator]
-    #[arg(short, long, value_name = "N", value_parser = threads)]
-    pub threads: Option<usize>,
-
-    /// The longest that a connect or an exchange may take
-    #[arg(long, value_name = "TIME", default_value = "5s")]
-    #[arg(value_parser = units::duration_positive)]
-    pub timeout: Duration,
-
-    /// What the server says: echo (the same bytes), hi (`hi`, then it closes)
-    #[arg(long, value_name = "NAME", default_value = "echo", value_parser = service)]
+    /// Service of the server
+    #[arg(long, value_name = "NAME", default_value = "echo")]
     pub service: Service,
 
-    /// The embedded server's listen queue, for each shard
-    #[arg(long, value_name = "N", value_parser = backlog)]
-    #[arg(conflicts_with_all = ["target", "command"])]
-    pub backlog: Option<u32>,
+    /// Options of the generator.
+    #[command(flatten)]
+    pub generator: GeneratorArgs,
 
-    /// The embedded server's shards [default: one for each of its processors; blocking: 1]
-    #[arg(long, value_name = "N", value_parser = threads)]
-    #[arg(conflicts_with_all = ["target", "command"])]
-    pub shards: Option<usize>,
-
-    /// Processors of the generator, such as 1 or 0,2-3, one for each thread in turn
-    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
-    pub pin: Option<CpuList>,
-
-    /// Processors of the server
-    #[arg(long, value_name = "CPULIST", value_parser = parse_list, conflicts_with = "target")]
-    pub server_pin: Option<CpuList>,
-
-    /// Where the embedded server runs: apart, on processors of its own; steered, on the generator's,
-    /// each connection served on the processor of its client [default: apart]
-    #[arg(long, value_name = "HOW", value_parser = place)]
-    #[arg(conflicts_with_all = ["target", "command"])]
-    #[arg(default_value = "apart", hide_default_value = true)]
-    pub place: Place,
-
-    /// The embedded server polls for so long before it sleeps (mio, io-uring), at the price of
-    /// processor time [default: it sleeps at once]
-    #[arg(long, value_name = "TIME", value_parser = units::duration)]
-    #[arg(conflicts_with_all = ["target", "command"])]
-    pub server_spin: Option<Duration>,
-
-    /// Determines the order of the levels and the bytes that are sent [default: another one each
-    /// time]
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-
-    /// Do not measure beforehand what this machine can do at all
+    /// Skip the measurement of the machine's floor (some tenths of a second) before the runs
     #[arg(long)]
     pub no_floor: bool,
 
-    /// Where the result goes.
+    /// Load a server that runs already
+    #[arg(long, value_name = "HOST:PORT", help_heading = SERVER, conflicts_with_all = EMBEDDED)]
+    pub target: Option<String>,
+
+    /// Start this server for each run: a command for `sh -c` in which {addr} stands for the address
+    /// to listen at, or {port} for its port
+    #[arg(long, value_name = "NAME='COMMAND'", value_parser = command, help_heading = SERVER)]
+    #[arg(conflicts_with_all = ["target", "backend", "backlog", "shards", "server_spin", "place"])]
+    pub command: Option<command::Subject>,
+
+    /// Backend of the embedded server; each run starts a new server
+    #[arg(short, long, value_name = "NAME", default_value = "auto", value_parser = backend())]
+    #[arg(help_heading = SERVER)]
+    pub backend: String,
+
+    /// Length of each shard's listen queue
+    #[arg(long, value_name = "N", value_parser = backlog, help_heading = SERVER)]
+    pub backlog: Option<u32>,
+
+    /// Options of the embedded server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+
+    /// CPUs of both sides.
+    #[command(flatten)]
+    pub placement: PlacementArgs,
+
+    /// Destination of the result.
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -163,26 +112,27 @@ impl SweepArgs {
     pub(super) fn base(&self) -> RunArgs {
         RunArgs {
             conns: self.conns.0[0] as u32,
-            rate: self.rates.as_ref().map(|rates| rates.0[0]),
+            rate: self.rate(),
             duration: Some(self.duration),
             warmup: Warmup::Fixed(self.warmup),
-            arrivals: self.arrivals,
-            spin: self.spin,
-            engine: self.engine,
             size: self.size,
-            threads: self.threads,
-            timeout: self.timeout,
             service: self.service,
+            generator: self.generator.clone(),
+            no_floor: self.no_floor,
             target: self.target.clone(),
             backend: self.backend.clone(),
             backlog: self.backlog,
-            shards: self.shards,
-            pin: self.pin.clone(),
-            server_pin: self.server_pin.clone(),
-            place: self.place,
-            server_spin: self.server_spin,
-            no_floor: self.no_floor,
+            server: self.server.clone(),
+            placement: self.placement.clone(),
             ..RunArgs::default()
+        }
+    }
+
+    /// The lowest rate; `None` in a closed loop.
+    fn rate(&self) -> Option<u64> {
+        match &self.rates {
+            Some(rates) => Some(rates.0[0]),
+            None => (!self.slo.is_empty()).then(|| self.rate_range().0),
         }
     }
 
@@ -194,7 +144,7 @@ impl SweepArgs {
     pub(super) fn check(&self) -> Result<(), String> {
         let rates = self.rates.as_ref().map_or(&[][..], |rates| &rates.0);
         let conns = &self.conns.0;
-        if conns.iter().any(|&conns| conns > CONNS_MAX) {
+        if conns.iter().any(|&conns| conns > CONNS_MAX.into()) {
             return Err("--conns: at most a million".to_owned());
         }
         if rates.iter().any(|&rate| rate > SECOND) {
@@ -203,7 +153,7 @@ impl SweepArgs {
         if self.slo.is_empty() && (self.rate_min.is_some() || self.rate_max.is_some()) {
             return Err("--rate-min and --rate-max are for --slo".to_owned());
         }
-        let timed = self.arrivals.is_some();
+        let timed = self.generator.arrivals.is_some();
         match (self.slo.is_empty(), rates.len(), conns.len()) {
             (false, _, 1) => {}
             (false, ..) => return Err("--slo searches with one number of --conns".to_owned()),
@@ -230,13 +180,6 @@ impl SweepArgs {
     /// The lowest and the highest rate of a search.
     pub(super) fn rate_range(&self) -> (u64, u64) {
         (self.rate_min.unwrap_or(1000), self.rate_max.unwrap_or(1_000_000))
-    }
-}
-
-fn rounds(text: &str) -> Result<u32, String> {
-    match positive(text)? {
-        count @ ..=ROUNDS_MAX => Ok(count as u32),
-        _ => Err(format!("at most {ROUNDS_MAX}")),
     }
 }
 

@@ -36,11 +36,11 @@ impl<'a> Runner<'a> {
     /// # Errors
     ///
     /// When the server cannot be started or connected to, or a signal came.
-    pub(super) fn run(&mut self, args: RunArgs, label: String) -> Result<Record, Failure> {
+    pub(super) fn run(&mut self, mut args: RunArgs, label: String) -> Result<Record, Failure> {
         if let Some(signal) = self.session.signal() {
             return Err(Failure::signal(signal));
         }
-        let args = RunArgs { seed: Some(self.rng.u64(..)), ..args };
+        args.generator.seed = Some(self.rng.u64(..));
         let (argv, command) = (self.argv.clone(), self.command);
         let job = Job { args: &args, command, argv, label, floor: None };
         let finished = self.session.run(&job)?;

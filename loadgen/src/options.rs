@@ -1,0 +1,219 @@
+//! Options that several commands share, and parsers of their values.
+//!
+//! An option whose default or number of values depends on the command (`--conns`, `--size`,
+//! `--duration`, `--backend`, `--backlog`, ...) is a field of the command's own `Args`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{ArgGroup, Args};
+use lockstep_results::store;
+
+use crate::clients::engine::Engine;
+use crate::clients::pattern::SIZE_MAX;
+use crate::clients::schedule::{Arrivals, SECOND};
+use crate::exit::{self, Failure};
+use crate::machine::placement::Place;
+use crate::servers::embedded;
+use lockstep_sys::cpus::{CpuList, parse_list};
+use lockstep_sys::units;
+
+/// Headings of the groups of options in `--help`.
+pub(crate) const LOAD: &str = "Load";
+pub(crate) const SERVER: &str = "Server";
+pub(crate) const PLACEMENT: &str = "Placement";
+pub(crate) const OUTPUT: &str = "Output";
+
+/// Options of the embedded server. They have no effect on a server that runs already.
+pub(crate) const EMBEDDED: [&str; 6] =
+    ["backend", "backlog", "shards", "server_spin", "server_pin", "place"];
+
+/// Options of the load generator.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = LOAD)]
+pub struct GeneratorArgs {
+    /// Distribution of the send times of an open loop [default: constant]
+    #[arg(long, value_name = "NAME")]
+    pub arrivals: Option<Arrivals>,
+
+    /// Busy-poll for up to TIME before sleeping (costs CPU). Open loop: before each send; closed
+    /// loop: for replies, backing off while none arrive
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub spin: Option<Duration>,
+
+    /// System calls of the generator [default: io-uring in a closed loop where the kernel has it,
+    /// else epoll]
+    #[arg(long, value_name = "NAME")]
+    pub engine: Option<Engine>,
+
+    /// Number of load-generating threads [default: one for each CPU of the generator]
+    #[arg(short, long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+
+    /// Timeout for a connect or an exchange
+    #[arg(
+        long, value_name = "TIME", default_value = "5s", value_parser = units::duration_positive
+    )]
+    pub timeout: Duration,
+
+    /// Number of connections opened per second [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = positive)]
+    pub connect_rate: Option<u64>,
+
+    /// Seed of all random choices: bytes sent, send times, order of runs [default: random]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// Options of the embedded server.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = SERVER)]
+pub struct ServerArgs {
+    /// Number of shards of the embedded server [default: one for each of its CPUs; blocking: 1]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub shards: Option<usize>,
+
+    /// Let the embedded server busy-poll for up to TIME before it sleeps (mio, io-uring; costs CPU)
+    /// [default: 0]
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub server_spin: Option<Duration>,
+
+    /// CPUs of the embedded server in relation to the generator's
+    #[arg(long, value_name = "HOW", default_value = "apart", help_heading = PLACEMENT)]
+    pub place: Place,
+}
+
+impl ServerArgs {
+    /// The placement for a record; `None` for the default.
+    pub(crate) fn place_name(&self) -> Option<String> {
+        (self.place != Place::Apart).then(|| self.place.name().to_owned())
+    }
+
+    /// The busy-poll time for a record, nanoseconds; `None` without busy-polling.
+    pub(crate) fn spin_ns(&self) -> Option<u64> {
+        self.server_spin.map(|spin| spin.as_nanos() as u64).filter(|&ns| ns > 0)
+    }
+}
+
+/// CPUs of both sides.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = PLACEMENT)]
+pub struct PlacementArgs {
+    /// CPUs of the generator, such as 1 or 0,2-3; its threads take them in order
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
+    pub pin: Option<CpuList>,
+
+    /// CPUs of the server
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
+    pub server_pin: Option<CpuList>,
+}
+
+/// Destination of a result.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = OUTPUT, group(ArgGroup::new("files").multiple(true)))]
+pub struct OutputArgs {
+    /// Print the result as one JSON object and nothing else
+    #[arg(long)]
+    pub json: bool,
+
+    /// Also write the result to a file; into a directory, under a generated name
+    #[arg(short = 'o', long = "output", value_name = "FILE|DIR", group = "files")]
+    pub path: Option<PathBuf>,
+
+    /// Overwrite files that exist
+    #[arg(long, requires = "files")]
+    pub force: bool,
+}
+
+impl OutputArgs {
+    /// Checks before a measurement that its result can be written.
+    ///
+    /// # Errors
+    ///
+    /// [`exit::USAGE`] if the file exists and `--force` is absent, or its directory does not exist.
+    pub fn check(&self) -> Result<(), Failure> {
+        let Some(path) = &self.path else { return Ok(()) };
+        store::check(path, self.force).map_err(|error| Failure::new(exit::USAGE, error.to_string()))
+    }
+}
+
+/// Parses the name of a backend or one of its aliases, or `auto`; returns the name.
+pub(crate) fn backend() -> impl TypedValueParser<Value = String> {
+    let auto = PossibleValue::new("auto").help("the best that this kernel supports");
+    let names = embedded::backend_names().into_iter().map(|name| {
+        PossibleValue::new(name).aliases(
+            embedded::ALIASES
+                .iter()
+                .filter_map(|&(alias, of)| if of == name { Some(alias) } else { None }),
+        )
+    });
+    PossibleValuesParser::new(std::iter::once(auto).chain(names))
+        .try_map(|name| embedded::backend_name(&name))
+}
+
+pub(crate) fn positive(text: &str) -> Result<u64, String> {
+    match units::count(text)? {
+        0 => Err("must be at least 1".to_owned()),
+        count => Ok(count),
+    }
+}
+
+/// Parses a count from 1 to `MOST`.
+pub(crate) fn at_most<const MOST: u32>(text: &str) -> Result<u32, String> {
+    match positive(text)? {
+        count if count <= MOST.into() => Ok(count as u32),
+        _ => Err(format!("must be at most {MOST}")),
+    }
+}
+
+pub(crate) fn rate(text: &str) -> Result<u64, String> {
+    match positive(text)? {
+        rate @ ..=SECOND => Ok(rate),
+        _ => Err("must be at most 1000M, one per nanosecond".to_owned()),
+    }
+}
+
+/// Parses a number of connections.
+pub(crate) fn conns(text: &str) -> Result<u32, String> {
+    at_most::<CONNS_MAX>(text)
+}
+
+/// Largest number of connections.
+pub(crate) const CONNS_MAX: u32 = 1_000_000;
+
+/// Parses the backlog of listen(2), an int.
+pub(crate) fn backlog(text: &str) -> Result<u32, String> {
+    match units::count(text)? {
+        count @ 0..=0x7fff_ffff => Ok(count as u32),
+        _ => Err("must be at most 2147483647".to_owned()),
+    }
+}
+
+/// Parses a number of threads. The bound keeps a typing error from exhausting the machine.
+pub(crate) fn threads(text: &str) -> Result<usize, String> {
+    at_most::<4096>(text).map(|threads| threads as usize)
+}
+
+/// Parses a number of rounds.
+pub(crate) fn rounds(text: &str) -> Result<u32, String> {
+    at_most::<1000>(text)
+}
+
+/// Parses the size of a request.
+pub(crate) fn size(text: &str) -> Result<u32, String> {
+    match units::size(text)? {
+        0 => Err("must be at least 1".to_owned()),
+        size if size > SIZE_MAX.into() => Err("must be at most 1MiB".to_owned()),
+        size => Ok(size as u32),
+    }
+}
+
+/// Parses the name of a page. The suffix is required so that no record is overwritten by mistake.
+pub(crate) fn page(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension() {
+        Some(extension) if extension == "html" => Ok(path),
+        _ => Err("a page's name ends in .html".to_owned()),
+    }
+}

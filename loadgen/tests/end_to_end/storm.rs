@@ -161,7 +161,7 @@ fn sigint_keeps_the_partial_burst() {
 fn storm_usage_errors() {
     for (args, words) in [
         (&["--at-once", "--rate", "5"][..], "cannot be used with"),
-        (&["--close", "slam"], "fin and rst"),
+        (&["--close", "slam"], "possible values: fin, rst"),
         (&["--exchanges", "0"], "at least 1"),
         (&["--conns", "0"], "at least 1"),
         (&["--target", "127.0.0.1:1", "--backlog", "5"], "cannot be used with"),

@@ -58,6 +58,17 @@ impl Poller {
     }
 }
 
+/// The values without duplicates, in order.
+pub(super) fn unique<T: Clone + PartialEq>(values: &[T]) -> Vec<T> {
+    let mut unique = Vec::new();
+    for value in values {
+        if !unique.contains(value) {
+            unique.push(value.clone());
+        }
+    }
+    unique
+}
+
 /// Records a depth of the accept queues if it differs from the last one.
 pub(super) fn record_depth(depths: &mut Vec<Depth>, at: Duration, depth: u32) {
     if depths.last().is_none_or(|last| last.depth != depth) {

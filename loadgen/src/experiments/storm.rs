@@ -1,11 +1,11 @@
-//! New connections against a server that accepts, all at once or at a rate.
+//! `loadgen storm`: many new connections to a server that accepts them, in a burst or at a rate.
 //!
-//! One thread makes the connections and their exchanges; this one watches the server's accept
-//! queue meanwhile. An accept queue that overflows drops SYNs, and a SYN that is dropped costs its
-//! client a second: what the storm shows is that cliff, and who has fallen off it.
+//! One thread makes the connections and their exchanges, and the main thread reads the depth of the
+//! server's accept queue. A queue that overflows drops SYNs, and a dropped SYN delays its client by
+//! a second.
 
 mod args;
-mod wave;
+mod burst;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use lockstep_results::backlog::{Counters, Depth};
+use lockstep_results::backlog::Counters;
 use lockstep_results::storm::{Queue, Storm};
 use lockstep_results::{Environment, Header, Latencies, Latency};
 
@@ -23,57 +23,50 @@ use crate::clients::clock::Clock;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
-use crate::experiments::listening::kernel_settings;
+use crate::experiments::listening::{kernel_settings, record_depth};
 use crate::run::args::RunArgs;
 use crate::run::{Job, Session};
+use burst::{Burst, Counts, Load};
 use lockstep_sys::counters::NetCounters;
 use lockstep_sys::errno::describe;
 use lockstep_sys::sock_diag::SockDiag;
-use wave::{Plan, Tally, Wave};
 
-/// How often the depth of the accept queue is looked at.
-const LOOK: Duration = Duration::from_millis(2);
+/// Interval between two readings of the accept queue's depth.
+const WATCH_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How late a connect may be, nanoseconds, without a word about it.
+/// Largest delay of the last connect without a note, nanoseconds.
 const LATE_MAX_NS: f64 = 50e6;
 
-/// Changes of the depth that are kept, at most; a storm of a minute has fewer.
+/// Most changes of the depth that are kept; a burst of a minute has fewer.
 const DEPTHS_MAX: usize = 50_000;
 
-/// Storms that are over.
+/// Results of the command.
 #[derive(Debug)]
 pub struct Finished {
-    /// What came of them, one at least.
+    /// The documents, one at least.
     pub storms: Vec<Storm>,
     /// The exit code.
     pub code: u8,
 }
 
-/// One of several storms.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Cell {
-    backend: String,
-    backlog: Option<u32>,
-    conns: u32,
-}
-
-/// Carries out a storm for each backend, listen queue and number of connections.
+/// Runs a burst for each backend, listen queue and number of connections.
 ///
 /// # Errors
 ///
-/// When there is no result at all. Connections that fail are a result.
+/// A usage error for options that cannot be met, otherwise the failure of a server or of a system
+/// call. Connections that fail are a result.
 pub fn storm(args: &StormArgs, argv: &[String]) -> Result<Finished, Failure> {
     args.output.check()?;
     let session = Session::start()?;
-    let cells = args.cells();
-    for cell in &cells {
-        // At a rate, how many are open at a time is for the server to say.
-        let at_a_time = if args.rate.is_some() { 1 } else { cell.conns };
-        session.check(&RunArgs { conns: at_a_time, ..args.server(cell) })?;
+    let runs = args.runs();
+    for run in &runs {
+        // At a rate, the number of concurrent connections depends on the server.
+        let conns = if args.rate.is_some() { 1 } else { run.conns };
+        session.check(&RunArgs { conns, ..run.clone() })?;
     }
     let (mut storms, mut sum) = (Vec::new(), None);
-    for cell in &cells {
-        let (storm, outcome) = one(&session, args, cell, argv)?;
+    for run in &runs {
+        let (storm, outcome) = one(&session, args, run, argv)?;
         storms.push(storm);
         let sum = sum.get_or_insert(outcome);
         sum.signal = outcome.signal;
@@ -88,44 +81,37 @@ pub fn storm(args: &StormArgs, argv: &[String]) -> Result<Finished, Failure> {
     Ok(Finished { storms, code })
 }
 
-/// Carries out one storm, against a server of its own if there is no target.
+/// Runs one burst, against a server of its own if there is no target.
 fn one(
     session: &Session,
     args: &StormArgs,
-    cell: &Cell,
+    run: &RunArgs,
     argv: &[String],
 ) -> Result<(Storm, Outcome), Failure> {
-    let server_args = args.server(cell);
     let mut environment = Environment::capture();
-    let job = Job {
-        args: &server_args,
-        command: None,
-        argv: Vec::new(),
-        label: String::new(),
-        floor: None,
-    };
+    let job = Job { args: run, command: None, argv: Vec::new(), label: String::new(), floor: None };
     let prepared = session.prepare(&job)?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
-    let plan = Plan {
+    let load = Load {
         target: Target::new(prepared.addr),
         pattern: Pattern::new(args.size, seed),
-        conns: cell.conns,
+        conns: run.conns,
         interval_ns: args.rate.map_or(0.0, |rate| 1e9 / rate as f64),
         exchanges: args.exchanges,
         close: args.close,
         timeout: args.timeout,
     };
     let started = SystemTime::now();
-    let Driven { tally, queue, counters, signal } = drive(session, &plan)?;
-    let (subject, trouble) = prepared.into_subject(&server_args);
-    let failures = tally.failures.total() > 0 || trouble.is_some();
-    let notes = trouble.into_iter().chain(rate_missed(&plan, &tally)).collect();
+    let Observed { counts, queue, counters, signal } = observe(session, &load)?;
+    let (subject, error) = prepared.into_subject(run);
+    let failures = counts.failures.total() > 0 || error.is_some();
+    let notes = error.into_iter().chain(rate_missed(&load, &counts)).collect();
     environment.capture_after();
-    let errors_total = tally.failures.total();
+    let errors_total = counts.failures.total();
     let outcome = Outcome {
         signal,
-        wrong_replies: tally.failures.wrong_replies() > 0,
-        connected: tally.connected > 0,
+        wrong_replies: counts.failures.wrong_replies() > 0,
+        connected: counts.connect.len() > 0,
         failures,
         valid: true,
         held: true,
@@ -136,33 +122,38 @@ fn one(
         subject,
         placement: args.server.place_name(),
         kernel: kernel_settings(),
-        conns: cell.conns.into(),
+        conns: run.conns.into(),
         rate_per_s: args.rate.map(|rate| rate as f64),
         exchanges_each: args.exchanges,
         size: args.size,
         close: args.close.name().to_owned(),
-        issued_s: tally.issued_ns as f64 / 1e9,
-        length_s: tally.over_ns as f64 / 1e9,
-        completed: tally.completed,
-        unfinished: u64::from(cell.conns) - tally.completed - errors_total,
+        issued_s: counts.issued_ns as f64 / 1e9,
+        length_s: counts.over_ns as f64 / 1e9,
+        completed: counts.completed,
+        unfinished: u64::from(run.conns) - counts.completed - errors_total,
         errors_total,
-        latency: latencies(&tally),
-        by_syn: tally.by_syn(),
-        resent: tally.resent,
+        latency: Latencies {
+            connect: Latency::from_histogram(&counts.connect),
+            first_exchange: Latency::from_histogram(&counts.first_exchange),
+            exchange: Latency::from_histogram(&counts.exchange),
+            ..Latencies::default()
+        },
+        by_syn: counts.by_syn(),
+        resent: counts.resent,
         queue,
         counters,
-        errors: tally.failures.into_counts(),
+        errors: counts.failures.into_counts(),
         notes,
         environment,
     };
     Ok((storm, outcome))
 }
 
-/// Whether connects came much later than planned, which is the generator's doing.
-fn rate_missed(plan: &Plan, tally: &Tally) -> Option<String> {
-    let planned_ns = tally.tried.saturating_sub(1) as f64 * plan.interval_ns;
-    let late_ns = tally.issued_ns as f64 - planned_ns;
-    let missed = plan.interval_ns > 0.0 && late_ns > LATE_MAX_NS.max(planned_ns / 20.0);
+/// A note if the connects were much later than planned, because of the generator.
+fn rate_missed(load: &Load, counts: &Counts) -> Option<String> {
+    let planned_ns = counts.issued.saturating_sub(1) as f64 * load.interval_ns;
+    let late_ns = counts.issued_ns as f64 - planned_ns;
+    let missed = load.interval_ns > 0.0 && late_ns > LATE_MAX_NS.max(planned_ns / 20.0);
     missed.then(|| {
         format!(
             "rate-missed: the last connect was issued {:.0} ms later than planned",
@@ -171,79 +162,69 @@ fn rate_missed(plan: &Plan, tally: &Tally) -> Option<String> {
     })
 }
 
-/// What was seen while the connections lasted.
-struct Driven {
-    tally: Tally,
+/// Observations of a burst.
+struct Observed {
+    counts: Counts,
     queue: Option<Queue>,
     counters: Counters,
     signal: Option<i32>,
 }
 
-/// Has a thread make the connections, and watches the accept queue meanwhile.
-fn drive(session: &Session, plan: &Plan) -> Result<Driven, Failure> {
+/// Runs the burst in a thread, and reads the depth of the accept queue meanwhile.
+fn observe(session: &Session, load: &Load) -> Result<Observed, Failure> {
     let failed = |what: &'static str| {
         move |error: io::Error| Failure::new(exit::FAILURE, format!("{what}: {}", describe(&error)))
     };
-    let mut watch = Watch::start(plan.target.addr);
+    let mut watch = QueueWatch::start(load.target.addr);
     let before = NetCounters::read().map_err(failed("the kernel's counters"))?;
     let stop = AtomicBool::new(false);
     let clock = Clock::start();
-    let (tally, signal) = thread::scope(|scope| {
+    let (counts, signal) = thread::scope(|scope| {
         let (stop, clock) = (&stop, &clock);
-        let wave = thread::Builder::new()
-            .name("storm".to_owned())
-            .spawn_scoped(scope, move || Wave::new(plan, clock, stop)?.run())
+        let burst = thread::Builder::new()
+            .name("burst".to_owned())
+            .spawn_scoped(scope, move || Burst::new(load, clock, stop)?.run())
             .map_err(failed("cannot start a thread"))?;
         let mut signal = None;
-        while !wave.is_finished() {
-            watch.look(clock);
-            if let Some(number) = session.signal_within(LOOK) {
+        while !burst.is_finished() {
+            watch.iter_mut().for_each(|watch| watch.read(clock));
+            if let Some(number) = session.signal_within(WATCH_INTERVAL) {
                 signal = Some(number);
                 stop.store(true, Relaxed);
             }
         }
-        let tally = wave.join().map_err(|_| Failure::new(exit::FAILURE, "the storm panicked"))?;
-        Ok::<_, Failure>((tally.map_err(failed("cannot wait for events"))?, signal))
+        let counts =
+            burst.join().map_err(|_| Failure::new(exit::FAILURE, "the burst's thread panicked"))?;
+        Ok::<_, Failure>((counts.map_err(failed("cannot wait for events"))?, signal))
     })?;
-    watch.look(&clock);
+    watch.iter_mut().for_each(|watch| watch.read(&clock));
     let counters = NetCounters::read().map_err(failed("the kernel's counters"))?.since(&before);
-    Ok(Driven { tally, queue: watch.queue, counters, signal })
+    Ok(Observed { counts, queue: watch.map(|watch| watch.queue), counters, signal })
 }
 
-fn latencies(tally: &Tally) -> Latencies {
-    Latencies {
-        connect: Latency::from_histogram(&tally.connect),
-        first_exchange: Latency::from_histogram(&tally.first_exchange),
-        exchange: Latency::from_histogram(&tally.exchange),
-        ..Latencies::default()
-    }
-}
-
-/// The depth of the server's accept queues over time, where the kernel shows it.
-struct Watch {
+/// Recorder of the depth of the server's accept queues.
+struct QueueWatch {
     addr: SocketAddr,
-    diag: Option<SockDiag>,
-    queue: Option<Queue>,
+    diag: SockDiag,
+    queue: Queue,
 }
 
-impl Watch {
-    fn start(addr: SocketAddr) -> Self {
-        let mut diag = SockDiag::open().ok();
-        let queues = diag.as_mut().and_then(|diag| diag.listeners(addr).ok()).unwrap_or_default();
-        let limit = queues.iter().map(|queue| queue.limit).min();
-        let listeners = queues.len() as u32;
-        let queue = limit.map(|limit| Queue { listeners, limit, depth: Vec::new() });
-        Self { addr, diag, queue }
+impl QueueWatch {
+    /// Starts recording; `None` if the kernel does not report the queues.
+    fn start(addr: SocketAddr) -> Option<Self> {
+        let mut diag = SockDiag::open().ok()?;
+        let queues = diag.listeners(addr).ok()?;
+        let limit = queues.iter().map(|queue| queue.limit).min()?;
+        let queue = Queue { listeners: queues.len() as u32, limit, depth: Vec::new() };
+        Some(Self { addr, diag, queue })
     }
 
-    fn look(&mut self, clock: &Clock) {
-        let (Some(diag), Some(queue)) = (&mut self.diag, &mut self.queue) else { return };
-        let at_s = clock.now() as f64 / 1e9;
-        let Ok(queues) = diag.listeners(self.addr) else { return };
-        let depth = queues.iter().map(|queue| queue.waiting).sum();
-        let same = queue.depth.last().is_some_and(|last| last.depth == depth);
-        if !same && queue.depth.len() < DEPTHS_MAX {
-            queue.depth.push(Depth { at_s, depth });
+    fn read(&mut self, clock: &Clock) {
+        let at = Duration::from_nanos(clock.now());
+        let Ok(queues) = self.diag.listeners(self.addr) else { return };
+        if self.queue.depth.len() < DEPTHS_MAX {
+            let depth = queues.iter().map(|queue| queue.waiting).sum();
+            record_depth(&mut self.queue.depth, at, depth);
         }
     }
 }

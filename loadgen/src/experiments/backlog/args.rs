@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::experiments::listening::unique;
 use crate::options::{OutputArgs, backlog};
 use lockstep_sys::units;
 
@@ -119,12 +120,7 @@ impl BacklogArgs {
 
     /// The values of `--n` without duplicates.
     pub(super) fn numbers(&self) -> Result<Vec<u32>, String> {
-        let mut numbers: Vec<u32> = Vec::new();
-        for &n in &self.n {
-            if !numbers.contains(&n) {
-                numbers.push(n);
-            }
-        }
+        let numbers = unique(&self.n);
         match numbers.len() {
             ..=TRIALS_MAX => Ok(numbers),
             _ => Err(format!("--n: at most {TRIALS_MAX} numbers")),

@@ -1,10 +1,10 @@
-//! The options of `loadgen storm`.
+//! Options of `loadgen storm`.
 
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::Cell;
+use crate::experiments::listening::unique;
 use crate::options::{
     EMBEDDED, LOAD, OutputArgs, PlacementArgs, SERVER, ServerArgs, at_most, backend, backlog,
     conns, positive, size,
@@ -20,12 +20,12 @@ Examples:
   loadgen storm --conns 2000 --at-once --backlog 16     the cliff: a second for a lost SYN
   loadgen storm --conns 2000 --at-once --backlog 4096   the same with room for all
   loadgen storm --backend mio,io-uring --backlog 16,128,4096 --conns 500,2000
-  loadgen storm --rate 2k --conns 10k --close rst       two thousand new connections a second
+  loadgen storm --rate 2k --conns 10k --close rst       2,000 new connections per second
   loadgen storm --target 127.0.0.1:8898 --exchanges 3";
 
-/// Opens new connections to a server that accepts, all at once or at a rate, makes a few exchanges
-/// on each, and closes it; says how long connects took, and what the accept queue had to do
-/// with it.
+/// Opens many new connections to a server that accepts them, in a burst or at a rate, makes a few
+/// exchanges on each, and closes it. Reports the duration of connects and the depth of the accept
+/// queue.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = EXAMPLES, next_help_heading = LOAD)]
 pub struct StormArgs {
@@ -101,7 +101,7 @@ pub enum Close {
 }
 
 impl Close {
-    /// Its name on the command line.
+    /// Name in options and records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fin => "fin",
@@ -111,38 +111,31 @@ impl Close {
 }
 
 impl StormArgs {
-    /// Every backend with every listen queue and number of connections, each once.
-    pub(super) fn cells(&self) -> Vec<Cell> {
+    /// The options of a run with each backend, listen queue and number of connections: server,
+    /// number of connections and placement.
+    pub(super) fn runs(&self) -> Vec<RunArgs> {
         let backlogs: Vec<Option<u32>> = match self.backlog.as_slice() {
             [] => vec![None],
-            backlogs => backlogs.iter().copied().map(Some).collect(),
+            backlogs => unique(backlogs).into_iter().map(Some).collect(),
         };
-        let mut cells: Vec<Cell> = Vec::new();
-        for backend in &self.backend {
+        let mut runs = Vec::new();
+        for backend in unique(&self.backend) {
             for &backlog in &backlogs {
-                for &conns in &self.conns {
-                    let cell = Cell { backend: backend.clone(), backlog, conns };
-                    if !cells.contains(&cell) {
-                        cells.push(cell);
-                    }
+                for conns in unique(&self.conns) {
+                    let mut run = RunArgs {
+                        conns,
+                        target: self.target.clone(),
+                        backend: backend.clone(),
+                        backlog,
+                        server: self.server.clone(),
+                        placement: self.placement.clone(),
+                        ..RunArgs::default()
+                    };
+                    run.generator.threads = Some(1);
+                    runs.push(run);
                 }
             }
         }
-        cells
-    }
-
-    /// The options of a run that say which server it is, and where both sides run.
-    pub(super) fn server(&self, cell: &Cell) -> RunArgs {
-        let mut args = RunArgs {
-            conns: cell.conns,
-            target: self.target.clone(),
-            backend: cell.backend.clone(),
-            backlog: cell.backlog,
-            server: self.server.clone(),
-            placement: self.placement.clone(),
-            ..RunArgs::default()
-        };
-        args.generator.threads = Some(1);
-        args
+        runs
     }
 }

@@ -6,7 +6,7 @@
 //! * [`verdict`]: who was the limit, and whether the numbers may be believed; [`condition`]: whether
 //!   they are as they should be.
 //! * [`record`], [`report`], [`picture`]: the numbers as a record, and the record as text; [`live`],
-//!   [`hlog`]: its intervals while it goes on.
+//!   [`hlog`]: its intervals while it goes on; [`observer`]: callbacks.
 
 mod account;
 pub mod args;
@@ -16,6 +16,7 @@ pub(crate) mod floor;
 pub mod hlog;
 pub mod live;
 pub mod measure;
+pub mod observer;
 mod prepare;
 pub mod record;
 mod session;

@@ -89,7 +89,7 @@ fn taken(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
     };
     let (sender, events) = channel();
     let before = TAKEN.load(Relaxed);
-    let measured = measure(&run, &sender, &events, &mut |_| ()).expect("the run is carried out");
+    let measured = measure(&run, &sender, &events, &mut ()).expect("the run is carried out");
     let taken = TAKEN.load(Relaxed) - before;
     assert_eq!(measured.sum.exchanges, requests);
     taken

@@ -70,7 +70,7 @@ fn load(addr: SocketAddr, seat: Seat) -> Measured {
         progress: None,
     };
     let (sender, events) = channel();
-    measure(&run, &sender, &events, &mut |_| ()).unwrap()
+    measure(&run, &sender, &events, &mut ()).unwrap()
 }
 
 #[test]

@@ -36,6 +36,11 @@ impl Account {
         self.found = self.list();
     }
 
+    /// The processes found.
+    pub(super) fn processes(&self) -> &[Pid] {
+        &self.found
+    }
+
     /// The window begins.
     pub(super) fn begin(&mut self) {
         self.before = procfs::usage_of(&self.found);

@@ -13,6 +13,7 @@ use crate::event::Event;
 use crate::progress::{self, Progress};
 use crate::run::account::Account;
 use crate::run::measure::{Measured, Run};
+use crate::run::observer::Observer;
 use crate::run::warmup::{self, Warmup, Watch};
 
 /// How long outstanding replies are awaited after a signal.
@@ -49,7 +50,7 @@ pub(super) struct Conductor<'a> {
     started: usize,
     signal: Option<i32>,
     laps: Laps,
-    over: &'a mut dyn FnMut(&Over<'_>),
+    observer: &'a mut dyn Observer,
     /// When the measured window begins, in the calendar.
     window_started: SystemTime,
 }
@@ -67,7 +68,7 @@ impl<'a> Conductor<'a> {
         run: &'a Run,
         control: &'a Arc<Control>,
         events: &'a Receiver<Event>,
-        over: &'a mut dyn FnMut(&Over<'_>),
+        observer: &'a mut dyn Observer,
     ) -> Self {
         Self {
             run,
@@ -80,7 +81,7 @@ impl<'a> Conductor<'a> {
             started: 0,
             signal: None,
             laps: Laps::new(run.plan.interval_ns, run.plan.open.is_some()),
-            over,
+            observer,
             window_started: SystemTime::now(),
         }
     }
@@ -92,7 +93,11 @@ impl<'a> Conductor<'a> {
         while self.opened < self.started && self.finished == 0 && self.signal.is_none() {
             self.wait(NEVER);
         }
+        let opening = self.control.clock.now();
         self.server.find();
+        if self.opened == self.started && self.finished == 0 && self.signal.is_none() {
+            self.observer.opened(self.server.processes(), Duration::from_nanos(opening));
+        }
         if self.run.plan.seat.is_some() {
             self.control.clock.stop();
         }
@@ -228,7 +233,7 @@ impl<'a> Conductor<'a> {
         let before = reached.min(window_ns / length_ns).min((end_ns - start_ns - 1) / length_ns);
         let started = self.window_started;
         self.laps.end(before, window_ns, control.mailboxes(), |interval, lap| {
-            (self.over)(&Over { interval, lap, started });
+            self.observer.interval(&Over { interval, lap, started });
         });
         LOOK_AGAIN
     }
@@ -245,7 +250,7 @@ impl<'a> Conductor<'a> {
         // Where the threads have it from; no window, no intervals.
         let since_ns = control.start_ns().min(end_ns);
         self.laps.finish(end_ns - since_ns, control.mailboxes(), |interval, lap| {
-            (self.over)(&Over { interval, lap, started });
+            self.observer.interval(&Over { interval, lap, started });
         });
         Measured {
             sum: self.laps.sum,

@@ -10,6 +10,7 @@ use crate::clients::laps::Over;
 use crate::exit::{self, Failure};
 use crate::run::args::{LiveArgs, RunArgs};
 use crate::run::hlog::Hlog;
+use crate::run::observer::Observer;
 
 /// How intervals are printed on standard output.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -50,24 +51,6 @@ impl Live {
         self.lines != Lines::None
     }
 
-    /// An interval is over.
-    pub fn tell(&mut self, over: &Over<'_>) {
-        let interval = over.interval;
-        let line = match self.lines {
-            Lines::None => String::new(),
-            Lines::Text if interval.start_s == 0.0 => HEAD.to_owned() + &text(interval),
-            Lines::Text => text(interval),
-            Lines::Json => json("interval", interval),
-        };
-        let mut stdout = io::stdout().lock();
-        // What cannot be printed now cannot be printed in the end, and is told then.
-        let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
-        if let Some(Err(error)) = self.hlog.as_mut().map(|hlog| hlog.write(over)) {
-            self.failure = Some(error);
-            self.hlog = None;
-        }
-    }
-
     /// What is printed of the whole run in the end by `--json-lines`.
     pub fn last_line(&self, record: &Record) -> Option<String> {
         (self.lines == Lines::Json).then(|| {
@@ -85,6 +68,25 @@ impl Live {
             Some(error) => Err(Failure::new(exit::FAILURE, error.to_string())
                 .hint("the log holds the intervals before that")),
             None => Ok(()),
+        }
+    }
+}
+
+impl Observer for Live {
+    fn interval(&mut self, over: &Over<'_>) {
+        let interval = over.interval;
+        let line = match self.lines {
+            Lines::None => String::new(),
+            Lines::Text if interval.start_s == 0.0 => HEAD.to_owned() + &text(interval),
+            Lines::Text => text(interval),
+            Lines::Json => json("interval", interval),
+        };
+        let mut stdout = io::stdout().lock();
+        // What cannot be printed now cannot be printed in the end, and is told then.
+        let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
+        if let Some(Err(error)) = self.hlog.as_mut().map(|hlog| hlog.write(over)) {
+            self.failure = Some(error);
+            self.hlog = None;
         }
     }
 }

@@ -10,7 +10,7 @@ use lockstep_results::Interval;
 
 use crate::clients::clock::Clock;
 use crate::clients::control::Control;
-use crate::clients::laps::{Lap, Over};
+use crate::clients::laps::Lap;
 use crate::clients::share::Share;
 use crate::clients::tally::Tally;
 use crate::clients::turns::Seat;
@@ -22,6 +22,7 @@ use crate::machine::processes::Processes;
 use crate::machine::procfs::Usage;
 use crate::run::account::Used;
 use crate::run::conductor::Conductor;
+use crate::run::observer::Observer;
 use crate::run::warmup::{self, Warmup};
 use lockstep_sys::errno::describe;
 
@@ -73,7 +74,7 @@ pub struct Measured {
     pub signal: Option<i32>,
 }
 
-/// Carries out a run. `over` is told of each interval of the measured window when it is over.
+/// Carries out a run, and reports its events to `observer`.
 ///
 /// # Errors
 ///
@@ -82,11 +83,12 @@ pub fn measure(
     run: &Run,
     sender: &Sender<Event>,
     events: &Receiver<Event>,
-    over: &mut dyn FnMut(&Over<'_>),
+    observer: &mut dyn Observer,
 ) -> Result<Measured, Failure> {
     let cannot = |what: &str, error: &io::Error| {
         Failure::new(exit::FAILURE, format!("{what}: {}", describe(error)))
     };
+    observer.ready(&run.server.map(Processes::list).unwrap_or_default());
     let open = run.plan.open.is_some();
     let control = Control::new(Clock::start(), run.plan.threads, open)
         .map_err(|error| cannot("cannot wake threads", &error))?;
@@ -94,7 +96,7 @@ pub fn measure(
     let connections = Mutex::new(());
     thread::scope(|scope| {
         let keep = connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut conductor = Conductor::new(run, &control, events, over);
+        let mut conductor = Conductor::new(run, &control, events, observer);
         let mut threads = Vec::new();
         for share in Share::divide(run.conns, run.requests, run.plan.threads) {
             let (sender, control, connections) = (sender.clone(), &control, &connections);

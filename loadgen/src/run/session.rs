@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use lockstep_results::{Environment, Floor, Record};
 
-use crate::clients::laps::Over;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
 use crate::clients::turns::{self, Seat};
@@ -20,6 +19,7 @@ use crate::run::args::RunArgs;
 use crate::run::floor;
 use crate::run::live::Live;
 use crate::run::measure::{Run, measure};
+use crate::run::observer::Observer;
 use crate::run::prepare::{self, Prepared, Several, Started, prepare};
 use crate::run::record::{Asked, Subject, record};
 use crate::servers::{command, embedded};
@@ -47,7 +47,7 @@ pub fn run(args: &RunArgs, argv: Vec<String>, live: &mut Live) -> Result<Finishe
     session.check(args)?;
     let floor = session.floor(args, &[args.conns]);
     let job = Job { args, command: None, argv, label: String::new(), floor };
-    session.run_live(&job, !live.prints(), &mut |over| live.tell(over))
+    session.run_observed(&job, !live.prints(), live)
 }
 
 /// What all runs of this process share.
@@ -162,19 +162,23 @@ impl Session {
     ///
     /// As [`run`].
     pub fn run(&self, job: &Job<'_>) -> Result<Finished, Failure> {
-        self.run_live(job, true, &mut |_| ())
+        self.run_observed(job, true, &mut ())
     }
 
-    /// Carries out a run, with a progress line or without; `over` is told of each interval.
-    fn run_live(
+    /// Carries out a run, with a progress line or without, and reports its events to `observer`.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`].
+    pub fn run_observed(
         &self,
         job: &Job<'_>,
         progress: bool,
-        over: &mut dyn FnMut(&Over<'_>),
+        observer: &mut dyn Observer,
     ) -> Result<Finished, Failure> {
         // The run before has confined this thread; the environment is the machine's own state.
         pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-        carry_out(self, job, None, progress, over)
+        carry_out(self, job, None, progress, observer)
     }
 
     /// Carries out several runs at the same time, under load in turn, each turn so long; the
@@ -195,7 +199,7 @@ impl Session {
                     let _tell = finish;
                     seat.await_those_before();
                     pin(&session.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-                    carry_out(&session, job, Some(seat), progress, &mut |_| ())
+                    carry_out(&session, job, Some(seat), progress, &mut ())
                 }));
             }
             self.pass_on_signals(&senders);
@@ -226,7 +230,7 @@ fn carry_out(
     job: &Job<'_>,
     seat: Option<Seat>,
     progress: bool,
-    over: &mut dyn FnMut(&Over<'_>),
+    observer: &mut dyn Observer,
 ) -> Result<Finished, Failure> {
     let Session { allowed, sender, events } = session;
     let args = job.args;
@@ -256,7 +260,7 @@ fn carry_out(
         server: subject.processes,
         progress: progress.then(|| job.label.clone()),
     };
-    let measured = measure(&run, sender, events, over)?;
+    let measured = measure(&run, sender, events, observer)?;
     let ended = subject.server.and_then(Started::stop);
     let failures = &measured.tally.failures;
     let mut outcome = Outcome {

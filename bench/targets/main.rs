@@ -4,13 +4,13 @@
 //! cargo run --release -p lockstep-bench --features peers --bin targets
 //! ```
 //!
-//! Builds the load generator and the reference servers, lets `loadgen compare` measure, keeps their records and one page of all of them in results/runs, and prints a table.
+//! Builds the load generator and the reference servers, measures with `loadgen compare`, keeps the
+//! records in results/runs, and prints a table.
 
 mod experiments;
 mod judgement;
 
 use std::error::Error;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -31,7 +31,7 @@ struct Options {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = name)]
     only: Vec<String>,
 
-    /// Where records, page and table go
+    /// Folder of the records
     #[arg(short, long, value_name = "DIR", default_value = "results/runs")]
     output: PathBuf,
 
@@ -67,8 +67,8 @@ fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
         let file = |part: &str| options.output.join(format!("{stem}-{part}.json"));
         experiments.iter().map(|experiment| file(experiment.name)).collect()
     };
-    let (stem, files) = match &options.judge {
-        Some(stem) => (stem.clone(), files(stem)),
+    let files = match &options.judge {
+        Some(stem) => files(stem),
         None => {
             let stem = format!(
                 "{}-targets",
@@ -82,13 +82,8 @@ fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
                 let arguments = experiment.arguments(&binaries, options.rounds);
                 run(Command::new(binaries.join("loadgen")).args(arguments).arg("-o").arg(file))?;
             }
-            let page = options.output.join(format!("{stem}.html"));
-            run(Command::new(binaries.join("loadgen"))
-                .arg("report")
-                .args(&files)
-                .arg("-o")
-                .arg(page))?;
-            (stem, files)
+            // A page is drawn on demand: loadgen report FILES -o targets.html.
+            files
         }
     };
     let mut comparisons = Vec::new();
@@ -98,11 +93,7 @@ fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
             _ => return Err(format!("{}: not a comparison", file.display()).into()),
         }
     }
-    let table = table(&comparisons);
-    print!("{table}");
-    if options.judge.is_none() {
-        fs::write(options.output.join(format!("{stem}.txt")), table)?;
-    }
+    print!("{}", table(&comparisons));
     Ok(())
 }
 

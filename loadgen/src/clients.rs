@@ -1,36 +1,31 @@
-//! What loads a server: connections, the threads that drive them, and what they count.
+//! Clients that load a server: connections, the threads that drive them, and their counters.
 //!
-//! From the wire up:
+//! [`worker`] is one thread. Its parts:
 //!
-//! * [`pattern`]: what is sent, and whether what came back is it.
-//! * [`connection`]: one connection, without any system call.
-//! * [`socket`], [`engine`], [`worker`], [`share`]: system calls, event handling, and the phases of
-//!   one thread.
-//! * `spin`: looking for replies before sleeping.
-//! * [`schedule`], `pacer`, `open_loop`, [`spacing`]: when requests of an open loop are due, who is
-//!   there to send them, sending them then, and whether they were.
-//! * [`clock`], [`control`]: what a thread is told, and tells, while it goes on.
-//! * [`turns`]: runs that are under load in turn.
-//! * [`laps`], `window`, [`tally`], [`failures`]: what is counted, by interval and in all.
+//! * [`pattern`]: the bytes of requests, and the check of replies. [`connection`]: one connection,
+//!   without system calls.
+//! * [`engine`]: epoll and io_uring. [`socket`]: connect, receive, send.
+//! * [`schedule`], `pacer`: requests of an open loop, and their sending in time. [`spacing`]: the
+//!   check that they were.
+//! * [`plan`]: orders for all threads. [`clock`], [`control`]: state shared with the main thread.
+//!   [`slices`]: runs that are under load alternately.
+//! * `counters`, [`intervals`], [`failures`]: counts in all, and by interval.
 //!
-//! The client shares no code with the servers it measures beyond the protocol's constants: a
-//! shared bug would cancel out.
+//! The clients share no protocol code with the servers that they measure: a shared bug would cancel
+//! out.
 
 pub mod clock;
 pub mod connection;
 pub mod control;
+pub mod counters;
 pub mod engine;
 pub mod failures;
-pub mod laps;
-mod open_loop;
+pub mod intervals;
 mod pacer;
 pub mod pattern;
+pub mod plan;
 pub mod schedule;
-pub mod share;
+pub mod slices;
 pub mod socket;
 pub mod spacing;
-mod spin;
-pub mod tally;
-pub mod turns;
-mod window;
 pub mod worker;

@@ -12,9 +12,9 @@ use clap::ValueEnum;
 use loadgen::clients::connection::Service;
 use loadgen::clients::engine::Engine;
 use loadgen::clients::pattern::Pattern;
+use loadgen::clients::plan::Plan;
 use loadgen::clients::schedule::{Arrivals, OpenLoop};
 use loadgen::clients::socket::Target;
-use loadgen::clients::worker::Plan;
 use loadgen::machine::placement::Placement;
 use loadgen::run::measure::{Run, measure};
 use loadgen::run::warmup::Warmup;
@@ -77,7 +77,7 @@ fn taken(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
             open,
             spin: Duration::ZERO,
             interval_ns: 100_000_000,
-            seat: None,
+            slices: None,
         },
         conns: 8,
         requests: Some(requests),
@@ -91,7 +91,7 @@ fn taken(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
     let before = TAKEN.load(Relaxed);
     let measured = measure(&run, &sender, &events, &mut ()).expect("the run is carried out");
     let taken = TAKEN.load(Relaxed) - before;
-    assert_eq!(measured.sum.exchanges, requests);
+    assert_eq!(measured.intervals.total.exchanges, requests);
     taken
 }
 

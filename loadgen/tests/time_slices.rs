@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use loadgen::clients::connection::Service;
 use loadgen::clients::engine::Engine;
 use loadgen::clients::pattern::Pattern;
+use loadgen::clients::plan::Plan;
+use loadgen::clients::slices::{SliceHandle, slices};
 use loadgen::clients::socket::Target;
-use loadgen::clients::turns::{Seat, seats};
-use loadgen::clients::worker::Plan;
 use loadgen::machine::placement::Placement;
 use loadgen::run::measure::{Measured, Run, measure};
 use loadgen::run::warmup::Warmup;
@@ -45,8 +45,8 @@ fn serve(number: usize, requests: &Requests) -> SocketAddr {
     addr
 }
 
-fn load(addr: SocketAddr, seat: Seat) -> Measured {
-    seat.await_those_before();
+fn load(addr: SocketAddr, handle: SliceHandle) -> Measured {
+    handle.wait_for_predecessors();
     let run = Run {
         plan: Plan {
             engine: Engine::Epoll,
@@ -59,7 +59,7 @@ fn load(addr: SocketAddr, seat: Seat) -> Measured {
             open: None,
             spin: Duration::ZERO,
             interval_ns: 1_000_000_000,
-            seat: Some(seat),
+            slices: Some(handle),
         },
         conns: 4,
         requests: None,
@@ -76,18 +76,21 @@ fn load(addr: SocketAddr, seat: Seat) -> Measured {
 #[test]
 fn slices_load_one_server_at_a_time() {
     let requests = Requests::default();
-    let runs: Vec<_> = seats(RUNS, TURN)
+    let runs: Vec<_> = slices(RUNS, TURN)
         .into_iter()
         .enumerate()
-        .map(|(number, seat)| {
+        .map(|(number, handle)| {
             let addr = serve(number, &requests);
-            thread::spawn(move || load(addr, seat))
+            thread::spawn(move || load(addr, handle))
         })
         .collect();
     for run in runs {
         let measured = run.join().unwrap();
-        assert_eq!(measured.tally.failures.total(), 0);
-        assert!(measured.window >= WINDOW && measured.sum.exchanges > 0, "{measured:?}");
+        assert_eq!(measured.totals.failures.total(), 0);
+        assert!(
+            measured.window >= WINDOW && measured.intervals.total.exchanges > 0,
+            "{measured:?}"
+        );
     }
     let requests = requests.lock().unwrap();
     let (first, last) = (requests[0].1, requests[requests.len() - 1].1);

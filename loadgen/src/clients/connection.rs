@@ -1,11 +1,12 @@
-//! One client connection: what it has sent, what it is owed, and whether what came is that.
+//! One client connection: the request it has sent, the bytes it is owed, and the check of those
+//! that came.
 //!
-//! No system call is made here. A connection is kept small, for there are many thousands.
+//! No system calls are made here. A connection is kept small, since there are many thousands.
 
 use clap::ValueEnum;
 use socket2::Socket;
 
-use crate::clients::pattern::{Mismatch, Pattern, Window, verify};
+use crate::clients::pattern::{Mismatch, Offset, Pattern, verify};
 
 /// Reply expected of the server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -20,7 +21,7 @@ pub enum Service {
 const HI: &[u8] = b"hi";
 
 impl Service {
-    /// The name in flags and records.
+    /// Name in flags and records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Echo => "echo",
@@ -29,25 +30,25 @@ impl Service {
     }
 }
 
-/// Where a connection stands.
+/// State of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum State {
     /// Not tried yet.
     New,
     /// connect(2) has been called.
     Connecting,
-    /// A request is on its way, or its reply.
+    /// A request has been begun, and its reply is not whole.
     Exchanging,
-    /// The whole reply is here; the server is to end the conversation now.
+    /// The whole reply is here; the server is to close the connection.
     AwaitingEnd,
-    /// Nothing is owed by either side.
+    /// Neither side owes anything.
     Resting,
-    /// Failed, and out of the run.
+    /// Failed or finished, and not used any more.
     Out,
 }
 
 impl State {
-    /// Whether something is outstanding that takes time.
+    /// True if something is outstanding for which there is a timeout.
     pub const fn is_busy(self) -> bool {
         matches!(self, Self::Connecting | Self::Exchanging | Self::AwaitingEnd)
     }
@@ -56,44 +57,44 @@ impl State {
 /// One client connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// Absent before the first connect, after a failure, and between one-shot conversations.
+    /// `None` before the first connect, after a failure, and between one-shot exchanges.
     pub socket: Option<Socket>,
-    /// Where it stands.
+    /// Current state.
     pub state: State,
-    /// Whether the current exchange began in the measured window.
+    /// True if the current exchange began in the measured window.
     pub measured: bool,
-    /// Whether it ever got a whole reply.
+    /// True after the first whole reply.
     pub served: bool,
-    /// Whether it takes one of the places of connections being opened.
+    /// True while it counts towards the limit of connections being opened.
     pub opening: bool,
-    window: Window,
+    offset: Offset,
     sent: u32,
     received: u32,
-    /// When the outstanding connect or exchange began.
+    /// Begin of the outstanding connect or exchange.
     pub since_ns: u64,
-    /// In an open loop, when the request was due.
+    /// Planned instant of the current request of an open loop.
     pub planned_ns: u64,
-    /// When the whole reply was here, while the end is awaited.
+    /// Instant of the whole reply, in [`State::AwaitingEnd`].
     pub replied_ns: u64,
     /// Exchanges completed in the measured window.
     pub exchanges: u64,
 }
 
-/// What a piece of a reply turned out to be.
+/// Result of checking a piece of a reply.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Received {
-    /// Right so far; more is owed.
+    /// Correct so far; more is owed.
     Part,
-    /// Right, and the last piece.
+    /// Correct, and the last piece.
     Whole,
-    /// Not what was sent.
+    /// Different from the expected reply.
     Wrong(Mismatch),
-    /// So many bytes more than are owed.
+    /// This many bytes more than are owed.
     Surplus(usize),
 }
 
 impl Connection {
-    /// The connection of that number in the run, not tried yet.
+    /// Returns the connection of this number in the run.
     pub fn new(number: u32) -> Self {
         Self {
             socket: None,
@@ -101,7 +102,7 @@ impl Connection {
             measured: false,
             served: false,
             opening: false,
-            window: Window::first(number),
+            offset: Offset::first(number),
             sent: 0,
             received: 0,
             since_ns: 0,
@@ -111,29 +112,29 @@ impl Connection {
         }
     }
 
-    /// Begins an exchange at `now`, with the next window of the pattern.
+    /// Begins an exchange, with the request at the next offset of the pattern.
     #[inline]
     pub fn begin(&mut self, now: u64) {
         self.state = State::Exchanging;
-        self.window = self.window.next();
+        self.offset = self.offset.next();
         self.sent = 0;
         self.received = 0;
         self.since_ns = now;
     }
 
-    /// The part of the request not yet sent.
+    /// The unsent part of the request.
     #[inline]
     pub fn unsent<'a>(&self, pattern: &'a Pattern) -> &'a [u8] {
-        &pattern.request(self.window)[self.sent as usize..]
+        &pattern.request(self.offset)[self.sent as usize..]
     }
 
-    /// The kernel took `count` bytes of [`unsent`](Self::unsent).
+    /// Notes that the kernel took `count` bytes of [`unsent`](Self::unsent).
     #[inline]
     pub fn on_sent(&mut self, count: usize) {
         self.sent += count as u32;
     }
 
-    /// How many bytes the server may send now. Of an echo, no more than it has got.
+    /// Number of bytes that the server may send now. Of an echo, no more than it has received.
     #[inline]
     pub fn owed(&self, service: Service, pattern: &Pattern) -> usize {
         let due = match service {
@@ -144,11 +145,14 @@ impl Connection {
         (due - self.received) as usize
     }
 
-    /// Judges what was received.
+    /// Checks received bytes. Outside of an exchange, all are surplus.
     #[inline]
     pub fn on_received(&mut self, bytes: &[u8], service: Service, pattern: &Pattern) -> Received {
+        if self.state != State::Exchanging {
+            return Received::Surplus(bytes.len());
+        }
         let reply = match service {
-            Service::Echo => pattern.request(self.window),
+            Service::Echo => pattern.request(self.offset),
             Service::Hi => HI,
         };
         let at = self.received as usize;
@@ -164,12 +168,12 @@ impl Connection {
         if self.received as usize == reply.len() { Received::Whole } else { Received::Part }
     }
 
-    /// What changes whenever the connection moves on.
+    /// Values of which at least one changes whenever the connection moves on.
     pub fn progress(&self) -> (State, u64, u32, u32) {
         (self.state, self.since_ns, self.sent, self.received)
     }
 
-    /// How much of the current reply is here, in bytes.
+    /// Bytes of the current reply that have been received.
     pub fn received(&self) -> u32 {
         self.received
     }
@@ -187,16 +191,16 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_stays_within_a_cache_line() {
+    fn connection_fits_a_cache_line() {
         assert!(size_of::<Connection>() <= 64, "{}", size_of::<Connection>());
     }
 
     #[test]
-    fn an_echo_may_come_in_any_pieces() {
+    fn echo_may_come_in_any_pieces() {
         let pattern = Pattern::new(100, 1);
         for piece in [1, 7, 99, 100] {
             let mut connection = exchanging(&pattern);
-            let reply = pattern.request(connection.window);
+            let reply = pattern.request(connection.offset);
             let mut pieces = reply.chunks(piece).peekable();
             while let Some(bytes) = pieces.next() {
                 let expected =
@@ -208,10 +212,10 @@ mod tests {
     }
 
     #[test]
-    fn each_exchange_sends_something_else() {
+    fn stale_reply_is_wrong() {
         let pattern = Pattern::new(16, 1);
         let mut connection = exchanging(&pattern);
-        let stale = pattern.request(connection.window);
+        let stale = pattern.request(connection.offset);
         connection.begin(2);
         connection.on_sent(16);
         assert!(matches!(
@@ -221,10 +225,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_owed_is_surplus() {
+    fn bytes_that_are_not_owed_are_surplus() {
         let pattern = Pattern::new(8, 1);
         let mut connection = exchanging(&pattern);
-        let mut reply = pattern.request(connection.window).to_vec();
+        let mut reply = pattern.request(connection.offset).to_vec();
         reply.extend([1, 2, 3]);
         assert_eq!(connection.on_received(&reply, Service::Echo, &pattern), Received::Surplus(3));
 
@@ -232,12 +236,12 @@ mod tests {
         let mut connection = Connection::new(0);
         connection.begin(1);
         connection.on_sent(4);
-        let reply = pattern.request(connection.window).to_vec();
+        let reply = pattern.request(connection.offset).to_vec();
         assert_eq!(connection.on_received(&reply, Service::Echo, &pattern), Received::Surplus(4));
     }
 
     #[test]
-    fn a_one_shot_server_says_hi_once_it_was_asked() {
+    fn hi_is_due_only_after_the_whole_request() {
         let pattern = Pattern::new(6, 1);
         let mut connection = exchanging(&pattern);
         assert_eq!(connection.on_received(b"h", Service::Hi, &pattern), Received::Part);

@@ -1,9 +1,9 @@
-//! What the main thread tells the load-generating threads, and how far they are.
+//! Shared state of a run: instants that the main thread sets, and the progress of the threads.
 //!
-//! A run goes through four phases. *Opening*: connections are made and each does its first
-//! exchange. *Warm-up* and *measured window*: the closed loop, or the open one. *Finish*: nothing
-//! new is begun and outstanding replies are awaited. Between the loop's phases there is no barrier: the window is a
-//! pair of instants on one clock, and every exchange is judged by its own two instants.
+//! A run has four phases. *Opening*: connections are opened and each does its first exchange.
+//! *Warm-up* and *measured window*: the closed or the open loop. *Finish*: nothing new is begun,
+//! and outstanding replies are awaited. There is no barrier between the phases of the loop: the
+//! window is a pair of instants on one clock, and every exchange is judged by its own two instants.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,26 +13,26 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Rela
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::clients::clock::{Clock, NEVER};
-use crate::clients::laps::Mailbox;
+use crate::clients::intervals::IntervalQueue;
 
 /// Shared by the main thread, which writes, and the load-generating threads, which read.
 #[derive(Debug)]
 pub struct Control {
-    /// The one clock of the run.
+    /// Clock of the run.
     pub clock: Clock,
     looping: AtomicBool,
     begin_ns: AtomicU64,
     start_ns: AtomicU64,
     end_ns: AtomicU64,
     abandon_ns: AtomicU64,
-    turns: AtomicU64,
-    turn_end_ns: AtomicU64,
+    slices: AtomicU64,
+    slice_end_ns: AtomicU64,
     threads: Vec<Thread>,
-    mailboxes: Vec<Mailbox>,
+    queues: Vec<IntervalQueue>,
 }
 
-/// What belongs to one load-generating thread. On cache lines of its own: one thread writes them
-/// once a turn.
+/// State of one load-generating thread, which writes it once an iteration. On cache lines of its
+/// own.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Thread {
@@ -42,11 +42,11 @@ struct Thread {
 }
 
 impl Control {
-    /// For `threads` threads of a closed or an open loop, none of which has been told anything.
+    /// Returns the state of a closed or an open loop that has not begun.
     ///
     /// # Errors
     ///
-    /// When the descriptors that wake the threads cannot be had (eventfd(2)).
+    /// Those of eventfd(2); each thread has one.
     pub fn new(clock: Clock, threads: usize, open: bool) -> io::Result<Self> {
         let thread = || {
             let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
@@ -59,23 +59,23 @@ impl Control {
             start_ns: AtomicU64::new(NEVER),
             end_ns: AtomicU64::new(NEVER),
             abandon_ns: AtomicU64::new(NEVER),
-            turns: AtomicU64::new(0),
-            turn_end_ns: AtomicU64::new(NEVER),
+            slices: AtomicU64::new(0),
+            slice_end_ns: AtomicU64::new(NEVER),
             threads: (0..threads).map(|_| thread()).collect::<io::Result<_>>()?,
-            mailboxes: (0..threads).map(|_| Mailbox::new(open)).collect(),
+            queues: (0..threads).map(|_| IntervalQueue::new(open)).collect(),
         })
     }
 
-    /// Begins the loop. An open loop's schedule begins at the instant given, and its window has to
-    /// be set before; a closed loop does without, and warms up until it is.
+    /// Begins the loop. The schedule of an open loop begins at `begin_ns`, and its window has to be
+    /// set before. A closed loop warms up until its window is set.
     pub fn begin_loop(&self, begin_ns: u64) {
         self.begin_ns.store(begin_ns, Relaxed);
         self.looping.store(true, Release);
         self.wake_all();
     }
 
-    /// Sets the instants between which the loop is measured. They have to lie ahead: an exchange
-    /// that was judged before the window was known lies outside of it.
+    /// Sets the measured window. It has to lie ahead: an exchange that was judged before the window
+    /// was set lies outside of it.
     pub fn set_window(&self, start_ns: u64, end_ns: u64) {
         self.end_ns.fetch_min(end_ns, Relaxed);
         self.start_ns.store(start_ns, Relaxed);
@@ -88,69 +88,69 @@ impl Control {
         self.wake_all();
     }
 
-    /// It is the turn of others: the clock stands still.
-    pub fn end_turn(&self) {
+    /// Ends the run's time slice: stops the clock.
+    pub fn end_slice(&self) {
         self.clock.stop();
-        self.turn_end_ns.store(0, Relaxed);
+        self.slice_end_ns.store(0, Relaxed);
     }
 
-    /// The clock goes on, and requests may be sent for so long.
-    pub fn begin_turn(&self, length_ns: u64) {
+    /// Begins a time slice: resumes the clock, and lets requests be sent for `length_ns`.
+    pub fn begin_slice(&self, length_ns: u64) {
         self.clock.resume();
-        self.turn_end_ns.store(self.clock.now() + length_ns, Relaxed);
-        self.turns.fetch_add(1, Release);
+        self.slice_end_ns.store(self.clock.now() + length_ns, Relaxed);
+        self.slices.fetch_add(1, Release);
         self.wake_all();
     }
 
-    /// Whether the loop has begun.
+    /// True once the loop has begun.
     pub fn looping(&self) -> bool {
         self.looping.load(Acquire)
     }
 
-    /// When the first request of an open loop may be due.
+    /// Earliest instant of a request of an open loop.
     pub fn begin_ns(&self) -> u64 {
         self.begin_ns.load(Relaxed)
     }
 
-    /// When the measured window starts.
+    /// Start of the measured window.
     #[inline]
     pub fn start_ns(&self) -> u64 {
         self.start_ns.load(Relaxed)
     }
 
-    /// When it ends, and with it all sending; of an open loop, except what was due by then.
+    /// End of the measured window, and of all sending except of requests that were due by then.
     #[inline]
     pub fn end_ns(&self) -> u64 {
         self.end_ns.load(Relaxed)
     }
 
-    /// How many turns have begun.
-    pub fn turns(&self) -> u64 {
-        self.turns.load(Acquire)
+    /// Number of time slices that have begun.
+    pub fn slices(&self) -> u64 {
+        self.slices.load(Acquire)
     }
 
-    /// When sending ends for the time being; never for a run that takes no turns with others.
+    /// Instant at which sending ends in this time slice; [`NEVER`] for a run without slices.
     #[inline]
-    pub fn turn_end_ns(&self) -> u64 {
-        self.turn_end_ns.load(Relaxed)
+    pub fn slice_end_ns(&self) -> u64 {
+        self.slice_end_ns.load(Relaxed)
     }
 
-    /// When replies are no longer waited for, however young.
+    /// Instant after which no reply is awaited, however young the exchange.
     pub fn abandon_ns(&self) -> u64 {
         self.abandon_ns.load(Relaxed)
     }
 
-    /// Where each thread leaves what it counted in an interval.
-    pub fn mailboxes(&self) -> &[Mailbox] {
-        &self.mailboxes
+    /// Queues by which the threads hand over their counts of each interval.
+    pub fn queues(&self) -> &[IntervalQueue] {
+        &self.queues
     }
 
-    /// The descriptor that becomes readable when a thread should look at what it was told.
+    /// Descriptor that becomes readable when a thread is to read this state.
     pub fn wake(&self, thread: usize) -> &OwnedFd {
         &self.threads[thread].wake
     }
 
-    /// A thread says how far it is.
+    /// Publishes the progress of a thread.
     #[inline]
     pub fn publish(&self, thread: usize, opened: u64, exchanges: u64) {
         self.threads[thread].opened.store(opened, Relaxed);
@@ -167,7 +167,7 @@ impl Control {
 
     fn wake_all(&self) {
         for thread in &self.threads {
-            // It can only fail for a full counter, which is readable anyway.
+            // It fails only if the counter is full, and then it is readable anyway.
             let _ = rustix::io::write(&thread.wake, &1u64.to_ne_bytes());
         }
     }

@@ -1,28 +1,28 @@
-//! What went wrong with connections, by kind and errno. Each connection fails at most once.
+//! Failed connections, counted by kind and errno. Each connection fails at most once.
 
 use lockstep_results::ErrorCount;
 
-/// What a connection was doing, or what was wrong with what it got.
+/// Kind of a failure.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// It could not be established.
+    /// The connection was not established.
     Connect,
     /// A send failed.
     Send,
     /// A receive failed.
     Receive,
-    /// The server ended it before the whole reply, or between two exchanges.
+    /// The server closed it before the whole reply, or between two exchanges.
     Eof,
-    /// A reply did not come in time.
+    /// A reply was not whole within the timeout.
     Timeout,
-    /// A reply differed from what it should have been.
+    /// A reply differed from the expected one.
     Mismatch,
-    /// More came than was asked for.
+    /// More bytes came than were owed.
     Surplus,
 }
 
 impl Kind {
-    /// The name in records.
+    /// Name in records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -35,13 +35,13 @@ impl Kind {
         }
     }
 
-    /// Whether the server's bytes were wrong, which is worse than none.
+    /// True if the server sent wrong bytes, which is worse than none.
     pub const fn is_wrong_reply(self) -> bool {
         matches!(self, Self::Mismatch | Self::Surplus)
     }
 }
 
-/// Counts of failures by kind and errno, with the first of each in words.
+/// Counts of failures by kind and errno, with a description of the first of each.
 #[derive(Debug, Default)]
 pub struct Failures {
     entries: Vec<Entry>,
@@ -57,8 +57,7 @@ struct Entry {
 }
 
 impl Failures {
-    /// Counts one failure at `now` nanoseconds; `describe` is only asked for the first of its
-    /// kind and errno.
+    /// Counts a failure at `now`; `describe` is called for the first of its kind and errno.
     pub fn count(
         &mut self,
         kind: Kind,
@@ -75,7 +74,7 @@ impl Failures {
         }
     }
 
-    /// Adds another thread's counts; the earlier first one stays.
+    /// Adds another thread's counts, and keeps the earlier of two first failures.
     pub fn merge(&mut self, other: Failures) {
         for theirs in other.entries {
             let same = |ours: &&mut Entry| (ours.kind, ours.errno) == (theirs.kind, theirs.errno);
@@ -92,18 +91,18 @@ impl Failures {
         }
     }
 
-    /// How many there were.
+    /// Number of failures.
     pub fn total(&self) -> u64 {
         self.entries.iter().map(|entry| entry.count).sum()
     }
 
-    /// How many replies were wrong.
+    /// Number of wrong replies.
     pub fn wrong_replies(&self) -> u64 {
         let wrong = self.entries.iter().filter(|entry| entry.kind.is_wrong_reply());
         wrong.map(|entry| entry.count).sum()
     }
 
-    /// The counts as they stand in a record, most frequent first.
+    /// Returns the counts of a record, most frequent first.
     pub fn into_counts(mut self) -> Vec<ErrorCount> {
         self.entries.sort_by_key(|entry| (std::cmp::Reverse(entry.count), entry.first_at));
         let counts = self.entries.into_iter().map(|entry| ErrorCount {

@@ -1,20 +1,20 @@
-//! What is sent, and whether what came back is it.
+//! The bytes of all requests, and the check of replies against them.
 //!
-//! Requests are windows of one block of seeded random bytes, a different window for each exchange
-//! of a connection and another start for each connection. So a request is sent from the block
-//! without a copy, a reply is compared with the block where it lies, and a reply that is stale,
+//! A request is a part of one block of seeded random bytes, at a different offset for each
+//! exchange of a connection, and from another first offset for each connection. So a request is
+//! sent from the block without a copy, a reply is compared in place, and a reply that is stale,
 //! shifted, or another connection's differs in almost every byte.
 
 use lockstep_core::RECV_MAX;
 
-/// How many windows there are. A power of two; the block stays small enough for the first-level
-/// cache.
-const WINDOWS: u32 = 4096;
+/// Number of offsets. A power of two; the block stays small enough for the first-level cache.
+const OFFSETS: u32 = 4096;
 
-/// From one window of a connection to its next; odd, so that all windows come before one recurs.
+/// Distance from one offset of a connection to its next; odd, so that all offsets come before one
+/// recurs.
 const STEP: u32 = 1031;
 
-/// From the first window of one connection to that of the next; odd likewise.
+/// Distance from the first offset of one connection to that of the next; odd likewise.
 const STRIDE: u32 = 2657;
 
 /// The longest request: 1 MiB.
@@ -30,58 +30,58 @@ pub struct Pattern {
     size: u32,
 }
 
-/// A place in the pattern: which request a connection is at.
+/// Offset of a request in the pattern.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Window(u32);
+pub struct Offset(u32);
 
-/// Where a reply first differed from its request.
+/// First difference between a reply and its request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Mismatch {
-    /// The byte's place in the reply, from zero.
+    /// Index of the byte in the reply.
     pub at: usize,
-    /// What it should have been.
+    /// The byte that was expected.
     pub expected: u8,
-    /// What came.
+    /// The byte that came.
     pub found: u8,
 }
 
 impl Pattern {
-    /// The pattern of requests of `size` bytes that `seed` determines.
+    /// Returns the pattern that `seed` determines, of requests of `size` bytes.
     pub fn new(size: u32, seed: u64) -> Self {
-        let mut block = vec![0; (WINDOWS - 1 + size) as usize].into_boxed_slice();
+        let mut block = vec![0; (OFFSETS - 1 + size) as usize].into_boxed_slice();
         fastrand::Rng::with_seed(seed).fill(&mut block);
         Self { block, size }
     }
 
-    /// The bytes in a request.
+    /// Bytes in a request.
     pub fn size(&self) -> u32 {
         self.size
     }
 
-    /// The request at `window`.
+    /// The request at `offset`.
     #[inline]
-    pub fn request(&self, window: Window) -> &[u8] {
-        let start = window.0 as usize;
+    pub fn request(&self, offset: Offset) -> &[u8] {
+        let start = offset.0 as usize;
         &self.block[start..start + self.size as usize]
     }
 }
 
-impl Window {
-    /// The first window of the connection of that number.
+impl Offset {
+    /// The first offset of the connection of that number.
     pub fn first(connection: u32) -> Self {
-        Self(connection.wrapping_mul(STRIDE) % WINDOWS)
+        Self(connection.wrapping_mul(STRIDE) % OFFSETS)
     }
 
-    /// The window of the connection's next request.
+    /// The offset of the connection's next request.
     #[inline]
     #[must_use]
     pub fn next(self) -> Self {
-        Self((self.0 + STEP) % WINDOWS)
+        Self((self.0 + STEP) % OFFSETS)
     }
 }
 
-/// Compares a piece of a reply with what it should be; `at` is the place of the piece in the
-/// reply. Both must be of one length.
+/// Compares a piece of a reply with the expected bytes, which must be as many; `at` is the index of
+/// the piece in the reply.
 ///
 /// # Errors
 ///
@@ -102,44 +102,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn windows_lie_within_the_block() {
+    fn offsets_lie_within_the_block() {
         for size in [1, 64, 1024, SIZE_MAX] {
             let pattern = Pattern::new(size, 1);
-            assert_eq!(pattern.request(Window(WINDOWS - 1)).len(), size as usize);
+            assert_eq!(pattern.request(Offset(OFFSETS - 1)).len(), size as usize);
         }
     }
 
     #[test]
-    fn the_seed_determines_the_bytes() {
-        let bytes = |seed| Pattern::new(64, seed).request(Window::first(9)).to_vec();
+    fn seed_determines_the_bytes() {
+        let bytes = |seed| Pattern::new(64, seed).request(Offset::first(9)).to_vec();
         assert_eq!(bytes(7), bytes(7));
         assert_ne!(bytes(7), bytes(8));
     }
 
     #[test]
-    fn every_window_comes_before_one_recurs() {
-        let mut window = Window::first(3);
+    fn every_offset_comes_before_one_recurs() {
+        let mut offset = Offset::first(3);
         let mut seen = HashSet::new();
-        while seen.insert(window.0) {
-            window = window.next();
+        while seen.insert(offset.0) {
+            offset = offset.next();
         }
-        assert_eq!(seen.len(), WINDOWS as usize);
-        assert_eq!(window, Window::first(3));
+        assert_eq!(seen.len(), OFFSETS as usize);
+        assert_eq!(offset, Offset::first(3));
     }
 
     #[test]
-    fn neighbours_and_successors_differ_from_the_first_bytes_on() {
+    fn requests_of_neighbours_differ_from_the_first_bytes_on() {
         let pattern = Pattern::new(8, 42);
         let mut seen = HashSet::new();
-        for connection in 0..WINDOWS {
-            assert!(seen.insert(pattern.request(Window::first(connection)).to_vec()));
+        for connection in 0..OFFSETS {
+            assert!(seen.insert(pattern.request(Offset::first(connection)).to_vec()));
         }
     }
 
     #[test]
-    fn a_flipped_bit_is_found_where_it_is() {
+    fn flipped_bit_is_found_at_its_index() {
         let pattern = Pattern::new(100, 5);
-        let request = pattern.request(Window::first(0));
+        let request = pattern.request(Offset::first(0));
         let mut reply = request.to_vec();
         assert_eq!(verify(request, &reply, 0), Ok(()));
         reply[77] ^= 0x10;

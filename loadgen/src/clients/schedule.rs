@@ -1,13 +1,13 @@
-//! When requests are due in an open loop: fixed before the run, whatever the server does.
+//! Schedule of an open loop: instants at which requests are due, fixed before the run.
 //!
-//! A schedule is a stream of instants that is computed as it is consumed, so that it needs no
-//! memory however long the run. What is due and not sent yet is the part of the stream between
-//! the next instant and now: the schedule is the queue as well.
+//! A schedule is a stream of instants, computed as it is consumed. So it needs no memory, however
+//! long the run. The requests that are due and not sent yet are those between the next instant and
+//! now, so no queue is needed, either.
 //!
-//! Each thread has a share of its own. Of *constant* arrivals it takes every n-th; the union is
-//! the same for any number of threads. *Poisson* arrivals are the superposition of one Poisson
-//! process a thread, which is again one (Kingman 1993, section 2.2); its instants depend on the
-//! seed and on the number of threads.
+//! Each thread has its own part. Of *constant* arrivals it takes every n-th; the union is the same
+//! for any number of threads. *Poisson* arrivals are the superposition of one Poisson process per
+//! thread, which is again one (Kingman 1993, section 2.2); its instants depend on the seed and on
+//! the number of threads.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub enum Arrivals {
 }
 
 impl Arrivals {
-    /// The name in flags and records.
+    /// Name in flags and records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Constant => "constant",
@@ -36,38 +36,38 @@ impl Arrivals {
     }
 }
 
-/// What an open loop is asked for.
+/// Options of an open loop.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenLoop {
-    /// Requests a second, over all threads; at most one a nanosecond.
+    /// Requests per second, over all threads; at most one per nanosecond.
     pub rate: u64,
-    /// How they lie.
+    /// Distribution of the instants.
     pub arrivals: Arrivals,
-    /// How long to watch the clock before a request is due, in place of sleeping until then.
+    /// Time to poll before a request is due, instead of sleeping until then.
     pub spin: Duration,
-    /// Determines the instants of Poisson arrivals.
+    /// Seed of Poisson arrivals.
     pub seed: u64,
 }
 
 impl OpenLoop {
-    /// The mean distance of one thread's requests, nanoseconds.
+    /// Mean distance of one thread's requests, nanoseconds.
     pub fn mean_gap_ns(&self, threads: usize) -> f64 {
         threads as f64 * SECOND as f64 / self.rate as f64
     }
 }
 
-/// Which part of the schedule: one thread's, in one phase of the run.
+/// Part of the schedule: of one thread, in one phase of the run.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
-    /// Which thread.
+    /// Number of the thread.
     pub thread: usize,
-    /// Of how many.
+    /// Number of threads.
     pub threads: usize,
-    /// Which phase of the run; each has instants of its own.
+    /// Phase of the run; each has its own instants.
     pub phase: usize,
 }
 
-/// The planned instants of one part, in order, without end.
+/// Planned instants of one part, in order, without end.
 #[derive(Debug)]
 pub struct Schedule {
     next_ns: u64,
@@ -84,7 +84,7 @@ enum Gaps {
 }
 
 impl Schedule {
-    /// The part of the schedule that begins at `origin_ns`.
+    /// Returns a part of the schedule, beginning at `origin_ns`.
     pub fn new(asked: &OpenLoop, part: Part, origin_ns: u64) -> Self {
         match asked.arrivals {
             Arrivals::Constant => {
@@ -113,13 +113,13 @@ impl Schedule {
         }
     }
 
-    /// The next planned instant.
+    /// Returns the next planned instant.
     #[inline]
     pub fn next_ns(&self) -> u64 {
         self.next_ns
     }
 
-    /// Goes on to the instant after the next.
+    /// Advances to the instant after the next.
     #[inline]
     pub fn advance(&mut self) {
         match &mut self.gaps {
@@ -139,8 +139,8 @@ impl Schedule {
         }
     }
 
-    /// How many more instants there are before `end_ns`: of constant arrivals exactly, of Poisson
-    /// arrivals as many as are to be expected.
+    /// Number of instants left before `end_ns`: of constant arrivals exactly, of Poisson arrivals
+    /// the expected number.
     pub fn remaining(&self, end_ns: u64) -> u64 {
         let left_ns = end_ns.saturating_sub(self.next_ns);
         match &self.gaps {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_that_divides_nothing_does_not_drift() {
+    fn rate_that_divides_nothing_does_not_drift() {
         for rate in [3, 7, 44_100, 999_999, 1_000_001, 333_333_333] {
             let asked = asked(rate, Arrivals::Constant, 1);
             let end_ns = if rate < 2_000_000 { 3 * SECOND } else { SECOND / 100 };
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_union_of_constant_arrivals_is_the_same_for_any_threads() {
+    fn union_of_constant_arrivals_is_the_same_for_any_threads() {
         let asked = asked(70_001, Arrivals::Constant, 1);
         let alone = union(&asked, 1, SECOND);
         for threads in [2, 3, 7] {
@@ -211,14 +211,14 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_determines_poisson_arrivals() {
+    fn seed_determines_poisson_arrivals() {
         let instants = |seed| union(&asked(5_000, Arrivals::Poisson, seed), 2, SECOND);
         assert_eq!(instants(7), instants(7));
         assert_ne!(instants(7), instants(8));
     }
 
     #[test]
-    fn threads_and_phases_have_instants_of_their_own() {
+    fn threads_and_phases_have_their_own_instants() {
         let asked = asked(1_000, Arrivals::Poisson, 7);
         let first =
             |thread, phase| Schedule::new(&asked, Part { thread, threads: 2, phase }, 0).next_ns();
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_remains_is_counted_without_going_there() {
+    fn remaining_instants_are_counted_without_consuming_them() {
         let exact = asked(44_100, Arrivals::Constant, 1);
         for threads in [1, 3] {
             let part = Part { thread: threads - 1, threads, phase: 1 };

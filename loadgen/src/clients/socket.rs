@@ -1,4 +1,4 @@
-//! Client sockets: non-blocking, without Nagle's delay, connecting.
+//! Client sockets: non-blocking, without Nagle's algorithm, connecting.
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -6,45 +6,45 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// Connections that leave from one source address. The default range of ephemeral ports has
-/// 28,232 (ip(7), `ip_local_port_range`), and connect(2) takes those of one parity first
-/// (`__inet_hash_connect`, net/ipv4/inet_hashtables.c): with all of them taken, each further search
-/// looks at every one before it comes to the others, which takes milliseconds.
+/// Connections from one source address. The default range of ephemeral ports has 28,232 (ip(7),
+/// `ip_local_port_range`), and connect(2) takes those of one parity first (`__inet_hash_connect`,
+/// net/ipv4/inet_hashtables.c). Once these are taken, each search tries all of them before the
+/// others, which takes milliseconds.
 const CONNECTIONS_PER_SOURCE: u32 = 10_000;
 
-/// Where connections go, and from where.
+/// Destination of connections, and their source addresses.
 #[derive(Debug)]
 pub struct Target {
-    /// The address in words.
+    /// Address of the server.
     pub addr: SocketAddr,
     sockaddr: SockAddr,
     domain: Domain,
-    /// The first of the source addresses.
+    /// Number of the first source address.
     first: u32,
 }
 
-/// How many source addresses so many connections leave from.
+/// Number of source addresses that `conns` connections need.
 pub fn sources(conns: u32) -> u32 {
     conns.div_ceil(CONNECTIONS_PER_SOURCE)
 }
 
 impl Target {
-    /// Prepares connecting to `addr`.
+    /// Returns the target at `addr`.
     pub fn new(addr: SocketAddr) -> Self {
         Self { addr, sockaddr: addr.into(), domain: Domain::for_address(addr), first: 0 }
     }
 
-    /// Leaves out so many source addresses, for processes that do not know of each other.
+    /// Skips `first` source addresses, which other processes use.
     #[must_use]
     pub fn from_source(self, first: u32) -> Self {
         Self { first, ..self }
     }
 
-    /// Begins to connect; `number` is the connection's in the run.
+    /// Begins to connect the connection of this number in the run.
     ///
     /// # Errors
     ///
-    /// Of socket(2), and of connect(2) except that it takes time.
+    /// Those of socket(2), setsockopt(2), and connect(2) except EINPROGRESS.
     pub fn connect(&self, number: u32) -> io::Result<Socket> {
         let socket = Socket::new(self.domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
@@ -59,8 +59,8 @@ impl Target {
         }
     }
 
-    /// The source address of a connection. All of 127.0.0.0/8 is local on Linux; elsewhere the
-    /// kernel chooses, and running out of ports is an `EADDRNOTAVAIL` that is counted.
+    /// Source address of a connection to a loopback address: all of 127.0.0.0/8 is local on Linux.
+    /// For other targets the kernel chooses, and a lack of ports is counted as EADDRNOTAVAIL.
     fn source(&self, number: u32) -> Option<Ipv4Addr> {
         let further = self.first + number / CONNECTIONS_PER_SOURCE;
         let host = u8::try_from(further + 1).ok()?;
@@ -69,8 +69,8 @@ impl Target {
     }
 }
 
-/// Binds to an address and leaves the port to connect(2), which then needs it to be free only
-/// towards this target (ip(7), `IP_BIND_ADDRESS_NO_PORT`).
+/// Binds to an address and leaves the port to connect(2), which needs it to be free only towards
+/// this target (ip(7), `IP_BIND_ADDRESS_NO_PORT`).
 fn bind_source(socket: &Socket, source: Ipv4Addr) -> io::Result<()> {
     use std::os::fd::AsRawFd;
 
@@ -91,11 +91,11 @@ fn bind_source(socket: &Socket, source: Ipv4Addr) -> io::Result<()> {
     socket.bind(&SocketAddrV4::new(source, 0).into())
 }
 
-/// Receives once into `buffer`; zero is the end.
+/// Receives once into `buffer`; zero is the end of the stream.
 ///
 /// # Errors
 ///
-/// Of recv(2), except to be interrupted.
+/// Those of recv(2), except EINTR.
 #[inline]
 pub fn receive(mut socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
@@ -110,7 +110,7 @@ pub fn receive(mut socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
 ///
 /// # Errors
 ///
-/// Of send(2), except to be interrupted.
+/// Those of send(2), except EINTR.
 #[inline]
 pub fn send(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
     loop {
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn many_connections_leave_from_several_addresses() {
+    fn many_connections_use_several_source_addresses() {
         assert_eq!(source("127.0.0.1:1", 9_999), None);
         assert_eq!(source("127.0.0.1:1", 10_000), Some(Ipv4Addr::new(127, 0, 0, 2)));
         assert_eq!(source("127.0.0.1:1", 25_000), Some(Ipv4Addr::new(127, 0, 0, 3)));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_further_source_address_is_what_the_server_sees() {
+    fn server_sees_the_second_source_address() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let target = Target::new(listener.local_addr().unwrap());
         let _socket = target.connect(CONNECTIONS_PER_SOURCE).unwrap();

@@ -1,39 +1,39 @@
-//! Whether requests were sent at the distances that were asked for.
+//! Check of the distances between the sends of an open loop.
 //!
-//! This is judged by what the arrivals ought to be, not by the schedule: a mistake in the schedule
-//! would pass unseen otherwise. What a request waited for an idle connection is the server's doing
-//! and is taken out first.
+//! They are compared with the distribution that was asked for, not with the schedule: otherwise a
+//! mistake in the schedule would pass unseen. The wait for an idle connection is the server's, and
+//! is subtracted first.
 //!
-//! Distances below a millisecond are not judged one by one: a thread that sleeps between
-//! requests wakes tens of microseconds late, which the lateness shows; here several requests in
-//! a row count as one distance.
+//! Distances below a millisecond are not judged one by one: a thread that sleeps between requests
+//! wakes tens of microseconds late, which the lateness shows. Here several requests in a row count
+//! as one distance.
 
 use crate::clients::schedule::Arrivals;
 
-/// How long a distance is at least, on average, that is judged.
+/// Shortest mean distance that is judged.
 const RESOLUTION_NS: f64 = 1e6;
 
-/// Distances kept at most, chosen at random: the standard error of a share is then below 1 %.
+/// Number of distances kept, chosen at random: the standard error of a share is then below 1 %.
 const SAMPLES: usize = 4096;
 
-/// Fewer distances than this say nothing about how they are distributed.
+/// Fewest distances whose distribution is judged.
 const SAMPLES_MIN: usize = 30;
 
-/// How far the mean may be off.
+/// Tolerance of the mean.
 const MEAN_TOLERANCE: f64 = 0.005;
 
-/// What single sends may be late without being called wrong, nanoseconds.
+/// Lateness of single sends that is tolerated, nanoseconds.
 const LATE_NS: f64 = 1e6;
 
-/// How far the distribution may be off, as the Kolmogorov distance: the largest difference
-/// between two cumulative shares. Chance is added to it.
+/// Tolerance of the distribution, as the Kolmogorov distance: the largest difference between two
+/// cumulative shares. Chance is added to it.
 const FIT_TOLERANCE: f64 = 0.1;
 
-/// The distance that chance exceeds once in a thousand, times the root of the number of samples
-/// (the Kolmogorov distribution).
+/// Distance that chance exceeds once in a thousand, times the root of the number of samples (the
+/// Kolmogorov distribution).
 const CHANCE: f64 = 1.95;
 
-/// The sends of one thread.
+/// Distances between the sends of one thread.
 #[derive(Debug)]
 pub struct Spacing {
     arrivals: Arrivals,
@@ -51,7 +51,7 @@ pub struct Spacing {
 }
 
 impl Spacing {
-    /// For requests that are `mean_ns` apart on average. All memory that is needed is taken here.
+    /// Returns the check of requests that are `mean_ns` apart on average. Allocates all memory.
     pub fn new(arrivals: Arrivals, mean_ns: f64, seed: u64) -> Self {
         Self {
             arrivals,
@@ -86,7 +86,7 @@ impl Spacing {
         }
     }
 
-    /// Keeps a distance such that in the end each had the same chance to be kept (Vitter 1985,
+    /// Keeps a sample of the distances in which each has the same probability (Vitter 1985,
     /// algorithm R).
     fn keep(&mut self, distance_ns: u64) {
         self.distances += 1;
@@ -99,7 +99,7 @@ impl Spacing {
         }
     }
 
-    /// What is wrong with the distances, in words.
+    /// Returns a description of the fault, if there is one.
     pub fn fault(&self) -> Option<String> {
         self.mean_fault().or_else(|| self.fit_fault())
     }
@@ -140,8 +140,8 @@ impl Spacing {
         })
     }
 
-    /// The largest difference between the cumulative shares of the samples and of what they ought
-    /// to be: the sum of several exponential distances, which is an Erlang distribution.
+    /// Largest difference between the cumulative shares of the samples and those expected: of the
+    /// sum of several exponential distances, which is an Erlang distribution.
     fn kolmogorov_distance(&self) -> f64 {
         let mut sorted = self.samples.clone();
         sorted.sort_unstable();
@@ -155,13 +155,13 @@ impl Spacing {
     }
 }
 
-/// The probability that the sum of `shape` exponential variables of mean 1 is at most `x`.
+/// Probability that the sum of `shape` exponential variables of mean 1 is at most `x`.
 fn erlang(shape: u32, x: f64) -> f64 {
     if x <= 0.0 {
         return 0.0;
     }
-    // The number of arrivals until x is Poisson-distributed. In logarithms, for e^-x alone would
-    // be 0 from 746 on.
+    // The number of arrivals until x is Poisson-distributed. In logarithms, since e^-x alone is 0
+    // from 746 on.
     let (mut logarithm, mut fewer) = (-x, 0.0);
     for arrivals in 0..shape {
         fewer += f64::exp(logarithm);
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
     use crate::clients::schedule::{OpenLoop, Part, SECOND, Schedule};
 
-    /// The verdict on a schedule of that rate of which each instant is changed.
+    /// Checks a schedule whose instants are changed.
     fn fault(
         arrivals: Arrivals,
         rate: u64,
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_erlang_distribution_is_the_known_one() {
+    fn erlang_distribution_has_the_known_values() {
         // The regularised lower incomplete gamma function P(shape, x).
         for (shape, x, probability) in [
             (1, 1.0, 0.6321205588285577),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_as_planned_is_right() {
+    fn planned_distances_are_right() {
         for arrivals in [Arrivals::Constant, Arrivals::Poisson] {
             for rate in [5, 100, 1_000, 50_000] {
                 assert_eq!(fault(arrivals, rate, rate, |at| at), None, "{arrivals:?} {rate}");
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn to_be_late_by_a_timer_is_right() {
+    fn lateness_of_a_timer_is_right() {
         let mut random = fastrand::Rng::with_seed(5);
         for rate in [1_000, 50_000] {
             // Wake-ups every 60 us: what became due in between goes out together.
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn another_rate_is_wrong() {
+    fn other_rate_is_wrong() {
         for arrivals in [Arrivals::Constant, Arrivals::Poisson] {
             let fault = fault(arrivals, 50_000, 51_000, |at| at).unwrap();
             assert!(fault.contains("20.00 us") && fault.contains("19.61 us"), "{fault}");
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn another_distribution_is_wrong() {
+    fn other_distribution_is_wrong() {
         for rate in [500, 20_000] {
             // Bursts every 20 ms, at the right rate.
             let bursts = |at: u64| at.next_multiple_of(20_000_000);

@@ -1,190 +1,146 @@
-//! One load-generating thread: its connections, and the phases it goes through.
+//! One load-generating thread: its connections, from the first connect to the last reply.
 //!
-//! The event handling is in `engine.rs`. Sharing between threads is limited to
-//! [`Control`], which is read once an exchange and written once a turn.
+//! The thread waits for events and handles them one by one. For a request and its reply this is
+//! [`Worker::on_event`] with the reply, [`Counters::replied`], [`Worker::next`],
+//! [`Worker::send_request`], and the engine's [`Driver::send`]. An exchange takes one reading of
+//! the clock: the instant at which a reply is whole is the instant at which the next exchange
+//! begins. Threads share only the [`Control`], which is read once an exchange and written once an
+//! iteration.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::clients::clock::NEVER;
+use lockstep_sys::busy_poll::BusyPoll;
+use lockstep_sys::errno;
+
 use crate::clients::connection::{Connection, Service, State};
 use crate::clients::control::Control;
-use crate::clients::engine::{Engine, Epoll, Sockets, Uring};
+use crate::clients::counters::{Counters, Totals};
+use crate::clients::engine::driver::{Driver, EVENTS_MAX, End, Event};
+use crate::clients::engine::{Engine, Epoll, Uring};
 use crate::clients::failures::Kind;
-use crate::clients::laps::Lap;
-use crate::clients::pacer::{self, Pacer};
-use crate::clients::pattern::Pattern;
-use crate::clients::schedule::OpenLoop;
-use crate::clients::share::Share;
-use crate::clients::socket::Target;
-use crate::clients::spin::Spin;
-use crate::clients::tally::Tally;
-use crate::clients::turns::Seat;
-use crate::clients::window::ProcessorTime;
+use crate::clients::pacer::{Due, Pacer};
+use crate::clients::pattern::Mismatch;
+use crate::clients::plan::{Plan, ThreadLoad};
 
-/// What a receive can take at once, at most.
-const SCRATCH: usize = 64 << 10;
-
-/// Connections of a run that are being opened at once, at most: enough to keep a server busy, few
+/// Connections of a run that are opened concurrently, at most: enough to keep a server busy, few
 /// enough not to flood its listen queue.
 const OPENING_MAX: usize = 256;
 
-/// How long a connection counts towards [`OPENING_MAX`]; one that waits longer hinders no other.
+/// Time that a connection counts towards [`OPENING_MAX`]. A slower one delays no other.
 const OPENING_NS: u64 = 100_000_000;
 
-/// Connections set going at once before replies are looked at.
-pub(crate) const KICK_OFF: usize = 64;
+/// Requests sent in one go before events are handled.
+const BURST_MAX: usize = 64;
 
-/// How long to wait for the next turn before looking again; whoever begins it wakes the thread.
-const UNTIL_TURN: Duration = Duration::from_secs(1);
-
-/// What all threads of a run are to do.
-#[derive(Debug)]
-pub struct Plan {
-    /// With which system calls.
-    pub engine: Engine,
-    /// Where to connect.
-    pub target: Target,
-    /// What to expect there.
-    pub service: Service,
-    /// What to send.
-    pub pattern: Pattern,
-    /// How long a connect or an exchange may take.
-    pub timeout: Duration,
-    /// New connections a second, over all threads; none is as fast as possible.
-    pub connect_rate: Option<u64>,
-    /// Threads.
-    pub threads: usize,
-    /// When requests are due; without it, as soon as the reply to the last is here.
-    pub open: Option<OpenLoop>,
-    /// How long a closed loop looks for replies before it sleeps.
-    pub spin: Duration,
-    /// How long the intervals of the measured window are.
-    pub interval_ns: u64,
-    /// The place among runs that are under load in turn; for a closed loop that lasts so long.
-    pub seat: Option<Seat>,
-}
+/// Timeout while waiting for the next time slice. Its begin wakes the thread.
+const UNTIL_SLICE: Duration = Duration::from_secs(1);
 
 /// One load-generating thread.
-pub(crate) struct Worker<'a, S> {
-    pub(crate) plan: &'a Plan,
-    pub(crate) control: &'a Control,
-    pub(crate) share: Share,
-    pub(crate) sockets: S,
-    spin: Spin,
-    /// Whether the last wait was for something.
-    pub(crate) found: bool,
-    pub(crate) scratch: Box<[u8]>,
-    pub(crate) connections: Vec<Connection>,
-    pub(crate) tally: Tally,
-    /// What is counted in the present interval.
-    pub(crate) lap: Lap,
-    /// Which that is.
-    pub(crate) lap_number: u64,
-    /// Where it ends.
-    pub(crate) lap_end_ns: u64,
-    /// The last reading of the clock.
-    pub(crate) now: u64,
-    /// Measured exchanges that may still begin.
-    pub(crate) quota: u64,
-    /// Whether some of them came back from a failure.
-    pub(crate) quota_returned: bool,
-    /// Whether the loop has begun.
-    pub(crate) looping: bool,
-    /// In an open loop, what is due when.
-    pub(crate) pacer: Option<Pacer>,
+struct Worker<'a, D> {
+    plan: &'a Plan,
+    control: &'a Control,
+    load: ThreadLoad,
+    driver: D,
+    connections: Vec<Connection>,
+    counters: Counters<'a>,
+    /// Pacing of an open loop.
+    pacer: Option<Pacer<'a>>,
+    busy_poll: BusyPoll,
+    /// Last reading of the clock.
+    now: u64,
+    /// Measured exchanges of a closed loop that may still begin.
+    quota: u64,
+    /// True if failed exchanges have been added to the quota again.
+    quota_returned: bool,
+    /// True once the loop has begun.
+    looping: bool,
     /// Connections with something outstanding.
-    pub(crate) busy: usize,
+    busy: usize,
     /// Connections with nothing outstanding.
-    pub(crate) resting: usize,
-    /// Connections that count towards the limit of those being opened.
-    pub(crate) opening: usize,
+    resting: usize,
+    /// Connections that count towards [`OPENING_MAX`].
+    opening: usize,
     next_scan_ns: u64,
-    pub(crate) processor_time: ProcessorTime,
 }
 
-/// Goes through all phases of one thread. `opened` is called once every connection has done its
-/// first exchange or failed, `finished` once nothing is outstanding any more.
+/// Runs one thread through all phases. `opened` is called once every connection has done its first
+/// exchange or has failed, `finished` once nothing is outstanding any more.
 ///
 /// # Errors
 ///
-/// When events cannot be waited for. A connection's trouble is counted, not returned.
-pub fn work(
+/// Those of creating an engine and of waiting for events. Failures of connections are counted
+/// instead.
+pub fn run(
     plan: &Plan,
     control: &Control,
-    share: Share,
+    load: ThreadLoad,
     opened: impl FnOnce(),
     finished: impl FnOnce(),
-) -> io::Result<Tally> {
+) -> io::Result<Totals> {
     match plan.engine {
-        Engine::Epoll => Worker::<Epoll>::new(plan, control, share)?.run(opened, finished),
-        Engine::IoUring => Worker::<Uring>::new(plan, control, share)?.run(opened, finished),
+        Engine::Epoll => Worker::<Epoll<'_>>::new(plan, control, load)?.run(opened, finished),
+        Engine::IoUring => Worker::<Uring<'_>>::new(plan, control, load)?.run(opened, finished),
     }
 }
 
-impl<'a, S: Sockets> Worker<'a, S> {
-    /// Takes all descriptors and memory that do not depend on how the run goes.
-    fn new(plan: &'a Plan, control: &'a Control, share: Share) -> io::Result<Self> {
-        let wake = control.wake(share.thread).as_fd();
-        let mut sockets = S::new(plan, share.connections as usize, wake)?;
-        let numbers = share.first..share.first + share.connections;
-        let mut tally = Tally::new();
-        let pacer = match &plan.open {
-            Some(asked) => {
-                tally.open = Some(pacer::tally(asked, plan.threads, share));
-                let pacer = Pacer::new(*asked, plan.threads, share, control.clock.clone())?;
-                sockets.watch_timer(pacer.timer())?;
+impl<'a, D: Driver<'a>> Worker<'a, D> {
+    /// Allocates all descriptors and memory that do not depend on the course of the run.
+    fn new(plan: &'a Plan, control: &'a Control, load: ThreadLoad) -> io::Result<Self> {
+        let wake = control.wake(load.thread).as_fd();
+        let mut driver = D::new(load.connections as usize, plan.service, &plan.pattern, wake)?;
+        let pacer = match plan.open {
+            Some(open) => {
+                let pacer = Pacer::new(open, plan, control, load)?;
+                driver.watch_timer(pacer.timer())?;
                 Some(pacer)
             }
             None => None,
         };
+        let numbers = load.first..load.first + load.connections;
         Ok(Self {
             plan,
             control,
-            share,
-            sockets,
-            spin: Spin::new(plan.spin),
-            found: false,
-            scratch: vec![0; SCRATCH].into_boxed_slice(),
+            load,
+            driver,
             connections: numbers.map(Connection::new).collect(),
-            tally,
-            lap: Lap::new(plan.open.is_some()),
-            lap_number: 0,
-            lap_end_ns: NEVER,
+            counters: Counters::new(plan, control, load),
+            pacer,
+            busy_poll: BusyPoll::new(plan.spin),
             now: control.clock.now(),
-            quota: share.requests,
+            quota: load.requests,
             quota_returned: false,
             looping: false,
-            pacer,
             busy: 0,
             resting: 0,
             opening: 0,
             next_scan_ns: 0,
-            processor_time: ProcessorTime::Ahead,
         })
     }
 
-    fn run(mut self, opened: impl FnOnce(), finished: impl FnOnce()) -> io::Result<Tally> {
+    // Phases.
+
+    fn run(mut self, opened: impl FnOnce(), finished: impl FnOnce()) -> io::Result<Totals> {
         self.open()?;
         opened();
         while !self.control.looping() && self.now < self.control.end_ns() {
-            self.turn(self.until_scan())?;
+            self.iterate(self.until_scan())?;
         }
         if self.control.looping() {
-            match self.pacer {
-                None => self.run_closed_loop()?,
-                Some(_) => self.run_open_loop()?,
+            self.looping = true;
+            match self.pacer.is_some() {
+                true => self.run_open_loop()?,
+                false => self.run_closed_loop()?,
             }
         }
-        self.note_window_end();
-        self.hand_over_lap(NEVER);
+        self.counters.finish();
         finished();
-        Ok(self.into_tally())
+        Ok(self.into_totals())
     }
 
-    /// Opens every connection, each when its time has come, and looks at events in between, so
-    /// that no connect waits for our own loop.
+    /// Opens every connection when its time has come, and handles events in between, so that no
+    /// connect waits for this loop.
     fn open(&mut self) -> io::Result<()> {
         let begin = self.control.clock.now();
         let opening_max = (OPENING_MAX / self.plan.threads).max(1);
@@ -197,168 +153,459 @@ impl<'a, S: Sockets> Worker<'a, S> {
                 break;
             }
             let due = begin + (next as f64 * interval_ns) as u64;
-            if next < self.connections.len() && self.opening < opening_max && self.now >= due {
-                self.open_connection(next);
-                next += 1;
-                self.turn(Duration::ZERO)?;
-            } else if next < self.connections.len() && self.opening < opening_max {
-                self.turn(self.until_scan().min(Duration::from_nanos(due - self.now)))?;
+            let wait = if next == self.connections.len() || self.opening >= opening_max {
+                self.until_scan()
+            } else if self.now < due {
+                self.until_scan().min(Duration::from_nanos(due - self.now))
             } else {
-                self.turn(self.until_scan())?;
-            }
+                self.counters.totals.attempted += 1;
+                self.busy += 1;
+                self.opening += 1;
+                self.connections[next].opening = true;
+                self.connect(next);
+                next += 1;
+                Duration::ZERO
+            };
+            self.iterate(wait)?;
         }
         Ok(())
     }
 
+    /// Sends on every connection as soon as its reply is here, in every time slice of this run.
     fn run_closed_loop(&mut self) -> io::Result<()> {
-        self.looping = true;
-        for turn in 1.. {
-            self.await_turn(turn)?;
+        for slice in 1.. {
+            while self.plan.slices.is_some() && self.control.slices() < slice {
+                self.iterate(UNTIL_SLICE)?;
+            }
+            self.now = self.control.clock.now();
             for index in 0..self.connections.len() {
                 self.resume(index);
-                if index % KICK_OFF == KICK_OFF - 1 {
-                    self.turn(Duration::ZERO)?;
+                if index % BURST_MAX == BURST_MAX - 1 {
+                    self.iterate(Duration::ZERO)?;
                 }
             }
             while self.busy > 0 && self.now < self.control.abandon_ns() {
-                self.spin_or_turn()?;
+                self.poll_or_iterate()?;
             }
-            match &self.plan.seat {
-                Some(seat) if self.resting > 0 && self.now < self.control.end_ns() => seat.done(),
+            match &self.plan.slices {
+                Some(slices) if self.resting > 0 && self.now < self.control.end_ns() => {
+                    slices.done();
+                }
                 _ => break,
             }
         }
         Ok(())
     }
 
-    /// Lets the other runs have their turns, until this run's turn of that number, from 1, begins.
-    fn await_turn(&mut self, turn: u64) -> io::Result<()> {
-        while self.plan.seat.is_some() && self.control.turns() < turn {
-            self.turn(UNTIL_TURN)?;
-        }
-        self.now = self.control.clock.now();
-        Ok(())
-    }
-
-    /// Looks for events for a while if that is asked for, then waits for them, and handles them.
-    fn spin_or_turn(&mut self) -> io::Result<()> {
-        let looked = self.spin.spin(self.until_scan(), || self.sockets.wait(Duration::ZERO))?;
-        if (self.control.start_ns()..self.control.end_ns()).contains(&self.now) {
-            self.tally.spun_ns += looked.spun.as_nanos() as u64;
-        }
-        if !looked.found {
-            return self.turn(self.until_scan());
-        }
-        self.handle();
-        Ok(())
-    }
-
-    /// Waits for events, at most that long, and handles them.
-    pub(crate) fn turn(&mut self, wait: Duration) -> io::Result<()> {
+    /// Sends requests when they are due, and those that could not be sent then as soon as
+    /// possible, up to `--timeout` after the window.
+    fn run_open_loop(&mut self) -> io::Result<()> {
         if let Some(pacer) = &mut self.pacer {
-            pacer.before_wait();
+            pacer.begin(&self.connections);
         }
-        self.found = self.sockets.wait(wait)?;
-        if let Some(pacer) = &mut self.pacer {
-            pacer.after_wait();
+        loop {
+            self.send_due();
+            let Some(pacer) = &mut self.pacer else { return Ok(()) };
+            let instant_ns = pacer.next_instant(self.now);
+            if self.busy + self.resting == 0
+                || self.now >= self.control.abandon_ns()
+                || (instant_ns.is_none() && self.busy == 0)
+            {
+                let (unsent, plan_end_ns) = pacer.unsent();
+                self.counters.unsent(unsent, plan_end_ns);
+                return Ok(());
+            }
+            match instant_ns {
+                Some(instant_ns) if self.resting > 0 => self.wait_for_due(instant_ns)?,
+                _ => {
+                    self.iterate(self.until_scan())?;
+                }
+            }
         }
-        self.handle();
+    }
+
+    /// Sends due requests as long as there are idle connections, up to [`BURST_MAX`].
+    fn send_due(&mut self) {
+        for _ in 0..BURST_MAX {
+            self.now = self.control.clock.now();
+            let Some(pacer) = self.pacer.as_mut().filter(|_| self.resting > 0) else { return };
+            let Some(due) = pacer.take_due(self.now) else { return };
+            self.send_planned(due, due.planned_ns);
+        }
+    }
+
+    /// Waits for events, but not beyond the instant at which the next request is due.
+    fn wait_for_due(&mut self, instant_ns: u64) -> io::Result<()> {
+        if let Some(pacer) = &mut self.pacer
+            && pacer.arm(instant_ns, self.now)?
+        {
+            return self.iterate(self.until_scan()).map(drop);
+        }
+        let (from_ns, sends) = (self.now, self.driver.has_queued());
+        let found = self.iterate(Duration::ZERO)?;
+        if !found && !sends && from_ns < instant_ns {
+            self.counters.spun(from_ns, self.now - from_ns);
+        }
         Ok(())
     }
 
-    /// Handles the events that were waited for, and what is due.
-    fn handle(&mut self) {
+    fn into_totals(mut self) -> Totals {
+        let mut totals = self.counters.totals;
+        for (index, connection) in self.connections.iter_mut().enumerate() {
+            if let Some(socket) = connection.socket.take() {
+                self.driver.close(index, socket);
+            }
+            if connection.state != State::New {
+                totals.unserved += u64::from(!connection.served);
+                totals.per_connection.push(connection.exchanges);
+            }
+        }
+        totals
+    }
+
+    // Iterations.
+
+    /// Waits for events, at most `timeout`, and handles them. True if there were any.
+    fn iterate(&mut self, timeout: Duration) -> io::Result<bool> {
+        self.pacer.iter_mut().for_each(Pacer::before_wait);
+        let found = self.driver.wait(timeout)?;
+        self.pacer.iter_mut().for_each(Pacer::after_wait);
+        self.handle()?;
+        Ok(found)
+    }
+
+    /// Polls for events for a while if that is asked for, then waits for them, and handles them.
+    fn poll_or_iterate(&mut self) -> io::Result<()> {
+        if let Some(mut attempt) = self.busy_poll.begin(self.until_scan()) {
+            let mut found = self.driver.wait(Duration::ZERO)?;
+            while !found && !attempt.is_over() {
+                std::hint::spin_loop();
+                found = self.driver.wait(Duration::ZERO)?;
+            }
+            let spun = self.busy_poll.end(attempt, found);
+            self.counters.spun(self.now, spun.as_nanos() as u64);
+            if found {
+                return self.handle();
+            }
+        }
+        self.iterate(self.until_scan()).map(drop)
+    }
+
+    /// Handles the current batch of events, and all else that is to be done once an iteration.
+    fn handle(&mut self) -> io::Result<()> {
         let before = self.now;
-        S::handle(self);
+        self.handle_events();
         if self.now == before {
             self.now = self.control.clock.now();
         }
         if std::mem::take(&mut self.quota_returned) {
-            self.hand_over_quota();
+            // Connections that rest do the measured exchanges that have failed.
+            for index in 0..self.connections.len() {
+                if self.quota == 0 || self.resting == 0 {
+                    break;
+                }
+                self.resume(index);
+            }
         }
         if self.now >= self.next_scan_ns {
-            self.scan();
+            self.scan()?;
         }
-        self.note_window_edges();
-        self.control.publish(
-            self.share.thread,
-            self.tally.attempted - self.opening as u64,
-            self.tally.total,
-        );
+        self.counters.publish(self.opening, self.now);
+        Ok(())
     }
 
-    /// Clears the main thread's wake-up call; what it had to say is read where it matters.
-    pub(crate) fn hear(&self) {
-        let mut counter = [0; 8];
-        // It can only fail for a counter that is zero already.
-        let _ = rustix::io::read(self.control.wake(self.share.thread), &mut counter);
-    }
-
-    /// The pacer's timer has expired. What is due is looked at after every turn.
-    pub(crate) fn on_timer(&mut self) {
-        self.pacer.iter_mut().for_each(Pacer::disarm);
-    }
-
-    /// Gives measured exchanges that failed to connections that have nothing to do.
-    fn hand_over_quota(&mut self) {
-        for index in 0..self.connections.len() {
-            if self.quota == 0 || self.resting == 0 {
-                break;
-            }
-            self.resume(index);
+    fn handle_events(&mut self) {
+        while let Some((index, event)) = self.driver.next_event(&mut self.connections) {
+            self.on_event(index, event);
         }
     }
 
-    /// How long until connections must be looked at for their age.
-    pub(crate) fn until_scan(&self) -> Duration {
+    fn until_scan(&self) -> Duration {
         Duration::from_nanos(self.next_scan_ns.saturating_sub(self.now))
     }
 
-    /// Ends what has taken too long. A timer for each connection would cost more than looking at
-    /// all of them now and then.
-    fn scan(&mut self) {
+    /// Ends connections whose timeout is over. A timer for each connection would cost more than
+    /// this pass over all of them now and then.
+    fn scan(&mut self) -> io::Result<()> {
         let timeout_ns = self.plan.timeout.as_nanos() as u64;
         self.next_scan_ns = self.now + (timeout_ns / 20).clamp(1_000_000, OPENING_NS);
+        let mut up_to_date = false;
         for index in 0..self.connections.len() {
-            let connection = &self.connections[index];
-            let age_ns = self.now.saturating_sub(connection.since_ns);
-            if connection.opening && age_ns >= OPENING_NS {
+            if self.connections[index].opening && self.age_ns(index) >= OPENING_NS {
                 self.release_opening(index);
             }
-            if age_ns < timeout_ns || !self.connections[index].state.is_busy() {
-                continue;
+            let overdue = |worker: &Self| {
+                worker.connections[index].state.is_busy() && worker.age_ns(index) >= timeout_ns
+            };
+            if overdue(self) && !std::mem::replace(&mut up_to_date, true) {
+                // The reply may be here: then this thread is late, not the server.
+                self.catch_up()?;
             }
-            let before = self.connections[index].progress();
-            S::look(self, index);
-            if self.connections[index].progress() != before {
-                continue; // The reply was here; we were late, not the server.
+            if overdue(self) {
+                self.fail_timeout(index);
             }
-            let timeout = humantime::format_duration(self.plan.timeout);
-            match self.connections[index].state {
-                State::Connecting => self.fail(index, Kind::Connect, None, |_| {
-                    format!("not established within {timeout}")
-                }),
-                State::AwaitingEnd => self.fail(index, Kind::Timeout, None, |_| {
-                    format!("the conversation was not ended within {timeout}")
-                }),
-                _ => self.fail(index, Kind::Timeout, None, |connection| {
-                    format!("{} bytes of the reply within {timeout}", connection.received())
-                }),
+        }
+        Ok(())
+    }
+
+    /// Time since a connection's outstanding connect or exchange began.
+    fn age_ns(&self, index: usize) -> u64 {
+        self.now.saturating_sub(self.connections[index].since_ns)
+    }
+
+    /// Handles the events of all connections that there are by now.
+    fn catch_up(&mut self) -> io::Result<()> {
+        for _ in 0..=self.connections.len() / EVENTS_MAX {
+            if !self.driver.wait(Duration::ZERO)? {
+                break;
             }
+            self.handle_events();
+        }
+        Ok(())
+    }
+
+    // Events of connections.
+
+    #[inline]
+    fn on_event(&mut self, index: usize, event: Event) {
+        match event {
+            Event::Replied(end) => {
+                self.now = self.control.clock.now();
+                if self.plan.service == Service::Hi {
+                    self.connections[index].replied_ns = self.now;
+                    self.connections[index].state = State::AwaitingEnd;
+                    return end.into_iter().for_each(|end| self.on_end(index, end));
+                }
+                self.complete(index, self.now);
+                match end {
+                    // After the window it does not matter any more.
+                    Some(end) if self.now < self.control.end_ns() => {
+                        self.rest(index);
+                        self.fail_end(index, end);
+                    }
+                    _ => self.next(index),
+                }
+            }
+            Event::Connected(end) => {
+                self.now = self.control.clock.now();
+                self.counters.connected(self.now - self.connections[index].since_ns);
+                match end {
+                    Some(end) => self.fail_end(index, end),
+                    None => self.send_request(index),
+                }
+            }
+            Event::Ended(end) => self.on_end(index, end),
         }
     }
 
-    fn into_tally(mut self) -> Tally {
-        for (index, connection) in self.connections.iter_mut().enumerate() {
-            if let Some(socket) = connection.socket.take() {
-                self.sockets.close(index, socket);
+    #[cold]
+    fn on_end(&mut self, index: usize, end: End) {
+        match (self.connections[index].state, end) {
+            (State::AwaitingEnd, End::Closed) => {
+                self.close(index);
+                self.now = self.control.clock.now();
+                self.complete(index, self.connections[index].replied_ns);
+                self.next(index);
             }
-            let tried = connection.state != State::New;
-            self.tally.unserved += u64::from(tried && !connection.served);
-            if tried {
-                self.tally.per_connection.push(connection.exchanges);
+            (State::Resting, end) => {
+                self.now = self.control.clock.now();
+                // After the window it does not matter any more.
+                if self.now < self.control.end_ns() {
+                    self.fail_end(index, end);
+                }
+            }
+            (_, end) => self.fail_end(index, end),
+        }
+    }
+
+    /// Counts an exchange whose whole reply was here at `replied_ns`.
+    #[inline]
+    fn complete(&mut self, index: usize, replied_ns: u64) {
+        let connection = &mut self.connections[index];
+        self.counters.replied(connection, replied_ns);
+        if connection.opening {
+            self.release_opening(index);
+        }
+    }
+
+    /// Begins the next exchange of a connection that has none outstanding, or lets it rest.
+    #[inline]
+    fn next(&mut self, index: usize) {
+        if self.pacer.is_some() {
+            return self.next_planned(index);
+        }
+        let sending_ends_ns = self.control.end_ns().min(self.control.slice_end_ns());
+        let may_begin = self.looping && self.now < sending_ends_ns;
+        let measured = self.now >= self.control.start_ns();
+        let connection = &mut self.connections[index];
+        if !may_begin || (measured && self.quota == 0) {
+            return self.rest(index);
+        }
+        connection.measured = measured;
+        if measured && self.quota < u64::MAX {
+            self.quota -= 1;
+        }
+        self.begin(index);
+    }
+
+    #[inline]
+    fn rest(&mut self, index: usize) {
+        self.connections[index].state = State::Resting;
+        self.resting += 1;
+        self.busy -= 1;
+    }
+
+    /// Begins the next exchange of a resting connection, if there is one.
+    fn resume(&mut self, index: usize) {
+        if self.connections[index].state == State::Resting {
+            self.resting -= 1;
+            self.busy += 1;
+            self.now = self.control.clock.now();
+            self.next(index);
+        }
+    }
+
+    /// Lets a connection of an open loop rest, or sends the request that waits for it.
+    #[inline]
+    fn next_planned(&mut self, index: usize) {
+        let others_idle = self.resting > 0;
+        self.rest(index);
+        let Some(pacer) = self.pacer.as_mut().filter(|_| self.looping) else { return };
+        let here_ns = pacer.push_idle(index);
+        if let Some(due) = pacer.take_due(self.now) {
+            self.send_planned(due, if others_idle { due.planned_ns } else { here_ns });
+        }
+    }
+
+    /// Sends a due request on the connection that has been idle longest. There has been an idle
+    /// one since `idle_ns`.
+    #[inline]
+    fn send_planned(&mut self, due: Due, idle_ns: u64) {
+        let Some(pacer) = &mut self.pacer else { return };
+        let Some(index) = pacer.pop_idle(&self.connections) else { return };
+        self.resting -= 1;
+        self.busy += 1;
+        let connection = &mut self.connections[index];
+        connection.measured = due.measured;
+        connection.planned_ns = due.planned_ns;
+        self.counters.planned(due, idle_ns, self.now);
+        self.begin(index);
+    }
+
+    /// Begins an exchange, on a new connection if the service closes it after each.
+    #[inline]
+    fn begin(&mut self, index: usize) {
+        match self.connections[index].socket {
+            Some(_) => self.send_request(index),
+            None => self.connect(index),
+        }
+    }
+
+    #[inline]
+    fn send_request(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        connection.begin(self.now);
+        self.counters.sent(connection);
+        if let Err(error) = self.driver.send(index, connection) {
+            self.fail_io(index, Kind::Send, &error);
+        }
+    }
+
+    fn connect(&mut self, index: usize) {
+        let number = self.load.first + index as u32;
+        let connection = &mut self.connections[index];
+        self.now = self.control.clock.now();
+        connection.state = State::Connecting;
+        connection.since_ns = self.now;
+        let opened = self.plan.target.connect(number).and_then(|socket| {
+            self.driver.connect(index, &socket)?;
+            Ok(socket)
+        });
+        match opened {
+            Ok(socket) => connection.socket = Some(socket),
+            Err(error) => self.fail_io(index, Kind::Connect, &error),
+        }
+    }
+
+    fn release_opening(&mut self, index: usize) {
+        self.connections[index].opening = false;
+        self.opening -= 1;
+    }
+
+    fn close(&mut self, index: usize) {
+        if let Some(socket) = self.connections[index].socket.take() {
+            self.driver.close(index, socket);
+        }
+    }
+
+    // Failures.
+
+    /// Counts the failure of a connection and takes it out of the run.
+    fn fail(
+        &mut self,
+        index: usize,
+        kind: Kind,
+        errno: Option<i32>,
+        describe: impl FnOnce(&Connection) -> String,
+    ) {
+        let number = self.load.first as usize + index;
+        let connection = &mut self.connections[index];
+        self.counters.failed(connection, kind, errno, self.now, || {
+            format!("connection {number}: {}", describe(connection))
+        });
+        let state = std::mem::replace(&mut connection.state, State::Out);
+        if state == State::Resting {
+            self.resting -= 1;
+        } else {
+            self.busy -= 1;
+            // Another connection does the exchange in its place, unless it had an instant of its
+            // own.
+            if connection.measured && self.load.requests < u64::MAX && self.pacer.is_none() {
+                self.quota += 1;
+                self.quota_returned = true;
             }
         }
-        self.tally
+        if connection.opening {
+            self.release_opening(index);
+        }
+        self.close(index);
+    }
+
+    fn fail_end(&mut self, index: usize, end: End) {
+        let exchanging = self.connections[index].state == State::Exchanging;
+        match end {
+            End::Closed if exchanging => self.fail(index, Kind::Eof, None, |connection| {
+                format!("the server closed after {} bytes of the reply", connection.received())
+            }),
+            End::Closed => self.fail(index, Kind::Eof, None, |_| {
+                "the server closed while nothing was owed".to_owned()
+            }),
+            End::Surplus(count) => self.fail(index, Kind::Surplus, None, |_| {
+                format!("{count} bytes more than were asked for")
+            }),
+            End::Mismatch(Mismatch { at, expected, found }) => {
+                self.fail(index, Kind::Mismatch, None, |_| {
+                    format!("byte {at} of the reply was {found:#04x}, not {expected:#04x}")
+                });
+            }
+            End::Failed(kind, error) => self.fail_io(index, kind, &error),
+        }
+    }
+
+    #[cold]
+    fn fail_io(&mut self, index: usize, kind: Kind, error: &io::Error) {
+        self.fail(index, kind, error.raw_os_error(), |_| errno::text(error));
+    }
+
+    #[cold]
+    fn fail_timeout(&mut self, index: usize) {
+        let timeout = humantime::format_duration(self.plan.timeout);
+        let state = self.connections[index].state;
+        let kind = if state == State::Connecting { Kind::Connect } else { Kind::Timeout };
+        self.fail(index, kind, None, |connection| match state {
+            State::Connecting => format!("not established within {timeout}"),
+            State::AwaitingEnd => format!("the server did not close within {timeout}"),
+            _ => format!("{} bytes of the reply within {timeout}", connection.received()),
+        });
     }
 }

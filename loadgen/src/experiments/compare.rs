@@ -5,7 +5,7 @@
 //! a round. Each run has a server of its own, started for it on the same processors, and a warm-up
 //! that does not count. Where the loop is closed, the runs of a round are under load in turn, some
 //! milliseconds each, so that what drifts faster is common to them, too
-//! ([`turns`](crate::clients::turns)). What the rounds show, and when they are enough, is for
+//! ([`turns`](crate::clients::slices)). What the rounds show, and when they are enough, is for
 //! [`Comparison`] to say.
 
 mod args;

@@ -19,13 +19,13 @@ use serde::{Deserialize, Serialize};
 use crate::clients::clock::Clock;
 use crate::clients::connection::Service;
 use crate::clients::control::Control;
+use crate::clients::counters::Totals;
 use crate::clients::engine::Engine;
-use crate::clients::laps::{Lap, Laps};
+use crate::clients::intervals::{IntervalCounts, Intervals};
 use crate::clients::pattern::Pattern;
-use crate::clients::share::Share;
+use crate::clients::plan::{Plan, ThreadLoad};
 use crate::clients::socket::Target;
-use crate::clients::tally::Tally;
-use crate::clients::worker::{self, Plan};
+use crate::clients::worker;
 use crate::exit::{self, Failure};
 use crate::machine::limits;
 use crate::machine::placement::pin;
@@ -128,7 +128,7 @@ fn obey(order: &str) -> Result<(), Failure> {
         threads,
         open: None,
         spin: Duration::ZERO,
-        seat: None,
+        slices: None,
         interval_ns: order.duration.as_nanos() as u64,
     };
     let counted = thread::scope(|scope| {
@@ -136,12 +136,12 @@ fn obey(order: &str) -> Result<(), Failure> {
         let _end = CutOnDrop(&control);
         let (sender, opened) = channel();
         let mut threads = Vec::new();
-        for share in Share::divide(order.conns, None, plan.threads) {
-            let (sender, cpu) = (sender.clone(), order.cpus[share.thread]);
+        for load in ThreadLoad::divide(order.conns, None, plan.threads) {
+            let (sender, cpu) = (sender.clone(), order.cpus[load.thread]);
             let opened = move || {
                 let _nobody_waits = sender.send(monotonic_ns());
             };
-            threads.push(start(scope, &plan, &control, share, cpu, opened)?);
+            threads.push(start(scope, &plan, &control, load, cpu, opened)?);
         }
         drop(sender);
         let opened: Vec<u64> = opened.iter().collect();
@@ -154,14 +154,14 @@ fn obey(order: &str) -> Result<(), Failure> {
         } else {
             control.cut(0, 0);
         }
-        let mut tally = Tally::new();
+        let mut totals = Totals::new();
         for thread in threads {
             match thread.join() {
-                Ok(counts) => tally.merge(counts.map_err(failed)?),
+                Ok(counts) => totals.merge(counts.map_err(failed)?),
                 Err(_panic) => return Err(failed("a client thread panicked".to_owned())),
             }
         }
-        Ok(count(tally, &control, plan.interval_ns))
+        Ok(count(totals, &control, plan.interval_ns))
     })?;
     say(&counted)
 }
@@ -179,40 +179,40 @@ fn start<'scope>(
     scope: &'scope Scope<'scope, '_>,
     plan: &'scope Plan,
     control: &'scope Control,
-    share: Share,
+    load: ThreadLoad,
     cpu: usize,
     opened: impl FnOnce() + Send + 'scope,
-) -> Result<ScopedJoinHandle<'scope, Result<Tally, String>>, Failure> {
+) -> Result<ScopedJoinHandle<'scope, Result<Totals, String>>, Failure> {
     let work = move || {
         pin(&[cpu])?;
-        worker::work(plan, control, share, opened, || ())
+        worker::run(plan, control, load, opened, || ())
             .map_err(|error| format!("cannot wait for events: {}", describe(&error)))
     };
-    let thread = thread::Builder::new().name(format!("clients-{}", share.thread));
+    let thread = thread::Builder::new().name(format!("clients-{}", load.thread));
     thread.spawn_scoped(scope, work).map_err(|error| {
         let error = format!("cannot start a thread: {}", describe(&error));
         Failure::new(exit::FAILURE, error)
     })
 }
 
-fn count(tally: Tally, control: &Control, window_ns: u64) -> Counted {
-    let mut laps = Laps::new(window_ns, false);
-    laps.collect(control.mailboxes());
-    laps.finish(window_ns, control.mailboxes(), |_, _| ());
-    let Lap { exchange, exchanges, .. } = &laps.sum;
+fn count(totals: Totals, control: &Control, window_ns: u64) -> Counted {
+    let mut intervals = Intervals::new(window_ns, false);
+    intervals.collect(control.queues());
+    intervals.finish(window_ns, control.queues(), |_, _| ());
+    let IntervalCounts { exchange, exchanges, .. } = &intervals.total;
     Counted {
         exchanges: *exchanges,
-        total: tally.total,
-        connected: tally.connected,
-        unserved: tally.unserved,
-        wrong_replies: tally.failures.wrong_replies(),
+        total: totals.exchanges,
+        connected: totals.connected,
+        unserved: totals.unserved,
+        wrong_replies: totals.failures.wrong_replies(),
         latency: Latencies {
-            connect: Latency::from_histogram(&tally.connect),
-            first_exchange: Latency::from_histogram(&tally.first_exchange),
+            connect: Latency::from_histogram(&totals.connect),
+            first_exchange: Latency::from_histogram(&totals.first_exchange),
             exchange: Latency::from_histogram(exchange),
             ..Latencies::default()
         },
-        errors: tally.failures.into_counts(),
+        errors: totals.failures.into_counts(),
     }
 }
 

@@ -12,7 +12,7 @@ use rustix::process::Pid;
 use serde::de::DeserializeOwned;
 
 use super::part::{Counted, Opened, Order, Window};
-use crate::clients::tally::{add, histogram};
+use crate::clients::intervals::{add, histogram};
 use crate::exit::{self, Failure};
 use crate::progress;
 use crate::run::Session;
@@ -147,7 +147,7 @@ fn merge<'a>(parts: impl Iterator<Item = &'a Latency>) -> Result<Option<Latency>
         let part = part.histogram().map_err(|error| {
             Failure::new(exit::FAILURE, format!("a process of the generator: {error}"))
         })?;
-        add([(&mut sum, &part)]);
+        add(&mut sum, &part);
     }
     Ok(Latency::from_histogram(&sum))
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::clients::clock::NEVER;
 use crate::clients::control::Control;
-use crate::clients::laps::{Laps, Over};
-use crate::clients::tally::Tally;
+use crate::clients::counters::Totals;
+use crate::clients::intervals::{FinishedInterval, Intervals};
 use crate::event::Event;
 use crate::progress::{self, Progress};
 use crate::run::account::Account;
@@ -49,7 +49,7 @@ pub(super) struct Conductor<'a> {
     finished: usize,
     started: usize,
     signal: Option<i32>,
-    laps: Laps,
+    intervals: Intervals,
     observer: &'a mut dyn Observer,
     /// When the measured window begins, in the calendar.
     window_started: SystemTime,
@@ -80,7 +80,7 @@ impl<'a> Conductor<'a> {
             finished: 0,
             started: 0,
             signal: None,
-            laps: Laps::new(run.plan.interval_ns, run.plan.open.is_some()),
+            intervals: Intervals::new(run.plan.interval_ns, run.plan.open.is_some()),
             observer,
             window_started: SystemTime::now(),
         }
@@ -98,7 +98,7 @@ impl<'a> Conductor<'a> {
         if self.opened == self.started && self.finished == 0 && self.signal.is_none() {
             self.observer.opened(self.server.processes(), Duration::from_nanos(opening));
         }
-        if self.run.plan.seat.is_some() {
+        if self.run.plan.slices.is_some() {
             self.control.clock.stop();
         }
         let now = self.control.clock.now();
@@ -109,10 +109,10 @@ impl<'a> Conductor<'a> {
         if lost || self.signal.is_some() {
             self.control.cut(now, now);
         } else {
-            self.run.plan.seat.iter().for_each(|seat| seat.take(self.control, self.started));
+            self.run.plan.slices.iter().for_each(|slices| slices.join(self.control, self.started));
             self.warm_up(&mut edges);
             self.wait_until(edges.start_ns);
-            if self.run.plan.seat.is_some() {
+            if self.run.plan.slices.is_some() {
                 self.window_started = SystemTime::now(); // the clock has stood still meanwhile
             }
             self.server.begin();
@@ -177,9 +177,9 @@ impl<'a> Conductor<'a> {
 
     /// Goes on until the runs that take turns with this one are steady, too.
     fn await_others_steady(&mut self) {
-        let Some(seat) = &self.run.plan.seat else { return };
-        seat.steady();
-        while self.signal.is_none() && self.finished < self.started && !seat.all_are_steady() {
+        let Some(slices) = &self.run.plan.slices else { return };
+        slices.set_steady();
+        while self.signal.is_none() && self.finished < self.started && !slices.all_are_steady() {
             self.wait(self.control.clock.now() + LOOK_AGAIN.as_nanos() as u64);
         }
     }
@@ -220,7 +220,7 @@ impl<'a> Conductor<'a> {
     fn end_laps(&mut self) -> Duration {
         let (control, length_ns) = (self.control, self.run.plan.interval_ns);
         let (start_ns, end_ns) = (control.start_ns(), control.end_ns());
-        let due_ns = start_ns.saturating_add(self.laps.next_end_ns());
+        let due_ns = start_ns.saturating_add(self.intervals.next_end_ns());
         if due_ns >= end_ns {
             return Duration::MAX;
         }
@@ -228,42 +228,41 @@ impl<'a> Conductor<'a> {
         if now < due_ns {
             return control.clock.until(due_ns) + THREADS_FIRST;
         }
-        let reached = self.laps.collect(control.mailboxes());
+        let reached = self.intervals.collect(control.queues());
         let window_ns = now.min(end_ns) - start_ns;
         let before = reached.min(window_ns / length_ns).min((end_ns - start_ns - 1) / length_ns);
         let started = self.window_started;
-        self.laps.end(before, window_ns, control.mailboxes(), |interval, lap| {
-            self.observer.interval(&Over { interval, lap, started });
+        self.intervals.end(before, window_ns, control.queues(), |interval, counts| {
+            self.observer.interval(&FinishedInterval { interval, counts, started });
         });
         LOOK_AGAIN
     }
 
     /// What was measured, with what all threads counted.
-    pub(super) fn into_measured(mut self, edges: Edges, tally: Tally) -> Measured {
+    pub(super) fn into_measured(mut self, edges: Edges, totals: Totals) -> Measured {
         let (control, mut end_ns) = (self.control, edges.end_ns);
-        self.laps.collect(control.mailboxes());
-        if self.run.requests.is_some_and(|requests| self.laps.exchanges == requests) {
-            end_ns = tally.last_reply_ns;
+        self.intervals.collect(control.queues());
+        if self.run.requests.is_some_and(|requests| self.intervals.exchanges == requests) {
+            end_ns = totals.last_reply_ns;
         }
         let window_ns = if control.looping() { end_ns.saturating_sub(edges.start_ns) } else { 0 };
         let started = self.window_started;
         // Where the threads have it from; no window, no intervals.
         let since_ns = control.start_ns().min(end_ns);
-        self.laps.finish(end_ns - since_ns, control.mailboxes(), |interval, lap| {
-            self.observer.interval(&Over { interval, lap, started });
+        self.intervals.finish(end_ns - since_ns, control.queues(), |interval, counts| {
+            self.observer.interval(&FinishedInterval { interval, counts, started });
         });
         Measured {
-            sum: self.laps.sum,
-            intervals: self.laps.intervals,
+            intervals: self.intervals,
             started,
             start_ns: edges.start_ns,
             window: Duration::from_nanos(window_ns),
             warmup: Duration::from_nanos(edges.start_ns - edges.begin_ns),
             warmup_end: edges.warmup_end,
-            client: tally.usage,
+            client: totals.usage,
             server: self.server.into_used(),
             signal: self.signal,
-            tally,
+            totals,
         }
     }
 }

@@ -14,7 +14,7 @@ use hdrhistogram::serialization::interval_log::{
 };
 use lockstep_results::store;
 
-use crate::clients::laps::Over;
+use crate::clients::intervals::FinishedInterval;
 use lockstep_sys::errno::describe;
 
 /// A log that is being written. It is removed again if nothing was.
@@ -48,7 +48,7 @@ impl Hlog {
     /// # Errors
     ///
     /// One line naming the path.
-    pub fn write(&mut self, over: &Over<'_>) -> io::Result<()> {
+    pub fn write(&mut self, over: &FinishedInterval<'_>) -> io::Result<()> {
         let result = self.lines.write_interval(over);
         result.map_err(|error| {
             io::Error::other(format!("{}: {}", self.path.display(), describe(&error)))
@@ -74,7 +74,7 @@ struct WholeLines {
 }
 
 impl WholeLines {
-    fn write_interval(&mut self, over: &Over<'_>) -> io::Result<()> {
+    fn write_interval(&mut self, over: &FinishedInterval<'_>) -> io::Result<()> {
         let mut log = IntervalLogWriterBuilder::new();
         if self.written == 0 {
             let tool = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
@@ -85,7 +85,7 @@ impl WholeLines {
         let mut log = log.begin_log_with(self, &mut serializer)?;
         let start = Duration::from_secs_f64(over.interval.start_s);
         let length = Duration::from_secs_f64(over.interval.length_s);
-        for (name, histogram) in over.lap.latencies() {
+        for (name, histogram) in over.counts.latencies() {
             if histogram.is_empty() {
                 continue;
             }
@@ -133,7 +133,7 @@ mod tests {
     use lockstep_results::Interval;
 
     use super::*;
-    use crate::clients::laps::Lap;
+    use crate::clients::intervals::IntervalCounts;
 
     fn interval(start_s: f64) -> Interval {
         Interval {
@@ -152,13 +152,14 @@ mod tests {
     fn a_log_is_read_as_it_was_written() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.hlog");
-        let mut lap = Lap::new(true);
-        lap.exchange.record(1000).unwrap();
-        lap.open.as_mut().unwrap().response.record(2000).unwrap();
+        let mut counts = IntervalCounts::new(true);
+        counts.exchange.record(1000).unwrap();
+        counts.open.as_mut().unwrap().response.record(2000).unwrap();
         let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let mut log = Hlog::create(&path, false).unwrap();
         for start_s in [0.0, 1.0] {
-            log.write(&Over { interval: &interval(start_s), lap: &lap, started }).unwrap();
+            log.write(&FinishedInterval { interval: &interval(start_s), counts: &counts, started })
+                .unwrap();
         }
         drop(log);
         let text = fs::read(&path).unwrap();

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use lockstep_results::{Interval, Record, format};
 use serde::Serialize;
 
-use crate::clients::laps::Over;
+use crate::clients::intervals::FinishedInterval;
 use crate::exit::{self, Failure};
 use crate::run::args::{LiveArgs, RunArgs};
 use crate::run::hlog::Hlog;
@@ -73,7 +73,7 @@ impl Live {
 }
 
 impl Observer for Live {
-    fn interval(&mut self, over: &Over<'_>) {
+    fn interval(&mut self, over: &FinishedInterval<'_>) {
         let interval = over.interval;
         let line = match self.lines {
             Lines::None => String::new(),

@@ -6,15 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use lockstep_results::Interval;
-
 use crate::clients::clock::Clock;
 use crate::clients::control::Control;
-use crate::clients::laps::Lap;
-use crate::clients::share::Share;
-use crate::clients::tally::Tally;
-use crate::clients::turns::Seat;
-use crate::clients::worker::{self, Plan};
+use crate::clients::counters::Totals;
+use crate::clients::intervals::Intervals;
+use crate::clients::plan::{Plan, ThreadLoad};
+use crate::clients::slices::SliceHandle;
+use crate::clients::worker;
 use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Placement, pin};
@@ -51,11 +49,9 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Measured {
     /// The counts of all threads.
-    pub tally: Tally,
-    /// What was counted in the window.
-    pub sum: Lap,
-    /// The window's intervals.
-    pub intervals: Vec<Interval>,
+    pub totals: Totals,
+    /// Counts of the measured window, in all and by interval.
+    pub intervals: Intervals,
     /// When the window began, in the calendar.
     pub started: SystemTime,
     /// When it began, on the clock of the run.
@@ -98,11 +94,11 @@ pub fn measure(
         let keep = connections.lock().unwrap_or_else(PoisonError::into_inner);
         let mut conductor = Conductor::new(run, &control, events, observer);
         let mut threads = Vec::new();
-        for share in Share::divide(run.conns, run.requests, run.plan.threads) {
+        for load in ThreadLoad::divide(run.conns, run.requests, run.plan.threads) {
             let (sender, control, connections) = (sender.clone(), &control, &connections);
-            let work = move || work(run, control, share, &sender, connections);
+            let work = move || work(run, control, load, &sender, connections);
             match thread::Builder::new()
-                .name(format!("clients-{}", share.thread))
+                .name(format!("clients-{}", load.thread))
                 .spawn_scoped(scope, work)
             {
                 Ok(thread) => threads.push(thread),
@@ -113,15 +109,15 @@ pub fn measure(
             }
         }
         let edges = conductor.conduct(threads.len(), keep);
-        let mut tally = Tally::new();
+        let mut totals = Totals::new();
         for thread in threads {
             match thread.join() {
-                Ok(Ok(counts)) => tally.merge(counts),
+                Ok(Ok(counts)) => totals.merge(counts),
                 Ok(Err(error)) => return Err(Failure::new(exit::FAILURE, error)),
                 Err(_) => return Err(Failure::new(exit::FAILURE, "a client thread panicked")),
             }
         }
-        Ok(conductor.into_measured(edges, tally))
+        Ok(conductor.into_measured(edges, totals))
     })
 }
 
@@ -130,26 +126,26 @@ pub fn measure(
 fn work(
     run: &Run,
     control: &Control,
-    share: Share,
+    load: ThreadLoad,
     sender: &Sender<Event>,
     connections: &Mutex<()>,
-) -> Result<Tally, String> {
-    struct Leave<'a>(Option<&'a Seat>);
+) -> Result<Totals, String> {
+    struct Leave<'a>(Option<&'a SliceHandle>);
     impl Drop for Leave<'_> {
         fn drop(&mut self) {
-            self.0.iter().for_each(|seat| seat.leave());
+            self.0.iter().for_each(|slices| slices.leave());
         }
     }
     let finish = FinishGuard(sender.clone());
-    let leave = Leave(run.plan.seat.as_ref());
-    pin(&[run.placement.of_thread(share.thread)])?;
+    let leave = Leave(run.plan.slices.as_ref());
+    pin(&[run.placement.of_thread(load.thread)])?;
     let events = |error: io::Error| format!("cannot wait for events: {}", describe(&error));
     let opened = || drop(sender.send(Event::Opened));
     let finished = move || {
         drop(leave);
         drop(finish);
-        run.plan.seat.iter().for_each(Seat::await_all);
+        run.plan.slices.iter().for_each(SliceHandle::wait_for_all);
         drop(connections.lock());
     };
-    worker::work(&run.plan, control, share, opened, finished).map_err(events)
+    worker::run(&run.plan, control, load, opened, finished).map_err(events)
 }

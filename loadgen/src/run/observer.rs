@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
-use crate::clients::laps::Over;
+use crate::clients::intervals::FinishedInterval;
 
 /// Receives the events of a run while it goes on. Each method has no effect by default.
 pub trait Observer {
@@ -21,7 +21,7 @@ pub trait Observer {
     }
 
     /// An interval of the measured window is over.
-    fn interval(&mut self, over: &Over<'_>) {
+    fn interval(&mut self, over: &FinishedInterval<'_>) {
         let _ = over;
     }
 }

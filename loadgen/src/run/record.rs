@@ -8,9 +8,9 @@ use lockstep_results::{
     Cost, Environment, Fairness, Floor, Header, Latencies, Latency, Rate, Record, Threshold,
 };
 
-use crate::clients::laps::Lap;
+use crate::clients::counters::{OpenTotals, Totals};
+use crate::clients::intervals::IntervalCounts;
 use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
-use crate::clients::tally::{OpenTally, Tally};
 use crate::event::Ready;
 use crate::machine::placement::Place;
 use crate::machine::procfs::Usage;
@@ -54,8 +54,8 @@ pub struct Subject {
 
 /// Builds the record.
 pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
-    let tally = &measured.tally;
-    let exchanges = measured.sum.exchanges;
+    let totals = &measured.totals;
+    let exchanges = measured.intervals.total.exchanges;
     let cpus = &asked.run.placement.client;
     let client = Side { usage: measured.client, threads: asked.run.plan.threads, cpus };
     let server = measured.server.capacity.as_ref().map(|(threads, cpus)| Side {
@@ -72,10 +72,10 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
     let shared_busy = server.as_ref().and_then(|side| shared(&client, side, measured.window));
     // Threads that share processors wait for each other, which is nobody else's doing.
     let alone = shared_busy.is_none() && client.threads <= client.cpus.len();
-    let rate = tally.open.as_ref().and_then(|open| rate(&asked, &measured, open));
+    let rate = totals.open.as_ref().and_then(|open| rate(&asked, &measured, open));
     let verdict = judge(&Evidence {
-        client_busy: tally.busy,
-        client_waiting: alone.then_some(tally.waiting),
+        client_busy: totals.busy,
+        client_waiting: alone.then_some(totals.waiting),
         // Who polls is busy also when there is nothing to do.
         server_busy: server
             .as_ref()
@@ -84,19 +84,23 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         shared_busy,
         server_changed: measured.server.changed,
         exchanges,
-        wrong_replies: tally.failures.wrong_replies(),
+        wrong_replies: totals.failures.wrong_replies(),
         conns: asked.args.conns.into(),
-        failed: tally.failures.total(),
+        failed: totals.failures.total(),
         disagreement: ended.and_then(|ended| {
-            let certain = tally.failures.total() == 0 && measured.signal.is_none();
-            disagreement(slice::from_ref(ended), asked.args.size, certain.then_some(tally.total))
+            let certain = totals.failures.total() == 0 && measured.signal.is_none();
+            disagreement(
+                slice::from_ref(ended),
+                asked.args.size,
+                certain.then_some(totals.exchanges),
+            )
         }),
         debug_build: cfg!(debug_assertions),
         warmup_at_bound: measured.warmup_end == Some(warmup::End::Bound),
         trend: trend_of(&asked, &measured),
         open: rate
             .as_ref()
-            .zip(tally.open.as_ref())
+            .zip(totals.open.as_ref())
             .map(|(rate, open)| kept(rate, open, &measured)),
     });
     let seconds = measured.window.as_secs_f64();
@@ -120,19 +124,19 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
         duration_s: seconds,
         exchanges,
         throughput_per_s: if exchanges > 0 { exchanges as f64 / seconds } else { 0.0 },
-        errors_total: tally.failures.total(),
-        unserved: tally.unserved,
-        latency: latencies(tally, &measured.sum),
+        errors_total: totals.failures.total(),
+        unserved: totals.unserved,
+        latency: latencies(totals, &measured.intervals.total),
         client: cost(&client).unwrap_or_else(|| client.idle()),
         placement: server.as_ref().map(|server| placement(&client, server, statistics)),
         server: server_cost,
         limit: verdict.limit.name().to_owned(),
-        intervals: measured.intervals,
-        fairness: Fairness::from_counts(tally.per_connection.iter().copied()),
+        intervals: measured.intervals.finished,
+        fairness: Fairness::from_counts(totals.per_connection.iter().copied()),
         server_statistics: statistics.cloned(),
         floor: asked.floor,
         environment: asked.environment,
-        errors: measured.tally.failures.into_counts(),
+        errors: measured.totals.failures.into_counts(),
         thresholds: Vec::new(),
     };
     record.thresholds = asked.args.fail_if.iter().map(|limit| threshold(limit, &record)).collect();
@@ -146,11 +150,11 @@ fn threshold(condition: &Condition, record: &Record) -> Threshold {
     Threshold { expression: condition.to_string(), value, held }
 }
 
-fn latencies(tally: &Tally, sum: &Lap) -> Latencies {
+fn latencies(totals: &Totals, sum: &IntervalCounts) -> Latencies {
     let exchange = Latency::from_histogram(&sum.exchange);
     let latencies = Latencies {
-        connect: Latency::from_histogram(&tally.connect),
-        first_exchange: Latency::from_histogram(&tally.first_exchange),
+        connect: Latency::from_histogram(&totals.connect),
+        first_exchange: Latency::from_histogram(&totals.first_exchange),
         ..Latencies::default()
     };
     match &sum.open {
@@ -165,7 +169,7 @@ fn latencies(tally: &Tally, sum: &Lap) -> Latencies {
 }
 
 /// What an open loop planned, and what became of it.
-fn rate(asked: &Asked<'_>, measured: &Measured, open: &OpenTally) -> Option<Rate> {
+fn rate(asked: &Asked<'_>, measured: &Measured, open: &OpenTotals) -> Option<Rate> {
     let plan = asked.run.plan.open?;
     let mut span_ns = open.plan_end_ns.saturating_sub(measured.start_ns);
     // A number of requests has no end but its last one.
@@ -195,7 +199,7 @@ fn per_second(count: u64, span_ns: u64) -> f64 {
 
 /// The trend of a closed loop's throughput; an open loop's is planned.
 fn trend_of(asked: &Asked<'_>, measured: &Measured) -> Option<f64> {
-    let intervals = &measured.intervals;
+    let intervals = &measured.intervals.finished;
     let whole = intervals.iter().filter(|interval| interval.length_s == intervals[0].length_s);
     let rates: Vec<f64> =
         whole.map(|interval| interval.exchanges as f64 / interval.length_s).collect();
@@ -203,7 +207,7 @@ fn trend_of(asked: &Asked<'_>, measured: &Measured) -> Option<f64> {
 }
 
 /// How well an open loop kept to its plan.
-fn kept(rate: &Rate, open: &OpenTally, measured: &Measured) -> OpenEvidence {
+fn kept(rate: &Rate, open: &OpenTotals, measured: &Measured) -> OpenEvidence {
     let planned_ns = open.plan_end_ns.saturating_sub(measured.start_ns);
     let planned_per_s = per_second(open.planned, planned_ns);
     OpenEvidence {
@@ -216,7 +220,7 @@ fn kept(rate: &Rate, open: &OpenTally, measured: &Measured) -> OpenEvidence {
         unsent: if measured.signal.is_some() { 0 } else { open.unsent },
         waited: open.waited,
         own_late_p99_ns: rate.own_lateness_p99_ns.unwrap_or(0),
-        response_p99_ns: measured.sum.main().value_at_quantile(0.99),
+        response_p99_ns: measured.intervals.total.main().value_at_quantile(0.99),
         spacing: open.spacing.iter().find_map(|spacing| spacing.fault()),
     }
 }

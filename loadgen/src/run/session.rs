@@ -7,9 +7,9 @@ use std::time::Duration;
 use lockstep_results::{Environment, Floor, Record};
 
 use crate::clients::pattern::Pattern;
+use crate::clients::plan::Plan;
+use crate::clients::slices::{self, SliceHandle};
 use crate::clients::socket::Target;
-use crate::clients::turns::{self, Seat};
-use crate::clients::worker::Plan;
 use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure, Outcome};
 use crate::machine::limits;
@@ -190,16 +190,16 @@ impl Session {
     pub fn run_in_turns(&self, jobs: &[Job<'_>], turn: Duration) -> Vec<Result<Finished, Failure>> {
         thread::scope(|scope| {
             let (mut senders, mut runs) = (Vec::new(), Vec::new());
-            for (job, seat) in jobs.iter().zip(turns::seats(jobs.len(), turn)) {
+            for (job, slices) in jobs.iter().zip(slices::slices(jobs.len(), turn)) {
                 let (sender, events) = channel();
                 senders.push(sender.clone());
                 let session = Session { allowed: self.allowed.clone(), sender, events };
                 let (progress, finish) = (runs.is_empty(), FinishGuard(self.sender.clone()));
                 runs.push(scope.spawn(move || {
                     let _tell = finish;
-                    seat.await_those_before();
+                    slices.wait_for_predecessors();
                     pin(&session.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-                    carry_out(&session, job, Some(seat), progress, &mut ())
+                    carry_out(&session, job, Some(slices), progress, &mut ())
                 }));
             }
             self.pass_on_signals(&senders);
@@ -228,7 +228,7 @@ impl Session {
 fn carry_out(
     session: &Session,
     job: &Job<'_>,
-    seat: Option<Seat>,
+    slices: Option<SliceHandle>,
     progress: bool,
     observer: &mut dyn Observer,
 ) -> Result<Finished, Failure> {
@@ -250,7 +250,7 @@ fn carry_out(
             open: args.open_loop(seed),
             spin: args.spin_closed(),
             interval_ns: args.interval().as_nanos() as u64,
-            seat,
+            slices,
         },
         conns: args.conns,
         requests: args.requests,
@@ -262,11 +262,11 @@ fn carry_out(
     };
     let measured = measure(&run, sender, events, observer)?;
     let ended = subject.server.and_then(Started::stop);
-    let failures = &measured.tally.failures;
+    let failures = &measured.totals.failures;
     let mut outcome = Outcome {
         signal: measured.signal,
         wrong_replies: failures.wrong_replies() > 0,
-        connected: measured.tally.connected > 0,
+        connected: measured.totals.connected > 0,
         failures: failures.total() > 0 || ended.as_ref().is_some_and(|e| e.trouble.is_some()),
         valid: false,
         held: false,

@@ -80,5 +80,5 @@ fn one_shot_reply_must_be_followed_by_fin(engine: &str) {
     assert_eq!(finished.code, Some(5), "{finished:#?}");
     assert_eq!(finished.errors(), [("timeout".to_owned(), 2)]);
     let first = finished.record()["errors"][0]["first"].as_str().unwrap().to_owned();
-    assert!(first.contains("was not ended"), "{first}");
+    assert!(first.contains("did not close"), "{first}");
 }

@@ -1,12 +1,12 @@
-//! epoll(7): told which socket is ready, one receive and one send for each exchange.
+//! The epoll engine: one epoll event, one recv(2) and one send(2) for each exchange.
 //!
 //! Sockets are registered once, edge-triggered, for everything. A receive asks for one byte more
-//! than is owed; so a surplus byte is seen, and a receive that got less than it asked for has
-//! emptied the socket, which spares the receive that would only say so (epoll(7), question 9).
+//! than is owed. So a surplus byte is seen, and a receive that got less than it asked for has
+//! emptied the socket, which saves the receive that would return EAGAIN (epoll(7), question 9).
 //!
 //! An event belongs to the connection of its index: a batch holds at most one event for each
-//! socket, and a socket is closed only by the handling of its own event or between two batches,
-//! so no event can meet another socket at its index.
+//! socket, and a socket is closed only while its own event is handled or between two batches, so
+//! no event can meet another socket at its index.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -16,49 +16,63 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::time::Timespec;
 use socket2::Socket;
 
-use super::{HANGUP, Sockets};
-use crate::clients::connection::{Received, Service, State};
+use super::driver::{Driver, EVENTS_MAX, End, Event, HANGUP, clear, connected, unowed};
+use crate::clients::connection::{Connection, Received, Service, State};
 use crate::clients::failures::Kind;
+use crate::clients::pattern::Pattern;
 use crate::clients::socket::{receive, send};
-use crate::clients::worker::{Plan, Worker};
 
-/// Events taken from the kernel at once, at most. More would let the first of them wait long for
-/// the reaction to the last.
-const EVENTS_MAX: usize = 512;
+/// Size of the receive buffer.
+const SCRATCH: usize = 64 << 10;
 
-/// The marker of the event that there is news from the main thread.
+/// Data of the wake-up's event.
 const WAKE: u64 = u64::MAX;
 
-/// The marker of the timer's event.
-const DUE: u64 = u64::MAX - 1;
+/// Data of the timer's event.
+const TIMER: u64 = u64::MAX - 1;
 
-/// What is waited for, from the connect on. No later event will tell of an end again.
+/// Events of a socket, from its connect on. An end is reported only once.
 const INTEREST: EventFlags =
     EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
-/// An epoll instance, and what it told last.
-pub(crate) struct Epoll {
+/// An epoll instance and the current batch of events.
+pub(crate) struct Epoll<'a> {
     epoll: OwnedFd,
+    service: Service,
+    pattern: &'a Pattern,
+    wake: BorrowedFd<'a>,
     events: Vec<epoll::Event>,
+    /// Events of the batch that have been handled.
+    handled: usize,
+    scratch: Box<[u8]>,
 }
 
-impl Sockets for Epoll {
-    fn new(_plan: &Plan, _conns: usize, wake: BorrowedFd<'_>) -> io::Result<Self> {
+impl<'a> Driver<'a> for Epoll<'a> {
+    fn new(
+        _conns: usize,
+        service: Service,
+        pattern: &'a Pattern,
+        wake: BorrowedFd<'a>,
+    ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, wake, EventData::new_u64(WAKE), EventFlags::IN)?;
-        Ok(Self { epoll, events: Vec::with_capacity(EVENTS_MAX) })
+        let events = Vec::with_capacity(EVENTS_MAX);
+        let scratch = vec![0; SCRATCH].into_boxed_slice();
+        Ok(Self { epoll, service, pattern, wake, events, handled: 0, scratch })
     }
 
     fn watch_timer(&mut self, timer: BorrowedFd<'_>) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::ET;
-        Ok(epoll::add(&self.epoll, timer, EventData::new_u64(DUE), flags)?)
+        Ok(epoll::add(&self.epoll, timer, EventData::new_u64(TIMER), flags)?)
     }
 
-    fn wait(&mut self, longest: Duration) -> io::Result<bool> {
+    fn wait(&mut self, timeout: Duration) -> io::Result<bool> {
         self.events.clear();
-        // Whole milliseconds, rounded up, are what every kernel's epoll understands.
-        let wait_ms = longest.as_nanos().div_ceil(1_000_000) as i64;
-        let timeout = Timespec { tv_sec: wait_ms / 1000, tv_nsec: wait_ms % 1000 * 1_000_000 };
+        self.handled = 0;
+        // Every kernel's epoll takes whole milliseconds; rounded up.
+        let timeout_ms = timeout.as_nanos().div_ceil(1_000_000) as i64;
+        let timeout =
+            Timespec { tv_sec: timeout_ms / 1000, tv_nsec: timeout_ms % 1000 * 1_000_000 };
         let buffer = rustix::buffer::spare_capacity(&mut self.events);
         match epoll::wait(&self.epoll, buffer, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(!self.events.is_empty()),
@@ -70,38 +84,32 @@ impl Sockets for Epoll {
         false
     }
 
-    fn handle(worker: &mut Worker<'_, Self>) {
-        let events = std::mem::take(&mut worker.sockets.events);
-        for event in &events {
+    #[inline]
+    fn next_event(&mut self, connections: &mut [Connection]) -> Option<(usize, Event)> {
+        while let Some(&event) = self.events.get(self.handled) {
+            self.handled += 1;
             match event.data.u64() {
-                WAKE => worker.hear(),
-                DUE => worker.on_timer(),
-                index => worker.on_event(index as usize, event.flags),
+                WAKE => clear(self.wake),
+                TIMER => {}
+                index => {
+                    let connection = &mut connections[index as usize];
+                    if let Some(progress) = self.advance(connection, event.flags) {
+                        return Some((index as usize, progress));
+                    }
+                }
             }
         }
-        worker.sockets.events = events;
+        None
     }
 
-    fn await_connect(&mut self, index: usize, socket: &Socket) -> io::Result<()> {
+    fn connect(&mut self, index: usize, socket: &Socket) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(index as u64), INTEREST)?)
     }
 
-    /// One send, which takes the whole request unless it is large.
+    /// Makes one send, which takes the whole request unless it is large.
     #[inline]
-    fn send(worker: &mut Worker<'_, Self>, index: usize) {
-        let connection = &mut worker.connections[index];
-        let Some(socket) = &connection.socket else { return };
-        match send(socket, connection.unsent(&worker.plan.pattern)) {
-            Ok(count) => connection.on_sent(count),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => worker.fail_io(index, Kind::Send, &error),
-        }
-    }
-
-    fn look(worker: &mut Worker<'_, Self>, index: usize) {
-        if worker.connections[index].state != State::Connecting {
-            worker.advance(index, EventFlags::empty());
-        }
+    fn send(&mut self, _index: usize, connection: &mut Connection) -> io::Result<()> {
+        self.send_rest(connection)
     }
 
     fn close(&mut self, _index: usize, socket: Socket) {
@@ -109,87 +117,60 @@ impl Sockets for Epoll {
     }
 }
 
-impl Worker<'_, Epoll> {
-    /// Handles one event.
+impl Epoll<'_> {
+    /// Moves a connection on as far as possible.
     #[inline]
-    fn on_event(&mut self, index: usize, flags: EventFlags) {
-        match self.connections[index].state {
-            State::Exchanging | State::AwaitingEnd => self.advance(index, flags),
-            State::Connecting => self.on_connecting(index, flags),
-            State::Resting => self.on_resting(index),
-            State::New | State::Out => {}
+    fn advance(&mut self, connection: &mut Connection, flags: EventFlags) -> Option<Event> {
+        let socket = connection.socket.as_ref()?;
+        match connection.state {
+            State::Exchanging | State::AwaitingEnd => self.exchange(connection, flags),
+            State::Connecting => connected(socket, flags),
+            State::Resting => unowed(socket).map(Event::Ended),
+            State::New | State::Out => None,
         }
     }
 
-    /// Moves an exchange on as far as it goes.
-    fn advance(&mut self, index: usize, flags: EventFlags) {
-        let plan = self.plan;
-        let (service, pattern) = (plan.service, &plan.pattern);
+    /// Sends and receives until the reply is whole or the socket is not ready.
+    #[inline]
+    fn exchange(&mut self, connection: &mut Connection, flags: EventFlags) -> Option<Event> {
+        let hangup = flags.intersects(HANGUP);
         loop {
-            let connection = &mut self.connections[index];
-            let Some(socket) = &connection.socket else { return };
-
-            // A send that was short has asked the kernel for an event when there is room again.
-            let unsent = connection.unsent(pattern);
-            let sent = match unsent {
-                [] => Ok(0),
-                _ => send(socket, unsent),
-            };
-            match sent {
-                Ok(count) => connection.on_sent(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return self.fail_io(index, Kind::Send, &error),
+            if let Err(error) = self.send_rest(connection) {
+                return Some(Event::Ended(End::Failed(Kind::Send, error)));
             }
-
-            let Some(socket) = &connection.socket else { return };
-            let room = match connection.state {
-                State::AwaitingEnd => 1,
-                _ => (connection.owed(service, pattern) + 1).min(self.scratch.len()),
-            };
+            let socket = connection.socket.as_ref()?;
+            let room = self.scratch.len().min(connection.owed(self.service, self.pattern) + 1);
             let count = match receive(socket, &mut self.scratch[..room]) {
-                Ok(0) => return self.on_end(index),
+                Ok(0) => return Some(Event::Ended(End::Closed)),
                 Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) => return self.fail_io(index, Kind::Receive, &error),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) => return Some(Event::Ended(End::Failed(Kind::Receive, error))),
             };
-            if connection.state == State::AwaitingEnd {
-                return self.fail_surplus(index, count);
-            }
-            match connection.on_received(&self.scratch[..count], service, pattern) {
-                Received::Part => {
-                    if count < room && !flags.intersects(HANGUP) {
-                        return;
-                    }
-                }
+            match connection.on_received(&self.scratch[..count], self.service, self.pattern) {
+                Received::Part if count < room && !hangup => return None,
+                Received::Part => {}
                 Received::Whole => {
-                    self.now = self.control.clock.now();
-                    if service == Service::Hi {
-                        self.await_end(index);
-                        if !flags.intersects(HANGUP) {
-                            return;
-                        }
-                        continue;
-                    }
-                    self.complete(index, self.now);
-                    // The end that came with the reply is not announced again. After the window
-                    // it is none of our business.
-                    let matters = self.now < self.control.end_ns();
-                    if matters && flags.intersects(HANGUP) && self.has_ended(index) {
-                        return;
-                    }
-                    return self.next(index);
+                    // An end that came with the reply is not reported again.
+                    let socket = connection.socket.as_ref()?;
+                    let end = if hangup { unowed(socket) } else { None };
+                    return Some(Event::Replied(end));
                 }
-                Received::Wrong(mismatch) => return self.fail_wrong(index, mismatch),
-                Received::Surplus(count) => return self.fail_surplus(index, count),
+                Received::Wrong(mismatch) => return Some(Event::Ended(End::Mismatch(mismatch))),
+                Received::Surplus(count) => return Some(Event::Ended(End::Surplus(count))),
             }
         }
     }
 
-    /// Nothing was asked for, so nothing should come.
-    fn on_resting(&mut self, index: usize) {
-        self.now = self.control.clock.now();
-        if self.now < self.control.end_ns() {
-            self.has_ended(index);
+    /// Sends what is unsent. After a short send, the kernel reports an event when there is room.
+    #[inline]
+    fn send_rest(&self, connection: &mut Connection) -> io::Result<()> {
+        let unsent = connection.unsent(self.pattern);
+        let (Some(socket), false) = (&connection.socket, unsent.is_empty()) else { return Ok(()) };
+        match send(socket, unsent) {
+            Ok(count) => connection.on_sent(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 }

@@ -25,11 +25,11 @@ use rustix::io::Errno;
 use socket2::Socket;
 
 use self::buffers::Buffers;
-use self::ring::{COMPLETIONS_MAX, Operation, Ring, Token, generation_after};
-use super::Sockets;
-use crate::clients::connection::{Received, Service, State};
+use self::ring::{Operation, Ring, Token, generation_after};
+use super::driver::{Driver, EVENTS_MAX, End, Event, clear, connected};
+use crate::clients::connection::{Connection, Received, Service, State};
 use crate::clients::failures::Kind;
-use crate::clients::worker::{Plan, Worker};
+use crate::clients::pattern::Pattern;
 use lockstep_sys::errno::describe;
 
 /// Tries whether this kernel does what this needs.
@@ -53,15 +53,19 @@ const CONNECTED: EventFlags = EventFlags::OUT.union(EventFlags::IN).union(EventF
 const CLOSING_MAX: usize = 32;
 
 /// A ring, and what it told last.
-pub(crate) struct Uring {
+pub(crate) struct Uring<'a> {
     // The ring is dropped first: nothing it may still read or write is gone before it.
     ring: Ring,
     buffers: Buffers,
+    service: Service,
+    pattern: &'a Pattern,
     completions: Vec<cqueue::Entry>,
+    /// Completions of the batch that have been handled.
+    handled: usize,
     /// What the ring does for each connection.
     links: Box<[Link]>,
     closing: usize,
-    wake: RawFd,
+    wake: BorrowedFd<'a>,
     timer: Option<RawFd>,
 }
 
@@ -74,17 +78,24 @@ struct Link {
     armed: bool,
 }
 
-impl Sockets for Uring {
-    fn new(plan: &Plan, conns: usize, wake: BorrowedFd<'_>) -> io::Result<Self> {
+impl<'a> Driver<'a> for Uring<'a> {
+    fn new(
+        conns: usize,
+        service: Service,
+        pattern: &'a Pattern,
+        wake: BorrowedFd<'a>,
+    ) -> io::Result<Self> {
         let ring = ring::set_up(conns)?;
-        let buffers = Buffers::register(&ring, conns, plan.pattern.size() as usize)?;
+        let buffers = Buffers::register(&ring, conns, pattern.size() as usize)?;
         let mut ring = Ring::new(ring);
-        let wake = wake.as_raw_fd();
-        ring.watch(wake, Operation::Wake);
+        ring.watch(wake.as_raw_fd(), Operation::Wake);
         Ok(Self {
             ring,
             buffers,
-            completions: Vec::with_capacity(COMPLETIONS_MAX),
+            service,
+            pattern,
+            completions: Vec::with_capacity(EVENTS_MAX),
+            handled: 0,
             links: vec![Link::default(); conns].into_boxed_slice(),
             closing: 0,
             wake,
@@ -99,10 +110,11 @@ impl Sockets for Uring {
         Ok(())
     }
 
-    fn wait(&mut self, longest: Duration) -> io::Result<bool> {
+    fn wait(&mut self, timeout: Duration) -> io::Result<bool> {
         self.completions.clear();
+        self.handled = 0;
         self.closing = 0;
-        self.ring.wait(longest, &mut self.completions)?;
+        self.ring.wait(timeout, &mut self.completions)?;
         Ok(!self.completions.is_empty())
     }
 
@@ -110,42 +122,36 @@ impl Sockets for Uring {
         self.ring.has_queued()
     }
 
-    fn handle(worker: &mut Worker<'_, Self>) {
-        let completions = std::mem::take(&mut worker.sockets.completions);
-        for completion in &completions {
-            worker.on_completion(completion);
+    #[inline]
+    fn next_event(&mut self, connections: &mut [Connection]) -> Option<(usize, Event)> {
+        while let Some(completion) = self.completions.get(self.handled).cloned() {
+            self.handled += 1;
+            let token = Token::of(&completion);
+            if let Some(event) = self.on_completion(connections, token, &completion) {
+                return Some((token.index as usize, event));
+            }
         }
-        worker.sockets.completions = completions;
-        worker.sockets.buffers.commit();
+        self.buffers.commit();
+        None
     }
 
-    fn await_connect(&mut self, index: usize, socket: &Socket) -> io::Result<()> {
+    fn connect(&mut self, index: usize, socket: &Socket) -> io::Result<()> {
         let token = self.arm(index, Operation::Connect);
         self.ring.poll(socket.as_raw_fd(), CONNECTED.bits(), token);
         Ok(())
     }
 
     #[inline]
-    fn send(worker: &mut Worker<'_, Self>, index: usize) {
-        let connection = &mut worker.connections[index];
-        let Some(socket) = &connection.socket else { return };
+    fn send(&mut self, index: usize, connection: &mut Connection) -> io::Result<()> {
+        let Some(socket) = &connection.socket else { return Ok(()) };
         let fd = socket.as_raw_fd();
-        let unsent = connection.unsent(&worker.plan.pattern);
-        let sockets = &mut worker.sockets;
-        if !sockets.links[index].armed {
-            sockets.receive(index, fd);
-        }
-        let token = sockets.token(index, Operation::Send);
-        // SAFETY: the plan is borrowed by the worker, so the pattern outlives its ring.
-        unsafe { sockets.ring.send(fd, unsent, token) };
+        self.receive(index, fd);
+        let unsent = connection.unsent(self.pattern);
+        let token = self.token(index, Operation::Send);
+        // SAFETY: the pattern is borrowed for longer than the ring exists, and never written.
+        unsafe { self.ring.send(fd, unsent, token) };
         connection.on_sent(unsent.len());
-    }
-
-    fn look(worker: &mut Worker<'_, Self>, _index: usize) {
-        // Trouble lasts: the next wait says so.
-        if let Ok(true) = worker.sockets.wait(Duration::ZERO) {
-            Self::handle(worker);
-        }
+        Ok(())
     }
 
     fn close(&mut self, index: usize, socket: Socket) {
@@ -164,7 +170,7 @@ impl Sockets for Uring {
     }
 }
 
-impl Uring {
+impl Uring<'_> {
     #[inline]
     fn token(&self, index: usize, operation: Operation) -> Token {
         Token { operation, generation: self.links[index].generation, index: index as u32 }
@@ -175,152 +181,118 @@ impl Uring {
         self.token(index, operation)
     }
 
-    fn receive(&mut self, index: usize, fd: RawFd) {
-        let token = self.arm(index, Operation::Receive);
-        self.ring.receive(fd, token);
-    }
-}
-
-impl Worker<'_, Uring> {
+    /// Queues the receive of a socket, unless it goes on.
     #[inline]
-    fn on_completion(&mut self, completion: &cqueue::Entry) {
-        let token = Token::of(completion);
+    fn receive(&mut self, index: usize, fd: RawFd) {
+        if !self.links[index].armed {
+            let token = self.arm(index, Operation::Receive);
+            self.ring.receive(fd, token);
+        }
+    }
+
+    #[inline]
+    fn on_completion(
+        &mut self,
+        connections: &mut [Connection],
+        token: Token,
+        completion: &cqueue::Entry,
+    ) -> Option<Event> {
         let index = token.index as usize;
         let more = cqueue::more(completion.flags());
         match token.operation {
-            Operation::Receive => self.on_receive(index, token, completion),
-            Operation::Send if self.is_current(token) => self.on_send(index, completion.result()),
+            Operation::Receive => self.on_receive(&mut connections[index], token, completion),
+            Operation::Send if self.is_current(token) => on_send(&connections[index], completion),
             Operation::Connect if self.is_current(token) => {
-                self.on_connect(index, completion.result());
+                self.links[index].armed = false;
+                let socket = connections[index].socket.as_ref()?;
+                match completion.result() {
+                    flags @ 0.. => connected(socket, EventFlags::from_bits_retain(flags as u32)),
+                    error => Some(failed(Kind::Connect, error)),
+                }
             }
             Operation::Wake => {
-                self.hear();
+                clear(self.wake);
                 if !more {
-                    self.sockets.ring.watch(self.sockets.wake, Operation::Wake);
+                    self.ring.watch(self.wake.as_raw_fd(), Operation::Wake);
                 }
+                None
             }
             Operation::Timer => {
-                self.on_timer();
-                if let Some(timer) = self.sockets.timer
+                if let Some(timer) = self.timer
                     && !more
                 {
-                    self.sockets.ring.watch(timer, Operation::Timer);
+                    self.ring.watch(timer, Operation::Timer);
                 }
+                None
             }
-            Operation::Send | Operation::Connect | Operation::Close => {}
+            Operation::Send | Operation::Connect | Operation::Close => None,
         }
     }
 
-    /// Whether the connection has the same socket still.
+    /// True if the connection still has the socket that the operation was for.
     #[inline]
     fn is_current(&self, token: Token) -> bool {
-        self.sockets.links[token.index as usize].generation == token.generation
+        self.links[token.index as usize].generation == token.generation
     }
 
-    fn on_connect(&mut self, index: usize, result: i32) {
-        self.sockets.links[index].armed = false;
-        match result {
-            0.. => self.on_connecting(index, EventFlags::from_bits_retain(result as u32)),
-            error => self.fail_io(index, Kind::Connect, &io::Error::from_raw_os_error(-error)),
-        }
-    }
-
-    /// A receive has something to say: bytes, the end, or why it does not go on.
+    /// Handles bytes, the end of the stream, or an error. The receive goes on afterwards unless the
+    /// connection has ended.
     #[inline]
-    fn on_receive(&mut self, index: usize, token: Token, completion: &cqueue::Entry) {
+    fn on_receive(
+        &mut self,
+        connection: &mut Connection,
+        token: Token,
+        completion: &cqueue::Entry,
+    ) -> Option<Event> {
+        let index = token.index as usize;
         let buffer = cqueue::buffer_select(completion.flags());
         if !self.is_current(token) {
-            return buffer.into_iter().for_each(|buffer| self.sockets.buffers.give_back(buffer));
+            buffer.into_iter().for_each(|buffer| self.buffers.give_back(buffer));
+            return None;
         }
         if !cqueue::more(completion.flags()) {
-            self.sockets.links[index].armed = false;
+            self.links[index].armed = false;
         }
-        match (completion.result(), buffer) {
-            (0, _) => self.on_last(index),
-            (count @ 1.., Some(buffer)) => self.on_bytes(index, buffer, count as usize),
-            // All buffers were in use, and are not any more when this is submitted again.
-            (error, _) if error == -libc::ENOBUFS => {}
-            (error, _) => self.on_broken(index, &io::Error::from_raw_os_error(-error)),
-        }
-        if let Some(socket) = &self.connections[index].socket
-            && self.is_current(token)
-            && !self.sockets.links[index].armed
-        {
-            self.sockets.receive(index, socket.as_raw_fd());
-        }
-    }
-
-    #[inline]
-    fn on_bytes(&mut self, index: usize, buffer: u16, count: usize) {
-        let (service, pattern) = (self.plan.service, &self.plan.pattern);
-        let connection = &mut self.connections[index];
-        let received = match connection.state {
-            State::Exchanging => {
-                let bytes = self.sockets.buffers.filled(buffer, count);
-                connection.on_received(bytes, service, pattern)
+        let event = match (completion.result(), buffer) {
+            (0, _) => return Some(Event::Ended(End::Closed)),
+            (count @ 1.., Some(buffer)) => {
+                let bytes = self.buffers.filled(buffer, count as usize);
+                let received = connection.on_received(bytes, self.service, self.pattern);
+                self.buffers.give_back(buffer);
+                match received {
+                    Received::Part => None,
+                    Received::Whole => Some(Event::Replied(None)),
+                    Received::Wrong(wrong) => return Some(Event::Ended(End::Mismatch(wrong))),
+                    Received::Surplus(count) => return Some(Event::Ended(End::Surplus(count))),
+                }
             }
-            _ => Received::Surplus(count),
+            // All buffers were in use. They are free when this is submitted again.
+            (error, _) if error == -libc::ENOBUFS => None,
+            (error, _) => return Some(failed(Kind::Receive, error)),
         };
-        self.sockets.buffers.give_back(buffer);
-        match received {
-            Received::Part => {}
-            Received::Whole => {
-                self.now = self.control.clock.now();
-                if service == Service::Hi {
-                    return self.await_end(index);
-                }
-                self.complete(index, self.now);
-                self.next(index);
-            }
-            Received::Wrong(mismatch) => self.fail_wrong(index, mismatch),
-            Received::Surplus(count) => {
-                if self.matters(index) {
-                    self.fail_surplus(index, count);
-                }
-            }
+        if let Some(socket) = &connection.socket {
+            self.receive(index, socket.as_raw_fd());
         }
+        event
     }
+}
 
-    /// The server has ended its side.
-    #[cold]
-    fn on_last(&mut self, index: usize) {
-        let state = self.connections[index].state;
-        match state {
-            State::Exchanging | State::AwaitingEnd => self.on_end(index),
-            _ if self.matters(index) => self.fail_unowed(index),
-            _ => self.sockets.links[index].armed = true, // Nothing more comes, so it is as good as.
-        }
-    }
+fn failed(kind: Kind, result: i32) -> Event {
+    Event::Ended(End::Failed(kind, io::Error::from_raw_os_error(-result)))
+}
 
-    #[cold]
-    fn on_broken(&mut self, index: usize, error: &io::Error) {
-        if self.matters(index) {
-            self.fail_io(index, Kind::Receive, error);
-        }
+/// A send has failed; or it was short, because the rest failed: then the socket has the error.
+#[cold]
+fn on_send(connection: &Connection, completion: &cqueue::Entry) -> Option<Event> {
+    if connection.state != State::Exchanging {
+        return None;
     }
-
-    /// Whether what came is any business of ours: after the window, with nothing asked for, it is
-    /// not.
-    fn matters(&mut self, index: usize) -> bool {
-        if self.connections[index].state != State::Resting {
-            return true;
-        }
-        self.now = self.control.clock.now();
-        self.now < self.control.end_ns()
+    if completion.result() < 0 {
+        return Some(failed(Kind::Send, completion.result()));
     }
-
-    /// A send has failed; or has ended early, because what was left failed, and nobody says why.
-    #[cold]
-    fn on_send(&mut self, index: usize, result: i32) {
-        if self.connections[index].state != State::Exchanging {
-            return;
-        }
-        match result {
-            0.. => match self.connections[index].socket.as_ref().map(Socket::take_error) {
-                Some(Ok(Some(error)) | Err(error)) => self.fail_io(index, Kind::Send, &error),
-                _ => self.fail_io(index, Kind::Send, &Errno::PIPE.into()),
-            },
-            error => self.fail_io(index, Kind::Send, &io::Error::from_raw_os_error(-error)),
-        }
-    }
+    let error = match connection.socket.as_ref().map(Socket::take_error) {
+        Some(Ok(Some(error)) | Err(error)) => error,
+        _ => Errno::PIPE.into(),
+    };
+    Some(Event::Ended(End::Failed(Kind::Send, error)))
 }

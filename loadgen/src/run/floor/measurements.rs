@@ -12,7 +12,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::process::getppid;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::clients::pattern::{Pattern, Window};
+use crate::clients::pattern::{Offset, Pattern};
 use crate::clients::socket::{receive, send};
 use crate::machine::cpu_time::of_this_thread_ns;
 use lockstep_sys::cpus::pin;
@@ -72,14 +72,14 @@ impl Pair {
 pub(super) fn one_thread(pairs: &[Pair], pattern: &Pattern, slice: Duration) -> io::Result<f64> {
     let mut request = vec![0; pattern.size() as usize];
     let mut reply = request.clone();
-    let mut window = Window::first(0);
+    let mut offset = Offset::first(0);
     let mut next = pairs.iter().cycle();
     let (begin, begin_cpu) = (Instant::now(), of_this_thread_ns());
     let mut exchanges = 0;
     loop {
         for pair in next.by_ref().take(BATCH) {
-            window = window.next();
-            let sent = pattern.request(window);
+            offset = offset.next();
+            let sent = pattern.request(offset);
             transfer(sent, &pair.client, &pair.server, &mut request)?;
             // The server sends the bytes it received, so one comparison verifies both ways.
             transfer(&request, &pair.server, &pair.client, &mut reply)?;
@@ -201,19 +201,19 @@ fn serve(pairs: &[Pair], over: &AtomicBool) -> io::Result<()> {
 
 /// The present exchange of a connection.
 struct Exchange {
-    window: Window,
+    offset: Offset,
     sent: usize,
     received: usize,
 }
 
 impl Exchange {
-    fn new(window: Window) -> Self {
-        Self { window, sent: 0, received: 0 }
+    fn new(offset: Offset) -> Self {
+        Self { offset, sent: 0, received: 0 }
     }
 
     /// Sends the rest of the request, or receives more of the reply. True once it is complete.
     fn advance(&mut self, pair: &Pair, pattern: &Pattern, buffer: &mut [u8]) -> io::Result<bool> {
-        let request = pattern.request(self.window);
+        let request = pattern.request(self.offset);
         if self.sent < request.len() {
             self.sent += if_ready(send(&pair.client, &request[self.sent..]))?.unwrap_or(0);
             if self.sent == request.len() {
@@ -232,7 +232,7 @@ impl Exchange {
 /// The client's side of [`two_threads`]: nanoseconds from one reply to the next.
 fn drive(pairs: &[Pair], pattern: &Pattern, slice: Duration, over: &AtomicBool) -> io::Result<f64> {
     let mut buffer = vec![0; (pattern.size() as usize).min(BUFFER)];
-    let first = |number| Some(Exchange::new(Window::first(number)));
+    let first = |number| Some(Exchange::new(Offset::first(number)));
     let mut present: Vec<Option<Exchange>> = (0..pairs.len() as u32).map(first).collect();
     let begin = Instant::now();
     let (mut exchanges, mut open, mut polls) = (0_usize, pairs.len(), 0);
@@ -263,7 +263,7 @@ fn drive(pairs: &[Pair], pattern: &Pattern, slice: Duration, over: &AtomicBool) 
                 *present = None;
                 open -= 1;
             } else {
-                *exchange = Exchange::new(exchange.window.next());
+                *exchange = Exchange::new(exchange.offset.next());
                 exchange.advance(pair, pattern, &mut buffer)?;
             }
         }

@@ -8,11 +8,8 @@ use std::time::Duration;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
+use super::super::driver::EVENTS_MAX;
 use super::buffers::GROUP;
-
-/// Completions taken at once, at most. More would let the first of them wait long for the reaction
-/// to the last.
-pub(super) const COMPLETIONS_MAX: usize = 512;
 
 /// Slots of the submission queue, at least and at most; when it is full, what is in it is
 /// submitted. They are used in turn: the fewer, the better they stay in the processor's cache.
@@ -235,7 +232,7 @@ impl Ring {
             Ok(0)
         };
         entered.or_else(passing)?;
-        completions.extend(self.ring.completion().take(COMPLETIONS_MAX));
+        completions.extend(self.ring.completion().take(EVENTS_MAX));
         Ok(())
     }
 

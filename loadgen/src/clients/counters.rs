@@ -1,0 +1,385 @@
+//! Counters of one load-generating thread, and their sum over all threads.
+
+use hdrhistogram::Histogram;
+
+use crate::clients::clock::NEVER;
+use crate::clients::connection::Connection;
+use crate::clients::control::Control;
+use crate::clients::failures::{Failures, Kind};
+use crate::clients::intervals::{IntervalCounts, add, histogram};
+use crate::clients::pacer::Due;
+use crate::clients::plan::{Plan, ThreadLoad};
+use crate::clients::spacing::Spacing;
+use crate::machine::procfs::{self, Usage};
+
+/// Counts of one thread, or of all after [`merge`](Self::merge), except those that are kept by
+/// interval: see [`IntervalCounts`].
+#[derive(Debug)]
+pub struct Totals {
+    /// From connect(2) to an established connection.
+    pub connect: Histogram<u64>,
+    /// From the first send on a new connection to its whole reply.
+    pub first_exchange: Histogram<u64>,
+    /// Verified exchanges, including first ones and those of the warm-up.
+    pub exchanges: u64,
+    /// Instant of the last measured reply, nanoseconds.
+    pub last_reply_ns: u64,
+    /// Connections that were tried.
+    pub attempted: u64,
+    /// Connections that were established.
+    pub connected: u64,
+    /// Connections that were tried and never got a whole reply.
+    pub unserved: u64,
+    /// Measured exchanges of each connection that was tried.
+    pub per_connection: Vec<u64>,
+    /// Failed connections by kind.
+    pub failures: Failures,
+    /// Resource usage in the measured window; of several threads, the sum.
+    pub usage: Option<Usage>,
+    /// Time in the measured window that was spent polling without finding anything.
+    pub spun_ns: u64,
+    /// Share of the measured window that the thread was on a CPU, without `spun_ns`; of several
+    /// threads, the highest.
+    pub busy: f64,
+    /// Share of the measured window that the thread was runnable but had no CPU; of several
+    /// threads, the highest.
+    pub waiting: f64,
+    /// Counts of an open loop.
+    pub open: Option<OpenTotals>,
+}
+
+/// Counts of the requests that an open loop planned in the measured window.
+#[derive(Debug)]
+pub struct OpenTotals {
+    /// Lateness caused by the generator itself, without the wait for an idle connection.
+    pub own_lateness: Histogram<u64>,
+    /// Requests planned.
+    pub planned: u64,
+    /// Requests sent before the window's end.
+    pub sent_in_time: u64,
+    /// Requests never sent.
+    pub unsent: u64,
+    /// Requests that found no idle connection when they were due.
+    pub waited: u64,
+    /// Instant of the last send.
+    pub last_sent_ns: u64,
+    /// End of the plan: the window's end, or the instant at which the request after the last would
+    /// be due.
+    pub plan_end_ns: u64,
+    /// Distances between sends, by thread.
+    pub spacing: Vec<Spacing>,
+}
+
+impl OpenTotals {
+    fn new(spacing: Option<Spacing>) -> Self {
+        Self {
+            own_lateness: histogram(),
+            planned: 0,
+            sent_in_time: 0,
+            unsent: 0,
+            waited: 0,
+            last_sent_ns: 0,
+            plan_end_ns: u64::MAX,
+            spacing: spacing.into_iter().collect(),
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        add(&mut self.own_lateness, &other.own_lateness);
+        self.planned += other.planned;
+        self.sent_in_time += other.sent_in_time;
+        self.unsent += other.unsent;
+        self.waited += other.waited;
+        self.last_sent_ns = self.last_sent_ns.max(other.last_sent_ns);
+        self.plan_end_ns = self.plan_end_ns.min(other.plan_end_ns);
+        self.spacing.extend(other.spacing);
+    }
+}
+
+impl Totals {
+    /// Returns zero counts. Allocates all memory that counting needs.
+    pub fn new() -> Self {
+        Self {
+            connect: histogram(),
+            first_exchange: histogram(),
+            exchanges: 0,
+            last_reply_ns: 0,
+            attempted: 0,
+            connected: 0,
+            unserved: 0,
+            per_connection: Vec::new(),
+            failures: Failures::default(),
+            usage: None,
+            spun_ns: 0,
+            busy: 0.0,
+            waiting: 0.0,
+            open: None,
+        }
+    }
+
+    /// Adds the counts of another thread.
+    pub fn merge(&mut self, other: Totals) {
+        add(&mut self.connect, &other.connect);
+        add(&mut self.first_exchange, &other.first_exchange);
+        self.exchanges += other.exchanges;
+        self.last_reply_ns = self.last_reply_ns.max(other.last_reply_ns);
+        self.attempted += other.attempted;
+        self.connected += other.connected;
+        self.unserved += other.unserved;
+        self.per_connection.extend(other.per_connection);
+        self.failures.merge(other.failures);
+        self.usage = self.usage.into_iter().chain(other.usage).reduce(Usage::plus);
+        self.spun_ns += other.spun_ns;
+        self.busy = self.busy.max(other.busy);
+        self.waiting = self.waiting.max(other.waiting);
+        if let Some(theirs) = other.open {
+            self.open.get_or_insert_with(|| OpenTotals::new(None)).merge(theirs);
+        }
+    }
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Position of a thread relative to the measured window.
+#[derive(Clone, Copy)]
+enum Window {
+    Ahead,
+    /// The readings at the window's start.
+    Inside {
+        clock_ns: u64,
+        usage: Option<Usage>,
+        waited_ns: Option<u64>,
+    },
+    Over,
+}
+
+/// Counters of one running thread: its totals, and the counts of the current interval, which go to
+/// the main thread when the interval is over.
+pub(crate) struct Counters<'a> {
+    control: &'a Control,
+    thread: usize,
+    /// False if a number of exchanges was asked for.
+    unlimited: bool,
+    interval_ns: u64,
+    pub(crate) totals: Totals,
+    interval: IntervalCounts,
+    interval_number: u64,
+    interval_end_ns: u64,
+    window: Window,
+}
+
+impl<'a> Counters<'a> {
+    pub(crate) fn new(plan: &Plan, control: &'a Control, load: ThreadLoad) -> Self {
+        let mut totals = Totals::new();
+        totals.open = plan.open.map(|open| {
+            let seed = open.seed.wrapping_add(load.thread as u64);
+            let mean_ns = open.mean_gap_ns(plan.threads);
+            OpenTotals::new(Some(Spacing::new(open.arrivals, mean_ns, seed)))
+        });
+        Self {
+            control,
+            thread: load.thread,
+            unlimited: load.requests == u64::MAX,
+            interval_ns: plan.interval_ns,
+            totals,
+            interval: IntervalCounts::new(plan.open.is_some()),
+            interval_number: 0,
+            interval_end_ns: NEVER,
+            window: Window::Ahead,
+        }
+    }
+
+    /// Counts an established connection.
+    pub(crate) fn connected(&mut self, latency_ns: u64) {
+        self.totals.connected += 1;
+        self.totals.connect.saturating_record(latency_ns);
+    }
+
+    /// Counts a request of an open loop that is sent now, on a connection that has been idle since
+    /// `idle_ns`.
+    #[inline]
+    pub(crate) fn planned(&mut self, due: Due, idle_ns: u64, now: u64) {
+        let Some(open) = &mut self.totals.open else { return };
+        if due.measured {
+            let own_ns = now - idle_ns.clamp(due.planned_ns, now);
+            open.planned += 1;
+            open.sent_in_time += u64::from(now < self.control.end_ns());
+            open.waited += u64::from(idle_ns > due.planned_ns);
+            open.last_sent_ns = now;
+            open.own_lateness.saturating_record(own_ns);
+            for spacing in &mut open.spacing {
+                spacing.note(due.planned_ns + own_ns);
+            }
+        }
+    }
+
+    /// Counts the requests of an open loop that were never sent, of a plan that ends at
+    /// `plan_end_ns`.
+    pub(crate) fn unsent(&mut self, count: u64, plan_end_ns: u64) {
+        if let Some(open) = &mut self.totals.open {
+            (open.unsent, open.plan_end_ns) = (count, plan_end_ns);
+            open.planned += count;
+        }
+    }
+
+    /// Counts the send of a request.
+    #[inline]
+    pub(crate) fn sent(&mut self, connection: &Connection) {
+        if let Some(open) = &mut self.interval.open
+            && connection.measured
+        {
+            open.lateness.saturating_record(connection.since_ns - connection.planned_ns);
+        }
+    }
+
+    /// Counts an exchange whose whole reply was here at `replied_ns`.
+    ///
+    /// Throughput counts the exchanges that end in the window, wherever they began: as many enter
+    /// at its start as leave at its end. Latency is of those that begin in it, however late they
+    /// end: otherwise the longest would be dropped. A number of exchanges that was asked for is of
+    /// those that begin in it.
+    #[inline]
+    pub(crate) fn replied(&mut self, connection: &mut Connection, replied_ns: u64) {
+        self.enter_interval(replied_ns);
+        self.record_latency(connection, replied_ns);
+        self.totals.exchanges += 1;
+        let began_inside = std::mem::take(&mut connection.measured);
+        let window = self.control.start_ns()..self.control.end_ns();
+        if window.contains(&replied_ns) && (began_inside || self.unlimited) {
+            connection.exchanges += 1;
+            self.interval.exchanges += 1;
+            self.totals.last_reply_ns = replied_ns;
+        }
+        if !connection.served {
+            connection.served = true;
+            self.totals.first_exchange.saturating_record(replied_ns - connection.since_ns);
+        }
+    }
+
+    /// Counts the failure of a connection; `describe` is called for the first of its kind.
+    pub(crate) fn failed(
+        &mut self,
+        connection: &Connection,
+        kind: Kind,
+        errno: Option<i32>,
+        now: u64,
+        describe: impl FnOnce() -> String,
+    ) {
+        self.enter_interval(now);
+        self.interval.errors += u64::from(now >= self.control.start_ns());
+        if kind == Kind::Timeout {
+            // It took at least this long: without it the longest waits would be in no percentile.
+            self.record_latency(connection, now);
+        }
+        self.totals.failures.count(kind, errno, now, describe);
+    }
+
+    /// Records the latency of an exchange that began in the window.
+    #[inline]
+    fn record_latency(&mut self, connection: &Connection, until_ns: u64) {
+        if connection.measured {
+            self.interval.exchange.saturating_record(until_ns - connection.since_ns);
+            if let Some(open) = &mut self.interval.open {
+                open.response.saturating_record(until_ns - connection.planned_ns);
+            }
+        }
+    }
+
+    /// Counts time that was spent polling for nothing from `from_ns` on.
+    pub(crate) fn spun(&mut self, from_ns: u64, spun_ns: u64) {
+        if (self.control.start_ns()..self.control.end_ns()).contains(&from_ns) {
+            self.totals.spun_ns += spun_ns;
+        }
+    }
+
+    /// Publishes the thread's progress, with this many connections being opened, and takes what is
+    /// due at the edges of intervals and of the measured window.
+    pub(crate) fn publish(&mut self, opening: usize, now: u64) {
+        if matches!(self.window, Window::Ahead) {
+            // The window is set some iterations before it starts.
+            self.interval_end_ns = self.control.start_ns().saturating_add(self.interval_ns);
+        }
+        self.enter_interval(now);
+        match self.window {
+            Window::Ahead if now >= self.control.start_ns() => {
+                let (waited_ns, usage) = (procfs::thread_waited_ns(), procfs::thread_usage());
+                self.window = Window::Inside { clock_ns: now, usage, waited_ns };
+            }
+            Window::Inside { .. } if now >= self.control.end_ns() => self.end_window(),
+            _ => {}
+        }
+        let opened = self.totals.attempted - opening as u64;
+        self.control.publish(self.thread, opened, self.totals.exchanges);
+    }
+
+    /// Goes on to the interval of that instant if the current one is over.
+    #[inline]
+    fn enter_interval(&mut self, at_ns: u64) {
+        if at_ns >= self.interval_end_ns {
+            self.next_interval(at_ns);
+        }
+    }
+
+    #[cold]
+    fn next_interval(&mut self, at_ns: u64) {
+        let start_ns = self.control.start_ns();
+        let number = at_ns.saturating_sub(start_ns) / self.interval_ns;
+        self.hand_over(number);
+        self.interval_end_ns =
+            start_ns.saturating_add((number + 1).saturating_mul(self.interval_ns));
+    }
+
+    fn hand_over(&mut self, next: u64) {
+        let queue = &self.control.queues()[self.thread];
+        queue.push(self.interval_number, next, &mut self.interval);
+        self.interval_number = next;
+    }
+
+    fn end_window(&mut self) {
+        if let Window::Inside { clock_ns, usage, waited_ns } = self.window {
+            let window_ns = self.control.clock.now().saturating_sub(clock_ns).max(1) as f64;
+            let usage = procfs::thread_usage().zip(usage).map(|(now, before)| now.since(before));
+            let used_ns = usage.map_or(0, |usage| usage.cpu_ns);
+            self.totals.usage = usage;
+            self.totals.busy = used_ns.saturating_sub(self.totals.spun_ns) as f64 / window_ns;
+            self.totals.waiting = waited_ns
+                .zip(procfs::thread_waited_ns())
+                .map_or(0.0, |(before, after)| after.saturating_sub(before) as f64 / window_ns);
+        }
+        self.window = Window::Over;
+    }
+
+    /// Ends the window if it has not ended, and hands over the last interval.
+    pub(crate) fn finish(&mut self) {
+        self.end_window();
+        self.hand_over(NEVER);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merge_adds_counts_and_keeps_the_busiest() {
+        let mut sum = Totals::new();
+        for (value, busy) in [(1_000, 0.5), (3_000, 0.9), (2_000, 0.2)] {
+            let mut totals = Totals::new();
+            totals.connect.saturating_record(value);
+            totals.exchanges = 1;
+            totals.last_reply_ns = value;
+            totals.per_connection.push(value);
+            totals.busy = busy;
+            sum.merge(totals);
+        }
+        assert_eq!((sum.exchanges, sum.last_reply_ns, sum.busy), (3, 3_000, 0.9));
+        assert_eq!(sum.per_connection, [1_000, 3_000, 2_000]);
+        // Three digits: values differ by at most a thousandth.
+        assert!((3_000..=3_003).contains(&sum.connect.max()));
+        assert_eq!(sum.connect.len(), 3);
+    }
+}

@@ -12,6 +12,7 @@
 //! * [`tcp_info`]: state of a TCP connection, accept queue of a listener.
 //! * [`counters`]: the kernel's counters of a network namespace.
 //! * [`sock_diag`]: TCP sockets of any process.
+//! * [`uring`]: io_uring and its receive buffers.
 
 pub mod busy_poll;
 pub mod counters;
@@ -21,3 +22,4 @@ pub mod limits;
 pub mod sock_diag;
 pub mod tcp_info;
 pub mod units;
+pub mod uring;

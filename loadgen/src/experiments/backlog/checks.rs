@@ -23,10 +23,10 @@ impl Waiting {
 /// Checks at the release.
 pub(super) fn at_release(counters: &Counters, waiting: &Waiting) -> Vec<Check> {
     let checks = [
-        ("held: ListenOverflows = SYNs without an answer", "ListenOverflows", waiting.unanswered()),
-        ("held: TCPSynRetrans = SYNs the clients sent again", "TCPSynRetrans", waiting.retrans),
-        ("held: ActiveOpens = connects", "ActiveOpens", waiting.conns),
-        ("held: PassiveOpens = clients connected", "PassiveOpens", waiting.connected),
+        ("hold: ListenOverflows = SYNs without an answer", "ListenOverflows", waiting.unanswered()),
+        ("hold: TCPSynRetrans = SYNs the clients sent again", "TCPSynRetrans", waiting.retrans),
+        ("hold: ActiveOpens = connects", "ActiveOpens", waiting.conns),
+        ("hold: PassiveOpens = clients connected", "PassiveOpens", waiting.connected),
     ];
     let checks = checks.into_iter().filter_map(|(name, counter, seen)| {
         Some(equal(name, *counters.get(counter)?, seen as i64))
@@ -60,7 +60,7 @@ pub(super) fn at_end(
         (counter("ListenOverflows"), held.get("ListenOverflows"))
     {
         checks.push(Check {
-            name: "since: ListenOverflows are no fewer than ghosts".to_owned(),
+            name: "release to end: ListenOverflows >= ghosts".to_owned(),
             left: overflows - before,
             right: measured.ghosts as i64,
             holds: overflows - before >= measured.ghosts as i64,

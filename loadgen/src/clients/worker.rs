@@ -12,7 +12,6 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use lockstep_sys::busy_poll::BusyPoll;
-use lockstep_sys::errno;
 
 use crate::clients::connection::{Connection, Service, State};
 use crate::clients::control::Control;
@@ -21,7 +20,6 @@ use crate::clients::engine::driver::{Driver, EVENTS_MAX, End, Event};
 use crate::clients::engine::{Engine, Epoll, Uring};
 use crate::clients::failures::Kind;
 use crate::clients::pacer::{Due, Pacer};
-use crate::clients::pattern::Mismatch;
 use crate::clients::plan::{Plan, ThreadLoad};
 
 /// Connections of a run that are opened concurrently, at most: enough to keep a server busy, few
@@ -342,7 +340,7 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
                 self.catch_up()?;
             }
             if overdue(self) {
-                self.fail_timeout(index);
+                self.fail(index, &End::TimedOut(self.plan.timeout));
             }
         }
         Ok(())
@@ -381,7 +379,7 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
                     // After the window it does not matter any more.
                     Some(end) if self.now < self.control.end_ns() => {
                         self.rest(index);
-                        self.fail_end(index, end);
+                        self.fail(index, &end);
                     }
                     _ => self.next(index),
                 }
@@ -390,7 +388,7 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
                 self.now = self.control.clock.now();
                 self.counters.connected(self.now - self.connections[index].since_ns);
                 match end {
-                    Some(end) => self.fail_end(index, end),
+                    Some(end) => self.fail(index, &end),
                     None => self.send_request(index),
                 }
             }
@@ -411,10 +409,10 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
                 self.now = self.control.clock.now();
                 // After the window it does not matter any more.
                 if self.now < self.control.end_ns() {
-                    self.fail_end(index, end);
+                    self.fail(index, &end);
                 }
             }
-            (_, end) => self.fail_end(index, end),
+            (_, end) => self.fail(index, &end),
         }
     }
 
@@ -507,7 +505,7 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
         connection.begin(self.now);
         self.counters.sent(connection);
         if let Err(error) = self.driver.send(index, connection) {
-            self.fail_io(index, Kind::Send, &error);
+            self.fail(index, &End::Failed(Kind::Send, error));
         }
     }
 
@@ -523,7 +521,7 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
         });
         match opened {
             Ok(socket) => connection.socket = Some(socket),
-            Err(error) => self.fail_io(index, Kind::Connect, &error),
+            Err(error) => self.fail(index, &End::Failed(Kind::Connect, error)),
         }
     }
 
@@ -541,17 +539,13 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
     // Failures.
 
     /// Counts the failure of a connection and takes it out of the run.
-    fn fail(
-        &mut self,
-        index: usize,
-        kind: Kind,
-        errno: Option<i32>,
-        describe: impl FnOnce(&Connection) -> String,
-    ) {
+    #[cold]
+    fn fail(&mut self, index: usize, end: &End) {
         let number = self.load.first as usize + index;
         let connection = &mut self.connections[index];
+        let (kind, errno) = (end.kind(connection.state), end.errno());
         self.counters.failed(connection, kind, errno, self.now, || {
-            format!("connection {number}: {}", describe(connection))
+            format!("connection {number}: {}", end.describe(connection))
         });
         let state = std::mem::replace(&mut connection.state, State::Out);
         if state == State::Resting {
@@ -569,43 +563,5 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
             self.release_opening(index);
         }
         self.close(index);
-    }
-
-    fn fail_end(&mut self, index: usize, end: End) {
-        let exchanging = self.connections[index].state == State::Exchanging;
-        match end {
-            End::Closed if exchanging => self.fail(index, Kind::Eof, None, |connection| {
-                format!("the server closed after {} bytes of the reply", connection.received())
-            }),
-            End::Closed => self.fail(index, Kind::Eof, None, |_| {
-                "the server closed while nothing was owed".to_owned()
-            }),
-            End::Surplus(count) => self.fail(index, Kind::Surplus, None, |_| {
-                format!("{count} bytes more than were asked for")
-            }),
-            End::Mismatch(Mismatch { at, expected, found }) => {
-                self.fail(index, Kind::Mismatch, None, |_| {
-                    format!("byte {at} of the reply was {found:#04x}, not {expected:#04x}")
-                });
-            }
-            End::Failed(kind, error) => self.fail_io(index, kind, &error),
-        }
-    }
-
-    #[cold]
-    fn fail_io(&mut self, index: usize, kind: Kind, error: &io::Error) {
-        self.fail(index, kind, error.raw_os_error(), |_| errno::text(error));
-    }
-
-    #[cold]
-    fn fail_timeout(&mut self, index: usize) {
-        let timeout = humantime::format_duration(self.plan.timeout);
-        let state = self.connections[index].state;
-        let kind = if state == State::Connecting { Kind::Connect } else { Kind::Timeout };
-        self.fail(index, kind, None, |connection| match state {
-            State::Connecting => format!("not established within {timeout}"),
-            State::AwaitingEnd => format!("the server did not close within {timeout}"),
-            _ => format!("{} bytes of the reply within {timeout}", connection.received()),
-        });
     }
 }

@@ -9,6 +9,7 @@ mod burst;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -16,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use lockstep_results::backlog::Counters;
 use lockstep_results::storm::{Queue, Storm};
 use lockstep_results::{Environment, Header, Latencies, Latency};
+use rustix::event::{EventfdFlags, eventfd};
 
 pub use args::{Close, StormArgs};
 
@@ -178,12 +180,14 @@ fn observe(session: &Session, load: &Load) -> Result<Observed, Failure> {
     let mut watch = QueueWatch::start(load.target.addr);
     let before = NetCounters::read().map_err(failed("the kernel's counters"))?;
     let stop = AtomicBool::new(false);
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|error| failed("eventfd")(error.into()))?;
     let clock = Clock::start();
     let (counts, signal) = thread::scope(|scope| {
-        let (stop, clock) = (&stop, &clock);
+        let (stop, clock, wake) = (&stop, &clock, &wake);
         let burst = thread::Builder::new()
             .name("burst".to_owned())
-            .spawn_scoped(scope, move || Burst::new(load, clock, stop)?.run())
+            .spawn_scoped(scope, move || Burst::new(load, clock, stop, wake.as_fd())?.run())
             .map_err(failed("cannot start a thread"))?;
         let mut signal = None;
         while !burst.is_finished() {
@@ -191,6 +195,8 @@ fn observe(session: &Session, load: &Load) -> Result<Observed, Failure> {
             if let Some(number) = session.signal_within(WATCH_INTERVAL) {
                 signal = Some(number);
                 stop.store(true, Relaxed);
+                // It fails only if it is readable already.
+                let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
             }
         }
         let counts =

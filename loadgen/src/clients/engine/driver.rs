@@ -10,10 +10,11 @@ use std::time::Duration;
 use rustix::event::epoll::EventFlags;
 use socket2::Socket;
 
-use crate::clients::connection::{Connection, Service};
+use crate::clients::connection::{Connection, Service, State};
 use crate::clients::failures::Kind;
 use crate::clients::pattern::{Mismatch, Pattern};
 use crate::clients::socket::receive;
+use lockstep_sys::errno;
 
 /// Events or completions taken from the kernel at once, at most. More would delay the reaction to
 /// the first of them by that to the last.
@@ -41,6 +42,54 @@ pub(crate) enum End {
     Mismatch(Mismatch),
     /// A system call has failed.
     Failed(Kind, io::Error),
+    /// The connect, the reply or the server's close has taken longer than this.
+    TimedOut(Duration),
+}
+
+impl End {
+    /// Kind of the failure of a connection in this state.
+    pub(crate) fn kind(&self, state: State) -> Kind {
+        match self {
+            Self::Closed => Kind::Eof,
+            Self::Surplus(_) => Kind::Surplus,
+            Self::Mismatch(_) => Kind::Mismatch,
+            Self::Failed(kind, _) => *kind,
+            Self::TimedOut(_) if state == State::Connecting => Kind::Connect,
+            Self::TimedOut(_) => Kind::Timeout,
+        }
+    }
+
+    /// Error number of the system call that has failed.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Failed(_, error) => error.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    /// Describes the failure of a connection.
+    pub(crate) fn describe(&self, connection: &Connection) -> String {
+        let received = connection.received();
+        match (self, connection.state) {
+            (Self::Closed, State::Exchanging) => {
+                format!("the server closed after {received} bytes of the reply")
+            }
+            (Self::Closed, _) => "the server closed while nothing was owed".to_owned(),
+            (Self::Surplus(count), _) => format!("{count} bytes more than were asked for"),
+            (Self::Mismatch(Mismatch { at, expected, found }), _) => {
+                format!("byte {at} of the reply was {found:#04x}, not {expected:#04x}")
+            }
+            (Self::Failed(_, error), _) => errno::text(error),
+            (Self::TimedOut(timeout), state) => {
+                let timeout = humantime::format_duration(*timeout);
+                match state {
+                    State::Connecting => format!("not established within {timeout}"),
+                    State::AwaitingEnd => format!("the server did not close within {timeout}"),
+                    _ => format!("{received} bytes of the reply within {timeout}"),
+                }
+            }
+        }
+    }
 }
 
 /// Engine of one thread. Waiting has two steps: [`wait`](Self::wait) takes a batch from the kernel,

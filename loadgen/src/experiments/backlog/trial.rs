@@ -7,12 +7,16 @@
 use std::fmt::Display;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use lockstep_results::backlog::{Counters, Depth, Outcome, Trial};
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::time::Timespec;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -21,7 +25,7 @@ use super::client::Client;
 use super::model::{self, TrialPlan};
 use crate::clients::socket::{Target, receive, send};
 use crate::exit::{self, Failure};
-use crate::experiments::listening::{Poller, kernel_settings, record_depth};
+use crate::experiments::listening::{kernel_settings, record_depth};
 use lockstep_sys::counters::NetCounters;
 use lockstep_sys::errno::describe;
 use lockstep_sys::limits::raise_open_files;
@@ -39,6 +43,9 @@ const READINGS_MAX: usize = 20;
 
 /// Descriptors other than those of connections.
 const DESCRIPTORS: u64 = 32;
+
+/// Most events taken at a time.
+const EVENTS: usize = 512;
 
 /// Key of the listener's events. Those of a client have its number.
 const LISTENER: u64 = u64::MAX;
@@ -198,6 +205,47 @@ impl Own {
             // The client's end shows an error.
             let _ = send(connection, &buffer[..count]);
         }
+    }
+}
+
+/// An epoll instance (epoll(7)).
+struct Poller(OwnedFd);
+
+impl Poller {
+    /// Creates an instance.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` if the process is out of descriptors.
+    fn new() -> io::Result<Self> {
+        Ok(Self(epoll::create(epoll::CreateFlags::CLOEXEC)?))
+    }
+
+    /// Registers a socket, edge-triggered, for everything. Its events carry `key`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` at the user's limit of registered descriptors (epoll(7)).
+    fn add(&self, socket: &Socket, key: u64) -> io::Result<()> {
+        let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        Ok(epoll::add(&self.0, socket, EventData::new_u64(key), interest)?)
+    }
+
+    /// Waits for events for up to `longest`; returns the key and the flags of each.
+    ///
+    /// # Errors
+    ///
+    /// Those of epoll_wait(2) except `EINTR`.
+    fn wait(&self, longest: Duration) -> io::Result<Vec<(u64, EventFlags)>> {
+        // Every kernel's epoll accepts whole milliseconds; rounded up, the wait is not too short.
+        let wait_ms = longest.as_nanos().div_ceil(1_000_000) as i64;
+        let timeout = Timespec { tv_sec: wait_ms / 1000, tv_nsec: wait_ms % 1000 * 1_000_000 };
+        let mut events = Vec::<epoll::Event>::with_capacity(EVENTS);
+        match epoll::wait(&self.0, spare_capacity(&mut events), Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(events.iter().map(|event| (event.data.u64(), event.flags)).collect())
     }
 }
 

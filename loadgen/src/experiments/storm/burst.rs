@@ -1,26 +1,26 @@
 //! The connections of a burst, from connect to close, in one thread.
 //!
-//! [`Connection`] keeps the state of an exchange; the system calls are here. While connects are
-//! due, events are handled only now and then, so that the connects come as fast as they can.
+//! The epoll engine moves the exchanges on. While connects are due, events are handled only now and
+//! then, so that the connects come as fast as they can.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use lockstep_results::storm::BySyn;
-use rustix::event::epoll::EventFlags;
 
 use super::args::Close;
 use crate::clients::clock::Clock;
-use crate::clients::connection::{Connection, Received, Service, State};
+use crate::clients::connection::{Connection, Service, State};
+use crate::clients::engine::Epoll;
+use crate::clients::engine::driver::{Driver, EVENTS_MAX, End, Event};
 use crate::clients::failures::{Failures, Kind};
 use crate::clients::intervals::histogram;
 use crate::clients::pattern::Pattern;
-use crate::clients::socket::{Target, receive, send};
-use crate::experiments::listening::Poller;
-use lockstep_sys::errno;
+use crate::clients::socket::Target;
 use lockstep_sys::tcp_info::TcpInfo;
 
 /// Interval between two scans for connections that have timed out.
@@ -30,9 +30,6 @@ const SCAN_NS: u64 = 50_000_000;
 /// that is late must not delay the replies as well.
 const EVENTS_WAIT_NS: u64 = 50_000_000;
 const EVENTS_WAIT_AT_RATE_NS: u64 = 1_000_000;
-
-/// Most bytes received at a time.
-const BUFFER: usize = 64 << 10;
 
 /// The load of a burst.
 #[derive(Debug)]
@@ -84,55 +81,45 @@ impl Counts {
     }
 }
 
-/// A connection of the burst.
-#[derive(Debug)]
-struct Client {
-    connection: Connection,
-    /// Segments sent again until it was connected.
-    syn_retrans: Option<u32>,
-    /// Exchanges still to be made.
-    left: u32,
-}
-
-/// Failure of a connection: kind, errno, and description.
-type Broken = (Kind, Option<i32>, String);
-
-fn broken_io(kind: Kind, error: &io::Error) -> Broken {
-    (kind, error.raw_os_error(), errno::text(error))
-}
-
 /// The connections while they last.
 pub(super) struct Burst<'a> {
     load: &'a Load,
     clock: &'a Clock,
     stop: &'a AtomicBool,
-    poller: Poller,
-    buffer: Box<[u8]>,
-    clients: Vec<Client>,
+    driver: Epoll<'a>,
+    connections: Vec<Connection>,
+    /// Segments that each connection had sent again when it was established.
+    syn_retrans: Vec<Option<u32>>,
     /// Number of connections that are not closed.
     open: usize,
     /// All connections before this one are closed.
     oldest: usize,
     next_scan_ns: u64,
-    /// Time of the last look at events.
+    /// Time of the last wait for events.
     polled_ns: u64,
     counts: Counts,
 }
 
 impl<'a> Burst<'a> {
-    /// Prepares the burst; no connection is opened yet.
+    /// Prepares the burst; no connection is opened yet. `wake` ends a wait after `stop` was set.
     ///
     /// # Errors
     ///
     /// `EMFILE` if the process is out of descriptors.
-    pub(super) fn new(load: &'a Load, clock: &'a Clock, stop: &'a AtomicBool) -> io::Result<Self> {
+    pub(super) fn new(
+        load: &'a Load,
+        clock: &'a Clock,
+        stop: &'a AtomicBool,
+        wake: BorrowedFd<'a>,
+    ) -> io::Result<Self> {
+        let conns = load.conns as usize;
         Ok(Self {
             load,
             clock,
             stop,
-            poller: Poller::new()?,
-            buffer: vec![0; BUFFER].into_boxed_slice(),
-            clients: Vec::with_capacity(load.conns as usize),
+            driver: Epoll::new(conns, Service::Echo, &load.pattern, wake)?,
+            connections: Vec::with_capacity(conns),
+            syn_retrans: vec![None; conns],
             open: 0,
             oldest: 0,
             next_scan_ns: 0,
@@ -163,10 +150,10 @@ impl<'a> Burst<'a> {
             0.0 => EVENTS_WAIT_NS,
             _ => EVENTS_WAIT_AT_RATE_NS,
         };
-        while (self.clients.len() < conns || self.open > 0) && !self.stop.load(Relaxed) {
+        while (self.connections.len() < conns || self.open > 0) && !self.stop.load(Relaxed) {
             let now = self.clock.now();
-            let due = (self.clients.len() as f64 * self.load.interval_ns) as u64;
-            let due = if self.clients.len() < conns { due } else { u64::MAX };
+            let due = (self.connections.len() as f64 * self.load.interval_ns) as u64;
+            let due = if self.connections.len() < conns { due } else { u64::MAX };
             if due <= now && now < self.polled_ns + events_wait_ns {
                 self.connect(now);
             } else {
@@ -178,38 +165,49 @@ impl<'a> Burst<'a> {
     }
 
     fn connect(&mut self, now: u64) {
-        let index = self.clients.len();
+        let index = self.connections.len();
         let mut connection = Connection::new(index as u32);
         connection.state = State::Connecting;
         connection.since_ns = now;
-        self.clients.push(Client { connection, syn_retrans: None, left: self.load.exchanges });
         self.open += 1;
         self.counts.issued += 1;
         self.counts.issued_ns = now;
         let connected = self.load.target.connect(index as u32).and_then(|socket| {
-            self.poller.add(&socket, index as u64)?;
+            self.driver.connect(index, &socket)?;
             Ok(socket)
         });
-        match connected {
-            Err(error) => self.fail(index, broken_io(Kind::Connect, &error)),
+        let failure = match connected {
             Ok(socket) => {
-                let established = TcpInfo::of(&socket).is_ok_and(|info| info.established);
-                self.clients[index].connection.socket = Some(socket);
-                // On the loopback interface the handshake is over before connect(2) returns. The
-                // event is handled only once no connect is due.
-                if established {
-                    self.on_connected(index);
-                }
+                connection.socket = Some(socket);
+                None
             }
+            Err(error) => Some(End::Failed(Kind::Connect, error)),
+        };
+        self.connections.push(connection);
+        // On the loopback interface the handshake is over before connect(2) returns. The event is
+        // handled only once no connect is due.
+        match failure {
+            Some(end) => self.fail(index, &end),
+            None if self.tcp_info(index).is_some_and(|info| info.established) => {
+                self.note_connected(index);
+            }
+            None => {}
         }
     }
 
-    fn on_connected(&mut self, index: usize) {
-        let client = &mut self.clients[index];
-        let latency_ns = self.clock.now() - client.connection.since_ns;
-        let info = client.connection.socket.as_ref().and_then(|socket| TcpInfo::of(socket).ok());
-        let retrans = info.map_or(0, |info| info.total_retrans);
-        client.syn_retrans = Some(retrans);
+    fn tcp_info(&self, index: usize) -> Option<TcpInfo> {
+        let socket = self.connections[index].socket.as_ref()?;
+        TcpInfo::of(socket).ok()
+    }
+
+    /// Counts a successful connect, at most once.
+    fn note_connected(&mut self, index: usize) {
+        if self.syn_retrans[index].is_some() {
+            return;
+        }
+        let latency_ns = self.clock.now() - self.connections[index].since_ns;
+        let retrans = self.tcp_info(index).map_or(0, |info| info.total_retrans);
+        self.syn_retrans[index] = Some(retrans);
         self.counts.connect.saturating_record(latency_ns);
         let connects = self.counts.by_retrans.entry(retrans).or_insert_with(histogram);
         connects.saturating_record(latency_ns);
@@ -217,150 +215,107 @@ impl<'a> Burst<'a> {
 
     /// Waits for events for up to `wait_ns` and handles them.
     fn poll(&mut self, wait_ns: u64) -> io::Result<()> {
-        for (index, flags) in self.poller.wait(Duration::from_nanos(wait_ns))? {
-            self.on_event(index as usize, flags);
-        }
-        let now = self.clock.now();
-        self.polled_ns = now;
-        if now >= self.next_scan_ns {
-            self.next_scan_ns = now + SCAN_NS;
-            self.scan(now);
+        self.driver.wait(Duration::from_nanos(wait_ns))?;
+        self.handle_events();
+        self.polled_ns = self.clock.now();
+        if self.polled_ns >= self.next_scan_ns {
+            self.next_scan_ns = self.polled_ns + SCAN_NS;
+            self.scan(self.polled_ns)?;
         }
         Ok(())
     }
 
-    fn on_event(&mut self, index: usize, flags: EventFlags) {
-        let handled = match self.clients[index].connection.state {
-            State::Connecting => self.on_connecting(index, flags),
-            State::Exchanging => self.exchange(index),
-            _ => Ok(()),
-        };
-        if let Err(broken) = handled {
-            self.fail(index, broken);
-        }
-    }
-
-    /// Handles the end of connect(2), and begins the first exchange.
-    fn on_connecting(&mut self, index: usize, flags: EventFlags) -> Result<(), Broken> {
-        let Some(socket) = &self.clients[index].connection.socket else { return Ok(()) };
-        if let Ok(Some(error)) | Err(error) = socket.take_error() {
-            return Err(broken_io(Kind::Connect, &error));
-        }
-        if !flags.contains(EventFlags::OUT) {
-            return Ok(());
-        }
-        if self.clients[index].syn_retrans.is_none() {
-            self.on_connected(index);
-        }
-        self.clients[index].connection.begin(self.clock.now());
-        self.exchange(index)
-    }
-
-    /// Advances the exchanges of a connection until a call would block or it is closed.
-    fn exchange(&mut self, index: usize) -> Result<(), Broken> {
-        let (pattern, service) = (&self.load.pattern, Service::Echo);
-        loop {
-            let connection = &mut self.clients[index].connection;
-            let Some(socket) = &connection.socket else { return Ok(()) };
-            let unsent = connection.unsent(pattern);
-            let sent = if unsent.is_empty() { Ok(0) } else { send(socket, unsent) };
-            match sent {
-                Ok(count) => connection.on_sent(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(broken_io(Kind::Send, &error)),
-            }
-            let Some(socket) = &connection.socket else { return Ok(()) };
-            // One byte more than owed makes a surplus visible.
-            let room = (connection.owed(service, pattern) + 1).min(self.buffer.len());
-            let count = match receive(socket, &mut self.buffer[..room]) {
-                Ok(0) => {
-                    let received = connection.received();
-                    let text = format!("the server closed after {received} bytes of the reply");
-                    return Err((Kind::Eof, None, text));
+    fn handle_events(&mut self) {
+        while let Some((index, event)) = self.driver.next_event(&mut self.connections) {
+            match event {
+                Event::Connected(end) => {
+                    self.note_connected(index);
+                    match end {
+                        Some(end) => self.fail(index, &end),
+                        None => self.send_request(index),
+                    }
                 }
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(broken_io(Kind::Receive, &error)),
-            };
-            match connection.on_received(&self.buffer[..count], service, pattern) {
-                Received::Part => {}
-                Received::Whole => self.complete(index),
-                Received::Wrong(wrong) => {
-                    let (at, found, expected) = (wrong.at, wrong.found, wrong.expected);
-                    let text =
-                        format!("byte {at} of the reply was {found:#04x}, not {expected:#04x}");
-                    return Err((Kind::Mismatch, None, text));
-                }
-                Received::Surplus(count) => {
-                    let text = format!("{count} bytes more than were asked for");
-                    return Err((Kind::Surplus, None, text));
-                }
+                Event::Replied(end) => self.on_reply(index, end),
+                Event::Ended(end) => self.fail(index, &end),
             }
         }
     }
 
-    /// Records a complete exchange, then begins the next one or closes the connection.
-    fn complete(&mut self, index: usize) {
-        let now = self.clock.now();
-        let client = &mut self.clients[index];
-        let latency_ns = now - client.connection.since_ns;
+    fn send_request(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        connection.begin(self.clock.now());
+        if let Err(error) = self.driver.send(index, connection) {
+            self.fail(index, &End::Failed(Kind::Send, error));
+        }
+    }
+
+    /// Counts an exchange, then begins the next one or closes the connection.
+    fn on_reply(&mut self, index: usize, end: Option<End>) {
+        let connection = &mut self.connections[index];
+        let latency_ns = self.clock.now() - connection.since_ns;
         self.counts.exchange.saturating_record(latency_ns);
-        if client.left == self.load.exchanges {
+        if connection.exchanges == 0 {
             self.counts.first_exchange.saturating_record(latency_ns);
         }
-        client.left -= 1;
-        if client.left > 0 {
-            client.connection.begin(now);
-            return;
+        connection.exchanges += 1;
+        if connection.exchanges < self.load.exchanges.into() {
+            connection.state = State::Resting;
+            return match end {
+                Some(end) => self.fail(index, &end),
+                None => self.send_request(index),
+            };
         }
-        if let (Some(socket), Close::Rst) = (&client.connection.socket, self.load.close) {
+        if let (Some(socket), Close::Rst) = (&connection.socket, self.load.close) {
             // If the option is refused, the close is an ordinary one.
             let _ = socket.set_linger(Some(Duration::ZERO));
         }
-        self.close(index, State::Resting);
         self.counts.completed += 1;
+        self.close(index);
     }
 
     /// Closes a connection and records whether a segment of its requests was sent again.
-    fn close(&mut self, index: usize, state: State) {
-        let client = &mut self.clients[index];
-        client.connection.state = state;
-        self.open -= 1;
-        if let (Some(socket), Some(before)) = (client.connection.socket.take(), client.syn_retrans)
-        {
-            let retrans = TcpInfo::of(&socket).map_or(0, |info| info.total_retrans);
-            self.counts.resent += u64::from(retrans > before);
+    fn close(&mut self, index: usize) {
+        let info = self.tcp_info(index);
+        if let (Some(info), Some(before)) = (info, self.syn_retrans[index]) {
+            self.counts.resent += u64::from(info.total_retrans > before);
         }
+        self.connections[index].state = State::Out;
+        if let Some(socket) = self.connections[index].socket.take() {
+            self.driver.close(index, socket);
+        }
+        self.open -= 1;
     }
 
     /// Fails connections whose connect or exchange has timed out.
-    fn scan(&mut self, now: u64) {
+    fn scan(&mut self, now: u64) -> io::Result<()> {
+        let is_over = |connection: &&Connection| !connection.state.is_busy();
+        self.oldest += self.connections[self.oldest..].iter().take_while(is_over).count();
         let timeout_ns = self.load.timeout.as_nanos() as u64;
-        let over = |client: &&Client| !client.connection.state.is_busy();
-        self.oldest += self.clients[self.oldest..].iter().take_while(over).count();
-        for index in self.oldest..self.clients.len() {
-            let connection = &self.clients[index].connection;
-            if !connection.state.is_busy() || now.saturating_sub(connection.since_ns) < timeout_ns {
-                continue;
-            }
-            let before = connection.progress();
-            let (kind, what) = match connection.state {
-                State::Connecting => (Kind::Connect, "not established"),
-                _ => (Kind::Timeout, "connected, but no whole reply"),
-            };
-            // The reply may have arrived in time, and this thread be late.
-            self.on_event(index, EventFlags::empty());
-            let connection = &self.clients[index].connection;
-            if connection.state.is_busy() && connection.progress() == before {
-                let timeout = humantime::format_duration(self.load.timeout);
-                self.fail(index, (kind, None, format!("{what} within {timeout}")));
+        let is_late = |connection: &Connection| {
+            connection.state.is_busy() && now.saturating_sub(connection.since_ns) >= timeout_ns
+        };
+        if !self.connections[self.oldest..].iter().any(is_late) {
+            return Ok(());
+        }
+        // Replies that have arrived by now are late because of this thread.
+        for _ in 0..=self.connections.len() / EVENTS_MAX {
+            self.driver.wait(Duration::ZERO)?;
+            self.handle_events();
+        }
+        for index in self.oldest..self.connections.len() {
+            if is_late(&self.connections[index]) {
+                self.fail(index, &End::TimedOut(self.load.timeout));
             }
         }
+        Ok(())
     }
 
-    fn fail(&mut self, index: usize, (kind, errno, text): Broken) {
-        let now = self.clock.now();
-        self.close(index, State::Out);
-        self.counts.failures.count(kind, errno, now, || format!("connection {index}: {text}"));
+    fn fail(&mut self, index: usize, end: &End) {
+        let connection = &self.connections[index];
+        let (kind, errno) = (end.kind(connection.state), end.errno());
+        self.counts.failures.count(kind, errno, self.clock.now(), || {
+            format!("connection {index}: {}", end.describe(connection))
+        });
+        self.close(index);
     }
 }

@@ -1,10 +1,8 @@
-//! What the kernel says and does: processors, descriptors, accounting, processes, namespaces, signals.
+//! This machine: placement on its CPUs, processes and their usage, memory, limits, signals.
 
-pub mod cpu_time;
 pub mod limits;
 pub mod memory;
-pub mod netns;
 pub mod placement;
 pub mod processes;
-pub mod procfs;
 pub mod signals;
+pub mod usage;

@@ -9,6 +9,8 @@
 //! * [`limits`]: limits of open files and threads.
 //! * [`units`]: durations, sizes, counts and shares as users write them.
 //! * [`errno`]: names and texts of error numbers.
+//! * [`cpu_time`]: CPU time of a thread and of processes.
+//! * [`netns`]: private network namespaces.
 //! * [`tcp_info`]: state of a TCP connection, accept queue of a listener.
 //! * [`counters`]: the kernel's counters of a network namespace.
 //! * [`sock_diag`]: TCP sockets of any process.
@@ -16,9 +18,11 @@
 
 pub mod busy_poll;
 pub mod counters;
+pub mod cpu_time;
 pub mod cpus;
 pub mod errno;
 pub mod limits;
+pub mod netns;
 pub mod sock_diag;
 pub mod tcp_info;
 pub mod units;

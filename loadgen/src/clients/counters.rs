@@ -10,7 +10,7 @@ use crate::clients::intervals::{IntervalCounts, add, histogram};
 use crate::clients::pacer::Due;
 use crate::clients::plan::{Plan, ThreadLoad};
 use crate::clients::spacing::Spacing;
-use crate::machine::procfs::{self, Usage};
+use crate::machine::usage::{self, Usage};
 
 /// Counts of one thread, or of all after [`merge`](Self::merge), except those that are kept by
 /// interval: see [`IntervalCounts`].
@@ -306,7 +306,7 @@ impl<'a> Counters<'a> {
         self.enter_interval(now);
         match self.window {
             Window::Ahead if now >= self.control.start_ns() => {
-                let (waited_ns, usage) = (procfs::thread_waited_ns(), procfs::thread_usage());
+                let (waited_ns, usage) = (usage::thread_waited_ns(), usage::thread_usage());
                 self.window = Window::Inside { clock_ns: now, usage, waited_ns };
             }
             Window::Inside { .. } if now >= self.control.end_ns() => self.end_window(),
@@ -342,12 +342,12 @@ impl<'a> Counters<'a> {
     fn end_window(&mut self) {
         if let Window::Inside { clock_ns, usage, waited_ns } = self.window {
             let window_ns = self.control.clock.now().saturating_sub(clock_ns).max(1) as f64;
-            let usage = procfs::thread_usage().zip(usage).map(|(now, before)| now.since(before));
+            let usage = usage::thread_usage().zip(usage).map(|(now, before)| now.since(before));
             let used_ns = usage.map_or(0, |usage| usage.cpu_ns);
             self.totals.usage = usage;
             self.totals.busy = used_ns.saturating_sub(self.totals.spun_ns) as f64 / window_ns;
             self.totals.waiting = waited_ns
-                .zip(procfs::thread_waited_ns())
+                .zip(usage::thread_waited_ns())
                 .map_or(0.0, |(before, after)| after.saturating_sub(before) as f64 / window_ns);
         }
         self.window = Window::Over;

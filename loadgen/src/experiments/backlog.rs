@@ -21,7 +21,7 @@ pub use args::{BacklogArgs, Mode};
 pub use process::{TrialArgs, trial};
 
 use crate::exit::{self, Failure};
-use crate::machine::{processes, procfs, signals};
+use crate::machine::{processes, signals, usage};
 use lockstep_sys::errno::describe;
 use lockstep_sys::sock_diag::SockDiag;
 use process::Task;
@@ -130,7 +130,7 @@ fn process_to_release(addr: SocketAddr) -> Result<i32, Failure> {
         return Err(refused(format!("--release: cannot find the process that listens at {addr}"))
             .hint("leave --release out, and let it accept within --observe"));
     };
-    match procfs::catches(pid, libc::SIGUSR1) {
+    match usage::catches(pid, libc::SIGUSR1) {
         true => Ok(pid.as_raw_nonzero().get()),
         false => Err(refused(format!("--release: process {pid} does not catch SIGUSR1"))
             .hint("start it as `lockstep serve --accept-pause`")),

@@ -1,55 +1,50 @@
-//! How much memory processes and the kernel use (proc(5)).
+//! Memory of processes and of the kernel (proc(5)).
 
 use std::fs;
 
+use procfs::process::Process;
+use procfs::{Current, Meminfo};
 use rustix::process::Pid;
 
-/// What the kernel uses, for everything that runs here.
+/// Memory that the kernel uses for everything on this machine.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Kernel {
-    /// `Slab`, `KernelStack` and `PageTables` of `/proc/meminfo`, bytes: sockets are among the
-    /// first, threads have the second.
+    /// `Slab`, `KernelStack` and `PageTables` of `/proc/meminfo`, bytes. The first includes
+    /// sockets, the second grows with threads.
     pub bytes: u64,
-    /// `mem` of TCP in `/proc/net/sockstat`, bytes: what its buffers hold in this network namespace.
+    /// `mem` of TCP in `/proc/net/sockstat`, bytes: TCP's buffers in this network namespace.
     pub tcp_bytes: u64,
 }
 
 impl Kernel {
-    /// What it uses now; zero where it does not say.
+    /// Reads the present use; a value that the kernel does not report is zero.
     pub fn now() -> Self {
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
-        let pages = parse_tcp_pages(&read("/proc/net/sockstat")).unwrap_or(0);
+        let of_kernel = |meminfo: Meminfo| {
+            meminfo.slab + meminfo.kernel_stack.unwrap_or(0) + meminfo.page_tables.unwrap_or(0)
+        };
+        let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+        let pages = parse_tcp_pages(&sockstat).unwrap_or(0);
         Self {
-            bytes: parse_meminfo(&read("/proc/meminfo")),
+            bytes: Meminfo::current().map_or(0, of_kernel),
             tcp_bytes: pages * rustix::param::page_size() as u64,
         }
     }
 }
 
-/// The memory of a process that no file backs, in bytes, counted page by page; `None` when it is
-/// gone or not ours to read.
+/// Reads the memory of a process that no file backs, in bytes, counted page by page; `None` if the
+/// process is gone or not readable.
 ///
-/// `RssAnon` of `/proc/PID/status` is had for less, and may lag behind.
+/// `RssAnon` of `/proc/PID/status` costs less, but may lag behind.
 pub fn anonymous(pid: Pid) -> Option<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", pid.as_raw_nonzero())).ok()?;
-    kilobytes(&rollup, "Anonymous:")
+    let process = Process::new(pid.as_raw_nonzero().get()).ok()?;
+    let rollup = process.smaps_rollup().ok()?.memory_map_rollup;
+    rollup.0.first()?.extension.map.get("Anonymous").copied()
 }
 
-fn parse_meminfo(meminfo: &str) -> u64 {
-    let names = ["Slab:", "KernelStack:", "PageTables:"];
-    names.iter().filter_map(|name| kilobytes(meminfo, name)).sum()
-}
-
-/// `TCP: inuse 1 orphan 0 tw 0 alloc 1 mem 7`.
+/// Parses the pages in `TCP: inuse 1 orphan 0 tw 0 alloc 1 mem 7`.
 fn parse_tcp_pages(sockstat: &str) -> Option<u64> {
     let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?;
     line.split_ascii_whitespace().skip_while(|word| *word != "mem").nth(1)?.parse().ok()
-}
-
-/// The bytes of a line such as `Slab:    861320 kB`.
-fn kilobytes(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
 #[cfg(test)]
@@ -57,9 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_says_is_understood() {
-        let meminfo = "MemFree: 7 kB\nSlab:     100 kB\nKernelStack:  20 kB\nPageTables:  3 kB\n";
-        assert_eq!(parse_meminfo(meminfo), 123 * 1024);
+    fn kernel_memory_is_read() {
         let sockstat = "sockets: used 12\nTCP: inuse 1 orphan 0 tw 0 alloc 1 mem 7\nUDP: mem 9\n";
         assert_eq!(parse_tcp_pages(sockstat), Some(7));
         assert_eq!(parse_tcp_pages("UDP: inuse 0 mem 0\n"), None);
@@ -67,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_to_is_counted() {
+    fn written_pages_count_as_anonymous() {
         let own = rustix::process::getpid();
         let before = anonymous(own).unwrap();
         let pages = vec![1u8; 32 << 20];

@@ -1,26 +1,27 @@
-//! Which processes are a server (proc(5)).
+//! The processes that a server consists of (proc(5)).
 
 use std::collections::HashSet;
-use std::fs;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
+use procfs::net::{TcpNetEntry, TcpState, tcp, tcp6};
+use procfs::process::{FDTarget, Process, all_processes};
 use rustix::process::Pid;
 
-/// The processes that are a server.
+/// The processes of a server.
 #[derive(Clone, Copy, Debug)]
 pub enum Processes {
-    /// This one.
+    /// This process.
     One(Pid),
-    /// All that this one has started, and these, without itself. It has to be a subreaper
-    /// (PR_SET_CHILD_SUBREAPER(2const)), or whose parents have ended are not found.
+    /// All descendants of this process, without itself. It must be a subreaper
+    /// (PR_SET_CHILD_SUBREAPER(2const)), or processes whose parents have ended are missed.
     Under(Pid),
-    /// All that hold a socket of the server at this address, be it the listening one or that of a
-    /// connection: there may be a worker for each processor, or a process for each connection.
+    /// All processes that hold a socket with this address, a listener or a connection: a server
+    /// may have a worker for each CPU, or a process for each connection.
     At(SocketAddr),
 }
 
 impl Processes {
-    /// Those there are now; none when some of them cannot be found out.
+    /// Lists the present processes; empty if some of them are not readable.
     pub fn list(self) -> Vec<Pid> {
         match self {
             Self::One(pid) => vec![pid],
@@ -30,15 +31,18 @@ impl Processes {
     }
 }
 
-/// A process that listens at `addr` on this machine, if one can be found out.
+/// Returns a process that listens at `addr` on this machine, if one is found.
 pub fn listener(addr: SocketAddr) -> Option<Pid> {
-    let listening: Vec<u64> = sockets(addr).into_iter().filter_map(Socket::if_listening).collect();
-    holders_of(&listening)?.first().copied()
+    holders_of_all(&listening(&sockets(addr)))?.first().copied()
 }
 
-/// All processes that descend from this one.
+/// Returns all descendants of a process, except those that have ended and are not waited for yet.
 pub fn descendants(root: Pid) -> Vec<Pid> {
-    let all: Vec<(Pid, i32)> = every_process().into_iter().filter_map(with_parent).collect();
+    let running = |process: Process| {
+        let stat = process.stat().ok()?;
+        (stat.state != 'Z').then_some((Pid::from_raw(stat.pid)?, stat.ppid))
+    };
+    let all: Vec<(Pid, i32)> = every_process().filter_map(running).collect();
     let mut found = vec![root];
     let mut next = 0;
     while let Some(parent) = found.get(next).map(|pid| pid.as_raw_nonzero().get()) {
@@ -48,128 +52,69 @@ pub fn descendants(root: Pid) -> Vec<Pid> {
     found.split_off(1)
 }
 
-/// All processes that hold a socket at `addr`; `None` when not even all that listen are found.
+/// Returns all processes that hold a socket with `addr`; `None` if the holder of a listener is
+/// missing.
 fn holders(addr: SocketAddr) -> Option<Vec<Pid>> {
     let sockets = sockets(addr);
-    let all: Vec<u64> = sockets.iter().map(|socket| socket.inode).collect();
-    let listening: Vec<u64> = sockets.into_iter().filter_map(Socket::if_listening).collect();
-    // Connections come and go; it is the others that tell whether all can be seen.
-    holders_of(&listening)?;
-    let (holders, _) = search(&all);
-    Some(holders)
+    // Connections come and go, listeners stay: only these show whether all holders are readable.
+    holders_of_all(&listening(&sockets))?;
+    Some(search(&sockets.iter().map(|socket| socket.inode).collect()).0)
 }
 
-/// The processes that hold any of these sockets; `None` when there is none for some socket.
-fn holders_of(inodes: &[u64]) -> Option<Vec<Pid>> {
+fn listening(sockets: &[TcpNetEntry]) -> HashSet<u64> {
+    let listeners = sockets.iter().filter(|socket| socket.state == TcpState::Listen);
+    listeners.map(|socket| socket.inode).collect()
+}
+
+/// Returns the processes that hold any of these sockets; `None` unless every socket has a holder.
+fn holders_of_all(inodes: &HashSet<u64>) -> Option<Vec<Pid>> {
     let (holders, found) = search(inodes);
-    (!holders.is_empty() && inodes.iter().all(|inode| found.contains(inode))).then_some(holders)
+    (!holders.is_empty() && found.len() == inodes.len()).then_some(holders)
 }
 
-/// The processes that hold any of these sockets, as far as they are ours to see, and which of the
-/// sockets they hold.
-fn search(inodes: &[u64]) -> (Vec<Pid>, HashSet<u64>) {
-    let wanted: HashSet<u64> = inodes.iter().copied().collect();
+/// Returns the processes that hold any of these sockets, as far as their descriptors are readable,
+/// and the sockets that they hold.
+fn search(inodes: &HashSet<u64>) -> (Vec<Pid>, HashSet<u64>) {
     let (mut holders, mut found) = (Vec::new(), HashSet::new());
-    if wanted.is_empty() {
+    if inodes.is_empty() {
         return (holders, found);
     }
-    for pid in every_process() {
-        let directory = format!("/proc/{}/fd", pid.as_raw_nonzero());
-        let descriptors = fs::read_dir(directory).into_iter().flatten().flatten();
-        let links = descriptors.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
-        let its: Vec<u64> = links
-            .filter_map(|link| link.to_str().and_then(socket_inode))
-            .filter(|inode| wanted.contains(inode))
+    for process in every_process() {
+        let descriptors = process.fd().into_iter().flatten().flatten();
+        let held: Vec<u64> = descriptors
+            .filter_map(|descriptor| match descriptor.target {
+                FDTarget::Socket(inode) if inodes.contains(&inode) => Some(inode),
+                _ => None,
+            })
             .collect();
-        if !its.is_empty() {
-            holders.push(pid);
-            found.extend(its);
+        if !held.is_empty() {
+            holders.extend(Pid::from_raw(process.pid));
+            found.extend(held);
         }
     }
     (holders, found)
 }
 
-fn socket_inode(link: &str) -> Option<u64> {
-    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+fn every_process() -> impl Iterator<Item = Process> {
+    all_processes().into_iter().flatten().flatten()
 }
 
-fn every_process() -> Vec<Pid> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pid = |entry: fs::DirEntry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?);
-    entries.filter_map(pid).collect()
-}
-
-/// A process with its parent, unless it has ended.
-fn with_parent(pid: Pid) -> Option<(Pid, i32)> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    Some((pid, parse_parent(&stat)?))
-}
-
-/// `ppid`, field 4, unless `state`, field 3, says that it has ended and is only to be waited for.
-fn parse_parent(stat: &str) -> Option<i32> {
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-    (fields.next()? != "Z").then_some(fields.next()?.parse().ok()?)
-}
-
-/// A socket of a server.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Socket {
-    inode: u64,
-    listens: bool,
-}
-
-impl Socket {
-    fn if_listening(self) -> Option<u64> {
-        self.listens.then_some(self.inode)
-    }
-}
-
-/// The sockets of this machine whose own address is `addr`, or that listen for all addresses.
-fn sockets(addr: SocketAddr) -> Vec<Socket> {
-    let read = |table| fs::read_to_string(table).unwrap_or_default();
-    match addr {
-        SocketAddr::V4(v4) => {
-            let mut found = parse_sockets(&read("/proc/net/tcp"), addr);
-            // A socket that listens on [::] takes IPv4 connections as well.
-            let mapped = SocketAddr::new(v4.ip().to_ipv6_mapped().into(), addr.port());
-            found.extend(parse_sockets(&read("/proc/net/tcp6"), mapped));
-            found
-        }
-        SocketAddr::V6(_) => parse_sockets(&read("/proc/net/tcp6"), addr),
-    }
-}
-
-/// What nobody has accepted yet, and what was closed, has no inode.
-fn parse_sockets(table: &str, addr: SocketAddr) -> Vec<Socket> {
-    let port = format!("{:04X}", addr.port());
-    let any = match addr {
-        SocketAddr::V4(_) => "0".repeat(8),
-        SocketAddr::V6(_) => hexadecimal(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0)),
+/// Returns the sockets of this machine whose own address is `addr`, and the listeners that accept
+/// connections to it. Sockets not accepted yet, and closed ones, have no inode.
+fn sockets(addr: SocketAddr) -> Vec<TcpNetEntry> {
+    let all = tcp().into_iter().chain(tcp6()).flatten();
+    let at_addr = |socket: &TcpNetEntry| {
+        socket.inode > 0 && takes(socket.local_address, socket.state == TcpState::Listen, addr)
     };
-    let local = hexadecimal(addr);
-    let parse = |line: &str| {
-        let mut fields = line.split_ascii_whitespace();
-        let (host, its_port) = fields.nth(1)?.split_once(':')?;
-        let listens = fields.nth(1)? == "0A";
-        let inode = fields.nth(5)?.parse().ok().filter(|&inode| inode > 0)?;
-        let its = its_port == port && (host == local || listens && host == any);
-        its.then_some(Socket { inode, listens })
-    };
-    table.lines().skip(1).filter_map(parse).collect()
+    all.filter(at_addr).collect()
 }
 
-/// An address as `/proc/net/tcp` writes it: words of four bytes in the machine's byte order.
-fn hexadecimal(addr: SocketAddr) -> String {
-    let words = |bytes: &[u8]| {
-        let words = bytes.chunks_exact(4).map(|word| {
-            format!("{:08X}", u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
-        });
-        words.collect()
-    };
-    match addr {
-        SocketAddr::V4(addr) => words(&addr.ip().octets()),
-        SocketAddr::V6(addr) => words(&addr.ip().octets()),
-    }
+/// True if a socket at `own` has the address, or is a listener on all addresses. One on `[::]`
+/// accepts IPv4 connections, too.
+fn takes(own: SocketAddr, is_listener: bool, addr: SocketAddr) -> bool {
+    let ip = addr.ip().to_canonical();
+    let any = is_listener && own.ip().is_unspecified() && (ip.is_ipv4() || own.is_ipv6());
+    own.port() == addr.port() && (own.ip().to_canonical() == ip || any)
 }
 
 #[cfg(test)]
@@ -181,31 +126,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_ended_is_nobody_s_child() {
-        assert_eq!(parse_parent("77 (a) b (c)) S 9 77 77 0 -1"), Some(9));
-        assert_eq!(parse_parent("77 (a) b (c)) Z 9 77 77 0 -1"), None);
-        assert_eq!(parse_parent(""), None);
+    fn sockets_match_by_address_or_as_listener_on_all_addresses() {
+        let takes = |own: &str, is_listener, addr: &str| {
+            takes(own.parse().unwrap(), is_listener, addr.parse().unwrap())
+        };
+        let target = "127.0.0.1:8898";
+        for own in [target, "[::ffff:127.0.0.1]:8898"] {
+            assert!(takes(own, true, target) && takes(own, false, target), "{own}");
+        }
+        for own in ["0.0.0.0:8898", "[::]:8898"] {
+            assert!(takes(own, true, target) && !takes(own, false, target), "{own}");
+        }
+        for own in ["127.0.0.2:8898", "127.0.0.1:8899", "[::1]:8898"] {
+            assert!(!takes(own, true, target), "{own}");
+        }
+        assert!(takes("[::]:80", true, "[::1]:80") && !takes("0.0.0.0:80", true, "[::1]:80"));
     }
 
-    #[test]
-    fn sockets_are_of_the_address_or_listen_for_all() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
-            0: 0100007F:22C2 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1001 1\n\
-            1: 0100007F:22C2 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 1002 1\n\
-            2: 00000000:22C2 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1003 1\n\
-            3: 0200007F:22C2 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1004 1\n\
-            4: 0100007F:9999 0100007F:22C2 01 00000000:00000000 00:00000000 00000000     0        0 1005 1\n\
-            5: 0100007F:22C2 0100007F:9998 06 00000000:00000000 00:00000000 00000000     0        0 0 1\n";
-        let socket = |inode, listens| Socket { inode, listens };
-        #[cfg(target_endian = "little")]
-        assert_eq!(
-            parse_sockets(table, "127.0.0.1:8898".parse().unwrap()),
-            [socket(1001, true), socket(1002, false), socket(1003, true)]
-        );
-        assert!(parse_sockets(table, "127.0.0.1:8899".parse().unwrap()).is_empty());
-    }
-
-    /// Another test's child holds copies of all descriptors until it becomes another program.
+    /// A child of another test holds copies of all descriptors until it calls execve(2).
     #[track_caller]
     fn assert_found(addr: SocketAddr, mut expected: Vec<Pid>) {
         expected.sort_unstable_by_key(|pid| pid.as_raw_nonzero());
@@ -220,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_found_by_its_listener() {
+    fn listener_is_found_by_its_address() {
         let own = rustix::process::getpid();
         for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
             let Ok(socket) = TcpListener::bind(address) else {
@@ -237,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_s_process_is_one_of_the_server() {
+    fn process_of_a_connection_belongs_to_the_server() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let client = TcpStream::connect(addr).unwrap();
@@ -253,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn children_of_children_are_found() {
+    fn descendants_include_grandchildren_but_no_zombies() {
         let mut shell = Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().unwrap();
         let root = Pid::from_child(&shell);
         let found = loop {
@@ -265,6 +203,13 @@ mod tests {
         let under = descendants(rustix::process::getpid());
         assert!(under.contains(&root) && under.contains(&found), "{under:?}");
         rustix::process::kill_process(found, rustix::process::Signal::KILL).unwrap();
+        while !descendants(root).is_empty() {
+            std::thread::yield_now();
+        }
+        // The shell has ended, and is a zombie until it is waited for.
+        while descendants(rustix::process::getpid()).contains(&root) {
+            std::thread::yield_now();
+        }
         shell.wait().unwrap();
     }
 }

@@ -11,12 +11,13 @@ use super::part::{Counted, Opened, Order, Window, monotonic_ns};
 use super::parts::Parts;
 use crate::exit::Failure;
 use crate::machine::memory::{self, Kernel};
-use crate::machine::{cpu_time, placement::Placement};
+use crate::machine::placement::Placement;
 use crate::progress::Progress;
 use crate::run::record::{Subject, disagreement, subject};
 use crate::run::verdict::{Evidence, Verdict, judge};
 use crate::run::{Session, Several};
 use crate::servers::embedded::{Ended, Server};
+use lockstep_sys::cpu_time;
 use lockstep_sys::cpus::format_list;
 
 /// How long connections are left idle before memory is looked at.

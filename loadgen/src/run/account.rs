@@ -3,7 +3,7 @@
 use rustix::process::Pid;
 
 use crate::machine::processes::Processes;
-use crate::machine::procfs::{self, Usage};
+use crate::machine::usage::{self, Usage};
 
 /// What the server used in the measured window.
 #[derive(Clone, Debug, Default)]
@@ -43,15 +43,15 @@ impl Account {
 
     /// The window begins.
     pub(super) fn begin(&mut self) {
-        self.before = procfs::usage_of(&self.found);
+        self.before = usage::usage_of(&self.found);
         // Now it has the threads that it needs for its connections.
-        self.used.capacity = procfs::capacity_of(&self.found);
+        self.used.capacity = usage::capacity_of(&self.found);
     }
 
     /// The window ends. The connections have to be open still: processes may end with them.
     pub(super) fn end(&mut self) {
         let Some(before) = self.before else { return };
-        let usage = procfs::usage_of(&self.found).map(|after| after.since(before));
+        let usage = usage::usage_of(&self.found).map(|after| after.since(before));
         self.used.changed =
             self.list() != self.found || usage.is_none_or(|usage| usage.children_ticks > 0);
         self.used.usage = usage.filter(|_| !self.used.changed);

@@ -14,10 +14,11 @@ use lockstep_results::{Calls, Exchange, Floor, Spread};
 
 use crate::clients::connection::Service;
 use crate::clients::pattern::Pattern;
+use crate::machine::limits;
 use crate::machine::placement::Placement;
-use crate::machine::{limits, netns};
 use crate::run::args::RunArgs;
 use lockstep_sys::cpus::pin;
+use lockstep_sys::netns;
 use measurements::Pair;
 
 /// Largest number of connections: more need more descriptors than many a process may have.
@@ -113,7 +114,7 @@ pub(crate) fn measure(parameters: &Parameters<'_>) -> io::Result<Floor> {
         let measuring = scope.spawn(|| {
             pin(&[parameters.cpus.client])?;
             // Outside of this namespace, the kernel's counters then count the run alone.
-            let apart = netns::enter_alone().is_ok();
+            let apart = netns::enter().is_ok();
             rounds(parameters).map(|(values, opened)| (values, if apart { 0 } else { opened }))
         });
         measuring.join().map_err(|_| io::Error::other("a thread panicked"))?

@@ -17,7 +17,7 @@ use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Placement, pin};
 use crate::machine::processes::Processes;
-use crate::machine::procfs::Usage;
+use crate::machine::usage::Usage;
 use crate::run::account::Used;
 use crate::run::conductor::Conductor;
 use crate::run::observer::Observer;

@@ -13,7 +13,7 @@ use crate::clients::intervals::IntervalCounts;
 use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
 use crate::event::Ready;
 use crate::machine::placement::Place;
-use crate::machine::procfs::Usage;
+use crate::machine::usage::Usage;
 use crate::run::args::RunArgs;
 use crate::run::condition::Condition;
 use crate::run::measure::{Measured, Run};

@@ -50,7 +50,7 @@ fn run_record_contains_the_floor() {
     let record: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     let floor = &record["floor"];
     assert_eq!(floor["one_thread"][0]["conns"], 3);
-    let alone = std::thread::spawn(|| loadgen::machine::netns::enter_alone().is_ok());
+    let alone = std::thread::spawn(|| lockstep_sys::netns::enter().is_ok());
     let counted = if alone.join().unwrap() { 0 } else { 3 };
     assert_eq!(floor["connections"], counted, "{floor}");
     // They were not opened to the server.

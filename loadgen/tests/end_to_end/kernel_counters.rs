@@ -3,7 +3,7 @@
 use std::fs;
 use std::thread;
 
-use loadgen::machine::netns;
+use lockstep_sys::netns;
 
 use crate::harness::{Finished, run, skip};
 
@@ -20,7 +20,7 @@ fn counter(name: &str) -> u64 {
 /// `None` where that is not allowed, which is said aloud.
 fn run_alone(args: &'static [&str]) -> Option<(Finished, u64)> {
     let thread = thread::spawn(move || {
-        netns::enter_alone()?;
+        netns::enter()?;
         let finished = run(args);
         Ok::<_, std::io::Error>((finished, counter("ActiveOpens")))
     });

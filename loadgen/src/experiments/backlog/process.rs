@@ -18,9 +18,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::trial::{self, Spec};
 use crate::event::Event;
 use crate::exit::{self, Failure};
-use crate::machine::netns::Private;
 use crate::machine::signals;
 use lockstep_sys::errno::describe;
+use lockstep_sys::netns::Private;
 
 /// Interval between two checks for processes that have ended.
 const POLL: Duration = Duration::from_millis(20);

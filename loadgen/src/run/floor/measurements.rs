@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::clients::pattern::{Offset, Pattern};
 use crate::clients::socket::{receive, send};
-use crate::machine::cpu_time::of_this_thread_ns;
+use lockstep_sys::cpu_time::of_this_thread_ns;
 use lockstep_sys::cpus::pin;
 
 /// Exchanges, or polls of a socket, between two readings of the clock.

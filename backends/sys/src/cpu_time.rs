@@ -1,34 +1,35 @@
-//! Processor time to the nanosecond, of a thread and of whole processes.
+//! CPU time of a thread and of whole processes, in nanoseconds.
 
 use std::mem::MaybeUninit;
 
 use rustix::process::Pid;
 use rustix::time::{ClockId, clock_gettime};
 
-/// Processor time that this thread has used, nanoseconds.
+/// Returns the CPU time that the calling thread has used.
+#[inline]
 pub fn of_this_thread_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Processor time that all threads of a process have used, those that have ended included,
-/// nanoseconds; `None` when it is gone (clock_getcpuclockid(3)).
+/// Returns the CPU time that all threads of a process have used, including those that have ended
+/// (clock_getcpuclockid(3)); `None` if the process is gone.
 ///
-/// `/proc/PID/stat` has the same, in ticks of mostly ten milliseconds.
+/// `/proc/PID/stat` has it as well, but in clock ticks of usually ten milliseconds.
 pub fn of_process_ns(pid: Pid) -> Option<u64> {
     let mut clock = 0;
-    // SAFETY: the pointer is to a local variable of the type that is asked for.
+    // SAFETY: the pointer is to a local variable of the expected type.
     let result = unsafe { libc::clock_getcpuclockid(pid.as_raw_nonzero().get(), &raw mut clock) };
     if result != 0 {
         return None;
     }
     let mut time = MaybeUninit::<libc::timespec>::uninit();
-    // SAFETY: the pointer is to a local variable of the type that is asked for.
+    // SAFETY: the pointer is to a local variable of the expected type.
     let result = unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) };
     if result != 0 {
         return None;
     }
-    // SAFETY: the call has succeeded, so it has filled it.
+    // SAFETY: the call has succeeded, so it has written the whole value.
     let time = unsafe { time.assume_init() };
     Some(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_takes_time() {
+    fn cpu_time_grows_with_work() {
         let process = of_process_ns(rustix::process::getpid());
         let thread = of_this_thread_ns();
         let mut sum = 0u64;
@@ -54,11 +55,10 @@ mod tests {
     }
 
     #[test]
-    fn a_child_s_time_is_readable_and_gone_with_it() {
+    fn cpu_time_of_a_child_is_readable_until_it_is_waited_for() {
         let mut child = Command::new("sleep").arg("60").spawn().expect("there is sleep(1)");
         let pid = Pid::from_child(&child);
         let mut used = of_process_ns(pid);
-        // It may not have got far yet.
         for _ in 0..1000 {
             if used != Some(0) {
                 break;

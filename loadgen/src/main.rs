@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         }
     };
     // Where even this fails, a file that is too large ends the command as it does any other.
-    let _ = signals::tell_of_full_files();
+    let _ = signals::ignore_file_size_signal();
     let result = match cli.command {
         None => run_and_print(cli.run, &cli.live),
         Some(Command::Compare(args)) => compare_and_print(&args),

@@ -1,4 +1,5 @@
-//! The server under test: our own as a child process, or anybody's from a command line.
+//! The server under test: an embedded one as a child process, one from a command line, or one that
+//! runs already.
 
 pub mod command;
 pub mod embedded;

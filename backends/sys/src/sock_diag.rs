@@ -10,17 +10,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
 };
 
-use crate::tcp_info::AcceptQueue;
-
-// States of a TCP socket (net/tcp_states.h).
-/// The handshake is complete, and neither side has closed.
-pub const ESTABLISHED: u8 = 1;
-/// A listener has answered the SYN.
-pub const SYN_RECV: u8 = 3;
-/// The peer has closed its side.
-pub const CLOSE_WAIT: u8 = 8;
-/// A listener.
-pub const LISTEN: u8 = 10;
+use crate::tcp_info::{AcceptQueue, CLOSE_WAIT, ESTABLISHED, LISTEN};
 
 /// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
 const SOCK_DIAG_BY_FAMILY: u16 = 20;

@@ -5,6 +5,16 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 
+// States of a TCP socket (net/tcp_states.h).
+/// The handshake is complete, and neither side has closed.
+pub const ESTABLISHED: u8 = 1;
+/// A listener has answered the SYN.
+pub const SYN_RECV: u8 = 3;
+/// The peer has closed its side.
+pub const CLOSE_WAIT: u8 = 8;
+/// A listener.
+pub const LISTEN: u8 = 10;
+
 /// State and retransmissions of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TcpInfo {
@@ -23,7 +33,7 @@ impl TcpInfo {
     pub fn of(socket: impl AsFd) -> io::Result<Self> {
         let info = read(socket)?;
         Ok(Self {
-            established: info.tcpi_state == crate::sock_diag::ESTABLISHED,
+            established: info.tcpi_state == ESTABLISHED,
             total_retrans: info.tcpi_total_retrans,
         })
     }

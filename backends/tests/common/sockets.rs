@@ -8,8 +8,8 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 
-pub(crate) use lockstep_sys::sock_diag::{CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV};
 use lockstep_sys::sock_diag::{SockDiag, TcpSocket};
+pub(crate) use lockstep_sys::tcp_info::{CLOSE_WAIT, ESTABLISHED, LISTEN, SYN_RECV};
 
 /// A socket.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

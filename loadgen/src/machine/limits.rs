@@ -1,22 +1,22 @@
-//! How many descriptors the process may have, and how many a run needs.
+//! Open files that a run needs, and the limit of this process.
 
 use lockstep_sys::limits;
 
-/// Descriptors beside the connections: standard streams, epoll instances, an embedded server's
-/// pipes, and what the libraries hold.
+/// Descriptors for all else than connections: standard streams, epoll instances, an embedded
+/// server's pipes, and those of libraries.
 const RESERVE: u64 = 128;
 
-/// Raises the limit of open descriptors as far as it may be raised, and checks that `conns`
-/// connections of `threads` threads fit.
+/// Raises the limit of open files to the hard limit, and checks that `conns` connections of
+/// `threads` threads fit.
 ///
 /// # Errors
 ///
-/// One line that names the limit and the number needed.
+/// A text for the user that names the limit and the number needed, if they do not fit.
 pub fn raise_descriptors(conns: u32, threads: usize) -> Result<(), String> {
     check(limits::raise_open_files(), conns, threads)
 }
 
-/// The connections that a limit of descriptors has room for, beside what else is open.
+/// Returns the number of connections that fit a limit of open files.
 pub fn room(limit: u64) -> u64 {
     limit.saturating_sub(2 * RESERVE)
 }
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_and_the_need_are_named() {
+    fn too_many_connections_name_the_need_and_the_limit() {
         assert_eq!(check(20_000, 10_000, 1), Ok(()));
         let error = check(256, 1000, 1).unwrap_err();
         assert!(error.contains("256") && error.contains("1130"), "{error}");

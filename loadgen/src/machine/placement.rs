@@ -1,14 +1,14 @@
-//! Which processors the server and the generator's threads run on.
+//! CPUs of the server and of the generator's threads.
 //!
-//! On the same processors they would take time from each other, and neither's cost could be told
-//! from the other's; so where there are two or more, each side has its own. But a connection whose
-//! ends are on one processor needs no other to be woken, and moves nothing between caches; so they
-//! may share all of them, where every connection is served on the processor of its client.
+//! On the same CPUs the two sides would take time from each other, and neither's cost could be
+//! measured. So with two or more CPUs each side has its own. But a connection with both ends on
+//! one CPU wakes no other CPU, and moves no data between caches. So the sides may also share all
+//! CPUs, with every connection served on the CPU of its client.
 
 use clap::ValueEnum;
 use lockstep_sys::cpus;
 
-/// How the two sides of an embedded run are to lie.
+/// Placement of the two sides of an embedded run.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub enum Place {
     /// On CPUs of their own, if there are two
@@ -19,7 +19,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// The name used in options and records.
+    /// Returns the name used in options and records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Apart => "apart",
@@ -28,20 +28,20 @@ impl Place {
     }
 }
 
-/// The processors of each side.
+/// The CPUs of each side.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Placement {
-    /// The generator's.
+    /// CPUs of the generator.
     pub client: Vec<usize>,
-    /// An embedded server's.
+    /// CPUs of an embedded server.
     pub server: Option<Vec<usize>>,
 }
 
 impl Placement {
-    /// Chooses among the `allowed` processors; lists that the user gave stand.
+    /// Chooses among the `allowed` CPUs, unless the user has given lists.
     ///
-    /// `apart` says that the server runs on this machine, so that it needs processors too;
-    /// `embedded` that it is ours to place.
+    /// `apart`: the server runs on this machine, so it needs CPUs, too. `embedded`: the server is
+    /// started and placed by the generator.
     pub fn choose(
         allowed: &[usize],
         client: Option<&[usize]>,
@@ -59,13 +59,13 @@ impl Placement {
         }
     }
 
-    /// All `allowed` processors, or those that the user gave, for both sides.
+    /// Gives both sides all `allowed` CPUs, or those that the user has given.
     pub fn steered(allowed: &[usize], given: Option<&[usize]>) -> Self {
         let both = given.unwrap_or(allowed).to_vec();
         Self { client: both.clone(), server: Some(both) }
     }
 
-    /// The processor of a thread of the generator.
+    /// Returns the CPU of a thread of the generator.
     pub fn of_thread(&self, thread: usize) -> usize {
         self.client[thread % self.client.len()]
     }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sides_are_apart_where_they_can_be() {
+    fn sides_have_cpus_of_their_own_if_there_are_two() {
         let choose = |allowed: &[usize], apart, embedded| {
             Placement::choose(allowed, None, None, apart, embedded)
         };
@@ -96,20 +96,20 @@ mod tests {
         assert_eq!((placement.server, placement.client), (Some(vec![0, 2]), vec![5, 7, 8]));
         let placement = choose(&[3], true, true);
         assert_eq!((placement.server, placement.client), (Some(vec![3]), vec![3]));
-        // A server elsewhere needs none of our processors; one here that is not ours does.
+        // A server on another machine needs none of these CPUs; a target on this one does.
         assert_eq!(choose(&[0, 1], false, false), Placement { client: vec![0, 1], server: None });
         assert_eq!(choose(&[0, 1], true, false), Placement { client: vec![1], server: None });
     }
 
     #[test]
-    fn what_the_user_says_stands() {
+    fn lists_of_the_user_are_kept() {
         let placement = Placement::choose(&[0, 1], Some(&[0]), Some(&[0, 1]), true, true);
         assert_eq!(placement, Placement { client: vec![0], server: Some(vec![0, 1]) });
         assert_eq!(placement.of_thread(5), 0);
     }
 
     #[test]
-    fn a_processor_that_does_not_exist_is_named() {
+    fn pinning_to_a_missing_cpu_names_it() {
         let error = pin(&[1023]).unwrap_err();
         assert!(error.starts_with("cannot run on CPU 1023: "), "{error}");
     }

@@ -1,4 +1,4 @@
-//! Ctrl-C and its relatives: the first ends the run in order, the second at once.
+//! Signals: the first SIGINT or SIGTERM ends the run in order, the second immediately.
 
 use std::io;
 use std::process;
@@ -15,26 +15,30 @@ use signal_hook::iterator::Signals;
 use crate::event::Event;
 use crate::exit;
 
-/// Has the kernel end this process with `parent`, which has started it; `false` if that is gone
-/// already.
+/// Has the kernel kill this process when the process `parent`, which has started it, is gone;
+/// false if `parent` is gone already. See [`signal_with`].
 pub fn end_with(parent: i32) -> bool {
     signal_with(parent, Signal::KILL)
 }
 
-/// Has the kernel send this process a signal when `parent` is gone, which has started it; `false`
-/// if it is already.
+/// Has the kernel send this process a signal when the process `parent`, which has started it, is
+/// gone; false if `parent` is gone already.
+///
+/// The kernel sends the signal when the *thread* that has started this process ends
+/// (PR_SET_PDEATHSIG(2const)). So a thread that starts a server must stop it before it ends, as
+/// all callers of [`Server::start`](crate::servers::embedded::Server::start) do.
 pub fn signal_with(parent: i32, signal: Signal) -> bool {
-    // Where it is refused, the parent still ends its children whenever it can.
-    let _ = set_parent_process_death_signal(Some(signal));
+    // If it is refused, the parent still ends its children whenever it can.
+    let _refused = set_parent_process_death_signal(Some(signal));
     getppid() == Pid::from_raw(parent)
 }
 
-/// Lets a write beyond RLIMIT_FSIZE fail with an error that can be told, and not by a signal.
+/// Lets a write beyond RLIMIT_FSIZE fail with `EFBIG` instead of ending the process by SIGXFSZ.
 ///
 /// # Errors
 ///
-/// When the signal cannot be caught.
-pub fn tell_of_full_files() -> io::Result<()> {
+/// Those of sigaction(2).
+pub fn ignore_file_size_signal() -> io::Result<()> {
     flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map(drop)
 }
 
@@ -42,12 +46,12 @@ pub fn tell_of_full_files() -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// When signals cannot be caught, or no thread started.
+/// Those of sigaction(2), and `EAGAIN` if no thread can be started.
 pub fn watch(events: Sender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let wait = move || {
         for (number, signal) in signals.forever().enumerate() {
-            // When nobody listens any more, the result is being printed and need not be ended.
+            // Without a receiver the result is being printed: nothing is left to end in order.
             if number > 0 || events.send(Event::Signal(signal)).is_err() {
                 process::exit(exit::of_signal(signal).into());
             }

@@ -10,7 +10,7 @@ use crate::machine::placement::{Place, Placement, pin};
 use crate::machine::processes::Processes;
 use crate::run::args::RunArgs;
 use crate::run::record::{self, Subject};
-use crate::servers::embedded::{Ended, READY_MAX, Server, Wish};
+use crate::servers::embedded::{Ended, READY_MAX, Server, ServerOptions};
 use crate::servers::{command, target};
 use lockstep_sys::cpus::format_list;
 use lockstep_sys::errno::describe;
@@ -30,7 +30,7 @@ impl Prepared {
         args: &RunArgs,
     ) -> (lockstep_results::Subject, Option<String>) {
         let ended = self.server.and_then(Started::stop);
-        let trouble = ended.and_then(|ended| ended.trouble);
+        let trouble = ended.and_then(|ended| ended.error);
         let subject = Subject { addr: self.addr, ready: self.ready, ended: None };
         (record::subject(&subject, args), trouble)
     }
@@ -48,7 +48,7 @@ impl Started {
         match self {
             Self::Embedded(server) => Some(server.stop()),
             Self::Command(server) => {
-                server.stop().map(|trouble| Ended { statistics: None, trouble: Some(trouble) })
+                server.stop().map(|error| Ended { statistics: None, error: Some(error) })
             }
         }
     }
@@ -85,7 +85,7 @@ pub(super) fn prepare(
         let server = Some(Started::Command(server));
         return Ok((Prepared { addr, processes, server, ready: None }, placement));
     }
-    let (server, ready) = start(&wish(args, cpus), sender, events)?;
+    let (server, ready) = start(&options(args, cpus), sender, events)?;
     pin(&placement.client).map_err(failed)?;
     let (addr, processes) = (ready.addr, Some(Processes::One(server.pid())));
     let server = Some(Started::Embedded(server));
@@ -111,13 +111,14 @@ pub(super) fn several(
     let failed = |error: String| Failure::new(exit::FAILURE, error);
     let placement = place(args, allowed);
     let cpus = placement.server.as_deref().unwrap_or_default();
-    let mut wish = Wish { shared_port: (count > 1).then_some(0), ..wish(args, cpus) };
+    let mut options =
+        ServerOptions { shared_port: (count > 1).then_some(0), ..options(args, cpus) };
     pin(cpus).map_err(failed)?;
-    let (first, ready) = start(&wish, sender, events)?;
+    let (first, ready) = start(&options, sender, events)?;
     let mut servers = vec![first];
     for _ in 1..count {
-        wish.shared_port = Some(ready.addr.port());
-        servers.push(start(&wish, sender, events)?.0);
+        options.shared_port = Some(ready.addr.port());
+        servers.push(start(&options, sender, events)?.0);
     }
     pin(&placement.client).map_err(failed)?;
     Ok(Several { servers, ready, placement })
@@ -133,9 +134,9 @@ fn place(args: &RunArgs, allowed: &[usize]) -> Placement {
 }
 
 /// What is asked of an embedded server on these processors.
-fn wish(args: &RunArgs, cpus: &[usize]) -> Wish {
+fn options(args: &RunArgs, cpus: &[usize]) -> ServerOptions {
     let steered = args.server.place == Place::Steered;
-    Wish {
+    ServerOptions {
         backend: args.backend.clone(),
         service: args.service.name(),
         backlog: args.backlog,
@@ -150,16 +151,17 @@ fn wish(args: &RunArgs, cpus: &[usize]) -> Wish {
 
 /// Starts an embedded server, and waits until it is ready.
 fn start(
-    wish: &Wish,
+    options: &ServerOptions,
     sender: &Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<(Server, Ready), Failure> {
     let ready = sender.clone();
-    let server =
-        Server::start(wish, move |line| drop(ready.send(Event::Ready(line)))).map_err(|error| {
+    let server = Server::start(options, move |line| drop(ready.send(Event::Ready(line)))).map_err(
+        |error| {
             let error = format!("cannot start a server: {}", describe(&error));
             Failure::new(exit::FAILURE, error)
-        })?;
+        },
+    )?;
     match await_ready(events)? {
         Some(ready) => Ok((server, ready)),
         None => Err(server.into_failure()),

@@ -333,7 +333,7 @@ fn shared(client: &Side<'_>, server: &Side<'_>, window: Duration) -> Option<f64>
 /// exchanges of `size` bytes, if that is certain. After failures and signals there may be some that
 /// only one side saw the end of.
 pub(crate) fn disagreement(ended: &[Ended], size: u32, total: Option<u64>) -> Option<String> {
-    if let Some(trouble) = ended.iter().find_map(|ended| ended.trouble.as_ref()) {
+    if let Some(trouble) = ended.iter().find_map(|ended| ended.error.as_ref()) {
         return Some(format!("server-failed: {trouble}"));
     }
     let total = total?;

@@ -267,7 +267,7 @@ fn carry_out(
         signal: measured.signal,
         wrong_replies: failures.wrong_replies() > 0,
         connected: measured.totals.connected > 0,
-        failures: failures.total() > 0 || ended.as_ref().is_some_and(|e| e.trouble.is_some()),
+        failures: failures.total() > 0 || ended.as_ref().is_some_and(|e| e.error.is_some()),
         valid: false,
         held: false,
     };

@@ -1,13 +1,13 @@
-//! Anybody's server, started from a command line.
+//! A server started from a command line.
 //!
-//! The command is given to `sh -c`, because that is how commands are written down: with quotes,
-//! variables and redirections. `{addr}` in it becomes the address to listen at, on a free port of
-//! the loopback interface, and `{port}` the port alone. The server is ready when it accepts a
-//! connection, and is ended with SIGTERM, or SIGKILL if that does not do.
+//! `sh -c` runs the command, so it may contain quotes, variables and redirections. `{addr}` in it
+//! becomes the address to listen at, on a free port of the loopback interface, and `{port}` the
+//! port alone. The server is ready when it accepts a connection. It is ended with SIGTERM, and with
+//! SIGKILL if it outlives that.
 //!
-//! Like the embedded server it is in a process group of its own, and a process of ours stays
-//! above it (`supervisor.rs`), so that all its processes can be told and ended, whatever it forks
-//! and however the generator went.
+//! Like the embedded server it is in a process group of its own. Its parent is a supervisor
+//! (`supervisor.rs`), which finds and ends all its processes, whatever it forks, even after a crash
+//! of the generator.
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -27,48 +27,49 @@ use crate::servers::embedded::READY_MAX;
 use crate::servers::supervisor;
 use lockstep_sys::errno::describe;
 
-/// How often it is looked whether a server accepts, or is gone.
+/// Poll interval while waiting for a server to accept or to end.
 const POLL: Duration = Duration::from_millis(10);
 
-/// The longest that one look takes.
+/// Timeout of one connect.
 const PROBE_MAX: Duration = Duration::from_millis(100);
 
-/// How much of the end of what a server says is kept, to tell why it has failed.
-const SAID_MAX: usize = 4096;
+/// Bytes kept of the end of a server's standard error, to report why it has failed.
+const STDERR_MAX: usize = 4096;
 
-/// A server that can be started.
+/// A server to start.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Subject {
-    /// What it is called.
+    /// Name of the server.
     pub name: String,
-    /// The command, with `{addr}` or `{port}` in it.
+    /// Command with `{addr}` or `{port}`.
     pub command: String,
 }
 
 impl Subject {
-    /// The command for an address.
+    /// Returns the command for an address.
     fn at(&self, addr: SocketAddr) -> String {
         let port = addr.port().to_string();
         self.command.replace("{addr}", &addr.to_string()).replace("{port}", &port)
     }
 }
 
-/// A server that has been started. Dropping it ends all its processes.
+/// A started server. Dropping it ends all its processes.
 #[derive(Debug)]
 pub struct Server {
     name: String,
-    /// Its supervisor.
+    /// The supervisor.
     child: Child,
     addr: SocketAddr,
-    said: Arc<Mutex<Vec<u8>>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Server {
-    /// Starts a server on the processors that this thread may use.
+    /// Starts a server on the CPUs that the calling thread may use, which must drop it before it
+    /// ends (see [`signal_with`](crate::machine::signals::signal_with)).
     ///
     /// # Errors
     ///
-    /// When there is no free port, or the process cannot be started.
+    /// A failure with the cause if there is no free port, or the process cannot be started.
     pub fn start(subject: &Subject) -> Result<Self, Failure> {
         Self::spawn(subject).map_err(|error| {
             let error = format!("cannot start {}: {}", subject.name, describe(&error));
@@ -77,7 +78,7 @@ impl Server {
     }
 
     fn spawn(subject: &Subject) -> io::Result<Self> {
-        // Nobody else is given the port for a while after it was free.
+        // The kernel assigns a port that was just closed to no other socket for a while.
         let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["exec", "--parent", &std::process::id().to_string(), "--", &subject.at(addr)])
@@ -86,23 +87,23 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
-        let stderr = child.stderr.take().expect("it is piped");
-        let said = Arc::new(Mutex::new(Vec::new()));
-        let (name, listener) = (subject.name.clone(), said.clone());
-        // From here on, dropping the server ends the process.
-        let server = Self { name, child, addr, said };
+        let pipe = child.stderr.take().expect("it is piped");
+        let stderr = Arc::new(Mutex::new(Vec::new()));
+        let (name, kept) = (subject.name.clone(), stderr.clone());
+        // From here on, every return drops the server, which ends the process.
+        let server = Self { name, child, addr, stderr };
         thread::Builder::new()
             .name("server-stderr".to_owned())
-            .spawn(move || keep_end(stderr, &listener))?;
+            .spawn(move || keep_end(pipe, &kept))?;
         Ok(server)
     }
 
-    /// The address it was told to listen at.
+    /// Returns the address that it was started with.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// All processes that it consists of.
+    /// Returns all processes that it consists of.
     pub fn processes(&self) -> Processes {
         Processes::Under(self.supervisor())
     }
@@ -115,7 +116,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When it ends before, takes too long, or a signal comes.
+    /// A failure with the cause if it ends before, exceeds [`READY_MAX`], or a signal arrives.
     pub fn await_ready(&self, events: &Receiver<Event>) -> Result<(), Failure> {
         let deadline = Instant::now() + READY_MAX;
         loop {
@@ -140,32 +141,32 @@ impl Server {
         }
     }
 
-    /// Ends it, and says what was wrong if it had ended before.
+    /// Ends it; returns how it had ended if it ended before.
     pub fn stop(self) -> Option<String> {
-        let ending = self.ended()?; // Else dropping it ends it.
-        Some(format!("the server has ended by itself: {ending}"))
+        let ending = self.ended()?; // otherwise dropping it ends it
+        Some(format!("the server ended by itself: {ending}"))
     }
 
-    /// How it has ended, with the last line it said; `None` if it has not.
+    /// Returns how it has ended, with its last line on standard error; `None` if it runs.
     fn ended(&self) -> Option<String> {
         let status = self.status()?;
-        // What it said last may still be on its way.
+        // Its last output may still be in the pipe.
         thread::sleep(POLL);
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = String::from_utf8_lossy(&said);
-        Some(match said.lines().map(str::trim).rfind(|line| !line.is_empty()) {
+        let stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+        let stderr = String::from_utf8_lossy(&stderr);
+        Some(match stderr.lines().map(str::trim).rfind(|line| !line.is_empty()) {
             Some(line) => format!("{line} ({status})"),
             None => status,
         })
     }
 
-    /// How it has ended. It is left unwaited for: as long as it is, nobody else is given its
-    /// number, and so what [`drop`] signals is its supervisor and no other.
+    /// Returns how it has ended; `None` if it runs. Leaves the supervisor a zombie: as long as it
+    /// is one, its number is not reused, so [`drop`] cannot signal another process.
     fn status(&self) -> Option<String> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::Pid(self.supervisor()), options).ok()??;
         Some(match (status.exit_status(), status.terminating_signal()) {
-            // As shells and the supervisor have it.
+            // The supervisor's code for a signal, like a shell's.
             (Some(code @ 129..=192), _) => format!("signal {}", code - 128),
             (Some(code), _) => format!("exit status {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
@@ -176,30 +177,30 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = kill_process(self.supervisor(), Signal::TERM);
-        // Only what the kernel itself does not end can outlive this.
+        let _gone = kill_process(self.supervisor(), Signal::TERM);
+        // The supervisor outlives this only if the kernel cannot end a process of the server.
         let deadline = Instant::now() + 2 * supervisor::STOP_MAX;
         while self.status().is_none() && Instant::now() < deadline {
             thread::sleep(POLL);
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ended = self.child.kill();
+        let _waited = self.child.wait();
     }
 }
 
-/// Reads to the end, so that the server is never stopped by a full pipe, and keeps the last bytes.
-fn keep_end(mut stderr: ChildStderr, said: &Mutex<Vec<u8>>) {
-    let mut buffer = [0; 8 * SAID_MAX];
-    while let Ok(count @ 1..) = stderr.read(&mut buffer) {
-        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.extend_from_slice(&buffer[..count]);
-        let surplus = said.len().saturating_sub(SAID_MAX);
-        said.drain(..surplus);
+/// Reads to the end, so that the server never blocks on a full pipe, and keeps the last bytes.
+fn keep_end(mut pipe: ChildStderr, kept: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 8 * STDERR_MAX];
+    while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend_from_slice(&buffer[..count]);
+        let surplus = kept.len().saturating_sub(STDERR_MAX);
+        kept.drain(..surplus);
     }
 }
 
-/// Whether somebody listens. A connect to a port of this machine that nobody listens at may, if
-/// rarely, be given that very port and meet itself (a simultaneous open, RFC 9293, 3.5).
+/// True if a server listens. Without one, a connect to a port of this machine may, rarely, be
+/// assigned the same port and connect to itself (simultaneous open, RFC 9293, 3.5).
 fn accepts(addr: SocketAddr) -> bool {
     TcpStream::connect_timeout(&addr, PROBE_MAX)
         .is_ok_and(|stream| stream.local_addr().is_ok_and(|own| own != addr))

@@ -1,11 +1,11 @@
 //! The embedded server: this very executable, started again as `loadgen serve`.
 //!
-//! A process of its own has its own descriptors, its own accounting of processor time, and an end
-//! of its own that can be waited for. It is in a process group of its own, so that a Ctrl-C at
-//! the terminal reaches only the generator, which then ends it in order; and the kernel ends it
-//! when the generator is gone, however that went.
+//! A separate process has its own descriptors, its own accounting of CPU time, and an end that can
+//! be waited for. It is in a process group of its own, so that a Ctrl-C at the terminal reaches
+//! only the generator, which then ends it in order. The kernel kills it when the generator is gone,
+//! even after a crash.
 //!
-//! This is the only file that knows the server's crate.
+//! This is the only file that depends on the server's crate.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -21,13 +21,13 @@ use crate::event::Ready;
 use crate::exit::{self, Failure};
 use crate::machine::signals;
 
-/// How long a server may take to be ready.
+/// Timeout for a server to be ready.
 pub const READY_MAX: Duration = Duration::from_secs(10);
 
-/// How long a server may take to end once its clients are gone.
+/// Timeout for a server to end after its clients are gone.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// The options of the hidden `loadgen serve`.
+/// Options of the hidden `loadgen serve`.
 #[derive(Args, Debug)]
 pub struct EmbeddedArgs {
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub struct EmbeddedArgs {
     parent: Option<i32>,
 }
 
-/// Serves, as `lockstep serve` does, and no longer than the generator lives.
+/// Runs `lockstep serve` until the generator is gone.
 pub fn serve(args: &EmbeddedArgs) -> ExitCode {
     if args.parent.is_some_and(|parent| !signals::end_with(parent)) {
         return ExitCode::FAILURE;
@@ -63,89 +63,97 @@ pub fn backend_name(text: &str) -> Result<String, String> {
     Err(format!("possible values: {}, auto", backend_names().join(", ")))
 }
 
-/// The backends there are, whether or not they run here.
+/// Returns the names of all backends, including those that do not run on this machine.
 pub fn backend_names() -> Vec<&'static str> {
     lockstep_backends::BACKENDS.iter().map(|backend| backend.name()).collect()
 }
 
-/// Whether a backend can poll before it sleeps.
+/// True if a backend can busy-poll.
 pub fn spins(name: &str) -> bool {
     name != "blocking"
 }
 
-/// Why a backend cannot run here, in words.
+/// Returns the reason why a backend does not run on this machine; `None` if it does.
 pub fn refusal(name: &str) -> Option<String> {
     let refused = lockstep_backends::by_name(name)?.probe(1).err()?;
     Some(refused.to_string())
 }
 
-/// What a server is asked for.
+/// Options of an embedded server.
 #[derive(Clone, Debug)]
-pub struct Wish {
-    /// The backend's name, or `auto`.
+pub struct ServerOptions {
+    /// Name of the backend, or `auto`.
     pub backend: String,
-    /// The service's name.
+    /// Name of the service.
     pub service: &'static str,
-    /// The listen queue, for each shard.
+    /// Listen queue of each shard.
     pub backlog: Option<u32>,
-    /// How many shards.
+    /// Number of shards.
     pub shards: Option<usize>,
-    /// Processors, as a list.
+    /// List of CPUs.
     pub pin: String,
-    /// Whether each connection is to be served on the processor of its client.
+    /// True if each connection is to be served on the CPU of its client.
     pub steered: bool,
-    /// How long it polls before it sleeps.
+    /// Time to busy-poll before sleeping.
     pub spin: Duration,
-    /// The port to share with other servers, or zero for one of the kernel's choice.
+    /// Port to share with other servers; zero lets the kernel choose one.
     pub shared_port: Option<u16>,
 }
 
-/// A server that has been started.
+/// An embedded server. Dropping it kills its process.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
     statistics: Receiver<Option<serde_json::Value>>,
 }
 
-/// How a server ended.
+/// The end of a server.
 #[derive(Debug)]
 pub struct Ended {
-    /// What it printed about itself.
+    /// Statistics that the server has printed.
     pub statistics: Option<serde_json::Value>,
-    /// What was wrong about its end, in words.
-    pub trouble: Option<String>,
+    /// Description of an end that was not in order.
+    pub error: Option<String>,
 }
 
 impl Server {
-    /// Starts a server on the processors that this thread may use; `ready` is called from another
-    /// thread with what the server says when it is ready, or with nothing if it ends before.
+    /// Starts a server on the CPUs that the calling thread may use, which must stop it before it
+    /// ends (see [`signals::signal_with`]). Another thread calls `ready` with the server's ready
+    /// line, or with `None` if the server ends before.
     ///
     /// # Errors
     ///
-    /// When the process cannot be started.
+    /// Those of fork(2) and execve(2), and `EAGAIN` if no thread can be started.
     pub fn start(
-        wish: &Wish,
+        options: &ServerOptions,
         ready: impl FnOnce(Option<Ready>) + Send + 'static,
     ) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(["serve", "--json", "--listen"])
-            .arg(format!("127.0.0.1:{}", wish.shared_port.unwrap_or(0)))
-            .args(["--backend", &wish.backend, "--service", wish.service, "--pin", &wish.pin])
+            .arg(format!("127.0.0.1:{}", options.shared_port.unwrap_or(0)))
+            .args([
+                "--backend",
+                &options.backend,
+                "--service",
+                options.service,
+                "--pin",
+                &options.pin,
+            ])
             .args(["--parent", &std::process::id().to_string()]);
-        if let Some(backlog) = wish.backlog {
+        if let Some(backlog) = options.backlog {
             command.args(["--backlog", &backlog.to_string()]);
         }
-        if let Some(shards) = wish.shards {
+        if let Some(shards) = options.shards {
             command.args(["--shards", &shards.to_string()]);
         }
-        if !wish.spin.is_zero() {
-            command.args(["--spin", &format!("{}ns", wish.spin.as_nanos())]);
+        if !options.spin.is_zero() {
+            command.args(["--spin", &format!("{}ns", options.spin.as_nanos())]);
         }
-        if wish.shared_port.is_some() {
+        if options.shared_port.is_some() {
             command.arg("--reuse-port");
         }
-        if wish.steered {
+        if options.steered {
             command.args(["--steer", "cpu"]);
         }
         let mut child = command
@@ -157,29 +165,29 @@ impl Server {
         let stdout = child.stdout.take().expect("it is piped");
         let stderr = child.stderr.take().expect("it is piped");
         let (sender, statistics) = channel();
-        // From here on, dropping the server ends the process.
+        // From here on, every return drops the server, which kills the process.
         let server = Self { child, statistics };
         spawn("server-stdout", move || {
             let mut stdout = BufReader::new(stdout);
             let mut line = String::new();
             let read = stdout.read_line(&mut line);
             ready(read.ok().and_then(|_| parse_ready(&line)));
-            // A server that says more must not be stopped by a full pipe.
-            let _ = io::copy(&mut stdout, &mut io::sink());
+            // Further output must not block the server on a full pipe.
+            let _closed = io::copy(&mut stdout, &mut io::sink());
         })?;
         spawn("server-stderr", move || {
-            let _nobody_waits = sender.send(follow(stderr));
+            let _receiver_is_gone = sender.send(follow(stderr));
         })?;
         Ok(server)
     }
 
-    /// The server's process.
+    /// Returns the server's process.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
-    /// Why a server has ended that did not become ready: with its own exit code if it has told
-    /// the cause itself.
+    /// Returns the failure of a server that ended before it was ready: its exit code, and no text if
+    /// the server has printed the cause itself.
     pub fn into_failure(mut self) -> Failure {
         let status = match self.statistics.recv_timeout(STOP_MAX) {
             Ok(_) => self.child.wait().ok(),
@@ -191,29 +199,28 @@ impl Server {
         }
     }
 
-    /// Ends the server in order: it answers what it has received, says what it has counted, and
-    /// is then gone.
+    /// Drains and ends the server: it replies to what it has received, and prints its statistics.
     pub fn stop(mut self) -> Ended {
-        // Should it be gone already, its exit status says so.
-        let _ = kill_process(self.pid(), Signal::TERM);
+        // If it is gone already, its exit status shows why.
+        let _gone = kill_process(self.pid(), Signal::TERM);
         let Ok(statistics) = self.statistics.recv_timeout(STOP_MAX) else {
-            let trouble = format!("the server did not end within {} s", STOP_MAX.as_secs());
-            return Ended { statistics: None, trouble: Some(trouble) };
+            let error = format!("the server did not end within {} s", STOP_MAX.as_secs());
+            return Ended { statistics: None, error: Some(error) };
         };
-        let trouble = match self.child.wait() {
+        let error = match self.child.wait() {
             Ok(status) if status.success() => None,
             Ok(status) => Some(format!("the server did not end in order: {status}")),
-            Err(error) => Some(format!("the server's end cannot be told: {error}")),
+            Err(error) => Some(format!("cannot wait for the server: {error}")),
         };
-        Ended { statistics, trouble }
+        Ended { statistics, error }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Both do nothing for a process that was waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Neither has an effect on a process that was waited for.
+        let _ended = self.child.kill();
+        let _waited = self.child.wait();
     }
 }
 
@@ -221,7 +228,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 
-/// Passes on what a server says on standard error, and returns its statistics once it has ended.
+/// Copies a server's standard error to ours, and returns the statistics in it at the end.
 fn follow(stderr: impl Read) -> Option<serde_json::Value> {
     let mut statistics = None;
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -251,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readiness_line_is_understood() {
+    fn ready_line_is_parsed() {
         let line = "listening addr=127.0.0.1:41233 backend=mio shards=2 backlog=1024 pid=77\n";
         let ready = Ready {
             addr: "127.0.0.1:41233".parse().unwrap(),
@@ -266,15 +273,15 @@ mod tests {
     }
 
     #[test]
-    fn statistics_are_told_from_talk() {
-        let said = "{not json\n{\"schema\":1,\"exchanges\":7}\n";
-        let statistics = follow(said.as_bytes()).unwrap();
+    fn statistics_are_distinguished_from_messages() {
+        let printed = "{not json\n{\"schema\":1,\"exchanges\":7}\n";
+        let statistics = follow(printed.as_bytes()).unwrap();
         assert_eq!(statistics["exchanges"], 7);
         assert_eq!(follow("".as_bytes()), None);
     }
 
     #[test]
-    fn backends_go_by_their_names() {
+    fn backend_names_and_aliases_are_parsed() {
         for (text, name) in [("io_uring", "io-uring"), ("uring", "io-uring"), ("auto", "auto")] {
             assert_eq!(backend_name(text).as_deref(), Ok(name));
         }

@@ -1,9 +1,9 @@
-//! The process above a server that was started from a command line: `loadgen exec`.
+//! The supervisor of a server that was started from a command line: `loadgen exec`.
 //!
-//! What a command forks may be in other process groups and sessions, and may outlive the process
-//! that has forked it, as a daemon does. But none of it gets another parent than this process, which
-//! is its subreaper (PR_SET_CHILD_SUBREAPER(2const)). So all of it can be told and ended by who is
-//! above, and this process ends when nothing is left of it.
+//! The processes that a command forks may be in other process groups and sessions, and may outlive
+//! the process that has forked them, as daemons do. But all of them are descendants of this
+//! process, which is their subreaper (PR_SET_CHILD_SUBREAPER(2const)). So it can find and end all
+//! of them, and ends itself when none is left.
 
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -22,31 +22,31 @@ use crate::machine::processes::descendants;
 use crate::machine::signals;
 use lockstep_sys::errno::describe;
 
-/// How long a server may take to end on SIGTERM. Its connections are gone by then.
+/// Timeout for a server to end on SIGTERM. Its connections are closed by then.
 pub const STOP_MAX: Duration = Duration::from_secs(2);
 
-/// How often those are looked for that a server forks while it is being ended.
+/// Poll interval for processes that a server forks while it is being ended.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// The options of the hidden `loadgen exec`.
+/// Options of the hidden `loadgen exec`.
 #[derive(Args, Debug)]
 pub struct ExecArgs {
     /// The generator's process; the command ends with it.
     #[arg(long, value_name = "PID")]
     parent: i32,
-    /// For `sh -c`.
+    /// The command for `sh -c`.
     command: String,
 }
 
-/// Starts the command, and lives as long as any process of it. SIGTERM, which also comes when the
-/// generator is gone, ends them all: with SIGTERM, and what is left after [`STOP_MAX`] with SIGKILL.
-/// The exit code is the command's own, or 128 and the signal that has ended it.
+/// Starts the command, and runs as long as any process of it. SIGTERM, which the kernel also sends
+/// when the generator is gone, ends them all: with SIGTERM, and after [`STOP_MAX`] with SIGKILL.
+/// The exit code is the command's own, or 128 plus the signal that has ended it.
 pub fn exec(args: &ExecArgs) -> ExitCode {
     let failed = |what: &str, error: &std::io::Error| {
         Failure::new(127, format!("{what}: {}", describe(error))).print();
         ExitCode::from(127)
     };
-    // Before there is anything to end, it may end at once.
+    // Nothing is started yet, so the default action of SIGTERM is right.
     if !signals::signal_with(args.parent, Signal::TERM) {
         return ExitCode::FAILURE;
     }
@@ -73,7 +73,7 @@ pub fn exec(args: &ExecArgs) -> ExitCode {
     wait_for_all(shell)
 }
 
-/// Waits until there is no process left, and returns the exit code of the first.
+/// Waits until no process is left, and returns the exit code of the first.
 fn wait_for_all(first: Pid) -> ExitCode {
     let mut code = exit::FAILURE;
     loop {
@@ -93,7 +93,7 @@ fn code_of(status: WaitStatus) -> u8 {
     }
 }
 
-/// Does not return: this process ends as soon as there is nobody left.
+/// Ends all descendants. The main thread ends this process when none is left.
 fn end_all() -> ! {
     signal_all(Signal::TERM);
     let deadline = Instant::now() + STOP_MAX;
@@ -107,6 +107,6 @@ fn end_all() -> ! {
 
 fn signal_all(signal: Signal) {
     for pid in descendants(getpid()) {
-        let _it_is_gone = kill_process(pid, signal);
+        let _gone = kill_process(pid, signal);
     }
 }

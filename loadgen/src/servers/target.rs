@@ -1,4 +1,4 @@
-//! A server that runs already: its address.
+//! The address of a server that runs already.
 
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::{Receiver, Sender};
@@ -9,10 +9,15 @@ use crate::event::Event;
 use crate::exit::{self, Failure};
 use lockstep_sys::errno::describe;
 
-/// The longest that one of several addresses of a name is tried.
+/// Timeout of a connect to one of several addresses of a name.
 const PROBE_MAX: Duration = Duration::from_secs(1);
 
-/// Finds the address of a target, in a thread of its own, so that a signal is heard meanwhile.
+/// Looks up the address of a target in a thread of its own, so that a signal ends the wait.
+///
+/// # Errors
+///
+/// The exit code and the text for the user if the target is malformed, unknown, or a signal
+/// arrived.
 pub(crate) fn resolve(
     target: &str,
     sender: &Sender<Event>,
@@ -43,8 +48,8 @@ pub(crate) fn resolve(
     }
 }
 
-/// The address of a name. Of several, the first that accepts a connection: `localhost` may stand
-/// for `::1` and `127.0.0.1`, and a server may listen on only one of them.
+/// Looks up the address of a name. Of several, the first that accepts a connection: `localhost` may
+/// stand for `::1` and `127.0.0.1`, and a server may listen on only one of them.
 fn look_up(name: &str) -> Result<SocketAddr, String> {
     let addrs: Vec<SocketAddr> =
         name.to_socket_addrs().map_err(|error| describe(&error))?.collect();
@@ -55,6 +60,6 @@ fn look_up(name: &str) -> Result<SocketAddr, String> {
         return Ok(first);
     }
     let accepts = |addr: &&SocketAddr| TcpStream::connect_timeout(addr, PROBE_MAX).is_ok();
-    // When none accepts, connecting to the last says why.
+    // If none accepts, the run's connect to the last reports the error.
     Ok(*addrs.iter().find(accepts).unwrap_or(&last))
 }

@@ -1,43 +1,53 @@
-//! The `blocking` backend: a thread for each conversation, and the kernel does the waiting.
+//! The `blocking` backend: a thread for each connection, which sleeps in its system calls.
 //!
 //! The tutorial's own model. By default one thread accepts and starts a thread per connection;
-//! with `--threads N` there are N threads that each accept, serve one conversation to its end and
-//! accept again, so that one more than N waits in the listen queue. `--threads 1` is the
-//! tutorial's server.
+//! with `--threads N`, each of N threads accepts, serves one connection to its end and accepts
+//! again, so that further connections wait in the listen queue. `--threads 1` is the tutorial's
+//! server.
 //!
-//! The shard's own thread only waits for the stop signal. Then it keeps interrupting the others
-//! (`registry.rs`): a thread that comes back from a system call sees that it has to stop.
+//! The shard's own thread only waits for the stop signal. Then it interrupts the others
+//! (`threads.rs`) until each has returned from its system call and seen that the server stops.
 
-mod conversation;
-mod registry;
+mod threads;
 
 use std::io::{self, ErrorKind};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
-use lockstep_core::{Cause, Service};
+use lockstep_core::{Cause, Exchange, Op, RECV_MAX, Service};
+use lockstep_sys::errno::is_exhaustion;
+use lockstep_sys::limits::threads_of_process;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
 use crate::accept::AcceptBackoff;
+use crate::drive::{Discarded, Driven, LINGER, discard, drive, lingers};
+use crate::scratch::Scratch;
 use crate::trace::{NoTrace, Trace, Traced};
-use crate::{Backend, ConnectionLimit, Options, Shard, Stats, Stop, Unsupported};
-use lockstep_sys::errno::is_exhaustion;
-use lockstep_sys::limits::threads_of_process;
-use registry::{Registry, Ticket};
+use crate::{Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Unsupported};
+use threads::{ThreadGuard, Threads};
 
-/// The backend's value; it has no tuning.
+/// The backend; it has no tuning.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocking;
 
-/// A conversation needs one buffer and a few frames; a debug build's frames are larger.
+/// A connection needs one buffer and a few frames; a debug build's frames are larger.
 const STACK_SIZE: usize = 128 * 1024;
 
-/// How often a thread looks whether a place has become free, or has seen the stop signal.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// Interval at which a thread tries again to acquire a slot.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// First and longest interval at which threads are interrupted when the server stops. It doubles:
+/// with thousands of threads an interrupt of each takes longer than the first interval.
+const INTERRUPT_FIRST: Duration = Duration::from_millis(5);
+const INTERRUPT_LONGEST: Duration = Duration::from_millis(160);
+
+/// System calls between two checks of the stop signal, for a client that never lets the thread
+/// wait.
+const BUDGET: u32 = 64;
 
 impl Backend for Blocking {
     fn name(&self) -> &'static str {
@@ -49,7 +59,11 @@ impl Backend for Blocking {
     }
 
     fn default_shards(&self, _cpus: usize) -> usize {
-        1 // the threads spread over the processors by themselves
+        1 // its threads use all CPUs
+    }
+
+    fn thread_per_connection(&self) -> bool {
+        true
     }
 
     fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
@@ -61,17 +75,17 @@ impl Backend for Blocking {
 }
 
 fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
-    registry::prepare_interrupts()?;
-    let Shard { listener, options, stop, limit, ready, service, tracer: _ } = shard;
+    threads::install_handler()?;
+    let Shard { listener, options, stop, limit, ready, service, .. } = shard;
     ready()?;
-    let (registry, stats) = (Registry::new(), Mutex::new(Stats::new()));
+    let (threads, stats) = (Threads::new(), Mutex::new(Stats::new()));
     let threads_max = threads_of_process();
-    let server = Server { options, stop, limit, service, trace, threads_max, registry, stats };
+    let server = Server { options, stop, limit, service, trace, threads_max, threads, stats };
     thread::scope(|scope| {
         let started = server.start_acceptors(scope, listener);
         match started {
             Ok(()) => while !stop.wait(Duration::from_secs(3600)) {},
-            Err(_) => stop.drain(), // those that did start have to end
+            Err(_) => stop.drain(), // ends the acceptors that did start
         }
         server.interrupt_until_all_have_ended();
         started
@@ -79,16 +93,16 @@ fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
     Ok(server.stats.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// What the threads of one shard share.
+/// State shared by the threads of one shard.
 struct Server<'a, T> {
     options: &'a Options,
     stop: &'a Stop,
     limit: &'a ConnectionLimit,
-    service: &'a (dyn Fn() -> Box<dyn Service> + Sync),
+    service: &'a ServiceFactory,
     trace: T,
-    /// Of conversations with a thread of their own, over all shards.
+    /// Largest number of connections with a thread of their own, over all shards.
     threads_max: usize,
-    registry: Registry,
+    threads: Threads,
     stats: Mutex<Stats>,
 }
 
@@ -105,14 +119,14 @@ impl<T: Trace> Server<'_, T> {
         let pool = self.options.threads;
         let listener = Arc::new(listener); // closed by the last acceptor that ends
         for _ in 0..pool.unwrap_or(1) {
-            let (listener, mut ticket) = (Arc::clone(&listener), self.registry.announce());
+            let (listener, mut guard) = (Arc::clone(&listener), self.threads.register());
             spawn(scope, "acceptor", move || {
-                ticket.enter(None);
+                guard.start(None);
                 match pool {
                     Some(_) => self.accept(&listener, |stream| {
-                        self.converse(stream, self.registry.announce());
+                        self.serve_connection(stream, self.threads.register());
                     }),
-                    None => self.accept(&listener, |stream| self.start(scope, stream)),
+                    None => self.accept(&listener, |stream| self.start_thread(scope, stream)),
                 }
                 if let Some(listener) = Arc::into_inner(listener) {
                     self.trace.close(listener);
@@ -129,7 +143,7 @@ impl<T: Trace> Server<'_, T> {
             match self.accept_one(listener) {
                 Ok(stream) => {
                     backoff.reset();
-                    self.wait_for_place();
+                    self.acquire_slot();
                     self.limit.opened();
                     serve(stream);
                 }
@@ -158,27 +172,28 @@ impl<T: Trace> Server<'_, T> {
         }
     }
 
-    /// Waits until one more may be open; when the server stops, at most until then.
+    /// Waits for a slot for an accepted connection; acquires one beyond the limit when the server
+    /// stops.
     ///
-    /// The place is taken after accept(2), which may wait for long: a place held meanwhile would be
-    /// kept from the other shards, where somebody may need it.
-    fn wait_for_place(&self) {
+    /// The slot is acquired after accept(2), which may wait for long: held during it, the slot would
+    /// be kept from shards that have a connection for it.
+    fn acquire_slot(&self) {
         while !self.limit.try_acquire() {
-            if self.stop.wait(LOOK_AGAIN) {
+            if self.stop.wait(RETRY) {
                 return self.limit.acquire();
             }
         }
     }
 
-    /// Accepts one connection. Unlike std's, it comes back when a signal interrupts it.
+    /// Accepts one connection. Unlike std's accept, it returns when a signal interrupts it.
     fn accept_one(&self, listener: &TcpListener) -> io::Result<TcpStream> {
-        self.stats().look_at_queue(listener, self.trace);
+        self.stats().observe_queue(listener, self.trace.tracer());
         let accept = || Ok(accept_with(listener, SocketFlags::CLOEXEC)?);
         let accepted = self.trace.accept(listener, accept, AsRawFd::as_raw_fd);
         let mut stats = self.stats();
         stats.syscalls += 1;
         match &accepted {
-            Ok(_) => stats.accepted += 1,
+            Ok(_) => stats.on_accepted(),
             Err(error) => match error.kind() {
                 ErrorKind::Interrupted | ErrorKind::WouldBlock => {}
                 _ => stats.on_accept_error(error),
@@ -187,16 +202,16 @@ impl<T: Trace> Server<'_, T> {
         Ok(accepted?.into())
     }
 
-    /// Starts a thread for the conversation.
-    fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, stream: TcpStream) {
-        let ticket = self.registry.announce();
-        let converse = move || self.converse(stream, ticket);
+    /// Starts a thread for the connection.
+    fn start_thread<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, stream: TcpStream) {
+        let guard = self.threads.register();
+        let serve = move || self.serve_connection(stream, guard);
         let started = match self.limit.count() > self.threads_max {
             true => Err(Errno::NOMEM.into()),
-            false => spawn(scope, "conversation", converse),
+            false => spawn(scope, "connection", serve),
         };
         if let Err(error) = started {
-            // The stream went with the closure: the peer sees its connection closed.
+            // Dropping the closure has closed the connection.
             let mut stats = self.stats();
             stats.on_accept_error(&error);
             stats.on_closed(Cause::Error);
@@ -206,27 +221,123 @@ impl<T: Trace> Server<'_, T> {
         }
     }
 
-    /// Serves one conversation to its end, and counts it.
-    fn converse(&self, stream: TcpStream, ticket: Ticket<'_>) {
+    /// Serves a connection to its end, and adds its counts to the shard's.
+    fn serve_connection(&self, stream: TcpStream, mut guard: ThreadGuard<'_>) {
         let mut stats = Stats::new();
         let mut socket = Traced { socket: stream, trace: self.trace };
-        conversation::converse(self, &mut socket, ticket, &mut stats);
+        guard.start(Some(socket.fd()));
+        let cause = exchange(self, &mut socket, &mut stats).unwrap_or_else(|error| {
+            stats.on_io_error(&error);
+            Cause::Error
+        });
+        if guard.was_cut() {
+            stats.drain_cut += 1;
+            stats.on_closed(Cause::Drain);
+        } else {
+            stats.on_closed(cause);
+            if lingers(cause) {
+                guard.stop_interrupts();
+                linger(&mut socket, &mut stats);
+            }
+        }
+        drop(guard); // before the descriptor is closed
         self.trace.close(socket.socket);
         stats.syscalls += 1;
         self.stats().merge(&stats);
         self.limit.closed();
     }
 
-    /// The shard's own thread, after the stop signal: interrupts the others until none is left,
-    /// and cuts those that outlast the drain timeout.
+    /// On the shard's own thread, after the stop signal: interrupts the others until all have
+    /// ended, and cuts their connections at the drain timeout.
     fn interrupt_until_all_have_ended(&self) {
-        while self.registry.interrupt() > 0 {
-            if self.stop.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
-                self.registry.cut();
+        let mut interval = INTERRUPT_FIRST;
+        loop {
+            self.threads.interrupt();
+            let deadline = self.stop.deadline();
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = match left {
+                Some(Duration::ZERO) => {
+                    self.threads.cut();
+                    interval
+                }
+                left => left.map_or(interval, |left| left.min(interval)),
+            };
+            if self.threads.wait(timeout) {
+                return;
             }
-            thread::sleep(LOOK_AGAIN);
+            interval = (interval * 2).min(INTERRUPT_LONGEST);
         }
     }
+}
+
+fn exchange<T: Trace>(
+    server: &Server<'_, T>,
+    socket: &mut Traced<TcpStream, T>,
+    stats: &mut Stats,
+) -> io::Result<Cause> {
+    if let Some(timeout) = server.options.idle_timeout {
+        set_receive_timeout(socket, timeout)?;
+        let args = format_args!("SO_SNDTIMEO, {timeout:?}");
+        socket.call("setsockopt", args, |stream| stream.set_write_timeout(Some(timeout)))?;
+        stats.syscalls += 2;
+    }
+    let mut service = server.service.make(&socket.socket);
+    let mut exchange = Exchange::new();
+    let mut scratch = Scratch::new();
+    loop {
+        if server.stop.is_draining() {
+            exchange.drain();
+            if exchange.op() == Op::Recv {
+                receive_last(&mut exchange, &mut *service, socket, &mut scratch, stats)?;
+            }
+        }
+        match drive(&mut exchange, &mut *service, socket, &mut scratch, stats, BUDGET, false) {
+            Driven::Closed(cause) => return Ok(cause),
+            Driven::Interrupted | Driven::Yielded | Driven::Drained => {}
+            Driven::Blocked => {
+                // SO_RCVTIMEO or SO_SNDTIMEO has passed (socket(7)).
+                exchange.terminate(Cause::Idle);
+                let Op::Close(cause) = exchange.failed() else { unreachable!("it has failed") };
+                return Ok(cause);
+            }
+        }
+    }
+}
+
+/// When the server stops and the connection waits for a request: answers one that has arrived
+/// already, without waiting for it.
+fn receive_last(
+    exchange: &mut Exchange,
+    service: &mut dyn Service,
+    socket: &mut Traced<TcpStream, impl Trace>,
+    scratch: &mut Scratch<RECV_MAX>,
+    stats: &mut Stats,
+) -> io::Result<()> {
+    socket.call("ioctl", "FIONBIO, 1", |stream| stream.set_nonblocking(true))?;
+    stats.syscalls += 2;
+    if drive(exchange, service, socket, scratch, stats, 1, false) == Driven::Blocked {
+        let _close = exchange.received(service, scratch.request_mut(), 0);
+    }
+    socket.call("ioctl", "FIONBIO, 0", |stream| stream.set_nonblocking(false))
+}
+
+fn linger(socket: &mut Traced<TcpStream, impl Trace>, stats: &mut Stats) {
+    let until = Instant::now() + LINGER;
+    let mut buffer = [0; RECV_MAX];
+    stats.syscalls += 2;
+    let shut = socket.call("shutdown", "SHUT_WR", |stream| stream.shutdown(Shutdown::Write));
+    if shut.and_then(|()| set_receive_timeout(socket, LINGER)).is_err() {
+        return; // the client has reset the connection
+    }
+    while discard(socket, &mut buffer, stats, 1) == Discarded::More && Instant::now() < until {}
+}
+
+fn set_receive_timeout(
+    socket: &Traced<TcpStream, impl Trace>,
+    timeout: Duration,
+) -> io::Result<()> {
+    let args = format_args!("SO_RCVTIMEO, {timeout:?}");
+    socket.call("setsockopt", args, |stream| stream.set_read_timeout(Some(timeout)))
 }
 
 fn spawn<'scope>(

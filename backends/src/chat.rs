@@ -1,42 +1,58 @@
 //! The tutorial's conversation: the server's operator answers every request by hand.
 //!
-//! There is one operator, however many shards and conversations there are: whoever has asked
-//! first is answered first, and the others wait. `bye` from either side ends a conversation; the
-//! end of the operator's input (Ctrl-D) ends the server, in order, since nobody could answer any
-//! more.
+//! There is one operator for all shards and connections, who sees each request behind the address
+//! of its client, and answers requests in the order of their arrival. `bye` from either side ends
+//! a conversation. The end of the operator's input (Ctrl-D) drains the server, since no further
+//! request could be answered.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lockstep_core::{RECV_MAX, Reply, Service};
 use rustix::event::{PollFd, PollFlags, poll};
+use socket2::SockRef;
 
-use crate::Stop;
-use crate::terminal::{prefix, printable, trim_line_ending};
-use crate::terminal::{print_line, prompt};
+use crate::terminal::{prefix, print_line, printable, prompt, trim_line_ending};
+use crate::{ServiceFactory, Stop};
 
-/// What ends a conversation.
+/// The message that ends a conversation.
 pub const BYE: &[u8] = b"bye";
 
-/// The service; one for each shard or conversation, all with the same [`Console`].
-#[derive(Debug)]
-pub struct Chat {
-    console: Arc<Console>,
+/// Returns the chat service, whose operator is at this process's standard input and output. The end
+/// of that input drains `stop`, and draining `stop` ends the wait for the operator.
+pub fn service(stop: Arc<Stop>) -> ServiceFactory {
+    let (lines, asking) = (Mutex::default(), AtomicBool::new(false));
+    let console = Arc::new(Console { lines, asking, stop });
+    ServiceFactory::new(move |socket| Conversation::new(Arc::clone(&console), socket))
 }
 
-impl Chat {
-    /// A conversation with the operator at `console`.
-    pub fn new(console: Arc<Console>) -> Self {
-        Self { console }
+/// The conversation with one client.
+struct Conversation {
+    console: Arc<Console>,
+    /// The client's address.
+    client: String,
+}
+
+impl Conversation {
+    fn new(console: Arc<Console>, socket: BorrowedFd<'_>) -> Self {
+        let addr = SockRef::from(&socket).peer_addr().ok().and_then(|addr| addr.as_socket());
+        // A connection that was reset has no address any more (getpeername(2)).
+        let client = addr.map_or("unknown address".to_owned(), |addr| addr.to_string());
+        console.print(format_args!("{client} connected"));
+        Self { console, client }
     }
 }
 
-impl Service for Chat {
+impl Service for Conversation {
     fn reply(&mut self, buffer: &mut [u8; RECV_MAX], count: usize) -> Reply {
         let request = &buffer[..count];
-        let said_bye = trim_line_ending(request) == BYE;
-        let Some(answer) = self.console.show_and_ask(&printable(request), !said_bye) else {
+        let is_bye = trim_line_ending(request) == BYE;
+        let line = format!("{}: {}", self.client, printable(request));
+        let Some(answer) = self.console.show_and_ask(&line, !is_bye) else {
             return Reply::Close;
         };
         let answer = prefix(&answer, RECV_MAX).as_bytes();
@@ -48,32 +64,48 @@ impl Service for Chat {
     }
 }
 
-/// The operator's terminal: standard input and output, or what stands for them.
-#[derive(Debug)]
-pub struct Console {
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        self.console.print(format_args!("{} left", self.client));
+    }
+}
+
+/// The operator's terminal: standard input and output.
+struct Console {
+    /// Locked while a request waits for its answer.
     lines: Mutex<Lines>,
+    /// True while the operator is asked for a line.
+    asking: AtomicBool,
     stop: Arc<Stop>,
 }
 
 impl Console {
-    /// The process's own standard input and output. Waiting for the operator ends when `stop`
-    /// says so; the end of the operator's input is what makes `stop` say so.
-    pub fn new(stop: Arc<Stop>) -> Arc<Self> {
-        Arc::new(Self { lines: Mutex::default(), stop })
+    /// Prints a line on standard output; on a terminal, over the prompt and with a new one below.
+    fn print(&self, line: impl Display) {
+        let interrupts = self.asking.load(Relaxed) && io::stdin().is_terminal();
+        let (start, end) = if interrupts { ("\r", "> ") } else { ("", "") };
+        let mut stdout = io::stdout();
+        let _closed_pipe = write!(stdout, "{start}{line}\n{end}").and_then(|()| stdout.flush());
     }
 
-    /// Shows a request and, if `ask`, waits for the operator's line: never empty, since TCP
-    /// cannot carry an empty reply. Nothing, if the operator has gone or the server stops.
+    /// Shows a request and, if `ask`, returns the operator's answer, which is never empty: TCP
+    /// cannot carry an empty reply. None at the end of the operator's input, or if the server stops.
     fn show_and_ask(&self, request: &str, ask: bool) -> Option<String> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if self.stop.is_draining() {
             return None;
         }
-        let mut stdout = io::stdout();
-        let _nobody_reads = writeln!(stdout, "{request}").and_then(|()| stdout.flush());
+        self.print(request);
         if !ask {
             return None;
         }
+        self.asking.store(true, Relaxed);
+        let answer = self.ask(&mut lines);
+        self.asking.store(false, Relaxed);
+        answer
+    }
+
+    fn ask(&self, lines: &mut Lines) -> Option<String> {
         loop {
             prompt();
             match lines.next(&self.stop) {
@@ -81,7 +113,7 @@ impl Console {
                 Ok(Some(line)) => {
                     if line.len() > RECV_MAX {
                         print_line(&format!(
-                            "note: a reply has at most {RECV_MAX} bytes; the rest is lost"
+                            "note: a reply has at most {RECV_MAX} bytes; the rest was not sent"
                         ));
                     }
                     return Some(line);
@@ -95,15 +127,15 @@ impl Console {
     }
 }
 
-/// The operator's lines, read only when one is wanted.
-#[derive(Debug, Default)]
+/// The operator's lines, read only when one is needed.
+#[derive(Default)]
 struct Lines {
     read: VecDeque<u8>,
     ended: bool,
 }
 
 impl Lines {
-    /// The next line without its ending; none at the end of input or when the server stops.
+    /// Reads the next line, without its ending; none at the end of input or if the server stops.
     fn next(&mut self, stop: &Stop) -> io::Result<Option<String>> {
         loop {
             if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
@@ -132,7 +164,7 @@ fn text(line: &[u8]) -> String {
     String::from_utf8_lossy(trim_line_ending(line)).into_owned()
 }
 
-/// Waits until there is input (or its end) to read; says no when the server stops first.
+/// Waits until standard input can be read or ends; returns false if the server stops first.
 fn wait_for_input(stop: &Stop) -> io::Result<bool> {
     let stdin = io::stdin();
     loop {

@@ -1,21 +1,26 @@
-//! The `lockstep` command. A library, so that a load generator can start the very same server.
+//! The `lockstep` command. In the library, so that `loadgen` can start the very same server.
 
-mod address;
 mod serve;
 mod signals;
 mod statistics;
-mod table;
 mod talk;
 
+use std::io::{self, ErrorKind, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use comfy_table::{ContentArrangement, Table, presets};
+use lockstep_sys::errno;
 
+use crate::terminal::print_line;
+use crate::{BACKENDS, by_name};
 pub use serve::{ServeArgs, serve};
 
-/// How the commands end; `128 + n` stands for signal n.
+/// Exit codes; `128 + n` stands for signal n.
 pub mod exit {
-    /// Something failed at run time.
+    /// A call failed at run time.
     pub const FAILURE: u8 = 1;
     /// The command line is wrong.
     pub const USAGE: u8 = 2;
@@ -23,7 +28,7 @@ pub mod exit {
     pub const UNSUPPORTED: u8 = 3;
     /// The address cannot be bound or connected to.
     pub const ADDRESS: u8 = 4;
-    /// The drain timeout cut conversations off.
+    /// Connections were closed at the drain timeout.
     pub const INCOMPLETE: u8 = 5;
 }
 
@@ -31,18 +36,18 @@ macro_rules! exit_codes {
     () => {
         "
 Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here,
-4 cannot bind or connect, 5 the drain timeout cut conversations, 128+n signal n."
+4 cannot bind or connect, 5 connections closed at the drain timeout, 128+n signal n."
     };
 }
 
 const EXAMPLES: &str = concat!(
     "\
 Examples:
-  lockstep serve                            echo on 127.0.0.1:8898, with the best backend there is
+  lockstep serve                            echo on 127.0.0.1:8898, with the best backend here
   lockstep serve --backend mio --shards 2   with a backend of your choice
   lockstep serve --service chat             answer by hand, as in the tutorial; `bye` hangs up
-  lockstep talk 127.0.0.1:8898              the other side of that conversation
-  lockstep backends                         what this kernel can run, and why not the rest
+  lockstep talk 127.0.0.1:8898              the client of that conversation
+  lockstep backends                         what this machine supports, and why not the rest
 ",
     exit_codes!()
 );
@@ -52,16 +57,26 @@ const SERVE_EXAMPLES: &str = concat!(
 Examples:
   lockstep serve --listen 127.0.0.1:0               a free port; the line on stdout names it
   lockstep serve --backend blocking --threads 1     the tutorial's server: one client at a time
-  lockstep serve --backend mio --shards 2 --pin 0,1 a thread for each of two processors
-  lockstep serve --reuse-port                       a second one may serve the same port
-  lockstep serve --trace                            every system call, as it is made
-  lockstep serve --accept-pause --backlog 5         let clients wait; kill -USR1 PID lets them in
-  lockstep serve --service hi --json                statistics for programs, on stderr
+  lockstep serve --backend mio --shards 2 --pin 0,1 a thread on each of two CPUs
+  lockstep serve --reuse-port                       a second server may share the port
+  lockstep serve --trace                            print every system call
+  lockstep serve --accept-pause --backlog 5         let clients wait until kill -USR1 PID
+  lockstep serve --service hi --json                statistics as JSON, on stderr
 ",
     exit_codes!()
 );
 
-/// Every receive is matched by one send: a TCP server whose I/O model is a flag.
+const TALK_EXAMPLES: &str = concat!(
+    "\
+Examples:
+  lockstep talk 127.0.0.1:8898           type a request, read the reply; `bye` ends it
+  echo hello | lockstep talk [::1]:8898  requests from a pipe
+  lockstep talk localhost:8898 --trace   print every system call
+",
+    exit_codes!()
+);
+
+/// A TCP server whose I/O model is an option: every receive is matched by one send
 #[derive(Debug, Parser)]
 #[command(name = "lockstep", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
@@ -71,19 +86,20 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until SIGTERM or SIGINT (Ctrl-C), then end every conversation in order.
+    /// Serve until SIGTERM or SIGINT (Ctrl-C), then answer what was received and stop
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
-    /// Talk to a server: every line you type is a request, and its answer is printed.
+    /// Send each line of standard input as a request, and print the replies
+    #[command(after_help = TALK_EXAMPLES)]
     Talk {
-        /// The server's address, such as 127.0.0.1:8898 or localhost:8898.
+        /// Address of the server, such as 127.0.0.1:8898 or localhost:8898
         #[arg(value_name = "ADDR")]
         addr: String,
-        /// Tell every system call on the way, with its result and its time, on standard error
+        /// Print every system call with its result and duration, on standard error
         #[arg(long)]
         trace: bool,
     },
-    /// Show which backends this machine can run, and why not the rest.
+    /// List the backends that this machine supports, and why not the rest
     Backends,
 }
 
@@ -93,7 +109,59 @@ impl Cli {
         match &self.command {
             Command::Serve(args) => serve(args),
             Command::Talk { addr, trace } => talk::talk(addr, *trace),
-            Command::Backends => table::backends(),
+            Command::Backends => list_backends(),
         }
+    }
+}
+
+/// Parses `auto`, or the name or an alias of a backend into its name. Help and errors list the
+/// names.
+pub fn backend_parser() -> impl TypedValueParser<Value = String> {
+    let backends = BACKENDS.iter().map(|it| PossibleValue::new(it.name()).aliases(it.aliases()));
+    let auto = PossibleValue::new("auto").help("the first that this machine supports");
+    PossibleValuesParser::new([auto].into_iter().chain(backends))
+        .map(|name| by_name(&name).map_or(name, |backend| backend.name().to_owned()))
+}
+
+fn list_backends() -> ExitCode {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(80);
+    table.set_header(["backend", "supported", "how, or why not"]);
+    for backend in BACKENDS {
+        match backend.probe(1) {
+            Ok(how) => table.add_row([backend.name(), "yes", &how]),
+            Err(refused) => {
+                let why = format!("{}\nhint: {}", refused.cause, refused.hint);
+                table.add_row([backend.name(), "no", &why])
+            }
+        };
+    }
+    let _closed_pipe = writeln!(io::stdout(), "{table}");
+    ExitCode::SUCCESS
+}
+
+/// Returns the addresses, at least one, that `text` stands for: numbers or a name, and a port.
+/// Otherwise prints an error that begins with `failed_to`, and returns the exit code.
+fn resolve(failed_to: &str, text: &str) -> Result<Vec<SocketAddr>, u8> {
+    let (cause, hint) = match text.to_socket_addrs().map(Iterator::collect::<Vec<_>>) {
+        Ok(addrs) if !addrs.is_empty() => return Ok(addrs),
+        Ok(_none) => ("the name has no address".to_owned(), ANOTHER_NAME),
+        Err(error) if error.kind() == ErrorKind::InvalidInput => {
+            ("not an address with a port".to_owned(), "write it as 127.0.0.1:8898 or [::1]:8898")
+        }
+        Err(error) => (errno::text(&error), ANOTHER_NAME),
+    };
+    print_error(&format!("{failed_to} {text}: {cause}"), Some(hint));
+    Err(exit::ADDRESS)
+}
+
+const ANOTHER_NAME: &str = "check the name, or write the address in numbers";
+
+/// Prints an error and a hint on standard error.
+fn print_error(error: &str, hint: Option<&str>) {
+    print_line(&format!("error: {error}"));
+    if let Some(hint) = hint {
+        print_line(&format!("hint: {hint}"));
     }
 }

@@ -44,17 +44,17 @@ pub(crate) fn drive<const ROOM: usize>(
     let mut drained = false;
     for _ in 0..budget {
         if op == Op::Recv
-            && let Some(count) = scratch.next_parked()
+            && let Some(count) = scratch.next_buffered()
         {
             stats.on_received(count);
-            op = exchange.received(service, scratch.request(), count);
+            op = exchange.received(service, scratch.request_mut(), count);
             continue;
         }
         let result = match op {
             Op::Recv if drained => return Driven::Drained,
             Op::Recv => scratch.receive(socket),
             Op::Send { start, end } => {
-                socket.write(&scratch.request()[usize::from(start)..usize::from(end)])
+                socket.write(&scratch.request_mut()[usize::from(start)..usize::from(end)])
             }
             Op::Close(cause) => return Driven::Closed(cause),
         };
@@ -68,7 +68,7 @@ pub(crate) fn drive<const ROOM: usize>(
                 drained = drained_when_short && count < ROOM;
                 let count = count.min(RECV_MAX);
                 stats.on_received(count);
-                exchange.received(service, scratch.request(), count)
+                exchange.received(service, scratch.request_mut(), count)
             }
             (_, Err(error)) => match error.kind() {
                 ErrorKind::Interrupted => return Driven::Interrupted,

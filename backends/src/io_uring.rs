@@ -33,7 +33,7 @@ use crate::deadlines::Deadlines;
 use crate::drive::LINGER;
 use crate::slots::{Key, Slots};
 use crate::trace::{NoTrace, Trace};
-use crate::{Backend, ConnectionLimit, Options, Shard, Stats, Stop, Unsupported};
+use crate::{Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Unsupported};
 use buffers::Buffers;
 use lockstep_sys::busy_poll::BusyPoll;
 use multishot::{Early, Multishot};
@@ -61,8 +61,16 @@ impl Backend for IoUring {
         probe::probe(self, shards)
     }
 
+    fn aliases(&self) -> &'static [&'static str] {
+        &["io_uring", "uring"]
+    }
+
     fn default_shards(&self, cpus: usize) -> usize {
         cpus
+    }
+
+    fn can_busy_poll(&self) -> bool {
+        true
     }
 
     fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
@@ -76,6 +84,7 @@ impl Backend for IoUring {
 struct Connection {
     fd: RawFd,
     exchange: Exchange,
+    service: Box<dyn Service>,
     flight: Flight,
     /// Whether the conversation has ended and is counted, and only the peer has not closed yet.
     lingering: bool,
@@ -109,7 +118,7 @@ struct Loop<'a, T> {
     options: &'a Options,
     stop: &'a Stop,
     limit: &'a ConnectionLimit,
-    service: Box<dyn Service>,
+    service: &'a ServiceFactory,
     trace: T,
     connections: Slots<Connection>,
     /// Buffers whose sends are submitted with the next wait, and those whose sends were with the
@@ -169,7 +178,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             options,
             stop,
             limit,
-            service: service(),
+            service,
             trace,
             connections: Slots::new(),
             sending: Vec::new(),

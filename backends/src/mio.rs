@@ -1,27 +1,28 @@
 //! The `mio` backend: one epoll instance per shard, edge-triggered, each socket registered once.
 //!
-//! A turn waits for events and runs each ready connection for a bounded number of system calls;
-//! connections that used up theirs are run again in the next turn, which then does not wait. In
-//! lockstep an event costs one receive and one send: a receive that returned less than it asked
-//! for has emptied the socket, so nothing asks again, and the send is tried at once, without
-//! waiting for the socket to be writable.
+//! An iteration of the loop waits for events and runs each ready connection for a bounded number of
+//! system calls; connections that used up their bound are run again in the next iteration, which
+//! then does not wait. In lockstep an event costs one receive and one send: a receive that
+//! returned less than it asked for has emptied the socket, so no second one follows, and the send
+//! is tried immediately, without waiting until the socket is writable.
 //!
-//! A receive asks for twice what a request may have, so that the longest request leaves room, too.
-//! Of a peer that does not wait for its replies it takes the next request along; that one is parked
-//! until the first has been answered.
+//! A receive asks for twice the longest request, so that even that one leaves space. If a client
+//! pipelines, the receive also takes the next request, which is buffered until the first has been
+//! answered.
 //!
-//! All connections of a shard share one scratch. Only what a socket did not take of a reply, and
-//! what is parked behind it, is kept with its connection.
-
-mod lifecycle;
+//! All connections of a shard share one scratch buffer. A connection keeps memory only for the part
+//! of a reply that the socket did not take, and for the requests buffered behind it.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use lockstep_core::{Exchange, Op, RECV_MAX, Service};
+use lockstep_core::{Cause, Exchange, Op, RECV_MAX, Service};
+use lockstep_sys::busy_poll::BusyPoll;
+use lockstep_sys::errno::is_exhaustion;
 use mio::event::{Event, Source};
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
@@ -29,28 +30,30 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::accept::AcceptBackoff;
 use crate::deadlines::Deadlines;
-use crate::drive::{Driven, LINGER, drive};
+use crate::drive::{Discarded, Driven, LINGER, discard, drive, lingers};
 use crate::scratch::Scratch;
 use crate::slots::{Key, Slots};
 use crate::trace::{NONE, NoTrace, Trace, Traced};
-use crate::{Backend, ConnectionLimit, Options, Shard, Stats, Stop, Unsupported};
-use lockstep_sys::busy_poll::BusyPoll;
+use crate::{Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Unsupported};
 
-/// The backend's value; it has no tuning.
+/// The backend; it has no tuning.
 #[derive(Clone, Copy, Debug)]
 pub struct Mio;
 
-/// Events taken from the kernel in one turn.
+/// Events taken from the kernel in one iteration.
 const EVENTS: usize = 512;
 
-/// Requests and sends of one connection in one turn: four exchanges.
+/// Requests and sends of one connection in one iteration: four exchanges.
 const BUDGET: u32 = 8;
 
-/// What a receive asks for: more than a request may have.
+/// Bytes that a receive asks for: more than a request may have.
 const ROOM: usize = 2 * RECV_MAX;
 
-/// Connections accepted in one turn.
+/// Connections accepted in one iteration.
 const ACCEPTS: usize = 64;
+
+/// Receives of a lingering connection in one iteration.
+const DISCARDS: u32 = 16;
 
 const LISTENER: Token = Token(usize::MAX);
 const STOP: Token = Token(usize::MAX - 1);
@@ -58,6 +61,10 @@ const STOP: Token = Token(usize::MAX - 1);
 impl Backend for Mio {
     fn name(&self) -> &'static str {
         "mio"
+    }
+
+    fn aliases(&self) -> &'static [&'static str] {
+        &["epoll"]
     }
 
     fn probe(&self, _shards: usize) -> Result<String, Unsupported> {
@@ -71,6 +78,10 @@ impl Backend for Mio {
         cpus
     }
 
+    fn can_busy_poll(&self) -> bool {
+        true
+    }
+
     fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
         match shard.tracer {
             None => Loop::serve(shard, NoTrace),
@@ -82,21 +93,22 @@ impl Backend for Mio {
 struct Connection {
     stream: TcpStream,
     exchange: Exchange,
+    service: Box<dyn Service>,
     state: State,
-    /// Whether a short receive no longer proves that the socket is empty. The peer's FIN or an
-    /// error was announced, and only reading on shows which; or urgent data was, and a receive
-    /// stops where it stands in the stream (tcp(7)).
+    /// True if a short receive no longer proves that the socket is empty. Either the client's FIN
+    /// or an error was announced, and only further receives show which; or urgent data was, at
+    /// which a receive stops in the middle of the stream (tcp(7)).
     read_on: bool,
-    /// Whether it is in the list of those to run in the next turn.
+    /// True if the connection is in `ready`.
     queued: bool,
-    /// What the socket has not taken of the reply, and what is parked behind it.
-    held: Option<Box<[u8]>>,
+    /// The unsent part of a reply and the requests buffered behind it.
+    unsent: Option<Box<[u8]>>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum State {
     Conversing,
-    /// The conversation has ended and is counted; the peer has not closed yet.
+    /// The exchange has ended and is counted; the client has not closed yet.
     Lingering,
 }
 
@@ -106,13 +118,13 @@ struct Loop<'a, T> {
     options: &'a Options,
     stop: &'a Stop,
     limit: &'a ConnectionLimit,
-    service: Box<dyn Service>,
+    service: &'a ServiceFactory,
     trace: T,
     connections: Slots<Connection>,
     scratch: Scratch<ROOM>,
-    /// To be run in the next turn, without waiting for an event.
+    /// Connections to run in the next iteration, without waiting for an event.
     ready: VecDeque<Key>,
-    /// Whether connections may be waiting in the listen queue.
+    /// True if connections may be in the listen queue.
     acceptable: bool,
     backoff: AcceptBackoff,
     busy_poll: BusyPoll,
@@ -130,7 +142,7 @@ impl<'a, T: Trace> Loop<'a, T> {
     }
 
     fn new(shard: Shard<'a>, trace: T) -> io::Result<Self> {
-        let Shard { listener, options, stop, limit, ready: _, service, tracer: _ } = shard;
+        let Shard { listener, options, stop, limit, service, .. } = shard;
         let new = format_args!("epoll_create1(EPOLL_CLOEXEC)");
         let poll = trace.call_for(NONE, new, Poll::new, AsRawFd::as_raw_fd);
         let poll = poll.map_err(|error| io::Error::other(no_epoll(&error)))?;
@@ -146,7 +158,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             options,
             stop,
             limit,
-            service: service(),
+            service,
             trace,
             connections: Slots::new(),
             scratch: Scratch::new(),
@@ -187,7 +199,7 @@ impl<'a, T: Trace> Loop<'a, T> {
         } else if self.busy_poll.is_enabled() && self.busy_poll(events)? {
             return Ok(());
         } else {
-            // mio rounds up to whole milliseconds: never early, so never a turn for nothing.
+            // mio rounds up to whole milliseconds, so no wait ends just before the deadline.
             self.deadline().map(|at| at.saturating_duration_since(Instant::now()))
         };
         self.stats.syscalls += 1;
@@ -196,12 +208,12 @@ impl<'a, T: Trace> Loop<'a, T> {
         if let Some(span) = span {
             let timeout = timeout.map_or("no timeout".to_owned(), |it| format!("{it:.1?}"));
             let call = format_args!("epoll_wait({}, {timeout})", self.poll.as_raw_fd());
-            span.returned(call, polled.as_ref().map(|()| Announced(events)));
+            span.returned(call, polled.as_ref().map(|()| EventCount(events)));
         }
-        passing(polled)
+        ignore_interrupts(polled)
     }
 
-    /// Polls for a while; says whether there was anything. All of it is told as one call.
+    /// Busy-polls for a while; returns true if there were events. Traced as one call.
     #[cold]
     fn busy_poll(&mut self, events: &mut Events) -> io::Result<bool> {
         let until_deadline = |at: Instant| at.saturating_duration_since(Instant::now());
@@ -210,7 +222,7 @@ impl<'a, T: Trace> Loop<'a, T> {
         let span = self.trace.begin(NONE);
         let mut calls = 0;
         loop {
-            passing(self.poll.poll(events, Some(Duration::ZERO)))?;
+            ignore_interrupts(self.poll.poll(events, Some(Duration::ZERO)))?;
             calls += 1;
             if !events.is_empty() || attempt.is_over() {
                 break;
@@ -219,15 +231,15 @@ impl<'a, T: Trace> Loop<'a, T> {
         self.stats.syscalls += calls;
         if let Some(span) = span {
             let call = format_args!("epoll_wait({}, 0ns), {calls} times", self.poll.as_raw_fd());
-            span.returned(call, Ok(Announced(events)));
+            span.returned(call, Ok(EventCount(events)));
         }
         self.busy_poll.end(attempt, !events.is_empty());
         Ok(!events.is_empty())
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let backoff = self.backoff.until().filter(|_| self.acceptable && self.listener.is_some());
-        [backoff, self.idle.next(), self.lingering.next(), self.stop.deadline()]
+        let accept = self.backoff.until().filter(|_| self.acceptable && self.listener.is_some());
+        [accept, self.idle.next(), self.lingering.next(), self.stop.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -238,15 +250,15 @@ impl<'a, T: Trace> Loop<'a, T> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let read_on = event.is_read_closed() || event.is_error() || event.is_priority();
         connection.read_on |= read_on;
-        // The first event is often that it can be sent to; who waits for a request does not care.
+        // The first event often says only that the socket is writable, which is of no use to a
+        // connection that waits for a request.
         let of_use = event.is_readable() || read_on || connection.exchange.op() != Op::Recv;
         if of_use && !connection.queued {
             self.run_connection(key);
         }
     }
 
-    /// Runs those that were left over by the turn before; whoever is left over again waits for
-    /// the next turn.
+    /// Runs the connections left over by the last iteration, each once.
     fn run_ready(&mut self) {
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else { return };
@@ -262,17 +274,17 @@ impl<'a, T: Trace> Loop<'a, T> {
         if connection.state == State::Lingering {
             return self.linger(key);
         }
-        let Connection { stream, exchange, read_on, held, .. } = connection;
-        let (service, scratch, stats) = (&mut *self.service, &mut self.scratch, &mut self.stats);
-        scratch.put_back(exchange, held.take());
+        let Connection { stream, exchange, service, read_on, unsent, .. } = connection;
+        let (scratch, stats) = (&mut self.scratch, &mut self.stats);
+        scratch.put_back(exchange, unsent.take());
         let moved = stats.bytes_moved();
         let socket = &mut Traced { socket: stream, trace: self.trace };
-        let driven = drive(exchange, service, socket, scratch, stats, BUDGET, !*read_on);
+        let driven = drive(exchange, &mut **service, socket, scratch, stats, BUDGET, !*read_on);
         match driven {
             Driven::Drained => {}
-            Driven::Blocked => *held = scratch.take_out(exchange),
+            Driven::Blocked => *unsent = scratch.take_out(exchange),
             Driven::Yielded | Driven::Interrupted => {
-                *held = scratch.take_out(exchange);
+                *unsent = scratch.take_out(exchange);
                 connection.queued = true;
                 self.ready.push_back(key);
             }
@@ -282,24 +294,234 @@ impl<'a, T: Trace> Loop<'a, T> {
             self.idle.start(key.index);
         }
     }
+
+    /// True if there may be a connection to accept, and accepting is not delayed.
+    fn may_accept(&self) -> bool {
+        self.acceptable && self.listener.is_some() && self.backoff.until().is_none()
+    }
+
+    /// Accepts at most `bound` connections; the rest is left for the next iteration.
+    fn accept(&mut self, bound: usize) {
+        if self.backoff.until().is_some() {
+            self.backoff.expire(Instant::now());
+        }
+        if let (true, Some(listener)) = (self.may_accept(), &self.listener) {
+            self.stats.observe_queue(listener, self.trace.tracer());
+        }
+        for _ in 0..bound {
+            if !self.may_accept() {
+                return;
+            }
+            if self.stop.is_draining() {
+                self.limit.acquire();
+            } else if !self.limit.try_acquire() {
+                // Another shard may release a slot; only another try shows it.
+                self.backoff.start(Instant::now());
+                return;
+            }
+            if !self.accept_one() {
+                self.limit.release();
+            }
+        }
+    }
+
+    /// Returns true if a connection was accepted.
+    fn accept_one(&mut self) -> bool {
+        let Some(listener) = &self.listener else { return false };
+        self.stats.syscalls += 1;
+        match self.trace.accept(listener, || listener.accept(), |(stream, _)| stream.as_raw_fd()) {
+            Ok((stream, _)) => {
+                self.backoff.reset();
+                self.stats.on_accepted();
+                self.limit.opened();
+                self.open(stream);
+                true
+            }
+            Err(error) => {
+                match error.kind() {
+                    ErrorKind::WouldBlock => self.acceptable = false,
+                    ErrorKind::Interrupted => {}
+                    _ => {
+                        self.stats.on_accept_error(&error);
+                        if is_exhaustion(&error) {
+                            self.backoff.start(Instant::now());
+                        }
+                    }
+                }
+                false
+            }
+        }
+    }
+
+    fn open(&mut self, stream: TcpStream) {
+        let service = self.service.make(&stream);
+        let key = self.connections.insert(Connection {
+            stream,
+            exchange: Exchange::new(),
+            service,
+            state: State::Conversing,
+            read_on: false,
+            queued: false,
+            unsent: None,
+        });
+        let Some(connection) = self.connections.get_mut(key) else { unreachable!("inserted") };
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        let token = Token(key.pack() as usize);
+        let (fd, stream) = (connection.stream.as_raw_fd(), &mut connection.stream);
+        self.stats.syscalls += 1;
+        if let Err(error) = register(&self.poll, stream, fd, token, interest, self.trace) {
+            self.stats.on_io_error(&error);
+            self.stats.on_closed(Cause::Error);
+            return self.close(key);
+        }
+        self.idle.start(key.index);
+        // A request that has arrived already is announced by the next wait.
+        if self.stop.is_draining() {
+            self.drain_connection(key);
+        }
+    }
+
+    /// Counts the end of an exchange, and closes its connection, now or when the client has closed.
+    fn end(&mut self, key: Key, cause: Cause) {
+        self.stats.on_closed(cause);
+        self.idle.stop(key.index);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if !lingers(cause) {
+            return self.close(key);
+        }
+        self.stats.syscalls += 1;
+        let socket = Traced { socket: &connection.stream, trace: self.trace };
+        let shut = socket.call("shutdown", "SHUT_WR", |stream| stream.shutdown(Shutdown::Write));
+        if shut.is_err() {
+            return self.close(key); // the client has reset the connection
+        }
+        connection.state = State::Lingering;
+        self.lingering.start(key.index);
+        self.linger(key);
+    }
+
+    /// Discards what the client still sends, until it closes.
+    fn linger(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let socket = &mut Traced { socket: &mut connection.stream, trace: self.trace };
+        match discard(socket, self.scratch.all_mut(), &mut self.stats, DISCARDS) {
+            Discarded::Blocked => {}
+            Discarded::More => {
+                connection.queued = true;
+                self.ready.push_back(key);
+            }
+            Discarded::Ended => self.close(key),
+        }
+    }
+
+    fn close(&mut self, key: Key) {
+        self.lingering.stop(key.index);
+        if let Some(connection) = self.connections.remove(key) {
+            self.trace.close(connection.stream); // which also removes it from the epoll instance
+        }
+        self.stats.syscalls += 1;
+        self.limit.closed();
+        self.backoff.end(); // a descriptor and a slot are free again
+    }
+
+    /// Ends the connections whose deadline is over.
+    fn expire(&mut self) {
+        if self.deadline().is_none() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(index) = self.idle.expired(now) {
+            let Some(key) = self.connections.key_at(index) else { continue };
+            // After a long iteration its event may not have been taken from the kernel yet.
+            self.run_connection(key);
+            let found = self.connections.get_mut(key).map(|connection| connection.state);
+            if found == Some(State::Conversing) && !self.idle.runs(index) {
+                self.fail(key, Cause::Idle);
+            }
+        }
+        while let Some(index) = self.lingering.expired(now) {
+            if let Some(key) = self.connections.key_at(index) {
+                self.close(key);
+            }
+        }
+        if self.stop.deadline().is_some_and(|deadline| now >= deadline) {
+            self.cut();
+        }
+    }
+
+    fn fail(&mut self, key: Key, cause: Cause) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.exchange.terminate(cause);
+        let _close = connection.exchange.failed();
+        self.stats.on_closed(cause);
+        self.idle.stop(key.index);
+        self.close(key);
+    }
+
+    /// On the stop signal: drains every connection, accepts the listen queue, closes the listener.
+    fn drain(&mut self) {
+        for key in self.connections.keys() {
+            self.drain_connection(key);
+        }
+        self.acceptable = true;
+        self.backoff.disable();
+        self.accept(self.options.backlog as usize + 1);
+        if let Some(listener) = self.listener.take() {
+            self.trace.close(listener);
+        }
+    }
+
+    fn drain_connection(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.state == State::Lingering {
+            return;
+        }
+        connection.exchange.drain();
+        if connection.exchange.op() != Op::Recv {
+            return;
+        }
+        // A request that has arrived already is answered.
+        self.run_connection(key);
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Connection { state, exchange, service, .. } = connection;
+        if *state == State::Conversing && exchange.op() == Op::Recv {
+            let nothing = exchange.received(&mut **service, self.scratch.request_mut(), 0);
+            let Op::Close(cause) = nothing else { unreachable!("it drains") };
+            self.end(key, cause);
+        }
+    }
+
+    /// At the drain timeout: closes every connection.
+    fn cut(&mut self) {
+        for key in self.connections.keys() {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            match connection.state {
+                State::Lingering => self.close(key),
+                State::Conversing => {
+                    self.stats.drain_cut += 1;
+                    self.fail(key, Cause::Drain);
+                }
+            }
+        }
+    }
 }
 
 fn no_epoll(error: &io::Error) -> Unsupported {
     Unsupported {
-        cause: format!("no epoll instance can be had: {error}"),
+        cause: format!("cannot create an epoll instance: {}", lockstep_sys::errno::describe(error)),
         hint: "raise the limit of open descriptors (ulimit -n), or run fewer shards".to_owned(),
     }
 }
 
-/// A wait that a signal has ended has found nothing.
-fn passing(polled: io::Result<()>) -> io::Result<()> {
+/// A wait that a signal has interrupted has found nothing.
+fn ignore_interrupts(polled: io::Result<()>) -> io::Result<()> {
     match polled {
         Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
         result => result,
     }
 }
 
-/// Has events on `source` announced, each once when it comes (EPOLLET).
+/// Registers `source` for edge-triggered events (EPOLLET).
 fn register(
     poll: &Poll,
     source: &mut impl Source,
@@ -312,10 +534,10 @@ fn register(
     trace.call(fd, call, || poll.registry().register(source, token, interest))
 }
 
-/// How many events there are, as told.
-struct Announced<'a>(&'a Events);
+/// Number of events, for the trace.
+struct EventCount<'a>(&'a Events);
 
-impl fmt::Display for Announced<'_> {
+impl fmt::Display for EventCount<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.iter().count() {
             1 => f.write_str("1 event"),

@@ -1,10 +1,4 @@
 //! Starting a server: its listeners, its shards and their end.
-//!
-//! A server stops in five steps, the same on every backend: (1) accept what already waits in the
-//! listen queue, then close the listener (closing it first would reset those); (2) wish every
-//! exchange to drain, and take the receive back from those that wait for a request; (3) send the
-//! replies still owed, each followed by a FIN, and linger for the peer's; (4) at the drain
-//! timeout, cut those that still go on; (5) return the counts when nothing is in flight.
 
 use std::cell::Cell;
 use std::fmt;
@@ -15,49 +9,46 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 
-use lockstep_core::{Echo, Hi, Service};
-
-use crate::chat::{Chat, Console};
-use crate::listener::listen;
 use lockstep_sys::counters::NetCounters;
 use lockstep_sys::cpus::pin;
 
+use crate::listener::listen;
 use crate::pinning::{cpus, share, steering, try_to_pin};
 use crate::{
-    AcceptPause, Backend, ConnectionLimit, Options, ServiceKind, Shard, Stats, Stop, Tracer,
+    AcceptPause, Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Tracer,
     Unsupported,
 };
 
-/// What to start.
+/// What to start: any backend with any service.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// How bytes are moved.
+    /// I/O model.
     pub backend: &'static dyn Backend,
-    /// Where to listen; port 0 lets the kernel choose.
+    /// Address to listen on; port 0 lets the kernel choose.
     pub listen: SocketAddr,
-    /// What is said.
-    pub service: ServiceKind,
-    /// The rest.
+    /// Makes the service of each connection.
+    pub service: ServiceFactory,
+    /// Everything else.
     pub options: Options,
 }
 
-/// Why a server did not start.
+/// The reason why a server did not start.
 #[derive(Debug)]
 pub enum StartError {
     /// The backend cannot run here.
     Unsupported(Unsupported),
-    /// The processors cannot be pinned to.
+    /// A shard cannot be pinned to [`Options::pin`].
     Pin(io::Error),
-    /// Connections are to be steered to shards that are not pinned to one processor each.
+    /// [`Options::steer`] needs every shard pinned to one CPU.
     Steer,
     /// The address cannot be listened on.
     Listen(io::Error),
-    /// Something else that the kernel refused; of [`Server::run`], also later.
+    /// Another call failed; with [`Server::run`], also after the start.
     Other(io::Error),
 }
 
 impl From<io::Error> for StartError {
-    /// A shard's trouble.
+    /// Converts the error of a shard.
     fn from(error: io::Error) -> Self {
         error.downcast().map_or_else(Self::Other, Self::Unsupported)
     }
@@ -67,7 +58,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unsupported(unsupported) => unsupported.fmt(f),
-            Self::Steer => f.write_str("steering needs every shard pinned to one processor"),
+            Self::Steer => f.write_str("steering needs every shard pinned to one CPU"),
             Self::Pin(error) | Self::Listen(error) | Self::Other(error) => error.fmt(f),
         }
     }
@@ -75,16 +66,24 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// A running server. It is told to stop by [`drain`](Self::drain), and [`join`](Self::join) waits
-/// until it has.
+/// A running server. [`drain`](Self::drain) stops it, [`join`](Self::join) waits for its end.
+///
+/// A server stops in five steps, the same with every backend:
+///
+/// 1. It accepts what is in the listen queue, then closes the listener: closing it first would
+///    reset those connections.
+/// 2. It drains every exchange, and cancels the receive of connections that wait for a request.
+/// 3. It sends the replies still owed, each followed by a FIN, and lingers for the client's FIN.
+/// 4. At the drain timeout it closes the connections that are still open.
+/// 5. When none is open, it returns its counts.
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
-    /// Those that have a thread of their own.
+    /// Shards with a thread of their own.
     threads: Vec<JoinHandle<io::Result<Stats>>>,
 }
 
-/// What is the same for every shard.
+/// State shared by all shards.
 #[derive(Debug)]
 struct Shared {
     config: Config,
@@ -94,26 +93,24 @@ struct Shared {
     stop: Arc<Stop>,
     accept_pause: Arc<AcceptPause>,
     limit: ConnectionLimit,
-    console: Arc<Console>,
     tracer: Option<Tracer>,
-    /// What had overflown before it listened.
+    /// The kernel's counters before the server listened.
     counters: Option<NetCounters>,
 }
 
-/// What a shard has for itself: its number, its listener, and its processors if it is pinned.
+/// A shard's number, its listener, and the CPUs that it is pinned to.
 type Place = (usize, TcpListener, Vec<usize>);
 
-/// How a shard has ended.
+/// Result of a shard's thread.
 type Ended = thread::Result<io::Result<Stats>>;
 
 impl Server {
-    /// Starts every shard, each on a thread of its own. When it returns, the address can be
-    /// connected to, and every shard has what it needs to serve.
+    /// Starts every shard on a thread of its own. When it returns, the address can be connected to,
+    /// and every shard has what it needs to serve.
     ///
     /// # Errors
     ///
-    /// If the backend cannot run here, or not with so many shards; if the address cannot be had, or
-    /// a thread cannot be started.
+    /// Any [`StartError`].
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let stop = Arc::new(Stop::new(config.options.drain_timeout)?);
         let accept_pause = Arc::new(AcceptPause::new(config.options.accept_pause)?);
@@ -124,20 +121,46 @@ impl Server {
         }
         server.drain();
         let error = server.join().err();
-        Err(error.unwrap_or_else(|| io::Error::other("a shard ended before it began")).into())
+        Err(error.unwrap_or_else(|| io::Error::other("a shard ended before it was ready")).into())
     }
 
     /// Starts every shard, the first on this thread, and returns when all have ended: a process
-    /// with one shard has one thread. That is of use to each of its system calls, since the kernel
-    /// counts no reference to a file while nobody shares the table of descriptors
-    /// (`__fget_light`, fs/file.c).
+    /// with one shard has one thread. That makes each of its system calls cheaper, since the kernel
+    /// takes no reference to a file while the table of descriptors is not shared (`__fget_light`,
+    /// fs/file.c).
     ///
-    /// `stop` and `accept_pause` are for who has to tell it anything; `on_ready` is called when every shard
-    /// has what it needs to serve. Where shards are pinned, this thread stays so.
+    /// `stop` and `accept_pause` control the running server from elsewhere, such as a signal
+    /// handler. `on_ready` is called when every shard is ready. If shards are pinned, this thread
+    /// stays pinned.
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start), and as [`join`](Self::join).
+    /// Any [`StartError`], and the first error of a shard as [`StartError::Other`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::time::Duration;
+    ///
+    /// use lockstep_backends::{
+    ///     AcceptPause, Config, Options, Server, ServiceFactory, Stop, by_name,
+    /// };
+    /// use lockstep_core::Hi;
+    ///
+    /// let config = Config {
+    ///     backend: by_name("blocking").unwrap(),
+    ///     listen: "127.0.0.1:0".parse().unwrap(),
+    ///     service: ServiceFactory::new(|_socket| Hi),
+    ///     options: Options::default(),
+    /// };
+    /// let stop = Arc::new(Stop::new(Duration::from_secs(10))?);
+    /// let accept_pause = Arc::new(AcceptPause::new(Duration::ZERO)?);
+    /// let stats = Server::run(&config, Arc::clone(&stop), accept_pause, |server| {
+    ///     println!("listening on {}", server.addr());
+    ///     stop.drain(); // a real server does this on SIGTERM
+    /// })?;
+    /// assert_eq!(stats.accepted, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn run(
         config: &Config,
         stop: Arc<Stop>,
@@ -148,18 +171,18 @@ impl Server {
         let first = places.remove(0);
         let (server, others) = server.spawn(places)?;
         let on_ready = Cell::new(Some(on_ready));
-        // Where another shard is not ready, the server stops already.
+        // If another shard is not ready, the server is stopping already.
         let is_ready = || {
             if let (true, Some(on_ready)) = (are_ready(&others), on_ready.take()) {
                 on_ready(&server);
             }
         };
-        // Nothing of a shard that panicked is looked at again.
+        // The state of a shard that panicked is not used again.
         let first = catch_unwind(AssertUnwindSafe(|| server.shared.serve(first, &is_ready)));
         Ok(server.add_up(Some(first))?)
     }
 
-    /// A server that listens, without its shards.
+    /// Listens; the shards are still to be started.
     fn listen(
         config: &Config,
         stop: Arc<Stop>,
@@ -167,8 +190,7 @@ impl Server {
     ) -> Result<(Self, Vec<Place>), StartError> {
         let options = &config.options;
         try_to_pin(&options.pin)?;
-        let shards = shards(config.backend, config.service, options);
-        config.backend.probe(shards).map_err(StartError::Unsupported)?;
+        let shards = shards(config.backend, options);
         let pinned: Vec<_> = (0..shards).map(|shard| share(&options.pin, shard, shards)).collect();
         let steering = steering(options, &pinned)?;
         let counters = NetCounters::read().ok();
@@ -180,7 +202,6 @@ impl Server {
             addr: listeners[0].local_addr().map_err(StartError::Listen)?,
             shards,
             steered: (shards > 1 || reuse_port) && steering[0].is_some(),
-            console: Console::new(Arc::clone(&stop)),
             stop,
             accept_pause,
             limit: ConnectionLimit::new(options.conns_max),
@@ -193,13 +214,13 @@ impl Server {
         Ok((Self { shared: Arc::new(shared), threads: Vec::new() }, places))
     }
 
-    /// Starts a thread for each of the shards, which says when its shard is ready.
+    /// Starts a thread for each of the shards; returns a channel for each, which receives a message
+    /// when the shard is ready and closes when it ends.
     fn spawn(mut self, places: Vec<Place>) -> Result<(Self, Vec<Receiver<()>>), StartError> {
         let mut readiness = Vec::with_capacity(places.len());
         for place in places {
             let (shared, (ready, is_ready)) = (Arc::clone(&self.shared), channel());
             let thread = thread::Builder::new().name(format!("shard-{}", place.0));
-            // A shard that ends before it is ready takes its end of the channel along.
             let serve = move || {
                 let is_ready = || {
                     let _starting = ready.send(());
@@ -219,54 +240,63 @@ impl Server {
         Ok((self, readiness))
     }
 
-    /// Where it listens; the real port, also for port 0.
+    /// Address it listens on, with the real port.
     pub fn addr(&self) -> SocketAddr {
         self.shared.addr
     }
 
-    /// How many shards it has.
+    /// Number of shards.
     pub fn shards(&self) -> usize {
         self.shared.shards
     }
 
-    /// Whether each connection goes to a shard on the processor that its packets are processed on.
+    /// True if each connection goes to the shard on the CPU where its packets are processed.
     pub fn is_steered(&self) -> bool {
         self.shared.steered
     }
 
-    /// What keeps it from accepting at first, for whoever has to open it from another thread.
+    /// The pause before the first accept, to be ended by another thread.
     pub fn accept_pause(&self) -> Arc<AcceptPause> {
         Arc::clone(&self.shared.accept_pause)
     }
 
-    /// Stops accepting and lets the conversations end in order.
+    /// Begins to stop, see [above](Self); does not wait.
     pub fn drain(&self) {
         self.shared.stop.drain();
     }
 
-    /// Waits for every shard to end and adds up what they counted.
+    /// Waits for every shard to end and adds up their counts.
     ///
     /// # Errors
     ///
-    /// The first shard's trouble that kept it from going on; the others were drained.
+    /// The first error of a shard, after which the others were drained; or an error that names the
+    /// backend if it did not count one close for each accepted connection.
     pub fn join(self) -> io::Result<Stats> {
         self.add_up(None)
     }
 
     fn add_up(self, first: Option<Ended>) -> io::Result<Stats> {
         let mut stats = Stats::new();
-        let mut trouble = None;
+        let mut result = Ok(());
         for shard in first.into_iter().chain(self.threads.into_iter().map(JoinHandle::join)) {
             match shard {
                 Ok(Ok(counted)) => {
                     stats.merge(&counted);
                     stats.accepted_per_shard.push(counted.accepted);
                 }
-                Ok(Err(error)) => trouble = trouble.or(Some(error)),
-                Err(_panic) => trouble = Some(io::Error::other("a shard panicked")),
+                Ok(Err(error)) => result = result.and(Err(error)),
+                Err(_panic) => result = Err(io::Error::other("a shard panicked")),
             }
         }
-        let Shared { limit, counters, .. } = &*self.shared;
+        result?;
+        let Shared { limit, counters, config, .. } = &*self.shared;
+        let (accepted, closed) = (stats.accepted, stats.closed.total());
+        if accepted != closed {
+            let name = config.backend.name();
+            return Err(io::Error::other(format!(
+                "backend {name} counted {accepted} connections accepted and {closed} closed"
+            )));
+        }
         stats.connections_peak = limit.peak();
         if let (Some(before), Ok(after)) = (counters, NetCounters::read()) {
             let increments = after.since(before);
@@ -274,30 +304,22 @@ impl Server {
             stats.listen_overflows = count("ListenOverflows");
             stats.listen_drops = count("ListenDrops");
         }
-        debug_assert!(trouble.is_some() || stats.accepted == stats.closed.total());
-        trouble.map_or(Ok(stats), Err)
+        Ok(stats)
     }
 }
 
 impl Shared {
     /// Runs a shard on this thread to its end.
     fn serve(&self, (_, listener, cpus): Place, is_ready: &dyn Fn()) -> io::Result<Stats> {
-        // A shard that ends, for whatever reason, ends the others: a server that serves a part of
-        // its connections is worse than none.
-        let _ender = DrainOnDrop(&self.stop);
+        // A shard that ends, for whatever reason, ends the others: a server that serves only some
+        // of its connections is worse than none.
+        let _drain = DrainOnDrop(&self.stop);
         if !cpus.is_empty() {
             pin(&cpus)?;
         }
         let ready = || {
             is_ready();
-            self.accept_pause.wait(&self.stop) // nobody is accepted before, so no backend needs to know
-        };
-        let service = || -> Box<dyn Service> {
-            match self.config.service {
-                ServiceKind::Echo => Box::new(Echo),
-                ServiceKind::Hi => Box::new(Hi),
-                ServiceKind::Chat => Box::new(Chat::new(Arc::clone(&self.console))),
-            }
+            self.accept_pause.wait(&self.stop)
         };
         self.config.backend.serve(Shard {
             listener,
@@ -306,12 +328,12 @@ impl Shared {
             limit: &self.limit,
             tracer: self.tracer.as_ref(),
             ready: &ready,
-            service: &service,
+            service: &self.config.service,
         })
     }
 }
 
-/// Waits until every one of those shards is ready, or one has ended before.
+/// Waits until all shards are ready; returns false if one ended before.
 fn are_ready(shards: &[Receiver<()>]) -> bool {
     shards.iter().all(|shard| shard.recv().is_ok())
 }
@@ -324,9 +346,7 @@ impl Drop for DrainOnDrop<'_> {
     }
 }
 
-/// How many shards a server will have.
-pub(crate) fn shards(backend: &dyn Backend, service: ServiceKind, options: &Options) -> usize {
-    let one_person = service == ServiceKind::Chat;
-    let default = if one_person { 1 } else { backend.default_shards(cpus(options)) };
-    options.shards.unwrap_or(default).max(1)
+/// Number of shards that a server will have.
+pub(crate) fn shards(backend: &dyn Backend, options: &Options) -> usize {
+    options.shards.unwrap_or_else(|| backend.default_shards(cpus(options))).max(1)
 }

@@ -1,24 +1,43 @@
-//! What a server counts. Plain integers, one writer: a shard's own thread.
+//! Counts of a server. Plain integers with one writer, a shard's own thread.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use lockstep_core::Cause;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use crate::Tracer;
 use crate::trace::Trace;
 use lockstep_sys::errno;
 use lockstep_sys::tcp_info::AcceptQueue;
 
-/// The counts of one shard, or of a whole server after [`merge`](Self::merge).
+/// Counts of one shard or, after [`merge`](Self::merge), of a whole server.
+///
+/// A backend counts with the methods whose names begin with `on_`, which cost an addition each, and
+/// adds to [`drain_cut`](Self::drain_cut), [`syscalls`](Self::syscalls) and the fields of its own
+/// I/O model itself.
+///
+/// ```
+/// use lockstep_backends::Stats;
+/// use lockstep_core::Cause;
+///
+/// let mut stats = Stats::new();
+/// stats.on_accepted();
+/// stats.on_received(100); // a request
+/// stats.on_sent(60, 100); // a short send
+/// stats.on_sent(40, 40); // the rest of the reply
+/// stats.on_closed(Cause::Eof);
+/// assert_eq!((stats.exchanges, stats.sends_short, stats.bytes_sent), (1, 1, 100));
+/// assert_eq!(stats.accepted, stats.closed.total());
+/// ```
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Stats {
     /// Connections taken from the listen queue.
     pub accepted: u64,
-    /// The same, of each shard; only of a whole server.
+    /// The same for each shard; only of a whole server.
     pub accepted_per_shard: Vec<u64>,
-    /// Conversations ended, by cause.
+    /// Connections ended, by cause.
     pub closed: Closed,
     /// Requests answered in full.
     pub exchanges: u64,
@@ -28,63 +47,68 @@ pub struct Stats {
     pub bytes_sent: u64,
     /// Sends of which the kernel took only a part, or nothing.
     pub sends_short: u64,
-    /// Failures of accept(2), and of starting a thread for the accepted, by errno.
+    /// Failed accepts, and failures to start a thread for an accepted connection, by errno.
     pub accept_errors: BTreeMap<String, u64>,
-    /// Failures of receives and sends, by errno; each ended its connection.
+    /// Failed receives and sends, by errno; each ended its connection.
     pub io_errors: BTreeMap<String, u64>,
-    /// Connections open at once, at most.
+    /// Largest number of connections open at the same time.
     pub connections_peak: u64,
-    /// The most connections seen waiting in the accept queue of one shard, when it was about to
-    /// accept. Who comes while a shard waits for somebody to come is not seen waiting.
+    /// Largest number of connections seen in the accept queue of a shard that was about to accept.
+    /// Connections that arrive while the shard is blocked in accept are not counted.
     pub accept_queue_peak: u64,
-    /// The limit of each shard's accept queue; it holds one more.
+    /// Limit of each shard's accept queue; the kernel admits one more.
     pub accept_queue_limit: u64,
-    /// How often a handshake found an accept queue full while the server ran: this server's or
-    /// another's of this network namespace, for which the kernel counts (`ListenOverflows`).
+    /// Handshakes that found an accept queue full while the server ran: this server's or another's
+    /// in the same network namespace, for which the kernel counts (`ListenOverflows`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen_overflows: Option<u64>,
-    /// How often a handshake was not begun or not completed, for that or another reason: likewise
-    /// of this network namespace (`ListenDrops`).
+    /// Handshakes that were not begun or not completed for that or another reason, also counted per
+    /// network namespace (`ListenDrops`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen_drops: Option<u64>,
-    /// Conversations cut because they outlasted the drain timeout.
+    /// Connections closed at the drain timeout.
     pub drain_cut: u64,
     /// System calls made to accept, wait, receive, send and close.
     pub syscalls: u64,
-    /// Microseconds spent polling instead of sleeping.
+    /// Microseconds of busy-polling.
     pub spun_us: u64,
-    /// Receives that io_uring could not give a buffer at once.
+    /// Receives of io_uring that had to wait for a buffer.
     pub buffers_starved: u64,
 }
 
-/// Conversations ended, by cause.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
-pub struct Closed(BTreeMap<&'static str, u64>);
+/// Connections ended, by cause.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Closed([u64; Cause::ALL.len()]);
 
 impl Closed {
-    /// How many ended with `cause`.
-    pub fn count(&self, cause: Cause) -> u64 {
-        self.0.get(cause.name()).copied().unwrap_or(0)
+    /// Number of connections that ended with `cause`.
+    pub const fn count(&self, cause: Cause) -> u64 {
+        self.0[cause as usize]
     }
 
-    /// How many ended.
+    /// Number of connections that ended.
     pub fn total(&self) -> u64 {
-        self.0.values().sum()
+        self.0.iter().sum()
+    }
+}
+
+impl Serialize for Closed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(Cause::ALL.map(|cause| (cause.name(), self.count(cause))))
     }
 }
 
 impl Stats {
-    /// Counts nothing yet; every cause is listed.
+    /// All counts are zero.
     pub fn new() -> Self {
-        let closed = Closed(Cause::ALL.iter().map(|cause| (cause.name(), 0)).collect());
-        Self { closed, ..Self::default() }
+        Self::default()
     }
 
-    /// Adds what another shard or conversation counted.
+    /// Adds the counts of another shard or connection.
     pub fn merge(&mut self, other: &Self) {
         self.accepted += other.accepted;
-        for (cause, count) in &other.closed.0 {
-            *self.closed.0.entry(cause).or_default() += count;
+        for (count, more) in self.closed.0.iter_mut().zip(other.closed.0) {
+            *count += more;
         }
         self.exchanges += other.exchanges;
         self.bytes_received += other.bytes_received;
@@ -98,7 +122,6 @@ impl Stats {
                 *errors.entry(errno.clone()).or_default() += count;
             }
         }
-        // Shards share one count of the open connections, so its peak is the largest they saw.
         self.connections_peak = self.connections_peak.max(other.connections_peak);
         self.accept_queue_peak = self.accept_queue_peak.max(other.accept_queue_peak);
         self.accept_queue_limit = self.accept_queue_limit.max(other.accept_queue_limit);
@@ -108,7 +131,7 @@ impl Stats {
         self.buffers_starved += other.buffers_starved;
     }
 
-    /// System calls per exchange; absent before the first.
+    /// System calls per exchange; none before the first exchange.
     pub fn syscalls_per_exchange(&self) -> Option<f64> {
         (self.exchanges > 0).then(|| self.syscalls as f64 / self.exchanges as f64)
     }
@@ -119,15 +142,20 @@ impl Stats {
         self.bytes_received + self.bytes_sent
     }
 
+    /// Counts an accepted connection.
+    pub fn on_accepted(&mut self) {
+        self.accepted += 1;
+    }
+
     /// Counts a request of `count` bytes.
     #[inline]
-    pub(crate) fn on_received(&mut self, count: usize) {
+    pub fn on_received(&mut self, count: usize) {
         self.bytes_received += count as u64;
     }
 
-    /// Counts `count` bytes sent of the `offered`.
+    /// Counts a send that took `count` of the `offered` bytes of a reply.
     #[inline]
-    pub(crate) fn on_sent(&mut self, count: usize, offered: usize) {
+    pub fn on_sent(&mut self, count: usize, offered: usize) {
         self.bytes_sent += count as u64;
         if count == offered {
             self.exchanges += 1;
@@ -136,32 +164,33 @@ impl Stats {
         }
     }
 
-    /// Looks at the accept queue; it is worth a look when there is somebody to accept.
-    pub(crate) fn look_at_queue(&mut self, listener: impl AsFd, trace: impl Trace) {
-        self.syscalls += 1;
-        let fd = listener.as_fd().as_raw_fd();
-        let name_and_args = format_args!("getsockopt({fd}, TCP_INFO)");
-        let look = || AcceptQueue::of(listener);
-        let shown = |queue: &AcceptQueue| {
-            format!("0, {} in the accept queue, limit {}", queue.waiting, queue.limit)
-        };
-        let Ok(queue) = trace.call_for(fd, name_and_args, look, shown) else { return };
-        self.accept_queue_peak = self.accept_queue_peak.max(queue.waiting.into());
-        self.accept_queue_limit = queue.limit.into();
-    }
-
-    /// Counts the end of a conversation.
-    pub(crate) fn on_closed(&mut self, cause: Cause) {
-        *self.closed.0.entry(cause.name()).or_default() += 1;
+    /// Counts the end of a connection. Exactly one for each accepted connection.
+    pub fn on_closed(&mut self, cause: Cause) {
+        self.closed.0[cause as usize] += 1;
     }
 
     /// Counts a failed receive or send.
-    pub(crate) fn on_io_error(&mut self, error: &io::Error) {
+    pub fn on_io_error(&mut self, error: &io::Error) {
         *self.io_errors.entry(errno::name_of(error)).or_default() += 1;
     }
 
     /// Counts a failed accept.
-    pub(crate) fn on_accept_error(&mut self, error: &io::Error) {
+    pub fn on_accept_error(&mut self, error: &io::Error) {
         *self.accept_errors.entry(errno::name_of(error)).or_default() += 1;
+    }
+
+    /// Reads the length of the accept queue, which is of interest before an accept that will find
+    /// something. One system call.
+    pub fn observe_queue(&mut self, listener: impl AsFd, tracer: Option<&Tracer>) {
+        self.syscalls += 1;
+        let fd = listener.as_fd().as_raw_fd();
+        let call = format_args!("getsockopt({fd}, TCP_INFO)");
+        let read = || AcceptQueue::of(listener);
+        let printed = |queue: &AcceptQueue| {
+            format!("0, {} in the accept queue, limit {}", queue.waiting, queue.limit)
+        };
+        let Ok(queue) = tracer.call_for(fd, call, read, printed) else { return };
+        self.accept_queue_peak = self.accept_queue_peak.max(queue.waiting.into());
+        self.accept_queue_limit = queue.limit.into();
     }
 }

@@ -1,15 +1,7 @@
-//! Text on a terminal: errors and notes, prompts, and bytes from the network made printable.
+//! Text on a terminal: notes, prompts, and bytes from the network made printable.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
-
-/// Prints an error and a hint on standard error.
-pub(crate) fn print_error(error: &str, hint: Option<&str>) {
-    print_line(&format!("error: {error}"));
-    if let Some(hint) = hint {
-        print_line(&format!("hint: {hint}"));
-    }
-}
 
 /// Prints a line on standard error. Unlike `eprintln!`, it does not panic if the pipe is closed.
 pub(crate) fn print_line(line: &str) {

@@ -20,13 +20,14 @@ use fastrand::Rng;
 use lockstep_backends::blocking::Blocking;
 use lockstep_backends::io_uring::IoUring;
 use lockstep_backends::mio::Mio;
-use lockstep_backends::{Closed, ServiceKind, Stats};
+use lockstep_backends::{Closed, Stats};
+use lockstep_core::{Echo, Hi};
 use serde_json::Value;
 
 use common::child::{Served, is_available, statistics};
 use common::client::Client;
 use common::{kernel, noise};
-use harness::{Subject, start};
+use harness::{Subject, TestService, start};
 
 const SCRIPTS: u64 = 4;
 const STEPS: usize = 300;
@@ -99,17 +100,17 @@ impl From<Stats> for Counted {
 
 #[test]
 fn every_backend_echoes_alike() {
-    compare("echo", ServiceKind::Echo, echo_script, echo);
+    compare("echo", Echo, echo_script, echo);
 }
 
 #[test]
 fn every_backend_says_hi_alike() {
-    compare("hi", ServiceKind::Hi, hi_script, hi);
+    compare("hi", Hi, hi_script, hi);
 }
 
 type Play = fn(&harness::Running, &[Step], &mut BTreeMap<usize, Vec<u8>>);
 
-fn compare(name: &str, service: ServiceKind, script: fn(&mut Rng) -> Vec<Step>, play: Play) {
+fn compare(name: &str, service: impl TestService, script: fn(&mut Rng) -> Vec<Step>, play: Play) {
     let seed = seed();
     println!("{name}: LOCKSTEP_SEED={seed} cargo test -p lockstep-backends --test differential");
     for number in 0..SCRIPTS {

@@ -6,9 +6,10 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use lockstep_backends::{
-    AcceptPause, Backend, Config, Options, Server, ServiceKind, Shard, StartError, Stats, Stop,
+    AcceptPause, Backend, Config, Options, Server, ServiceFactory, Shard, StartError, Stats, Stop,
     Unsupported,
 };
+use lockstep_core::Echo;
 
 /// How long anything that has to happen may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,7 +67,8 @@ fn run(first: Fate, others: Fate, stop_when_ready: bool) -> (Result<Stats, Start
     let backend = Box::leak(Box::new(Fated { caller: thread::current().id(), first, others }));
     let options = Options { shards: Some(3), ..Options::default() };
     let listen = "127.0.0.1:0".parse().unwrap();
-    let config = Config { backend, listen, service: ServiceKind::Echo, options };
+    let service = ServiceFactory::new(|_socket| Echo);
+    let config = Config { backend, listen, service, options };
     let stop = Arc::new(Stop::new(PATIENCE).unwrap());
     let accept_pause = Arc::new(AcceptPause::new(Duration::ZERO).unwrap());
     let mut was_ready = false;

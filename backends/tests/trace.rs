@@ -20,11 +20,11 @@ const CHAT: [&str; 4] = ["--service=chat", "--trace", "--shards=1", "--backlog=5
 fn talk_to(server: &mut Served) {
     let mut client = Process::start(lockstep(["talk", &server.addr.to_string()]));
     client.type_line("hello!");
-    assert_eq!(server.process.stdout.next().as_deref(), Some("hello!"));
+    assert_eq!(server.next_request().1, "hello!");
     server.process.type_line("hi");
     assert_eq!(client.stdout.next().as_deref(), Some("hi"));
     client.type_line("bye");
-    assert_eq!(server.process.stdout.next().as_deref(), Some("bye"));
+    assert_eq!(server.next_request().1, "bye");
     assert_eq!(client.wait().status.code(), Some(0));
     common::kernel::until_closed(server.addr);
 }
@@ -264,7 +264,7 @@ fn strace_says_the_same() {
         quick.say(b"bye");
         quick.hear_the_end();
         drop(quick);
-        assert_eq!(server.process.stdout.next().as_deref(), Some("bye"));
+        assert_eq!(server.next_request().1, "bye");
         talk_to(&mut server);
         let told = Told::all(&end(server));
         let seen = files.conversations();

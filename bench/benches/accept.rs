@@ -15,8 +15,9 @@
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use lockstep_backends::{Backend, ServiceKind};
+use lockstep_backends::Backend;
 use lockstep_bench::{OneShots, Placement, Subject, backends, drop_libtest_arguments};
+use lockstep_core::Hi;
 use lockstep_sys::limits::raise_open_files;
 
 /// How many clients come at a time.
@@ -64,7 +65,7 @@ fn start(
     clients: usize,
     placement: &Placement,
 ) -> (Subject, OneShots) {
-    let subject = Subject::start(backend, ServiceKind::Hi, placement);
+    let subject = Subject::start(backend, Hi, placement);
     let clients = OneShots::new(subject.addr(), clients);
     (subject, clients)
 }

@@ -17,8 +17,9 @@
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use lockstep_backends::{Backend, ServiceKind};
+use lockstep_backends::Backend;
 use lockstep_bench::{Clients, Placement, Subject, backends, drop_libtest_arguments};
+use lockstep_core::Echo;
 use lockstep_sys::limits::raise_open_files;
 
 const CONNECTIONS: [usize; 3] = [1, 64, 1000];
@@ -78,7 +79,7 @@ fn start(
     size: usize,
     placement: &Placement,
 ) -> (Subject, Clients) {
-    let subject = Subject::start(backend, ServiceKind::Echo, placement);
+    let subject = Subject::start(backend, Echo, placement);
     let clients = Clients::connect(subject.addr(), connections, size);
     (subject, clients)
 }

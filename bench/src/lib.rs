@@ -2,12 +2,13 @@
 //! comparison of both sides' books at the end.
 //!
 //! ```no_run
-//! use lockstep_backends::{BACKENDS, ServiceKind};
+//! use lockstep_backends::BACKENDS;
+//! use lockstep_core::Echo;
 //! use lockstep_bench::{Clients, Placement, Subject};
 //!
 //! let placement = Placement::of_this_process();
 //! placement.pin_client();
-//! let subject = Subject::start(BACKENDS[0], ServiceKind::Echo, &placement);
+//! let subject = Subject::start(BACKENDS[0], Echo, &placement);
 //! let mut clients = Clients::connect(subject.addr(), 64, 1024);
 //! clients.exchange(); // 64 exchanges, the replies compared
 //! subject.finish(&clients.finish()); // the server counted 64, too

@@ -3,7 +3,8 @@
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use lockstep_backends::{BACKENDS, Backend, Config, Options, Server, ServiceKind, Stats};
+use lockstep_backends::{BACKENDS, Backend, Config, Options, Server, ServiceFactory, Stats};
+use lockstep_core::Service;
 
 use crate::Placement;
 
@@ -45,12 +46,13 @@ impl Subject {
     /// If it does not start.
     pub fn start(
         backend: &'static dyn Backend,
-        service: ServiceKind,
+        service: impl Service + Clone + Send + Sync + 'static,
         placement: &Placement,
     ) -> Self {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let options =
             Options { shards: Some(1), pin: placement.server_cpus(), ..Options::default() };
+        let service = ServiceFactory::new(move |_socket| service.clone());
         let config = Config { backend, listen, service, options };
         match Server::start(&config) {
             Ok(server) => Self { backend: backend.name(), server },
@@ -143,7 +145,7 @@ mod tests {
     fn blocking() -> (Subject, Clients) {
         let placement = Placement::of_this_process();
         let backend = lockstep_backends::by_name("blocking").unwrap();
-        let subject = Subject::start(backend, ServiceKind::Echo, &placement);
+        let subject = Subject::start(backend, lockstep_core::Echo, &placement);
         let clients = Clients::connect(subject.addr(), 3, 100);
         (subject, clients)
     }

@@ -111,12 +111,13 @@ fn possible(cell: &Cell, args: &ManyArgs) -> Result<(), String> {
     if let Some(refused) = embedded::refusal(backend) {
         return Err(refused);
     }
-    if args.server.server_spin.is_some() && !embedded::spins(backend) {
+    if args.server.server_spin.is_some() && !embedded::can_busy_poll(backend) {
         return Err("it has nothing to poll, as --server-spin would have it".to_owned());
     }
     match lockstep_sys::limits::threads_of_machine() {
         Some(threads)
-            if backend == "blocking" && f64::from(*conns) > threads as f64 * THREADS_SHARE =>
+            if embedded::thread_per_connection(backend)
+                && f64::from(*conns) > threads as f64 * THREADS_SHARE =>
         {
             Err(format!(
                 "it has a thread for each, and there may be {threads} on this machine in all"

@@ -6,7 +6,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args};
 use lockstep_results::store;
 
@@ -15,7 +14,6 @@ use crate::clients::pattern::SIZE_MAX;
 use crate::clients::schedule::{Arrivals, SECOND};
 use crate::exit::{self, Failure};
 use crate::machine::placement::Place;
-use crate::servers::embedded;
 use lockstep_sys::cpus::{CpuList, parse_list};
 use lockstep_sys::units;
 
@@ -136,20 +134,6 @@ impl OutputArgs {
         let Some(path) = &self.path else { return Ok(()) };
         store::check(path, self.force).map_err(|error| Failure::new(exit::USAGE, error.to_string()))
     }
-}
-
-/// Parses the name of a backend or one of its aliases, or `auto`; returns the name.
-pub(crate) fn backend() -> impl TypedValueParser<Value = String> {
-    let auto = PossibleValue::new("auto").help("the best that this kernel supports");
-    let names = embedded::backend_names().into_iter().map(|name| {
-        PossibleValue::new(name).aliases(
-            embedded::ALIASES
-                .iter()
-                .filter_map(|&(alias, of)| if of == name { Some(alias) } else { None }),
-        )
-    });
-    PossibleValuesParser::new(std::iter::once(auto).chain(names))
-        .try_map(|name| embedded::backend_name(&name))
 }
 
 pub(crate) fn positive(text: &str) -> Result<u64, String> {

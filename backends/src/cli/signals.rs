@@ -1,15 +1,16 @@
-//! What signals tell a server, without a thread that waits for them: that would be a second thread
-//! where one shard is all there is to run.
+//! Signals of a server, handled without a thread that waits for them: with one shard, that would be
+//! the second thread of the process.
 //!
-//! A handler runs on any thread, between any two of its instructions, be it in the middle of an
-//! allocation or with a lock held. So it does only what is async-signal-safe (signal-safety(7)):
-//! atomic operations, clock_gettime(2), write(2) to an eventfd and _exit(2). What is around it in
-//! signal-hook keeps to that as well, and restores errno. Whatever the signal interrupts is restarted
-//! (SA_RESTART), or fails with EINTR where that is not done (signal(7)): epoll_wait(2), poll(2) and
-//! io_uring_enter(2), whose callers go on.
+//! A handler runs on any thread, between any two of its instructions, even within an allocation or
+//! with a lock held. So it calls only async-signal-safe functions (signal-safety(7)): atomic
+//! operations, clock_gettime(2), write(2) to an eventfd and _exit(2). signal-hook's own handler
+//! keeps to that as well, and restores errno. An interrupted system call is restarted (SA_RESTART)
+//! or fails with EINTR (signal(7)): epoll_wait(2), poll(2) and io_uring_enter(2), whose callers
+//! continue.
 
-use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,38 +19,38 @@ use signal_hook::low_level;
 
 use crate::{AcceptPause, Stop};
 
-/// From here on SIGUSR1 opens the accept_pause. The first of the others lets the conversations end; the
-/// second does not wait for them.
+/// Installs the handlers. SIGUSR1 ends the accept pause. The first SIGTERM, SIGINT or SIGHUP drains
+/// the server, the second ends the process. SIGHUP stays ignored if it was, as nohup(1) has it.
 ///
 /// # Errors
 ///
-/// What sigaction(2) says.
-pub(super) fn obey(stop: &Arc<Stop>, accept_pause: &Arc<AcceptPause>) -> io::Result<()> {
+/// Those of sigaction(2), which has none for these signals.
+pub(super) fn install(stop: &Arc<Stop>, accept_pause: &Arc<AcceptPause>) -> io::Result<()> {
     let accept_pause = Arc::clone(accept_pause);
     // SAFETY: the handler makes one system call, write(2).
     unsafe { low_level::register(SIGUSR1, move || accept_pause.end()) }?;
-    let told = Arc::new(AtomicBool::new(false));
-    let hangup = (!hangups_are_ignored()).then_some(SIGHUP);
+    let second = Arc::new(AtomicBool::new(false));
+    let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
     for signal in [SIGTERM, SIGINT].into_iter().chain(hangup) {
-        let (told, stop) = (Arc::clone(&told), Arc::clone(stop));
+        let (second, stop) = (Arc::clone(&second), Arc::clone(stop));
         let end = move || {
-            if told.swap(true, Ordering::Relaxed) {
+            if second.swap(true, Ordering::Relaxed) {
                 low_level::exit(128 + signal);
             }
             stop.drain();
         };
         // SAFETY: the handler operates on atomics and calls clock_gettime(2), write(2) and
-        // _exit(2). It neither allocates nor frees: what it holds lives as long as the process.
+        // _exit(2). It neither allocates nor frees: its captures live as long as the process.
         unsafe { low_level::register(signal, end) }?;
     }
     Ok(())
 }
 
-/// Whether whoever started this wants it to outlive the terminal, as nohup(1) does: then SIGHUP is
-/// ignored from the start (`SigIgn` in proc_pid_status(5)).
-fn hangups_are_ignored() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    ignored.is_some_and(|mask| mask & 1 << (SIGHUP - 1) != 0)
+/// True if the process was started with the signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: no new action; the current one is written to `action`.
+    let result = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: a zeroed sigaction is valid, and so is the one that the kernel wrote.
+    result == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
 }

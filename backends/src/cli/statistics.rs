@@ -1,4 +1,4 @@
-//! What a server prints when it has stopped.
+//! Statistics that a server prints when it has stopped.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::Stats;
 
-/// A stopped server's counts, with what they are of.
+/// Counts of a stopped server, with its configuration.
 #[derive(Debug, Serialize)]
 pub(super) struct Statistics<'a> {
     pub(super) schema: u32,
@@ -22,12 +22,12 @@ pub(super) struct Statistics<'a> {
 }
 
 impl Statistics<'_> {
-    /// One line, one object.
+    /// Returns one JSON object on one line.
     pub(super) fn json(&self) -> String {
         serde_json::to_string(self).expect("counts and names are JSON")
     }
 
-    /// Some lines for people.
+    /// Returns the table for people.
     pub(super) fn text(&self) -> String {
         let stats = self.stats;
         let listed = |title: &str, counts: &mut dyn Iterator<Item = (String, u64)>| {
@@ -43,14 +43,14 @@ impl Statistics<'_> {
         let owned = |(name, count): (&String, &u64)| (name.clone(), *count);
         let per_exchange = self
             .syscalls_per_exchange
-            .map_or_else(String::new, |syscalls| format!(", {syscalls:.3} an exchange"));
+            .map_or_else(String::new, |syscalls| format!(", {syscalls:.3} per exchange"));
         let mut closed = lockstep_core::Cause::ALL
             .into_iter()
             .map(|cause| (cause.name().to_owned(), stats.closed.count(cause)));
         [
             format!("{} served {}, shards {}\n", self.backend, self.service, self.shards),
             format!(
-                "connections   {} accepted, {} at once\n",
+                "connections   {} accepted, {} open at most\n",
                 stats.accepted, stats.connections_peak
             ),
             self.by_shard(),
@@ -69,7 +69,7 @@ impl Statistics<'_> {
         .concat()
     }
 
-    /// How the connections were spread: nothing to say of one shard.
+    /// Connections per shard; empty with one shard.
     fn by_shard(&self) -> String {
         let counts: Vec<_> = self.stats.accepted_per_shard.iter().map(u64::to_string).collect();
         match counts.len() {
@@ -81,15 +81,15 @@ impl Statistics<'_> {
     fn spun(&self) -> String {
         match self.stats.spun_us {
             0 => String::new(),
-            micros => format!("spun          {:.1?}\n", Duration::from_micros(micros)),
+            micros => format!("busy-polled   {:.1?}\n", Duration::from_micros(micros)),
         }
     }
 
     fn accept_queue(&self) -> String {
         let Stats { accept_queue_peak, accept_queue_limit, .. } = self.stats;
-        let whose = if self.shards > 1 { " of each shard's" } else { "" };
+        let per_shard = if self.shards > 1 { " per shard" } else { "" };
         let mut text = format!(
-            "accept queue  {accept_queue_peak} at most, limit {accept_queue_limit}{whose}\n"
+            "accept queue  {accept_queue_peak} at most, limit {accept_queue_limit}{per_shard}\n"
         );
         let drops = self.stats.listen_drops.unwrap_or(0);
         if drops > 0 {

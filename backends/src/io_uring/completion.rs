@@ -54,7 +54,7 @@ impl<T: Trace> Loop<'_, T> {
             Op::Recv => {
                 self.stats.on_received(count);
                 let buffer = self.buffers.buffer(index);
-                connection.exchange.received(&mut *self.service, buffer, count)
+                connection.exchange.received(&mut *connection.service, buffer, count)
             }
             ended => ended, // a wish came between the reply and this request
         };
@@ -77,11 +77,11 @@ impl<T: Trace> Loop<'_, T> {
                 libc::ENOBUFS => return self.starve(key),
                 libc::EINTR => Op::Recv,
                 // The peer's end, or ours by shutdown.
-                0 => connection.exchange.received(&mut *self.service, &mut [0; RECV_MAX], 0),
+                0 => connection.exchange.received(&mut *connection.service, &mut [0; RECV_MAX], 0),
                 // A request may have come just before: a last look shows it.
                 libc::ECANCELED => Op::Recv,
                 libc::EAGAIN if connection.flight == Flight::ReceiveNow => {
-                    connection.exchange.received(&mut *self.service, &mut [0; RECV_MAX], 0)
+                    connection.exchange.received(&mut *connection.service, &mut [0; RECV_MAX], 0)
                 }
                 errno => {
                     self.stats.on_io_error(&io::Error::from_raw_os_error(errno));

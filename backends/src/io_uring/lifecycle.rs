@@ -22,7 +22,7 @@ impl<T: Trace> Loop<'_, T> {
         match &self.listener {
             Some(listener) if wanted && !self.accepting && !self.stop.is_draining() => {
                 self.accepting = true;
-                self.stats.look_at_queue(listener, self.trace);
+                self.stats.observe_queue(listener, self.trace.tracer());
                 self.ring.accept(listener.as_raw_fd(), self.options.accept_delay.is_zero())
             }
             _ => Ok(()),
@@ -31,7 +31,7 @@ impl<T: Trace> Loop<'_, T> {
 
     pub(super) fn look_at_queue(&mut self) {
         if let Some(listener) = &self.listener {
-            self.stats.look_at_queue(listener, self.trace);
+            self.stats.observe_queue(listener, self.trace.tracer());
         }
     }
 
@@ -96,9 +96,12 @@ impl<T: Trace> Loop<'_, T> {
 
     fn open(&mut self, fd: RawFd) -> io::Result<()> {
         self.limit.opened();
+        // SAFETY: the descriptor is the connection's, and open.
+        let service = self.service.make(unsafe { BorrowedFd::borrow_raw(fd) });
         let key = self.connections.insert(Connection {
             fd,
             exchange: Exchange::new(),
+            service,
             flight: Flight::Receive,
             lingering: false,
             cancelled: false,
@@ -266,7 +269,7 @@ impl<T: Trace> Loop<'_, T> {
         let listener = Traced { socket: listener, trace: self.trace };
         listener.call("ioctl", "FIONBIO, 1", |listener| listener.set_nonblocking(true))?;
         let listener = listener.socket;
-        self.stats.look_at_queue(&listener, self.trace);
+        self.stats.observe_queue(&listener, self.trace.tracer());
         for _ in 0..=self.options.backlog {
             self.stats.syscalls += 1;
             let accept = || listener.accept();

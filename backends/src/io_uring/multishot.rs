@@ -203,7 +203,8 @@ impl<T: Trace> Loop<'_, T> {
             let mut buffer = [0; RECV_MAX];
             buffer[..request.len()].copy_from_slice(&request);
             self.stats.on_received(request.len());
-            let op = connection.exchange.received(&mut *self.service, &mut buffer, request.len());
+            let op =
+                connection.exchange.received(&mut *connection.service, &mut buffer, request.len());
             if let Op::Send { end, .. } = op {
                 let _at_the_top =
                     connection.reply(&buffer[..usize::from(end)], &mut self.stats, self.trace);

@@ -176,6 +176,16 @@ impl Served {
         Self { addr: addr.parse().unwrap(), process }
     }
 
+    /// The next request that a chat server shows its operator: the client's address and the text.
+    pub(crate) fn next_request(&self) -> (String, String) {
+        loop {
+            let line = self.process.stdout.next().expect("a request");
+            if let Some((client, text)) = line.split_once(": ") {
+                return (client.to_owned(), text.to_owned());
+            } // else a client has connected or left
+        }
+    }
+
     pub(crate) fn connect(&self) -> Client {
         Client::connect(self.addr)
     }

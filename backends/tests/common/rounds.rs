@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::sync::Barrier;
 use std::thread;
 
-use lockstep_backends::{ConnectionLimit, Options, Shard, Stats, Stop, by_name};
+use lockstep_backends::{ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, by_name};
 use lockstep_core::{RECV_MAX, Reply, Service};
 
 use super::client::Client;
@@ -16,9 +16,9 @@ const WAIT: &[u8] = b"wait";
 
 /// Echoes, and waits for the test where it is asked to: once to say that it is there, once to be
 /// let go on.
-struct Waiting<'a>(&'a Barrier);
+struct Waiting(&'static Barrier);
 
-impl Service for Waiting<'_> {
+impl Service for Waiting {
     fn reply(&mut self, buffer: &mut [u8; RECV_MAX], count: usize) -> Reply {
         if buffer[..count] == *WAIT {
             self.0.wait();
@@ -69,8 +69,7 @@ pub(crate) fn serve(
     let addr = listener.local_addr().unwrap();
     let (options, stop) = (Options::default(), Stop::new(PATIENCE).unwrap());
     let limit = ConnectionLimit::new(usize::MAX);
-    let service = || -> Box<dyn Service> { Box::new(Waiting(barrier)) };
-    let service: &(dyn Fn() -> Box<dyn Service> + Sync) = &service;
+    let service = &ServiceFactory::new(move |_socket| Waiting(barrier));
     thread::scope(|scope| {
         let (options, stop, limit) = (&options, &stop, &limit);
         let shard = scope.spawn(move || {

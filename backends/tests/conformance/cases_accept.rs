@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lockstep_backends::Options;
-use lockstep_backends::ServiceKind::Echo;
 use lockstep_core::Cause;
+use lockstep_core::Echo;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Socket, Type};
 

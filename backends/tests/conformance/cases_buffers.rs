@@ -1,6 +1,6 @@
 //! io_uring's receive buffers, when there are not enough of them.
 
-use lockstep_backends::ServiceKind::Echo;
+use lockstep_core::Echo;
 
 use super::SUBJECT;
 use crate::common::noise;

@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lockstep_backends::ServiceKind::Echo;
 use lockstep_backends::{Options, Stats};
 use lockstep_core::Cause;
+use lockstep_core::Echo;
 
 use super::SUBJECT;
 use crate::common::client::Client;

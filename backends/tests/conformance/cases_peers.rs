@@ -1,7 +1,7 @@
 //! Peers that break off, say nothing, or do not listen.
 
-use lockstep_backends::ServiceKind::Echo;
 use lockstep_core::Cause;
+use lockstep_core::Echo;
 
 use super::SUBJECT;
 use crate::common::client::Client;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use lockstep_backends::Options;
-use lockstep_backends::ServiceKind::Echo;
 use lockstep_core::Cause;
+use lockstep_core::Echo;
 
 use super::SUBJECT;
 use crate::common::client::Client;

@@ -4,7 +4,7 @@
 use std::thread;
 
 use lockstep_backends::Options;
-use lockstep_backends::ServiceKind::Echo;
+use lockstep_core::Echo;
 
 use super::SUBJECT;
 use crate::common::{kernel, noise, skipped};

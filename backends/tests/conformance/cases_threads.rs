@@ -1,8 +1,8 @@
 //! The blocking backend with a fixed number of threads: the tutorial's server, if it is one.
 
 use lockstep_backends::Options;
-use lockstep_backends::ServiceKind::{Echo, Hi};
 use lockstep_core::Cause;
+use lockstep_core::{Echo, Hi};
 
 use super::SUBJECT;
 use crate::common::{kernel, noise, until};

@@ -7,7 +7,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use lockstep_backends::{Backend, Config, Options, Server, ServiceKind, StartError, Stats};
+use lockstep_backends::{Backend, Config, Options, Server, ServiceFactory, StartError, Stats};
+use lockstep_core::Service;
 
 use crate::common::client::Client;
 use crate::common::{PATIENCE, is_required, skipped};
@@ -29,6 +30,11 @@ impl Subject {
         Self { backend, threads: None, steered: false, spin: Duration::ZERO }
     }
 }
+
+/// A service without state.
+pub(crate) trait TestService: Service + Copy + Send + Sync + 'static {}
+
+impl<S: Service + Copy + Send + Sync + 'static> TestService for S {}
 
 /// A running server. Dropped without having been stopped, it stops by itself.
 pub(crate) struct Running {
@@ -58,13 +64,13 @@ pub(crate) fn options_of(subject: &Subject, shards: usize) -> Options {
 }
 
 /// Starts a server on a loopback port. None, said aloud, if the backend cannot run here.
-pub(crate) fn start(subject: &Subject, service: ServiceKind) -> Option<Running> {
+pub(crate) fn start(subject: &Subject, service: impl TestService) -> Option<Running> {
     start_with(subject, service, options(subject))
 }
 
 pub(crate) fn start_with(
     subject: &Subject,
-    service: ServiceKind,
+    service: impl TestService,
     options: Options,
 ) -> Option<Running> {
     start_at("127.0.0.1:0".parse().unwrap(), subject, service, options)
@@ -73,11 +79,12 @@ pub(crate) fn start_with(
 pub(crate) fn start_at(
     listen: SocketAddr,
     subject: &Subject,
-    service: ServiceKind,
+    service: impl TestService,
     options: Options,
 ) -> Option<Running> {
     lockstep_sys::limits::raise_open_files();
     let backend = subject.backend;
+    let service = ServiceFactory::new(move |_socket| service);
     match Server::start(&Config { backend, listen, service, options }) {
         Ok(server) => Some(Running { addr: server.addr(), server: Some(server) }),
         Err(StartError::Unsupported(refused)) if !is_required(backend.name()) => {

@@ -14,8 +14,10 @@ fn with_each_backend(rule: fn(Served)) {
     }
 }
 
-fn assert_shown(server: &Served, line: &str) {
-    assert_eq!(server.process.stdout.next().as_deref(), Some(line));
+/// The next request on the operator's screen is this one of the client's.
+#[track_caller]
+fn assert_shown(server: &Served, client: &Client, request: &str) {
+    assert_eq!(server.next_request(), (client.addr().to_string(), request.to_owned()));
 }
 
 fn assert_answered(server: &mut Served, client: &mut Client, answer: &str) {
@@ -29,7 +31,7 @@ fn a_conversation_goes_back_and_forth() {
         let mut client = server.connect();
         for (said, answer) in [("hello!", "hi"), ("小文说", "明威说>>>>:"), ("3", " ")] {
             client.say(said.as_bytes());
-            assert_shown(&server, said);
+            assert_shown(&server, &client, said);
             assert_answered(&mut server, &mut client, answer);
         }
         drop(client);
@@ -44,10 +46,10 @@ fn bye_from_the_client_ends_it_without_an_answer() {
         for said in ["bye", "bye\n", "bye\r\n"] {
             let mut client = server.connect();
             client.say(b"hello!");
-            assert_shown(&server, "hello!");
+            assert_shown(&server, &client, "hello!");
             assert_answered(&mut server, &mut client, "hi");
             client.say(said.as_bytes());
-            assert_shown(&server, "bye");
+            assert_shown(&server, &client, "bye");
             client.hear_the_end();
         }
         assert_eq!(server.stop()["closed"]["bye"], 3);
@@ -66,6 +68,21 @@ fn bye_from_the_operator_is_sent_and_ends_it() {
     });
 }
 
+#[test]
+fn operator_sees_who_connects_asks_and_leaves() {
+    with_each_backend(|server| {
+        let mut client = server.connect();
+        client.say(b"bye");
+        client.hear_the_end();
+        let addr = client.addr();
+        drop(client);
+        for event in [" connected", ": bye", " left"] {
+            assert_eq!(server.process.stdout.next(), Some(format!("{addr}{event}")));
+        }
+        server.stop();
+    });
+}
+
 /// It is a whole request that says bye, not a word in one.
 #[test]
 fn a_part_of_a_request_is_no_bye() {
@@ -73,7 +90,7 @@ fn a_part_of_a_request_is_no_bye() {
         let mut client = server.connect();
         for said in ["bye bye", "Bye", "goodbye", "by"] {
             client.say(said.as_bytes());
-            assert_shown(&server, said);
+            assert_shown(&server, &client, said);
             assert_answered(&mut server, &mut client, "still here");
         }
         drop(client);
@@ -93,7 +110,7 @@ fn what_would_break_the_line_or_drive_the_terminal_is_shown_escaped() {
         ];
         for (said, shown) in cases {
             client.say(said);
-            assert_shown(&server, shown);
+            assert_shown(&server, &client, shown);
             assert_answered(&mut server, &mut client, "seen");
         }
         drop(client);
@@ -135,10 +152,10 @@ fn who_asks_while_another_is_answered_is_answered_next() {
     with_each_backend(|mut server| {
         let (mut first, mut second) = (server.connect(), server.connect());
         first.say(b"first");
-        assert_shown(&server, "first");
+        assert_shown(&server, &first, "first");
         second.say(b"second");
         assert_answered(&mut server, &mut first, "to the first");
-        assert_shown(&server, "second");
+        assert_shown(&server, &second, "second");
         assert_answered(&mut server, &mut second, "to the second");
         drop((first, second));
         server.stop();
@@ -183,7 +200,7 @@ fn a_signal_does_not_wait_for_the_operator() {
     with_each_backend(|server| {
         let (mut asking, mut idle) = (server.connect(), server.connect());
         asking.say(b"anybody there?");
-        assert_shown(&server, "anybody there?");
+        assert_shown(&server, &asking, "anybody there?");
         server.process.signal(Signal::INT);
         asking.hear_the_end();
         idle.hear_the_end();
@@ -204,11 +221,11 @@ fn a_thoughtful_operator_makes_nobody_idle() {
         let mut server = Served::start(backend, ["--service", "chat", "--idle-timeout", "200ms"]);
         let (mut first, mut second) = (server.connect(), server.connect());
         first.say(b"first");
-        assert_shown(&server, "first");
+        assert_shown(&server, &first, "first");
         second.say(b"second");
         std::thread::sleep(std::time::Duration::from_millis(500));
         assert_answered(&mut server, &mut first, "to the first");
-        assert_shown(&server, "second");
+        assert_shown(&server, &second, "second");
         std::thread::sleep(std::time::Duration::from_millis(500));
         assert_answered(&mut server, &mut second, "to the second");
         drop((first, second));
@@ -226,11 +243,11 @@ fn who_says_bye_while_the_operator_thinks_is_not_idle() {
         let mut server = Served::start(backend, ["--service", "chat", "--idle-timeout", "500ms"]);
         let (mut leaving, mut asking) = (server.connect(), server.connect());
         asking.say(b"hello!");
-        assert_shown(&server, "hello!");
+        assert_shown(&server, &asking, "hello!");
         leaving.say(b"bye");
         std::thread::sleep(std::time::Duration::from_millis(800));
         assert_answered(&mut server, &mut asking, "hi");
-        assert_shown(&server, "bye");
+        assert_shown(&server, &leaving, "bye");
         leaving.hear_the_end();
         drop((leaving, asking));
         let stats = server.stop();
@@ -244,12 +261,12 @@ fn who_does_not_wait_for_the_answer_is_no_trouble() {
     with_each_backend(|mut server| {
         let mut hasty = server.connect();
         hasty.say(b"never mind");
-        assert_shown(&server, "never mind");
+        assert_shown(&server, &hasty, "never mind");
         hasty.reset();
         server.process.type_line("too late");
         let mut next = server.connect();
         next.say(b"my turn");
-        assert_shown(&server, "my turn");
+        assert_shown(&server, &next, "my turn");
         assert_answered(&mut server, &mut next, "yes");
         drop(next);
         server.stop();

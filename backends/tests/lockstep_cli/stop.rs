@@ -177,8 +177,8 @@ fn the_statistics_are_text_for_people(backend: &str) {
     };
     assert!(queue.starts_with("accept queue  ") && queue.ends_with(" at most, limit 1024"));
     assert_eq!(head, &format!("{backend} served echo, shards 1"));
-    assert_eq!(connections, "connections   1 accepted, 1 at once");
+    assert_eq!(connections, "connections   1 accepted, 1 open at most");
     assert_eq!(closed, "closed        eof 1");
     assert_eq!(exchanges, "exchanges     1 (6 bytes received, 6 sent, 0 short sends)");
-    assert!(calls.starts_with("system calls ") && calls.ends_with(" an exchange"), "{calls}");
+    assert!(calls.starts_with("system calls ") && calls.ends_with(" per exchange"), "{calls}");
 }

@@ -76,16 +76,16 @@ fn two_people_have_a_conversation() {
         let mut client = talk(server.addr);
         for (said, answer) in [("hello!", "hi"), ("小文说", "明威说")] {
             client.type_line(said);
-            assert_eq!(server.process.stdout.next().as_deref(), Some(said));
+            assert_eq!(server.next_request().1, said);
             server.process.type_line(answer);
             assert_eq!(client.stdout.next().as_deref(), Some(answer));
         }
         if ends == "client" {
             client.type_line("bye");
-            assert_eq!(server.process.stdout.next().as_deref(), Some("bye"));
+            assert_eq!(server.next_request().1, "bye");
         } else {
             client.type_line("one more");
-            assert_eq!(server.process.stdout.next().as_deref(), Some("one more"));
+            assert_eq!(server.next_request().1, "one more");
             server.process.type_line("bye");
             assert_eq!(client.stdout.next().as_deref(), Some("bye"));
         }

@@ -15,10 +15,10 @@ fn chat(backend: &str) -> Served {
     Served::start(backend, ["--service", "chat", "--drain-timeout", "1h"])
 }
 
-/// The next line that the operator sees.
+/// The next request on the operator's screen is this one of the client's.
 #[track_caller]
-fn assert_shown(server: &Served, line: &str) {
-    assert_eq!(server.process.stdout.next().as_deref(), Some(line));
+fn assert_shown(server: &Served, client: &Client, request: &str) {
+    assert_eq!(server.next_request(), (client.addr().to_string(), request.to_owned()));
 }
 
 #[track_caller]
@@ -30,24 +30,24 @@ fn clients_take_turns(backend: &str) {
     let mut server = chat(backend);
     let (mut one, mut two) = (server.connect(), server.connect());
     one.say(b"one asks");
-    assert_shown(&server, "one asks");
+    assert_shown(&server, &one, "one asks");
     for _ in 0..3 {
         // While the operator thinks about the one, the other has to wait, and vice versa.
         two.say(b"two asks");
         server.process.type_line("for one");
         assert_hears(&mut one, "for one");
-        assert_shown(&server, "two asks");
+        assert_shown(&server, &two, "two asks");
         assert!(!two.has_news(), "an answer that nobody gave");
         one.say(b"one asks");
         server.process.type_line("for two");
         assert_hears(&mut two, "for two");
-        assert_shown(&server, "one asks");
+        assert_shown(&server, &one, "one asks");
         assert!(!one.has_news(), "an answer that nobody gave");
     }
     server.process.type_line("bye");
     assert_eq!(one.hear_the_rest(), b"bye");
     two.say(b"bye");
-    assert_shown(&server, "bye");
+    assert_shown(&server, &two, "bye");
     two.hear_the_end();
     drop((one, two));
     server.stop();
@@ -58,7 +58,7 @@ fn the_end_of_the_operators_input_is_no_reset_for_anybody(backend: &str) {
     let mut server = chat(backend);
     let mut clients = [(); 3].map(|()| server.connect());
     clients[0].say(b"one asks");
-    assert_shown(&server, "one asks");
+    assert_shown(&server, &clients[0], "one asks");
     clients[1].say(b"two asks");
     server.process.type_end();
     for client in &mut clients {
@@ -77,7 +77,7 @@ fn an_operator_who_is_not_there_is_noticed_at_the_first_request(backend: &str) {
     let mut client = server.connect();
     client.say(b"is anybody there?");
     client.hear_the_end();
-    assert_shown(&server, "is anybody there?");
+    assert_shown(&server, &client, "is anybody there?");
     drop(client);
     let ended = server.process.wait();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
@@ -90,20 +90,20 @@ fn one_thread_serves_one_client_to_the_end_and_then_the_next() {
     let mut server = Served::start("blocking", ["--service", "chat", "--threads", "1"]);
     let mut one = server.connect();
     one.say(b"one asks");
-    assert_shown(&server, "one asks");
+    assert_shown(&server, &one, "one asks");
     let mut two = server.connect();
     two.say(b"two asks");
     for _ in 0..3 {
         server.process.type_line("for one");
         assert_hears(&mut one, "for one");
         one.say(b"one asks");
-        assert_shown(&server, "one asks");
+        assert_shown(&server, &one, "one asks");
     }
     assert_eq!(listen_queues(server.addr), [1], "the other waits in the listen queue");
     server.process.type_line("bye");
     assert_eq!(one.hear_the_rest(), b"bye");
     drop(one);
-    assert_shown(&server, "two asks");
+    assert_shown(&server, &two, "two asks");
     server.process.type_line("for two");
     assert_hears(&mut two, "for two");
     drop(two);

@@ -134,8 +134,8 @@ fn shards_for_which_there_are_no_descriptors_are_refused_before_it_is_ready() {
     for backend in ["mio", "io-uring"] {
         if is_available(backend) {
             let ended = serve_with_few_descriptors(backend, "40");
-            let cause = format!("backend {backend} is not available: no ");
-            assert_complains(&ended, 3, &[&cause]);
+            let cause = format!("backend {backend} is not available: ");
+            assert_complains(&ended, 3, &[&cause, "(EMFILE)"]);
             assert!(ended.stderr[1].contains("ulimit -n"), "{ended:?}");
         }
     }
@@ -167,15 +167,5 @@ fn the_backends_are_listed_with_what_they_can_do_here() {
         let row = ended.stdout.iter().find(|line| line.contains(backend.name())).unwrap();
         let here = if backend.probe(1).is_ok() { "yes" } else { "no" };
         assert!(row.split_ascii_whitespace().any(|word| word == here), "{row:?}");
-    }
-}
-
-#[test]
-fn help_names_the_commands_and_the_exit_codes() {
-    let ended = run("--help");
-    let text = ended.stdout.join("\n");
-    assert_eq!(ended.status.code(), Some(0));
-    for part in ["serve", "talk", "backends", "Exit codes"] {
-        assert!(text.contains(part), "no {part:?} in:\n{text}");
     }
 }

@@ -79,7 +79,9 @@ impl Drop for Files {
 /// The accept and, if it accepted anybody, what followed on that socket.
 fn conversation(accept: &Call, later: &[Call]) -> Option<Vec<(String, String)>> {
     let fd = accept.result.parse::<i32>().ok()?;
-    let on_it = || later.iter().filter(|call| call.fd == fd);
+    // The chat service asks for the client's address; only the backend's calls are traced.
+    let of_backend = |call: &&Call| call.fd == fd && call.name != "getpeername";
+    let on_it = || later.iter().filter(of_backend);
     let end = on_it().position(|call| call.name == "close").expect("it was closed");
     let calls = [accept].into_iter().chain(on_it().take(end + 1));
     Some(calls.map(Call::name_and_result).collect())

@@ -6,10 +6,11 @@ use clap::Args;
 
 use crate::clients::engine::Engine;
 use crate::options::{
-    GeneratorArgs, OutputArgs, PlacementArgs, ServerArgs, at_most, backend, backlog, conns, size,
+    GeneratorArgs, OutputArgs, PlacementArgs, ServerArgs, at_most, backlog, conns, size,
 };
 use crate::run::args::RunArgs;
 use crate::servers::embedded;
+use crate::servers::embedded::backend_parser;
 use lockstep_sys::units;
 
 /// More processes on either side than anybody starts.
@@ -38,7 +39,7 @@ pub struct ManyArgs {
 
     /// The servers' backends [default: all that there are]
     #[arg(short, long, value_name = "NAME,...", value_delimiter = ',')]
-    #[arg(value_parser = backend())]
+    #[arg(value_parser = backend_parser())]
     pub backend: Vec<String>,
 
     /// Bytes in a request, at most 1MiB

@@ -16,7 +16,7 @@ use crate::progress::Progress;
 use crate::run::record::{Subject, disagreement, subject};
 use crate::run::verdict::{Evidence, Verdict, judge};
 use crate::run::{Session, Several};
-use crate::servers::embedded::{Ended, Server};
+use crate::servers::embedded::{self, Ended, Server};
 use lockstep_sys::cpu_time;
 use lockstep_sys::cpus::format_list;
 
@@ -233,7 +233,8 @@ fn verdict(
     let clients = placement.client.len() as f64;
     let servers = placement.server.as_deref().unwrap_or_default();
     // A backend with a thread for each connection uses all its processors with one shard.
-    let threads = if cell.backend == "blocking" { cell.conns } else { *shards } as usize;
+    let threads =
+        if embedded::thread_per_connection(&cell.backend) { cell.conns } else { *shards } as usize;
     let shared = servers.iter().any(|cpu| placement.client.contains(cpu));
     let certain = counted.errors.is_empty();
     judge(&Evidence {

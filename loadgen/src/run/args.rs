@@ -10,11 +10,12 @@ use crate::clients::engine::Engine;
 use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
 use crate::clients::schedule::OpenLoop;
 use crate::options::{
-    EMBEDDED, GeneratorArgs, LOAD, OUTPUT, OutputArgs, PlacementArgs, SERVER, ServerArgs, backend,
-    backlog, conns, positive, rate, size,
+    EMBEDDED, GeneratorArgs, LOAD, OUTPUT, OutputArgs, PlacementArgs, SERVER, ServerArgs, backlog,
+    conns, positive, rate, size,
 };
 use crate::run::condition::Condition;
 use crate::run::warmup::Warmup;
+use crate::servers::embedded::backend_parser;
 use lockstep_sys::units;
 
 /// Largest number of intervals, so that a record can still be read.
@@ -83,7 +84,7 @@ pub struct RunArgs {
     pub target: Option<String>,
 
     /// Backend of the embedded server
-    #[arg(short, long, value_name = "NAME", default_value = "auto", value_parser = backend())]
+    #[arg(short, long, value_name = "NAME", default_value = "auto", value_parser = backend_parser())]
     #[arg(help_heading = SERVER)]
     pub backend: String,
 

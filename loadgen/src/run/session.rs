@@ -108,7 +108,7 @@ impl Session {
             Failure::new(exit::UNAVAILABLE, error).hint("take --engine epoll")
         })?;
         let spins = args.server.server_spin.is_some_and(|spin| !spin.is_zero());
-        if spins && !embedded::spins(&args.backend) {
+        if spins && !embedded::can_busy_poll(&args.backend) {
             let error = format!("--server-spin: {} has nothing to poll", args.backend);
             return Err(Failure::new(exit::USAGE, error).hint("mio and io-uring have"));
         }

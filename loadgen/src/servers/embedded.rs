@@ -18,6 +18,8 @@ use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::event::Ready;
+pub use lockstep_backends::cli::backend_parser;
+
 use crate::exit::{self, Failure};
 use crate::machine::signals;
 
@@ -45,22 +47,17 @@ pub fn serve(args: &EmbeddedArgs) -> ExitCode {
     lockstep_backends::cli::serve(&args.serve)
 }
 
-/// Other names of backends.
-pub(crate) const ALIASES: [(&str, &str); 3] =
-    [("epoll", "mio"), ("io_uring", "io-uring"), ("uring", "io-uring")];
-
-/// Parses the name of a backend or one of its aliases, or `auto`; returns the name.
+/// Returns the name of a backend for its name or an alias; `auto` stays.
 ///
 /// # Errors
 ///
-/// The possible values, if the name is not known.
+/// A text for the user that lists the possible values.
 pub fn backend_name(text: &str) -> Result<String, String> {
-    let alias = ALIASES.iter().find(|&&(alias, _)| alias == text);
-    let name = alias.map_or(text, |&(_, name)| name);
-    if name == "auto" || lockstep_backends::by_name(name).is_some() {
-        return Ok(name.to_owned());
+    match lockstep_backends::by_name(text) {
+        Some(backend) => Ok(backend.name().to_owned()),
+        None if text == "auto" => Ok(text.to_owned()),
+        None => Err(format!("possible values: auto, {}", backend_names().join(", "))),
     }
-    Err(format!("possible values: {}, auto", backend_names().join(", ")))
 }
 
 /// Returns the names of all backends, including those that do not run on this machine.
@@ -68,9 +65,15 @@ pub fn backend_names() -> Vec<&'static str> {
     lockstep_backends::BACKENDS.iter().map(|backend| backend.name()).collect()
 }
 
-/// True if a backend can busy-poll.
-pub fn spins(name: &str) -> bool {
-    name != "blocking"
+/// True if the backend can busy-poll before it sleeps. `auto` only takes one that can, unless
+/// there is none.
+pub fn can_busy_poll(name: &str) -> bool {
+    lockstep_backends::by_name(name).is_none_or(|backend| backend.can_busy_poll())
+}
+
+/// True if the backend has a thread for each connection.
+pub fn thread_per_connection(name: &str) -> bool {
+    lockstep_backends::by_name(name).is_some_and(|backend| backend.thread_per_connection())
 }
 
 /// Returns the reason why a backend does not run on this machine; `None` if it does.
@@ -282,7 +285,8 @@ mod tests {
 
     #[test]
     fn backend_names_and_aliases_are_parsed() {
-        for (text, name) in [("io_uring", "io-uring"), ("uring", "io-uring"), ("auto", "auto")] {
+        let aliases = [("io_uring", "io-uring"), ("uring", "io-uring"), ("epoll", "mio")];
+        for (text, name) in aliases.into_iter().chain([("auto", "auto")]) {
             assert_eq!(backend_name(text).as_deref(), Ok(name));
         }
         assert!(backend_name("epoll2").unwrap_err().contains("blocking"));

@@ -3,7 +3,7 @@
 use super::{CompareArgs, peers};
 use crate::run::args::RunArgs;
 use crate::servers::command;
-use crate::servers::embedded::{backend_name, backend_names, spins};
+use crate::servers::embedded::{backend_name, backend_names, can_busy_poll};
 
 /// The longest name.
 const NAME_MAX: usize = 40;
@@ -28,7 +28,7 @@ impl Subject {
 
     /// Whether it is a backend that can poll.
     pub(super) fn spins(&self) -> bool {
-        matches!(self, Self::Backend(name) if spins(name))
+        matches!(self, Self::Backend(name) if can_busy_poll(name))
     }
 
     /// The options of a run with it; those of a server are not asked about a command.

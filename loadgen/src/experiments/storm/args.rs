@@ -6,10 +6,11 @@ use clap::{Args, ValueEnum};
 
 use crate::experiments::listening::unique;
 use crate::options::{
-    EMBEDDED, LOAD, OutputArgs, PlacementArgs, SERVER, ServerArgs, at_most, backend, backlog,
-    conns, positive, size,
+    EMBEDDED, LOAD, OutputArgs, PlacementArgs, SERVER, ServerArgs, at_most, backlog, conns,
+    positive, size,
 };
 use crate::run::args::RunArgs;
+use crate::servers::embedded::backend_parser;
 use lockstep_sys::units;
 
 /// Largest number of exchanges on a connection, which is meant to be short-lived.
@@ -70,7 +71,7 @@ pub struct StormArgs {
 
     /// Backends of the embedded server; each is an experiment of its own
     #[arg(short, long, value_name = "NAME,...", default_value = "auto", value_delimiter = ',')]
-    #[arg(value_parser = backend(), help_heading = SERVER)]
+    #[arg(value_parser = backend_parser(), help_heading = SERVER)]
     pub backend: Vec<String>,
 
     /// Lengths of each shard's listen queue; each is an experiment of its own

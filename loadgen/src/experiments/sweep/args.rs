@@ -10,12 +10,13 @@ use crate::clients::schedule::SECOND;
 use crate::experiments::compare;
 use crate::options::{
     CONNS_MAX, EMBEDDED, GeneratorArgs, LOAD, OutputArgs, PlacementArgs, SERVER, ServerArgs,
-    backend, backlog, rate, rounds, size,
+    backlog, rate, rounds, size,
 };
 use crate::run::args::RunArgs;
 use crate::run::condition::Condition;
 use crate::run::warmup::Warmup;
 use crate::servers::command;
+use crate::servers::embedded::backend_parser;
 use lockstep_sys::units;
 
 /// The options of a sweep.
@@ -86,7 +87,7 @@ pub struct SweepArgs {
     pub command: Option<command::Subject>,
 
     /// Backend of the embedded server; each run starts a new server
-    #[arg(short, long, value_name = "NAME", default_value = "auto", value_parser = backend())]
+    #[arg(short, long, value_name = "NAME", default_value = "auto", value_parser = backend_parser())]
     #[arg(help_heading = SERVER)]
     pub backend: String,
 

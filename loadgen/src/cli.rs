@@ -11,8 +11,7 @@ use crate::experiments::backlog::{BacklogArgs, TrialArgs};
 use crate::experiments::compare::CompareArgs;
 use crate::experiments::floor::FloorArgs;
 use crate::experiments::storm::StormArgs;
-use crate::experiments::sweep::SweepArgs;
-use crate::many::{ManyArgs, PartArgs};
+use crate::experiments::sweep::{SweepArgs, WorkerArgs};
 use crate::options::{EMBEDDED, page};
 use crate::run::args::{LiveArgs, RunArgs};
 use crate::servers::embedded::EmbeddedArgs;
@@ -33,7 +32,7 @@ Examples:
   loadgen compare mio mine='./server --port {port}'
   loadgen sweep --rates 5k..50k/10                latency over the rate, and where it bends
   loadgen sweep --slo 'p99<1ms'                   the highest rate that meets it
-  loadgen many --conns 1k,50k                     cost of many connections, idle and busy
+  loadgen sweep --conns 10,1k,50k                 cost of few and many connections, idle and busy
   loadgen backlog --netns                         effect of listen(n) while nothing is accepted
   loadgen storm --conns 2000 --backlog 16         cost of a short listen queue for new clients
   loadgen floor                                   cost of an exchange without a server
@@ -118,6 +117,10 @@ fn name(command: &clap::Command) -> String {
 
 /// Converts an error of clap to one line and a hint.
 pub fn usage_failure(error: &clap::Error, line: &[OsString]) -> Failure {
+    if line.get(1).is_some_and(|word| word == "many") {
+        let hint = "loadgen sweep --conns 10,1k,50k measures the cost of many connections";
+        return Failure::new(exit::USAGE, "unrecognized subcommand 'many'").hint(hint);
+    }
     let text = error.to_string();
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     // A message may span several lines, up to the first empty one.
@@ -134,11 +137,9 @@ pub fn usage_failure(error: &clap::Error, line: &[OsString]) -> Failure {
 pub enum Command {
     /// Compare servers in rounds, until the difference is known
     Compare(CompareArgs),
-    /// Measure a server at several rates or numbers of connections, or with --slo search for the
-    /// highest rate that meets objectives
+    /// Measure a server at several rates or numbers of connections, or search for the highest rate
+    /// that meets objectives
     Sweep(SweepArgs),
-    /// Measure the cost of few and of many connections: to open, idle and busy
-    Many(ManyArgs),
     /// Measure the cost of an exchange on this machine without a server
     Floor(FloorArgs),
     /// Open thousands of connections in a burst, and watch the accept queue
@@ -156,9 +157,9 @@ pub enum Command {
     /// Trial of `loadgen backlog`.
     #[command(hide = true)]
     BacklogTrial(TrialArgs),
-    /// Process of the generator of `loadgen many`.
+    /// Worker process of `loadgen sweep`.
     #[command(hide = true)]
-    ManyPart(PartArgs),
+    SweepWorker(WorkerArgs),
 }
 
 /// The options of `loadgen report`.

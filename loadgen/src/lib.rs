@@ -7,7 +7,6 @@
 //! * [`cli`]: the command line; each command has a module of its name.
 //! * [`run`](mod@run): one measured run, from the options to the record.
 //! * [`experiments`]: arrangements of several runs: compare, sweep, floor, backlog, storm.
-//! * [`many`](mod@many): what a server costs with few connections and with many.
 //! * [`clients`]: what loads a server. [`servers`]: what is loaded. [`machine`]: where both run.
 
 pub mod cli;
@@ -16,7 +15,6 @@ pub mod event;
 pub mod exit;
 pub mod experiments;
 pub mod machine;
-pub mod many;
 pub mod options;
 pub mod progress;
 pub mod run;

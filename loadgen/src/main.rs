@@ -15,7 +15,6 @@ use loadgen::experiments::compare::{self, CompareArgs};
 use loadgen::experiments::floor::{self, FloorArgs};
 use loadgen::experiments::storm::{self, StormArgs};
 use loadgen::experiments::sweep::{self, SweepArgs};
-use loadgen::many::{self, ManyArgs};
 use loadgen::options::OutputArgs;
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
@@ -42,14 +41,13 @@ fn main() -> ExitCode {
         Some(Command::Compare(args)) => compare_and_print(&args),
         Some(Command::Backlog(args)) => backlog_and_print(&args),
         Some(Command::Storm(args)) => storm_and_print(&args),
-        Some(Command::Many(args)) => many_and_print(&args),
         Some(Command::Report(args)) => print_report(&args),
         Some(Command::Sweep(args)) => sweep_and_print(&args),
         Some(Command::Floor(args)) => floor_and_print(&args),
         Some(Command::Serve(args)) => return embedded::serve(&args),
         Some(Command::Exec(args)) => return supervisor::exec(&args),
         Some(Command::BacklogTrial(args)) => return backlog::trial(&args),
-        Some(Command::ManyPart(args)) => return many::part(&args),
+        Some(Command::SweepWorker(args)) => return sweep::worker(&args),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -121,12 +119,6 @@ fn backlog_and_print(args: &BacklogArgs) -> Result<u8, Failure> {
 fn storm_and_print(args: &StormArgs) -> Result<u8, Failure> {
     let storm::Finished { storms, code } = storm::storm(args, &argv())?;
     keep_and_print(&Storms::of(storms), &args.output)?;
-    Ok(code)
-}
-
-fn many_and_print(args: &ManyArgs) -> Result<u8, Failure> {
-    let many::Finished { many, code } = many::many(args, argv())?;
-    keep_and_print(&many, &args.output)?;
     Ok(code)
 }
 

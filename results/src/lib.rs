@@ -25,7 +25,6 @@
 //! * [`Sweep`]: one server under a series of loads; [`Floor`]: what the machine can do at all.
 //! * [`Backlog`]: what `listen(n)` did, against what it was predicted to do.
 //! * [`Storm`]: new connections by the thousand, and the accept queue meanwhile.
-//! * [`Many`]: what a server costs with few connections and with many.
 //! * [`table()`]: one, two or more records side by side.
 //! * [`html`]: any of them as a page with charts.
 //! * [`format`](mod@format), [`polling`], [`wrap`]: durations, counts and lines for people.
@@ -37,7 +36,6 @@ mod environment;
 pub mod format;
 pub mod html;
 mod latency;
-mod many;
 pub mod statistics;
 pub mod store;
 mod text;
@@ -58,5 +56,4 @@ pub use documents::sweep::{
 pub use documents::{Document, Header, SCHEMA, Stored, report};
 pub use environment::{Build, Environment, Load};
 pub use latency::{HistogramError, Latencies, Latency};
-pub use many::{Crowd, Many, Omitted};
 pub use text::{polling, wrap};

@@ -6,9 +6,13 @@
 //! its levels itself; see `search`.
 
 mod args;
+mod cells;
+mod idle;
 mod levels;
+mod processes;
 mod runner;
 mod search;
+mod worker;
 
 use lockstep_results::{
     Axis, Bound, Environment, Header, Outcome, Point, Purpose, Record, SloResult, Sweep, SweepPlan,
@@ -16,11 +20,13 @@ use lockstep_results::{
 
 pub use args::SweepArgs;
 pub use levels::Levels;
+pub use worker::{WorkerArgs, worker};
 
 use crate::exit::{self, Failure};
 use crate::run::Session;
 use crate::run::args::RunArgs;
 use crate::run::condition::Condition;
+use cells::Cell;
 use runner::Runner;
 use search::{Found, Next, Observation, Search, TOLERANCE};
 
@@ -53,16 +59,26 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Swept, Failure> {
     args.output.check()?;
     let base = args.base().finish().map_err(usage)?;
     let session = Session::start()?;
-    let most = args.conns.0.last().map_or(1, |&conns| conns as u32);
-    session.check(&RunArgs { conns: most, ..base.clone() })?;
+    let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..));
+    let plan = plan(args, &base, &argv, seed);
+    let (cells, omitted) = cells::cells(args, &base, &plan);
+    let most = args.conns().iter().max().map_or(1, |&conns| conns as u32);
+    session.check(&match cells.first() {
+        // What the machine cannot run has been omitted.
+        Some(cell) if args.may_omit() => cell.args.with_conns(1),
+        _ => base.with_conns(most),
+    })?;
+    if let (true, Some(omission)) = (cells.is_empty(), omitted.first()) {
+        let error = format!("nothing can be measured: {}", omission.reason);
+        return Err(Failure::new(exit::UNAVAILABLE, error));
+    }
     let environment = Environment::capture();
     let floor = session.floor(&base, &[most]);
-    let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..));
     let mut sweep = Sweep {
-        plan: plan(args, &base, &argv, seed),
+        plan,
         interrupted: false,
         points: Vec::new(),
-        omitted: Vec::new(),
+        omitted,
         knee: None,
         slo: None,
         floor,
@@ -70,14 +86,17 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Swept, Failure> {
     };
     let mut runner = Runner::new(session, args.command.as_ref(), argv, seed);
     let result = match args.slo.is_empty() {
-        true => levels(&mut runner, &mut sweep, &base),
+        true => levels(&mut runner, &mut sweep, cells),
         false => search(&mut runner, &mut sweep, &base, args),
     };
-    if let Some(name) = runner.subject.take() {
-        sweep.plan.subject = name;
+    if !runner.subjects.is_empty() {
+        sweep.plan.subject = runner.subjects.join(", ");
     }
     sweep.environment.capture_after();
-    sweep.knee = sweep.find_knee();
+    if args.backend.len() == 1 {
+        sweep.knee = sweep.find_knee();
+        sweep.points.iter_mut().for_each(|point| point.subject = None);
+    }
     match result {
         Err(failure) if sweep.points.is_empty() => Err(failure),
         result => {
@@ -109,13 +128,13 @@ fn plan(args: &SweepArgs, base: &RunArgs, argv: &[String], seed: u64) -> SweepPl
     let levels = match (searched, by_rate) {
         (true, _) => Vec::new(),
         (false, true) => rates.to_vec(),
-        (false, false) => args.conns.0.clone(),
+        (false, false) => args.conns().to_vec(),
     };
     let open = searched || !rates.is_empty();
     let named = args.command.as_ref().map(|command| command.name.clone());
     SweepPlan {
         header: Header::new("sweep", std::time::SystemTime::now(), argv.to_vec(), Some(seed)),
-        subject: named.or_else(|| args.target.clone()).unwrap_or_else(|| args.backend.clone()),
+        subject: named.or_else(|| args.target.clone()).unwrap_or_else(|| args.backend.join(", ")),
         service: args.service.name().to_owned(),
         axis: if by_rate { Axis::Rate } else { Axis::Conns },
         levels,
@@ -126,35 +145,22 @@ fn plan(args: &SweepArgs, base: &RunArgs, argv: &[String], seed: u64) -> SweepPl
         placement: args.server.place_name(),
         server_spin_ns: args.server.spin_ns(),
         size: args.size,
-        warmup_s: args.warmup.as_secs_f64(),
+        warmup_s: args.warmup().as_secs_f64(),
         duration_s: args.duration.as_secs_f64(),
     }
 }
 
-/// Measures every level in every round.
-fn levels(runner: &mut Runner<'_>, sweep: &mut Sweep, base: &RunArgs) -> Result<(), Failure> {
+/// Measures every cell in every round, in random order.
+fn levels(runner: &mut Runner<'_>, sweep: &mut Sweep, mut cells: Vec<Cell>) -> Result<(), Failure> {
+    let all = sweep.plan.rounds as usize * cells.len();
     for round in 1..=sweep.plan.rounds {
-        let mut order = sweep.plan.levels.clone();
-        runner.rng.shuffle(&mut order);
-        for (index, level) in order.iter().copied().enumerate() {
-            let args = match sweep.plan.axis {
-                Axis::Rate => RunArgs { rate: Some(level), ..base.clone() },
-                Axis::Conns => with_conns(base, level as u32),
-            };
-            let done = (round as usize - 1) * order.len() + index;
-            let all = sweep.plan.rounds as usize * order.len();
-            let record = runner.run(args, format!("run {} of {all}, {level}: ", done + 1))?;
-            sweep.points.push(Point::of(level, round, Purpose::Level, &record));
+        runner.rng.shuffle(&mut cells);
+        for cell in &cells {
+            let label = format!("run {} of {all}, {}: ", sweep.points.len() + 1, cell.level);
+            sweep.points.push(runner.measure(cell, round, label)?);
         }
     }
     Ok(())
-}
-
-/// With few connections there is not something to do for every thread.
-fn with_conns(base: &RunArgs, conns: u32) -> RunArgs {
-    let mut args = RunArgs { conns, ..base.clone() };
-    args.generator.threads = args.generator.threads.map(|threads| threads.min(conns as usize));
-    args
 }
 
 /// Searches the highest rate that meets the objectives, and measures at parts of it.

@@ -167,6 +167,13 @@ impl RunArgs {
         Ok(self)
     }
 
+    /// The options with another number of connections, and no more threads than connections.
+    pub(crate) fn with_conns(&self, conns: u32) -> Self {
+        let mut args = Self { conns, ..self.clone() };
+        args.generator.threads = args.generator.threads.map(|threads| threads.min(conns as usize));
+        args
+    }
+
     /// Length of the intervals of the measured window. By default at least a second, and at most a
     /// thousand intervals.
     pub fn interval(&self) -> Duration {

@@ -114,7 +114,7 @@ impl Session {
         }
         let threads = args.generator.threads.unwrap_or(self.allowed.len());
         limits::raise_descriptors(args.conns, threads).map_err(|error| {
-            let hint = "raise it with `ulimit -n`; `loadgen many` opens more, with more processes";
+            let hint = "raise it with `ulimit -n`; `loadgen sweep --conns` uses several processes";
             Failure::new(exit::USAGE, error).hint(hint)
         })
     }

@@ -8,14 +8,13 @@ const HOW: [&str; 4] = ["--place", "steered", "--server-spin", "20us"];
 #[test]
 fn results_name_placement_and_server_spin() {
     let brief = ["--duration", "100ms", "--warmup", "20ms"];
-    let places: [(&[&str], &str, &str); 4] = [
+    let places: [(&[&str], &str, &str); 3] = [
         (&["--backend", "mio", "--conns", "4", "--no-floor"], "/placement", "/subject/spin_ns"),
         (
             &["sweep", "--backend", "mio", "--conns", "2,4", "--no-floor"],
             "/placement",
             "/server_spin_ns",
         ),
-        (&["many", "--backend", "mio", "--conns", "4"], "/placement", "/server_spin_ns"),
         (
             &["compare", "blocking", "mio", "--rounds", "1"],
             "/asked/placement",

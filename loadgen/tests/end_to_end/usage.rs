@@ -34,7 +34,7 @@ fn hint_names_the_help_of_the_command_that_failed() {
         (&["--conns", "0"][..], "see loadgen --help"),
         (&["--warmup", "auto", "--rate", "5"], "see loadgen --help"),
         (&["sweep", "--conns", "0"], "see loadgen sweep --help"),
-        (&["sweep", "--conns", "5"], "see loadgen sweep --help"),
+        (&["sweep", "--rates", "5"], "see loadgen sweep --help"),
         (&["compare", "mio"], "see loadgen compare --help"),
         (&["storm", "--bogus"], "see loadgen storm --help"),
         (&["floor", "--size", "0"], "see loadgen floor --help"),

@@ -206,7 +206,8 @@ pub struct Opening {
     pub opened_per_s: f64,
     /// Server CPU time for each connection and its first exchange, microseconds.
     pub open_cpu_us_per_connection: f64,
-    /// Connections that each server process accepted.
+    /// Connections that each of several server processes accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepted: Vec<u64>,
 }
 

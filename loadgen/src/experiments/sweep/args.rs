@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::cells::PROCESSES_MAX;
 use super::levels::{self, Levels};
 use crate::clients::connection::Service;
 use crate::clients::schedule::SECOND;
 use crate::experiments::compare;
 use crate::options::{
     CONNS_MAX, EMBEDDED, GeneratorArgs, LOAD, OutputArgs, PlacementArgs, SERVER, ServerArgs,
-    backlog, rate, rounds, size,
+    at_most, backlog, rate, rounds, size,
 };
 use crate::run::args::RunArgs;
 use crate::run::condition::Condition;
@@ -18,6 +19,9 @@ use crate::run::warmup::Warmup;
 use crate::servers::command;
 use crate::servers::embedded::backend_parser;
 use lockstep_sys::units;
+
+/// Shortest warm-up of a closed loop for each connection.
+const WARMUP_PER_CONNECTION: Duration = Duration::from_micros(50);
 
 /// The options of a sweep.
 #[derive(Args, Clone, Debug)]
@@ -28,9 +32,10 @@ pub struct SweepArgs {
     #[arg(short, long, value_name = "LEVELS", value_parser = levels::parse)]
     pub rates: Option<Levels>,
 
-    /// Numbers of connections; several are the levels of a closed loop, or of one rate of --rates
-    #[arg(short, long, value_name = "LEVELS", default_value = "64", value_parser = levels::parse)]
-    pub conns: Levels,
+    /// Numbers of connections: 10,1k,50k or a range as above; several are levels, of a closed loop
+    /// or of the one rate of --rates [default: 64]
+    #[arg(short, long, value_name = "LEVELS", value_parser = levels::parse)]
+    pub conns: Option<Levels>,
 
     /// Search for the highest rate at which every run meets the condition, such as 'p99<1ms', and no
     /// exchange fails; repeatable
@@ -59,7 +64,8 @@ pub struct SweepArgs {
     #[arg(value_parser = units::duration_positive)]
     pub duration: Duration,
 
-    /// Length of the same load before each measured window
+    /// Length of the same load before each measured window; in a closed loop at least 50us for each
+    /// connection
     #[arg(short, long, value_name = "TIME", default_value = "500ms")]
     #[arg(value_parser = units::duration)]
     pub warmup: Duration,
@@ -86,10 +92,16 @@ pub struct SweepArgs {
     #[arg(conflicts_with_all = ["target", "backend", "backlog", "shards", "server_spin", "place"])]
     pub command: Option<command::Subject>,
 
-    /// Backend of the embedded server; each run starts a new server
-    #[arg(short, long, value_name = "NAME", default_value = "auto", value_parser = backend_parser())]
-    #[arg(help_heading = SERVER)]
-    pub backend: String,
+    /// Backend of the embedded server; several with levels of --conns
+    #[arg(short, long, value_name = "NAME,...", default_value = "auto", value_delimiter = ',')]
+    #[arg(value_parser = backend_parser(), help_heading = SERVER)]
+    pub backend: Vec<String>,
+
+    /// Number of server processes, which share a port, and of generator processes, with levels of
+    /// --conns [default: as many as the limit of descriptors requires]
+    #[arg(long, value_name = "N", value_parser = at_most::<PROCESSES_MAX>, help_heading = SERVER)]
+    #[arg(conflicts_with_all = ["target", "command"])]
+    pub processes: Option<u32>,
 
     /// Length of each shard's listen queue
     #[arg(long, value_name = "N", value_parser = backlog, help_heading = SERVER)]
@@ -112,16 +124,16 @@ impl SweepArgs {
     /// The options that all runs have in common; of levels, the first.
     pub(super) fn base(&self) -> RunArgs {
         RunArgs {
-            conns: self.conns.0[0] as u32,
+            conns: self.conns()[0] as u32,
             rate: self.rate(),
             duration: Some(self.duration),
-            warmup: Warmup::Fixed(self.warmup),
+            warmup: Warmup::Fixed(self.warmup()),
             size: self.size,
             service: self.service,
             generator: self.generator.clone(),
             no_floor: self.no_floor,
             target: self.target.clone(),
-            backend: self.backend.clone(),
+            backend: self.backend[0].clone(),
             backlog: self.backlog,
             server: self.server.clone(),
             placement: self.placement.clone(),
@@ -137,39 +149,64 @@ impl SweepArgs {
         }
     }
 
-    /// Checks what no option can check alone.
+    /// True if a cell that this machine cannot run is omitted, and one that needs several processes
+    /// has them.
+    pub(super) fn may_omit(&self) -> bool {
+        self.measures_idle() && self.target.is_none() && self.command.is_none()
+    }
+
+    /// The warm-up, in which each of the most connections is to have an exchange.
+    pub(super) fn warmup(&self) -> Duration {
+        let most = self.conns().iter().max().map_or(0, |&conns| conns as u32);
+        let shortest =
+            if self.measures_idle() { WARMUP_PER_CONNECTION * most } else { Duration::ZERO };
+        self.warmup.max(shortest)
+    }
+
+    /// The numbers of connections.
+    pub(super) fn conns(&self) -> &[u64] {
+        self.conns.as_ref().map_or(&[64], |conns| &conns.0)
+    }
+
+    /// True if opening and idle memory are measured: of a closed loop over open connections.
+    pub(super) fn measures_idle(&self) -> bool {
+        self.rates.is_none() && self.slo.is_empty() && self.service == Service::Echo
+    }
+
+    /// Checks combinations of options.
     ///
     /// # Errors
     ///
-    /// One line.
+    /// The combination that is not possible.
     pub(super) fn check(&self) -> Result<(), String> {
         let rates = self.rates.as_ref().map_or(&[][..], |rates| &rates.0);
-        let conns = &self.conns.0;
-        if conns.iter().any(|&conns| conns > CONNS_MAX.into()) {
-            return Err("--conns: at most a million".to_owned());
+        if self.conns().iter().any(|&conns| conns > CONNS_MAX.into()) {
+            return Err(format!("--conns: must be at most {CONNS_MAX}"));
         }
         if rates.iter().any(|&rate| rate > SECOND) {
-            return Err("--rates: at most 1000M, one a nanosecond".to_owned());
+            return Err("--rates: must be at most 1000M, one per nanosecond".to_owned());
         }
         if self.slo.is_empty() && (self.rate_min.is_some() || self.rate_max.is_some()) {
             return Err("--rate-min and --rate-max are for --slo".to_owned());
         }
-        let timed = self.generator.arrivals.is_some();
-        match (self.slo.is_empty(), rates.len(), conns.len()) {
-            (false, _, 1) => {}
-            (false, ..) => return Err("--slo searches with one number of --conns".to_owned()),
+        if !self.measures_idle() && (self.backend.len() > 1 || self.processes.is_some()) {
+            let option = if self.backend.len() > 1 { "several --backend" } else { "--processes" };
+            return Err(format!("{option} need a closed loop, and --service echo"));
+        }
+        match (self.slo.is_empty(), rates.len(), self.conns().len()) {
+            (false, _, 2..) => return Err("--slo searches with one number of --conns".to_owned()),
             (true, 2.., 2..) => {
                 return Err("either --rates or --conns has several levels, not both".to_owned());
             }
-            (true, 0 | 1, 1) => {
+            (true, 1, 1) | (true, 0, _) if self.conns.is_none() || rates.len() == 1 => {
                 return Err(
                     "give it levels: --rates 5k,10k,20k, --conns 1,2,4, or --slo".to_owned()
                 );
             }
-            (true, 0, _) if timed => {
+            (true, 0, _) if self.generator.arrivals.is_some() => {
                 return Err("--arrivals is for an open loop: give --rates".to_owned());
             }
-            (true, ..) => {}
+            _ => {}
         }
         let (low, high) = self.rate_range();
         if low > high {

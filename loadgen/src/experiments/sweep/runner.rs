@@ -1,10 +1,14 @@
 //! The runs of a sweep, one after the other.
 
 use fastrand::Rng;
-use lockstep_results::Record;
+use lockstep_results::{Point, Purpose, Record};
 
+use super::cells::Cell;
+use super::idle::Probe;
+use super::processes;
 use crate::exit::{self, Failure};
 use crate::run::args::RunArgs;
+use crate::run::observer::Observer;
 use crate::run::{Job, Session};
 use crate::servers::command;
 
@@ -17,8 +21,8 @@ pub(super) struct Runner<'a> {
     pub(super) rng: Rng,
     /// The exit code of the worst run so far, apart from what a curve shows.
     pub(super) code: u8,
-    /// The server that ran, by its record.
-    pub(super) subject: Option<String>,
+    /// The servers that ran, by their records.
+    pub(super) subjects: Vec<String>,
 }
 
 impl<'a> Runner<'a> {
@@ -28,36 +32,87 @@ impl<'a> Runner<'a> {
         argv: Vec<String>,
         seed: u64,
     ) -> Self {
-        Self { session, command, argv, rng: Rng::with_seed(seed), code: 0, subject: None }
+        let rng = Rng::with_seed(seed);
+        Self { session, command, argv, rng, code: 0, subjects: Vec::new() }
     }
 
     /// Makes a run.
     ///
     /// # Errors
     ///
-    /// When the server cannot be started or connected to, or a signal came.
-    pub(super) fn run(&mut self, mut args: RunArgs, label: String) -> Result<Record, Failure> {
-        if let Some(signal) = self.session.signal() {
-            return Err(Failure::signal(signal));
-        }
+    /// If the server cannot be started or connected to, or on a signal.
+    pub(super) fn run(&mut self, args: RunArgs, label: String) -> Result<Record, Failure> {
+        self.run_observed(args, label, &mut ())
+    }
+
+    fn run_observed(
+        &mut self,
+        mut args: RunArgs,
+        label: String,
+        observer: &mut dyn Observer,
+    ) -> Result<Record, Failure> {
+        self.check_signal()?;
         args.generator.seed = Some(self.rng.u64(..));
         let (argv, command) = (self.argv.clone(), self.command);
         let job = Job { args: &args, command, argv, label, floor: None };
-        let finished = self.session.run(&job)?;
+        let finished = self.session.run_observed(&job, true, observer)?;
         let record = finished.record;
-        match finished.code {
-            // What is invalid is a point that says so.
+        if record.interrupted {
+            return Err(Failure::new(finished.code, ""));
+        }
+        if finished.code == exit::ADDRESS {
+            let cause = record.errors.first().map_or("", |error| error.first.as_str());
+            let error = format!("cannot connect to {}: {cause}", record.subject.addr);
+            return Err(Failure::new(exit::ADDRESS, error));
+        }
+        self.note(finished.code, &record.subject.name);
+        Ok(record)
+    }
+
+    /// Measures a cell: a level of a server.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub(super) fn measure(
+        &mut self,
+        cell: &Cell,
+        round: u32,
+        label: String,
+    ) -> Result<Point, Failure> {
+        let mut args = cell.args.clone();
+        if cell.processes > 1 {
+            self.check_signal()?;
+            args.generator.seed = Some(self.rng.u64(..));
+            let measured = processes::measure(&self.session, &args, cell.processes, round, &label)?;
+            self.note(measured.code, &measured.subject);
+            return Ok(Point { subject: Some(measured.subject), ..measured.point });
+        }
+        let mut probe = Probe::default();
+        let record = match cell.idle {
+            true => self.run_observed(args, label, &mut probe)?,
+            false => self.run(args, label)?,
+        };
+        let mut point = Point::of(cell.level, round, Purpose::Level, &record);
+        let served = u64::from(record.conns) - record.unserved;
+        (point.opening, point.idle_memory) = probe.costs(record.conns, served).unzip();
+        point.subject = Some(record.subject.name);
+        Ok(point)
+    }
+
+    fn check_signal(&self) -> Result<(), Failure> {
+        self.session.signal().map_or(Ok(()), |signal| Err(Failure::signal(signal)))
+    }
+
+    /// Takes the exit code and the server's name of a run. An invalid run is a point that says so.
+    fn note(&mut self, code: u8, subject: &str) {
+        match code {
             0 | exit::INVALID => {}
-            code if record.interrupted => return Err(Failure::new(code, "")),
-            exit::ADDRESS => {
-                let cause = record.errors.first().map_or("", |error| error.first.as_str());
-                let error = format!("cannot connect to {}: {cause}", record.subject.addr);
-                return Err(Failure::new(exit::ADDRESS, error));
-            }
             exit::WRONG_REPLY => self.code = exit::WRONG_REPLY,
             _ => self.code = self.code.max(exit::INCOMPLETE),
         }
-        self.subject.get_or_insert_with(|| record.subject.name.clone());
-        Ok(record)
+        if !self.subjects.iter().any(|known| known == subject) {
+            self.subjects.push(subject.to_owned());
+        }
     }
 }

@@ -1,0 +1,181 @@
+//! Worker process: one of several that generate the load together.
+//!
+//! It opens its connections, prints a line of JSON when all are open, reads a line with the instant
+//! at which the loop begins, and prints what it counted. Instants are of the monotonic clock, which
+//! all processes share.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use lockstep_results::{Latencies, Latency};
+use rustix::process::Pid;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use crate::clients::connection::Service;
+use crate::clients::engine::Engine;
+use crate::clients::pattern::Pattern;
+use crate::clients::plan::Plan;
+use crate::clients::socket::Target;
+use crate::exit::{self, Failure};
+use crate::machine::placement::Placement;
+use crate::machine::{limits, signals};
+use crate::run::measure::{Run, measure};
+use crate::run::observer::Observer;
+use crate::run::warmup::Warmup;
+use lockstep_sys::errno::describe;
+
+/// The options of the hidden `loadgen sweep-worker`.
+#[derive(Args, Debug)]
+pub struct WorkerArgs {
+    /// Process that started this one, and that it ends with.
+    #[arg(long, value_name = "PID")]
+    parent: i32,
+    /// The load, as JSON.
+    spec: String,
+}
+
+/// Load of one worker process.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Spec {
+    pub(super) engine: String,
+    pub(super) addr: SocketAddr,
+    pub(super) conns: u32,
+    /// Index of the first source address.
+    pub(super) source: u32,
+    pub(super) size: u32,
+    pub(super) seed: u64,
+    pub(super) cpus: Vec<usize>,
+    pub(super) threads: usize,
+    pub(super) timeout: Duration,
+    pub(super) connect_rate: Option<u64>,
+    pub(super) spin: Duration,
+    pub(super) warmup: Duration,
+    pub(super) duration: Duration,
+}
+
+/// First line of a worker: its connections are open.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(super) struct Opened {
+    /// Before the first connect.
+    pub(super) from_ns: u64,
+    /// After the last connection's first exchange.
+    pub(super) until_ns: u64,
+}
+
+/// Second line of a worker: its counts.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(super) struct Counted {
+    /// Exchanges in the measured window.
+    pub(super) exchanges: u64,
+    /// Exchanges in all.
+    pub(super) total: u64,
+    /// CPU time of the threads in the measured window.
+    pub(super) cpu_ns: u64,
+    pub(super) connected: u64,
+    pub(super) unserved: u64,
+    pub(super) wrong_replies: u64,
+    /// Connections that failed.
+    pub(super) failed: u64,
+    pub(super) latency: Latencies,
+}
+
+/// The monotonic clock, nanoseconds.
+pub(super) fn monotonic_ns() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Runs a worker process.
+pub fn worker(args: &WorkerArgs) -> ExitCode {
+    if !signals::end_with(args.parent) {
+        return ExitCode::FAILURE;
+    }
+    match run(&args.spec) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(spec: &str) -> Result<(), Failure> {
+    let failed = |error: String| Failure::new(exit::FAILURE, error);
+    let spec: Spec = serde_json::from_str(spec).map_err(|error| failed(error.to_string()))?;
+    limits::raise_descriptors(spec.conns, spec.threads).map_err(failed)?;
+    let run = Run {
+        plan: Plan {
+            engine: Engine::from_str(&spec.engine, false).map_err(failed)?,
+            target: Target::new(spec.addr).from_source(spec.source),
+            service: Service::Echo,
+            pattern: Pattern::new(spec.size, spec.seed),
+            timeout: spec.timeout,
+            connect_rate: spec.connect_rate,
+            threads: spec.threads,
+            open: None,
+            spin: spec.spin,
+            slices: None,
+            interval_ns: spec.duration.as_nanos() as u64,
+        },
+        conns: spec.conns,
+        requests: None,
+        warmup: Warmup::Fixed(spec.warmup),
+        duration: Some(spec.duration),
+        placement: Placement { client: spec.cpus, server: None },
+        server: None,
+        progress: None,
+    };
+    let (sender, events) = channel();
+    let measured = measure(&run, &sender, &events, &mut Controlled)?;
+    let (totals, window) = (measured.totals, measured.intervals.total);
+    let counted = Counted {
+        exchanges: window.exchanges,
+        total: totals.exchanges,
+        cpu_ns: measured.client.map_or(0, |usage| usage.cpu_ns),
+        connected: totals.connected,
+        unserved: totals.unserved,
+        wrong_replies: totals.failures.wrong_replies(),
+        latency: Latencies {
+            connect: Latency::from_histogram(&totals.connect),
+            first_exchange: Latency::from_histogram(&totals.first_exchange),
+            exchange: Latency::from_histogram(&window.exchange),
+            ..Latencies::default()
+        },
+        failed: totals.failures.total(),
+    };
+    print(&counted).map_err(|error| failed(describe(&error)))
+}
+
+/// Lets the parent process decide when the loop begins.
+struct Controlled;
+
+impl Observer for Controlled {
+    fn opened(&mut self, _server: &[Pid], opening: Duration) {
+        let until_ns = monotonic_ns();
+        let from_ns = until_ns.saturating_sub(opening.as_nanos() as u64);
+        let mut line = String::new();
+        let read =
+            print(&Opened { from_ns, until_ns }).and_then(|()| io::stdin().read_line(&mut line));
+        match (read, line.trim().parse::<u64>()) {
+            (Ok(_), Ok(begin_ns)) => {
+                thread::sleep(Duration::from_nanos(begin_ns.saturating_sub(monotonic_ns())));
+            }
+            // The parent has ended; so will this process.
+            _ => std::process::exit(exit::FAILURE.into()),
+        }
+    }
+}
+
+/// Prints a line of JSON.
+fn print(message: &impl Serialize) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    serde_json::to_writer(&mut stdout, message)?;
+    stdout.write_all(b"\n")?;
+    stdout.flush()
+}

@@ -12,6 +12,10 @@ mod common;
 #[path = "conformance/harness.rs"]
 mod harness;
 
+#[path = "../examples/backend.rs"]
+#[allow(dead_code, unreachable_pub, reason = "main is the example's own")]
+mod example;
+
 use std::time::Duration;
 
 use lockstep_backends::blocking::Blocking;
@@ -127,6 +131,17 @@ mod io_uring_few_buffers {
     mod cases;
     #[path = "conformance/cases_buffers.rs"]
     mod cases_buffers;
+}
+
+/// A backend from outside of the crate.
+#[path = "."]
+mod example_backend {
+    use super::{Subject, example};
+
+    const SUBJECT: Subject = Subject::of(&example::Poll);
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
 }
 
 #[test]

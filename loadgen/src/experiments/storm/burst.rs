@@ -3,7 +3,6 @@
 //! The epoll engine moves the exchanges on. While connects are due, events are handled only now and
 //! then, so that the connects come as fast as they can.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -51,7 +50,7 @@ pub(super) struct Counts {
     pub(super) first_exchange: Histogram<u64>,
     pub(super) exchange: Histogram<u64>,
     /// Duration of connects, by the number of SYNs sent again.
-    by_retrans: BTreeMap<u32, Histogram<u64>>,
+    by_retrans: Vec<Histogram<u64>>,
     /// Number of connections that had all their exchanges.
     pub(super) completed: u64,
     /// Number of connections with a segment sent again after the connect.
@@ -68,14 +67,10 @@ pub(super) struct Counts {
 impl Counts {
     /// The connections by the SYN that connected them, without gaps.
     pub(super) fn by_syn(&self) -> Vec<BySyn> {
-        let last = self.by_retrans.keys().last().map_or(0, |last| last + 1);
-        let by_syn = (0..last).map(|retrans| {
-            let connects = self.by_retrans.get(&retrans);
-            BySyn {
-                syn: retrans + 1,
-                connections: connects.map_or(0, Histogram::len),
-                connect_p50_ns: connects.map_or(0, |connects| connects.value_at_quantile(0.5)),
-            }
+        let by_syn = (1..).zip(&self.by_retrans).map(|(syn, connects)| BySyn {
+            syn,
+            connections: connects.len(),
+            connect_p50_ns: connects.value_at_quantile(0.5),
         });
         by_syn.collect()
     }
@@ -128,7 +123,7 @@ impl<'a> Burst<'a> {
                 connect: histogram(),
                 first_exchange: histogram(),
                 exchange: histogram(),
-                by_retrans: BTreeMap::new(),
+                by_retrans: Vec::new(),
                 completed: 0,
                 resent: 0,
                 failures: Failures::default(),
@@ -209,8 +204,9 @@ impl<'a> Burst<'a> {
         let retrans = self.tcp_info(index).map_or(0, |info| info.total_retrans);
         self.syn_retrans[index] = Some(retrans);
         self.counts.connect.saturating_record(latency_ns);
-        let connects = self.counts.by_retrans.entry(retrans).or_insert_with(histogram);
-        connects.saturating_record(latency_ns);
+        let by_retrans = &mut self.counts.by_retrans;
+        by_retrans.resize_with(by_retrans.len().max(retrans as usize + 1), histogram);
+        by_retrans[retrans as usize].saturating_record(latency_ns);
     }
 
     /// Waits for events for up to `wait_ns` and handles them.

@@ -8,10 +8,8 @@
 //! * [`record`], [`report`], [`picture`]: the numbers as a record, and the record as text; [`live`],
 //!   [`hlog`]: its intervals while it goes on; [`observer`]: callbacks.
 
-mod account;
 pub mod args;
 pub mod condition;
-mod conductor;
 pub(crate) mod floor;
 pub mod hlog;
 pub mod live;
@@ -19,11 +17,12 @@ pub mod measure;
 pub mod observer;
 mod prepare;
 pub mod record;
+mod server_usage;
 mod session;
 pub mod verdict;
 pub mod warmup;
 
-pub use account::Used;
 pub(crate) use prepare::Several;
+pub use server_usage::ServerUsage;
 pub(crate) use session::check_cpus;
 pub use session::{Finished, Job, Session, run};

@@ -1,15 +1,17 @@
-//! A measured run: what is asked, the threads that do it, and what comes of it.
+//! One measurement: the clients' threads, and the main thread, which controls their phases.
 
 use std::io;
-use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::clients::clock::Clock;
+use lockstep_sys::errno::describe;
+
+use crate::clients::clock::{Clock, NEVER};
 use crate::clients::control::Control;
 use crate::clients::counters::Totals;
-use crate::clients::intervals::Intervals;
+use crate::clients::intervals::{FinishedInterval, Intervals};
 use crate::clients::plan::{Plan, ThreadLoad};
 use crate::clients::slices::SliceHandle;
 use crate::clients::worker;
@@ -17,90 +19,102 @@ use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Placement, pin};
 use crate::machine::processes::Processes;
-use crate::machine::usage::Usage;
-use crate::run::account::Used;
-use crate::run::conductor::Conductor;
+use crate::progress::{self, Progress};
 use crate::run::observer::Observer;
-use crate::run::warmup::{self, Warmup};
-use lockstep_sys::errno::describe;
+use crate::run::server_usage::{ServerMeter, ServerUsage};
+use crate::run::warmup::{self, Warmup, Watch};
 
-/// What is to be measured, and how long.
+/// Time that outstanding replies are awaited after a signal.
+const PATIENCE_NS: u64 = 500_000_000;
+
+/// Delay after the end of an interval before its counts are collected, so that the threads have
+/// handed them over.
+const THREADS_FIRST: Duration = Duration::from_millis(2);
+
+/// Poll interval while threads have not handed over their counts, or other runs are not steady.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Poll interval during the time slice of another run, whose threads need the CPU.
+const POLL_STOPPED: Duration = Duration::from_millis(5);
+
+/// Time between telling the threads of an open loop to begin and its first request, so that none of
+/// them is late.
+const HEAD_START: Duration = Duration::from_millis(10);
+
+/// Time between setting the measured window and its start: longer than this thread usually waits
+/// for a CPU.
+const NOTICE: Duration = Duration::from_millis(20);
+
+/// Load of a run, its length, and where it runs.
 #[derive(Debug)]
 pub struct Run {
-    /// What the threads are to do.
+    /// Plan of the threads.
     pub plan: Plan,
-    /// Connections in all.
+    /// Number of connections.
     pub conns: u32,
-    /// Measured exchanges in all.
+    /// Number of measured exchanges.
     pub requests: Option<u64>,
-    /// The loop before the window.
+    /// Warm-up before the window.
     pub warmup: Warmup,
-    /// The window; without it, as long as `requests` take.
+    /// Length of the window; `None` is until `requests` are done.
     pub duration: Option<Duration>,
-    /// Which thread runs where.
+    /// CPUs of both sides.
     pub placement: Placement,
-    /// The server's processes, if it is on this machine.
+    /// Processes of the server, if it is on this machine.
     pub server: Option<Processes>,
-    /// What the progress line begins with; without it there is none.
+    /// Label of the progress line; `None` shows none.
     pub progress: Option<String>,
 }
 
-/// What was measured.
+/// Result of a measurement.
 #[derive(Debug)]
 pub struct Measured {
-    /// The counts of all threads.
+    /// Counts of all threads.
     pub totals: Totals,
     /// Counts of the measured window, in all and by interval.
     pub intervals: Intervals,
-    /// When the window began, in the calendar.
+    /// Wall-clock time of the window's start.
     pub started: SystemTime,
-    /// When it began, on the clock of the run.
+    /// The window's start on the clock of the run.
     pub start_ns: u64,
-    /// The window's length.
+    /// Length of the window.
     pub window: Duration,
-    /// How long the loop was before the window.
+    /// Length of the warm-up.
     pub warmup: Duration,
-    /// How that came to its end; `None` if its length was given.
+    /// End of a watched warm-up; `None` if its length was given.
     pub warmup_end: Option<warmup::End>,
-    /// What the generator used in the window.
-    pub client: Option<Usage>,
-    /// What the server used in it.
-    pub server: Used,
-    /// The signal that cut the run short.
+    /// Resource usage of the server in the window.
+    pub server: ServerUsage,
+    /// Signal that cut the run short.
     pub signal: Option<i32>,
 }
 
-/// Carries out a run, and reports its events to `observer`.
+/// Measures a run, and reports its events to `observer`.
 ///
 /// # Errors
 ///
-/// When threads cannot be started or cannot wait for events.
+/// Those of eventfd(2), of starting a thread, of creating an engine, and of waiting for events.
 pub fn measure(
     run: &Run,
     sender: &Sender<Event>,
     events: &Receiver<Event>,
     observer: &mut dyn Observer,
 ) -> Result<Measured, Failure> {
-    let cannot = |what: &str, error: &io::Error| {
-        Failure::new(exit::FAILURE, format!("{what}: {}", describe(error)))
-    };
+    let failed = |error: String| Failure::new(exit::FAILURE, error);
+    let cannot = |what: &str, error: &io::Error| failed(format!("{what}: {}", describe(error)));
     observer.ready(&run.server.map(Processes::list).unwrap_or_default());
-    let open = run.plan.open.is_some();
-    let control = Control::new(Clock::start(), run.plan.threads, open)
+    let control = Control::new(Clock::start(), run.plan.threads, run.plan.open.is_some())
         .map_err(|error| cannot("cannot wake threads", &error))?;
     let control = Arc::new(control);
-    let connections = Mutex::new(());
+    let open = Mutex::new(());
     thread::scope(|scope| {
-        let keep = connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut conductor = Conductor::new(run, &control, events, observer);
+        let keep_open = open.lock().unwrap_or_else(PoisonError::into_inner);
         let mut threads = Vec::new();
         for load in ThreadLoad::divide(run.conns, run.requests, run.plan.threads) {
-            let (sender, control, connections) = (sender.clone(), &control, &connections);
-            let work = move || work(run, control, load, &sender, connections);
-            match thread::Builder::new()
-                .name(format!("clients-{}", load.thread))
-                .spawn_scoped(scope, work)
-            {
+            let (sender, control, open) = (sender.clone(), &control, &open);
+            let work = move || run_thread(run, control, load, &sender, open);
+            let thread = thread::Builder::new().name(format!("clients-{}", load.thread));
+            match thread.spawn_scoped(scope, work) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
                     control.cut(0, 0);
@@ -108,44 +122,276 @@ pub fn measure(
                 }
             }
         }
-        let edges = conductor.conduct(threads.len(), keep);
+        let mut controller = Controller::new(run, &control, events, observer, threads.len());
+        controller.run(keep_open);
         let mut totals = Totals::new();
         for thread in threads {
             match thread.join() {
-                Ok(Ok(counts)) => totals.merge(counts),
-                Ok(Err(error)) => return Err(Failure::new(exit::FAILURE, error)),
-                Err(_) => return Err(Failure::new(exit::FAILURE, "a client thread panicked")),
+                Ok(counts) => totals.merge(counts.map_err(failed)?),
+                Err(_) => return Err(failed("a client thread panicked".to_owned())),
             }
         }
-        Ok(conductor.into_measured(edges, totals))
+        Ok(controller.into_measured(totals))
     })
 }
 
-/// One thread's part. Whatever happens, the main thread hears that it is over, and so do those that
-/// wait for their turns.
-fn work(
+/// Runs one thread. However it ends, the main thread and the runs that share time slices learn of
+/// it. Its connections stay open until `open` can be locked.
+fn run_thread(
     run: &Run,
     control: &Control,
     load: ThreadLoad,
     sender: &Sender<Event>,
-    connections: &Mutex<()>,
+    open: &Mutex<()>,
 ) -> Result<Totals, String> {
-    struct Leave<'a>(Option<&'a SliceHandle>);
-    impl Drop for Leave<'_> {
+    struct LeaveGuard<'a>(Option<&'a SliceHandle>);
+    impl Drop for LeaveGuard<'_> {
         fn drop(&mut self) {
             self.0.iter().for_each(|slices| slices.leave());
         }
     }
     let finish = FinishGuard(sender.clone());
-    let leave = Leave(run.plan.slices.as_ref());
+    let leave = LeaveGuard(run.plan.slices.as_ref());
     pin(&[run.placement.of_thread(load.thread)])?;
-    let events = |error: io::Error| format!("cannot wait for events: {}", describe(&error));
     let opened = || drop(sender.send(Event::Opened));
     let finished = move || {
         drop(leave);
         drop(finish);
         run.plan.slices.iter().for_each(SliceHandle::wait_for_all);
-        drop(connections.lock());
+        drop(open.lock());
     };
-    worker::run(&run.plan, control, load, opened, finished).map_err(events)
+    worker::run(&run.plan, control, load, opened, finished)
+        .map_err(|error| format!("cannot wait for events: {}", describe(&error)))
+}
+
+/// The main thread during a run: begins and ends the phases, and reads the server's usage at the
+/// edges of the measured window.
+struct Controller<'a> {
+    run: &'a Run,
+    control: &'a Arc<Control>,
+    events: &'a Receiver<Event>,
+    observer: &'a mut dyn Observer,
+    progress: Progress,
+    server: ServerMeter,
+    intervals: Intervals,
+    threads: usize,
+    /// Threads whose connections are open or have failed.
+    opened: usize,
+    /// Threads that have nothing outstanding any more.
+    finished: usize,
+    signal: Option<i32>,
+    /// Begin of the loop.
+    begin_ns: u64,
+    /// Start and end of the measured window.
+    start_ns: u64,
+    end_ns: u64,
+    /// Wall-clock time of the window's start.
+    started: SystemTime,
+    warmup_end: Option<warmup::End>,
+}
+
+impl<'a> Controller<'a> {
+    fn new(
+        run: &'a Run,
+        control: &'a Arc<Control>,
+        events: &'a Receiver<Event>,
+        observer: &'a mut dyn Observer,
+        threads: usize,
+    ) -> Self {
+        Self {
+            run,
+            control,
+            events,
+            observer,
+            progress: Progress::start(run.progress.as_deref()),
+            server: ServerMeter::new(run.server),
+            intervals: Intervals::new(run.plan.interval_ns, run.plan.open.is_some()),
+            threads,
+            opened: 0,
+            finished: 0,
+            signal: None,
+            begin_ns: 0,
+            start_ns: 0,
+            end_ns: NEVER,
+            started: SystemTime::now(),
+            warmup_end: None,
+        }
+    }
+
+    /// Runs all phases. Connections are not closed before `keep_open` is dropped.
+    fn run(&mut self, keep_open: MutexGuard<'_, ()>) {
+        let slices = self.run.plan.slices.as_ref();
+        while self.opened < self.threads && self.finished == 0 && self.signal.is_none() {
+            self.wait(NEVER);
+        }
+        let complete = self.opened == self.threads && self.finished == 0 && self.signal.is_none();
+        let opening = Duration::from_nanos(self.control.clock.now());
+        self.server.find();
+        if complete {
+            self.observer.opened(self.server.processes(), opening);
+        }
+        if slices.is_some() {
+            self.control.clock.stop();
+        }
+        let now = self.control.clock.now();
+        let head_start = self.run.plan.open.map_or(Duration::ZERO, |_| HEAD_START);
+        self.begin_ns = now + head_start.as_nanos() as u64;
+        self.start_ns = self.begin_ns;
+        if complete {
+            slices.iter().for_each(|slices| slices.join(self.control, self.threads));
+            self.warm_up();
+            self.wait_until(self.start_ns);
+            if slices.is_some() {
+                self.started = SystemTime::now(); // The clock has stood still meanwhile.
+            }
+            self.server.begin();
+            self.wait_until(self.end_ns);
+        } else {
+            self.control.cut(now, now);
+        }
+        // Now at the latest, also if all threads have ended early.
+        self.end_ns = self.end_ns.min(self.control.clock.now()).min(self.control.end_ns());
+        self.server.end();
+        drop(keep_open);
+        while self.finished < self.threads {
+            self.wait(NEVER);
+        }
+    }
+
+    /// Begins the loop and sets the measured window.
+    fn warm_up(&mut self) {
+        match self.run.warmup {
+            Warmup::Fixed(length) => {
+                self.set_window(self.begin_ns + length.as_nanos() as u64);
+                self.control.begin_loop(self.begin_ns);
+            }
+            Warmup::Auto => {
+                self.control.begin_loop(self.begin_ns);
+                self.warmup_end = self.wait_steady();
+                self.wait_others_steady();
+                self.start_ns = self.control.clock.now();
+                // A loop that a signal or a lack of connections has ended is not measured.
+                if self.warmup_end.is_some() {
+                    self.set_window(self.start_ns + NOTICE.as_nanos() as u64);
+                    // If this thread had no CPU meanwhile, nothing was counted before now.
+                    self.start_ns = self.start_ns.max(self.control.clock.now());
+                }
+            }
+        }
+    }
+
+    fn set_window(&mut self, start_ns: u64) {
+        let length_ns = self.run.duration.map_or(NEVER, |length| length.as_nanos() as u64);
+        (self.start_ns, self.end_ns) = (start_ns, start_ns.saturating_add(length_ns));
+        self.control.set_window(start_ns, self.end_ns);
+        self.started = SystemTime::now() + self.control.clock.until(start_ns);
+    }
+
+    /// Waits until the loop is steady or has had the longest warm-up; `None` if it ended before.
+    fn wait_steady(&mut self) -> Option<warmup::End> {
+        let mut watch = Watch::default();
+        let (mut then, mut before) = (self.begin_ns, self.control.progress().1);
+        loop {
+            self.wait_until(then + warmup::SAMPLE.as_nanos() as u64);
+            if self.signal.is_some() || self.finished == self.threads {
+                return None;
+            }
+            let (now, (_, exchanges)) = (self.control.clock.now(), self.control.progress());
+            let end = watch.add(now - then, exchanges - before);
+            if end.is_some() {
+                return end;
+            }
+            (then, before) = (now, exchanges);
+        }
+    }
+
+    /// Waits until the runs that share time slices with this one are steady, too.
+    fn wait_others_steady(&mut self) {
+        let Some(slices) = &self.run.plan.slices else { return };
+        slices.set_steady();
+        while self.signal.is_none() && self.finished < self.threads && !slices.all_are_steady() {
+            self.wait(self.control.clock.now() + POLL.as_nanos() as u64);
+        }
+    }
+
+    /// Waits until that instant, or a signal, or the end of all threads.
+    fn wait_until(&mut self, instant: u64) {
+        while self.signal.is_none()
+            && self.finished < self.threads
+            && self.control.clock.now() < instant
+        {
+            self.wait(instant);
+        }
+    }
+
+    /// Waits for one event, until that instant or until something else is due at the latest: an
+    /// update of the progress line, or the end of an interval.
+    fn wait(&mut self, instant: u64) {
+        let timeout = self.control.clock.until(instant).min(progress::INTERVAL);
+        let mut timeout = timeout.min(self.end_intervals());
+        if self.control.clock.is_stopped() {
+            timeout = timeout.max(POLL_STOPPED);
+        }
+        match self.events.recv_timeout(timeout) {
+            Ok(Event::Opened) => self.opened += 1,
+            Ok(Event::Finished) => self.finished += 1,
+            Ok(Event::Signal(signal)) => {
+                self.signal = Some(signal);
+                let now = self.control.clock.now();
+                self.control.cut(now, now + PATIENCE_NS);
+            }
+            Err(RecvTimeoutError::Timeout) => self.progress.show(self.control, self.run.conns),
+            Ok(Event::Resolved(_) | Event::Ready(_)) | Err(RecvTimeoutError::Disconnected) => {}
+        }
+    }
+
+    /// Reports the intervals that all threads have left, and returns the time until the next look.
+    /// The last interval is left to the end of the run: its own end may come early.
+    fn end_intervals(&mut self) -> Duration {
+        let (control, length_ns) = (self.control, self.run.plan.interval_ns);
+        let (start_ns, end_ns) = (control.start_ns(), control.end_ns());
+        let due_ns = start_ns.saturating_add(self.intervals.next_end_ns());
+        if due_ns >= end_ns {
+            return Duration::MAX;
+        }
+        let now = control.clock.now();
+        if now < due_ns {
+            return control.clock.until(due_ns) + THREADS_FIRST;
+        }
+        let reached = self.intervals.collect(control.queues());
+        let window_ns = now.min(end_ns) - start_ns;
+        let before = reached.min(window_ns / length_ns).min((end_ns - start_ns - 1) / length_ns);
+        let started = self.started;
+        self.intervals.end(before, window_ns, control.queues(), |interval, counts| {
+            self.observer.interval(&FinishedInterval { interval, counts, started });
+        });
+        POLL
+    }
+
+    /// Ends the last intervals, and returns the result with the counts of all threads.
+    fn into_measured(mut self, totals: Totals) -> Measured {
+        let (control, started) = (self.control, self.started);
+        let mut end_ns = self.end_ns;
+        self.intervals.collect(control.queues());
+        if self.run.requests.is_some_and(|requests| self.intervals.exchanges == requests) {
+            end_ns = totals.last_reply_ns;
+        }
+        let window_ns = if control.looping() { end_ns.saturating_sub(self.start_ns) } else { 0 };
+        // The threads count from the start that was set; without a window there are no intervals.
+        let since_ns = control.start_ns().min(end_ns);
+        self.intervals.finish(end_ns - since_ns, control.queues(), |interval, counts| {
+            self.observer.interval(&FinishedInterval { interval, counts, started });
+        });
+        Measured {
+            intervals: self.intervals,
+            started,
+            start_ns: self.start_ns,
+            window: Duration::from_nanos(window_ns),
+            warmup: Duration::from_nanos(self.start_ns - self.begin_ns),
+            warmup_end: self.warmup_end,
+            server: self.server.usage,
+            signal: self.signal,
+            totals,
+        }
+    }
 }

@@ -57,7 +57,7 @@ pub fn record(mut asked: Asked<'_>, measured: Measured) -> Record {
     let totals = &measured.totals;
     let exchanges = measured.intervals.total.exchanges;
     let cpus = &asked.run.placement.client;
-    let client = Side { usage: measured.client, threads: asked.run.plan.threads, cpus };
+    let client = Side { usage: totals.usage, threads: asked.run.plan.threads, cpus };
     let server = measured.server.capacity.as_ref().map(|(threads, cpus)| Side {
         usage: measured.server.usage,
         threads: *threads,

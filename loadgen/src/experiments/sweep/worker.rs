@@ -137,7 +137,7 @@ fn run(spec: &str) -> Result<(), Failure> {
     let counted = Counted {
         exchanges: window.exchanges,
         total: totals.exchanges,
-        cpu_ns: measured.client.map_or(0, |usage| usage.cpu_ns),
+        cpu_ns: totals.usage.map_or(0, |usage| usage.cpu_ns),
         connected: totals.connected,
         unserved: totals.unserved,
         wrong_replies: totals.failures.wrong_replies(),

@@ -1,64 +1,61 @@
-//! What the server uses in the measured window: readings of its processes at both edges.
+//! Resource usage of the server in the measured window, read from its processes at both edges.
 
 use rustix::process::Pid;
 
 use crate::machine::processes::Processes;
 use crate::machine::usage::{self, Usage};
 
-/// What the server used in the measured window.
+/// Resource usage of the server in the measured window.
 #[derive(Clone, Debug, Default)]
-pub struct Used {
-    /// All its processes together; `None` where that cannot be known.
+pub struct ServerUsage {
+    /// Usage of all its processes; `None` where it is unknown.
     pub usage: Option<Usage>,
-    /// Its threads, and the processors they may use.
+    /// Number of its threads, and the CPUs that they may use.
     pub capacity: Option<(usize, Vec<usize>)>,
-    /// Whether it cannot be known because some of its processes came or went in the window.
+    /// True if its usage is unknown because processes came or went in the window.
     pub changed: bool,
 }
 
-/// The readings of one run.
+/// Reads the usage of one run.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(super) struct ServerMeter {
     processes: Option<Processes>,
     found: Vec<Pid>,
     before: Option<Usage>,
-    used: Used,
+    pub(super) usage: ServerUsage,
 }
 
-impl Account {
-    /// Of a server's processes, if it is on this machine.
+impl ServerMeter {
+    /// Reads the usage of these processes, if the server is on this machine.
     pub(super) fn new(processes: Option<Processes>) -> Self {
-        Self { processes, found: Vec::new(), before: None, used: Used::default() }
+        Self { processes, found: Vec::new(), before: None, usage: ServerUsage::default() }
     }
 
-    /// Finds the processes. This may take long; it has those that it needs for its connections.
+    /// Finds the processes, once all connections are open. This may take long.
     pub(super) fn find(&mut self) {
         self.found = self.list();
     }
 
-    /// The processes found.
+    /// Processes that were found.
     pub(super) fn processes(&self) -> &[Pid] {
         &self.found
     }
 
-    /// The window begins.
+    /// Reads the usage at the window's start.
     pub(super) fn begin(&mut self) {
         self.before = usage::usage_of(&self.found);
-        // Now it has the threads that it needs for its connections.
-        self.used.capacity = usage::capacity_of(&self.found);
+        // The server has all threads that its connections need by now.
+        self.usage.capacity = usage::capacity_of(&self.found);
     }
 
-    /// The window ends. The connections have to be open still: processes may end with them.
+    /// Reads the usage at the window's end. The connections have to be open still: processes may
+    /// end with them.
     pub(super) fn end(&mut self) {
         let Some(before) = self.before else { return };
         let usage = usage::usage_of(&self.found).map(|after| after.since(before));
-        self.used.changed =
+        self.usage.changed =
             self.list() != self.found || usage.is_none_or(|usage| usage.children_ticks > 0);
-        self.used.usage = usage.filter(|_| !self.used.changed);
-    }
-
-    pub(super) fn into_used(self) -> Used {
-        self.used
+        self.usage.usage = usage.filter(|_| !self.usage.changed);
     }
 
     fn list(&self) -> Vec<Pid> {
@@ -76,7 +73,7 @@ mod tests {
     use super::*;
     use crate::machine::processes::descendants;
 
-    /// A shell that does as it is told.
+    /// A shell that reads commands.
     struct Shell(Child);
 
     impl Shell {
@@ -93,7 +90,7 @@ mod tests {
             Pid::from_child(&self.0)
         }
 
-        fn await_children(&self, count: usize) -> Vec<Pid> {
+        fn wait_for_children(&self, count: usize) -> Vec<Pid> {
             loop {
                 match descendants(self.pid()) {
                     children if children.len() == count => return children,
@@ -114,24 +111,24 @@ mod tests {
     }
 
     #[test]
-    fn what_came_or_went_is_told() {
+    fn processes_that_come_or_go_are_noticed() {
         for (went, came) in [(false, false), (true, false), (false, true)] {
             let mut shell = Shell::start();
             shell.fork();
-            let child = shell.await_children(1)[0];
-            let mut account = Account::new(Some(Processes::Under(shell.pid())));
-            account.find();
-            account.begin();
+            let child = shell.wait_for_children(1)[0];
+            let mut meter = ServerMeter::new(Some(Processes::Under(shell.pid())));
+            meter.find();
+            meter.begin();
             if came {
                 shell.fork();
-                shell.await_children(2);
+                shell.wait_for_children(2);
             }
             if went {
                 kill_process(child, Signal::KILL).unwrap();
-                shell.await_children(0);
+                shell.wait_for_children(0);
             }
-            account.end();
-            let used = account.into_used();
+            meter.end();
+            let used = meter.usage;
             assert_eq!((used.changed, used.usage.is_none()), (went || came, went || came));
             assert_eq!(used.capacity.map(|(threads, _)| threads), Some(1));
         }

@@ -1,54 +1,49 @@
 //! The `io-uring` backend: one ring per shard; the kernel does the work and reports it.
 //!
-//! A turn is one io_uring_enter(2): it submits what the turn before has queued and waits for
-//! completions. In lockstep an exchange is one completion, of a receive, since a send is not reported
-//! unless it fails. One receive serves all requests of a connection as long as it keeps to lockstep
-//! (`multishot.rs`). For clients that pipeline, the next receive is submitted only after the reply
-//! has been sent, by a call of its own (`send.rs`).
+//! An iteration is one io_uring_enter(2): it submits what the last iteration has queued and waits
+//! for completions. In lockstep an exchange is one completion, of a receive. Everything that a
+//! connection decides is in `connection.rs`; the loop hands it completions and submits its
+//! operations.
 //!
-//! A waiting connection has no buffer: receives take one from a ring of buffers when there is
-//! something to receive (`buffers.rs`). It goes back when its reply is sent. What a full socket did
-//! not take is copied out, and kept with its connection.
+//! A connection waiting for a request has no buffer: the kernel takes one from a ring of buffers
+//! when there is something to receive. It is recycled when its reply has been sent. What a full
+//! socket did not take is copied out.
 
-mod buffers;
-mod completion;
-mod lifecycle;
-mod multishot;
+mod connection;
 mod probe;
-mod ring;
-mod send;
-mod telling;
 
 use std::collections::VecDeque;
-use std::io;
+use std::fmt;
+use std::io::{self, ErrorKind};
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use io_uring::cqueue;
-use lockstep_core::{Exchange, Service};
+use lockstep_core::{Cause, RECV_MAX};
+use lockstep_sys::busy_poll::BusyPoll;
+use lockstep_sys::errno::{is_exhaustion, name_of};
+use lockstep_sys::uring::{BufferId, Completion, NO_KEY, Observer, Ring, Sent};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::accept::AcceptBackoff;
 use crate::deadlines::Deadlines;
 use crate::drive::LINGER;
 use crate::slots::{Key, Slots};
-use crate::trace::{NoTrace, Trace};
+use crate::trace::{NONE, NoTrace, Trace, Traced, quoted};
 use crate::{Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Unsupported};
-use buffers::Buffers;
-use lockstep_sys::busy_poll::BusyPoll;
-use multishot::{Early, Multishot};
-use ring::{Kind, Ring};
+use connection::{Connection, Operation, Received, Shared, Socket};
 
-/// The backend's value.
+/// The `io-uring` backend's value.
 #[derive(Clone, Copy, Debug)]
 pub struct IoUring {
-    /// Receive buffers of a shard, at most; a power of two.
+    /// Number of receive buffers of a shard, at most; a power of two.
     pub buffers: u16,
 }
 
 impl IoUring {
-    /// The tuning that `--backend io-uring` means: buffers for as many requests in one turn as
-    /// the submission queue has room for pairs, and twice that.
+    /// The tuning that `--backend io-uring` means: as many buffers as the submission queue has
+    /// slots.
     pub const DEFAULT: Self = Self { buffers: 4096 };
 }
 
@@ -81,81 +76,35 @@ impl Backend for IoUring {
     }
 }
 
-struct Connection {
-    fd: RawFd,
-    exchange: Exchange,
-    service: Box<dyn Service>,
-    flight: Flight,
-    /// Whether the conversation has ended and is counted, and only the peer has not closed yet.
-    lingering: bool,
-    /// Whether the receive in flight is being taken back, because the server stops.
-    cancelled: bool,
-    multishot: Multishot,
-    /// What the socket has not taken of the reply; it ends where the reply ends.
-    unsent: Option<Box<[u8]>>,
+/// A connection and its socket.
+struct Client {
+    socket: OwnedFd,
+    connection: Connection,
 }
 
-/// What the kernel works on for a connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Flight {
-    /// Nothing: it is in the list of those that found no buffer.
-    Starved,
-    /// A receive.
-    Receive,
-    /// A receive that does not wait: the server stops.
-    ReceiveNow,
-    /// A send of the buffer, queued in that turn, beside the receive for all requests.
-    SendBeside { index: u16, turn: u32 },
-    /// A send of what the socket did not take at first.
-    SendUnsent,
-}
+/// Panic message for a completion that finds no connection: a connection is closed only when
+/// nothing of it is in flight.
+const CLOSED_IN_FLIGHT: &str = "a connection outlives its operations";
 
-struct Loop<'a, T> {
-    // The ring is dropped first: nothing it may still read or write is gone before it.
-    ring: Ring<T>,
-    buffers: Buffers,
+struct Loop<'a, T: Trace> {
+    // Dropped first, before the sockets that its operations refer to.
+    ring: Ring<Enters<T>>,
     listener: Option<TcpListener>,
     options: &'a Options,
     stop: &'a Stop,
     limit: &'a ConnectionLimit,
     service: &'a ServiceFactory,
     trace: T,
-    connections: Slots<Connection>,
-    /// Buffers whose sends are submitted with the next wait, and those whose sends were with the
-    /// last one.
-    sending: Vec<u16>,
-    sent: Vec<u16>,
-    /// Whose receive found no buffer.
-    starved: VecDeque<Key>,
-    /// Whose multishot receive may have to end, since they do not keep to lockstep.
-    hasty: Vec<Key>,
-    early: Early,
-    /// Counts the waits after which all that was queued had been submitted, and all there was to
-    /// report was in the completions taken.
-    turn: u32,
-    /// Whether the accept is in flight.
+    clients: Slots<Client>,
+    shared: Shared,
+    /// Connections that wait for a buffer; some may be closed already.
+    waiting: VecDeque<Key>,
+    /// The accept is in flight.
     accepting: bool,
-    /// Accepted beyond the limit of open connections, by an accept that took all who waited; they
-    /// wait here as they would have in the listen queue.
-    parked: VecDeque<RawFd>,
+    /// Connections accepted beyond the limit: one accept takes all that are in the listen queue.
+    accepted: VecDeque<OwnedFd>,
     backoff: AcceptBackoff,
     busy_poll: BusyPoll,
-    idle: Deadlines,
-    lingering: Deadlines,
-    cut: bool,
-    stats: Stats,
-}
-
-/// The sends' completions, then the others, each in their order.
-///
-/// Whether a reply has gone out is concluded from a receive's completion (`multishot.rs`), so the
-/// one that says otherwise has to be seen before. The kernel promises no such order: a receive may
-/// report a request at once, and a submission its failed sends only at its end.
-#[inline]
-fn sends_first(completions: &[cqueue::Entry]) -> impl Iterator<Item = &cqueue::Entry> {
-    let is_send = |completion: &&cqueue::Entry| ring::of(completion).0 == Kind::Send;
-    let others = completions.iter().filter(move |completion| !is_send(completion));
-    completions.iter().filter(is_send).chain(others)
 }
 
 impl<'a, T: Trace> Loop<'a, T> {
@@ -168,150 +117,566 @@ impl<'a, T: Trace> Loop<'a, T> {
 
     fn new(backend: &IoUring, shard: Shard<'a>, trace: T) -> io::Result<Self> {
         let Shard { listener, options, stop, limit, ready: _, service, tracer: _ } = shard;
-        let (ring, buffers) = probe::set_up(backend, trace).map_err(io::Error::other)?;
-        let mut ring = Ring::new(ring, trace);
-        ring.poll_stop(stop.as_fd().as_raw_fd())?;
+        let mut ring = probe::set_up(backend, Enters(trace)).map_err(io::Error::other)?;
+        let fd = stop.as_fd().as_raw_fd();
+        trace.note(NONE, format_args!("submit POLL_ADD fd={fd} (the stop signal)"));
+        ring.poll(NO_KEY, stop, libc::POLLIN as u32, false)?;
         Ok(Self {
             ring,
-            buffers,
             listener: Some(listener),
             options,
             stop,
             limit,
             service,
             trace,
-            connections: Slots::new(),
-            sending: Vec::new(),
-            sent: Vec::new(),
-            starved: VecDeque::new(),
-            hasty: Vec::new(),
-            early: Early::new(),
-            turn: 0,
+            clients: Slots::new(),
+            shared: Shared {
+                stats: Stats::new(),
+                idle: Deadlines::new(options.idle_timeout),
+                lingering: Deadlines::new(Some(LINGER)),
+                iteration: 0,
+                draining: false,
+                cut: false,
+            },
+            waiting: VecDeque::new(),
             accepting: false,
-            parked: VecDeque::new(),
+            accepted: VecDeque::new(),
             backoff: AcceptBackoff::new(options.accept_delay),
             busy_poll: BusyPoll::new(options.spin),
-            idle: Deadlines::new(options.idle_timeout),
-            lingering: Deadlines::new(Some(LINGER)),
-            cut: false,
-            stats: Stats::new(),
         })
     }
 
     fn run(mut self) -> io::Result<Stats> {
-        let mut completions = Vec::new();
-        let mut held_back = false;
-        self.arm_accept()?;
-        while self.listener.is_some() || self.connections.len() > 0 {
-            let accepted = self.stats.accepted;
-            // A starved connection waits for buffers that come back in this turn.
-            let at_once = held_back || !self.starved.is_empty();
-            held_back = self.wait(at_once, &mut completions)?;
-            if !held_back {
-                self.turn = self.turn.wrapping_add(1);
+        self.accept()?;
+        while self.listener.is_some() || self.clients.len() > 0 {
+            let accepted = self.shared.stats.accepted;
+            self.wait()?;
+            self.shared.iteration = self.ring.iteration();
+            self.shared.draining = self.stop.is_draining();
+            while let Some(completion) = self.ring.next_completion() {
+                self.on_completion(completion)?;
             }
-            for completion in sends_first(&completions) {
-                let (kind, key) = ring::of(completion);
-                self.tell(kind, key, completion);
-                match kind {
-                    Kind::Receive => self.on_received(key, completion)?,
-                    Kind::Send => self.on_sent(key, completion.result())?,
-                    Kind::Accept => self.on_accepted(completion)?,
-                    Kind::Stop => self.drain()?,
-                    Kind::Cancel => self.on_cancelled(key, completion.result())?,
-                    Kind::CancelAccept | Kind::Close => {}
-                }
-            }
-            completions.clear();
-            if !held_back {
-                self.give_back_sent();
-            }
-            self.buffers.commit();
-            self.feed_starved()?;
-            self.slow_hasty()?;
+            self.retry_waiting()?;
             self.expire()?;
-            self.admit_parked()?;
-            if self.stats.accepted > accepted {
-                self.look_at_queue(); // who came while these were let in
+            self.open_accepted()?;
+            if self.shared.stats.accepted > accepted {
+                self.record_queue(); // connections that arrived meanwhile
             }
-            self.arm_accept()?;
+            self.accept()?;
         }
-        self.stats.syscalls += self.ring.enters;
-        self.stats.spun_us = self.busy_poll.spun.as_micros() as u64;
-        Ok(self.stats)
+        self.ring.submit()?; // the last closes
+        let mut stats = self.shared.stats;
+        stats.syscalls += self.ring.enters();
+        stats.spun_us = self.busy_poll.spun.as_micros() as u64;
+        Ok(stats)
     }
 
-    /// Submits what is queued and waits for a completion, unless something is to be done `at_once`.
-    fn wait(&mut self, at_once: bool, completions: &mut Vec<cqueue::Entry>) -> io::Result<bool> {
-        if at_once {
-            return self.ring.wait(0, None, completions);
+    /// Submits what is queued and waits for completions.
+    fn wait(&mut self) -> io::Result<()> {
+        // Buffers for the connections that wait for one are recycled in the next iteration.
+        if !self.ring.is_settled() || !self.waiting.is_empty() {
+            return self.ring.wait(Some(Duration::ZERO));
         }
-        if self.busy_poll.is_enabled() {
-            let held_back = self.busy_poll(completions)?;
-            if held_back || !completions.is_empty() {
-                return Ok(held_back);
-            }
+        if self.busy_poll.is_enabled() && self.busy_poll()? {
+            return Ok(());
         }
-        let left = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
-        self.ring.wait(1, left, completions)
+        let timeout = self.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        self.ring.wait(timeout)
     }
 
-    /// Submits what is queued, and looks for completions for a while.
+    /// Submits what is queued and polls for completions; returns true if there are any.
     #[cold]
-    fn busy_poll(&mut self, completions: &mut Vec<cqueue::Entry>) -> io::Result<bool> {
+    fn busy_poll(&mut self) -> io::Result<bool> {
         let until_deadline = |at: Instant| at.saturating_duration_since(Instant::now());
         let longest = self.deadline().map_or(Duration::MAX, until_deadline);
         let Some(mut attempt) = self.busy_poll.begin(longest) else { return Ok(false) };
-        let mut held_back = self.ring.wait(0, None, completions)?;
-        if !held_back && completions.is_empty() && self.ring.look(|| attempt.is_over()) {
-            held_back = self.ring.wait(0, None, completions)?;
+        self.ring.wait(Some(Duration::ZERO))?;
+        if self.ring.is_settled() && !self.ring.has_completions() {
+            let span = self.trace.begin(NONE);
+            let found = loop {
+                if self.ring.has_news() {
+                    break true;
+                }
+                if attempt.is_over() {
+                    break false;
+                }
+                std::hint::spin_loop();
+            };
+            if let Some(span) = span {
+                let found = if found { "something" } else { "nothing" };
+                span.done(format_args!("look for completions -> {found}"));
+            }
+            if found {
+                self.ring.wait(Some(Duration::ZERO))?;
+            }
         }
-        self.busy_poll.end(attempt, held_back || !completions.is_empty());
-        Ok(held_back)
+        let found = !self.ring.is_settled() || self.ring.has_completions();
+        self.busy_poll.end(attempt, found);
+        Ok(found)
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let cut = self.stop.deadline().filter(|_| !self.cut);
-        let paused = self.backoff.until().filter(|_| !self.stop.is_draining());
-        let next = [paused, self.idle.next(), self.lingering.next(), cut];
+        let cut = self.stop.deadline().filter(|_| !self.shared.cut);
+        let backoff = self.backoff.until().filter(|_| !self.stop.is_draining());
+        let next = [backoff, self.shared.idle.next(), self.shared.lingering.next(), cut];
         next.into_iter().flatten().min()
     }
 
-    /// Lets those that found no buffer try again.
-    fn feed_starved(&mut self) -> io::Result<()> {
-        for _ in 0..self.starved.len() {
-            let Some(key) = self.starved.pop_front() else { break };
-            let Some(connection) = self.connections.get_mut(key) else { continue };
-            if connection.flight == Flight::Starved {
-                self.receive(key)?;
+    #[inline]
+    fn on_completion(&mut self, completion: Completion) -> io::Result<()> {
+        self.trace_completion(&completion);
+        match completion {
+            Completion::Receive { key, result, more, nonempty } => {
+                self.on_received(Key::unpack(key), result, more, nonempty)
+            }
+            Completion::Send { key, result, bytes } => {
+                self.on_sent(Key::unpack(key), result, bytes.expect("bytes of a send"))
+            }
+            Completion::Accept { result, more } => self.on_accepted(result, more),
+            Completion::Poll { .. } => self.drain(),
+            Completion::Cancel { key: NO_KEY, result } if result.is_err() && self.accepting => {
+                self.cancel_accept() // the kernel was just working on it
+            }
+            Completion::Cancel { key, result } => match self.clients.get_mut(Key::unpack(key)) {
+                Some(client) => {
+                    let operation = client.connection.on_cancelled(result);
+                    self.submit(Key::unpack(key), operation)
+                }
+                None => Ok(()), // the connection has been closed meanwhile
+            },
+            Completion::Close { .. } => Ok(()), // the descriptor is gone in any case (close(2))
+        }
+    }
+
+    #[inline]
+    fn on_received(
+        &mut self,
+        key: Key,
+        result: Result<Option<BufferId>, Errno>,
+        more: bool,
+        nonempty: bool,
+    ) -> io::Result<()> {
+        let Client { socket, connection } = self.clients.get_mut(key).expect(CLOSED_IN_FLIGHT);
+        let mut buffer = None;
+        let request = result.map(|filled| {
+            buffer = filled;
+            buffer.as_mut().map(|buffer| {
+                let count = buffer.length();
+                let bytes = self.ring.buffer(buffer).first_chunk_mut::<RECV_MAX>();
+                (bytes.expect("the length of a buffer"), count)
+            })
+        });
+        let mut calls = Calls { socket, trace: self.trace };
+        let received = Received { request, more, nonempty };
+        let operation = connection.on_received(received, &mut calls, &mut self.shared);
+        if let Operation::SendBuffer { end, receive_all } = operation {
+            let mut buffer = buffer.expect("a reply is in the buffer of its request");
+            let bytes = &self.ring.buffer(&mut buffer)[..usize::from(end)];
+            note_send(self.trace, &*socket, bytes, " CQE_SKIP_SUCCESS");
+            self.ring.send_buffer(key.pack(), &*socket, buffer, end.into())?;
+            if receive_all {
+                note_receive(self.trace, &*socket, "MULTISHOT");
+                self.ring.receive_multi(key.pack(), &*socket)?;
+            }
+            return Ok(());
+        }
+        if let Some(buffer) = buffer {
+            self.ring.recycle(buffer);
+        }
+        self.submit(key, operation)
+    }
+
+    #[cold]
+    fn on_sent(&mut self, key: Key, result: Result<u32, Errno>, bytes: Sent) -> io::Result<()> {
+        let Client { socket, connection } = self.clients.get_mut(key).expect(CLOSED_IN_FLIGHT);
+        let mut calls = Calls { socket, trace: self.trace };
+        let result = result.map(|count| count as usize);
+        let operation = match bytes {
+            Sent::Buffer(mut buffer, length) => {
+                let bytes = &self.ring.buffer(&mut buffer)[..length];
+                let operation = connection.on_sent(result, bytes, &mut calls, &mut self.shared);
+                self.ring.recycle(buffer);
+                operation
+            }
+            Sent::Bytes(bytes) => connection.on_sent(result, &bytes, &mut calls, &mut self.shared),
+        };
+        self.submit(key, operation)
+    }
+
+    /// Submits an operation of a connection.
+    fn submit(&mut self, key: Key, operation: Operation) -> io::Result<()> {
+        if operation == Operation::None {
+            return Ok(());
+        }
+        let Client { socket, .. } = self.clients.get_mut(key).expect(CLOSED_IN_FLIGHT);
+        let (ring, trace, data) = (&mut self.ring, self.trace, key.pack());
+        match operation {
+            Operation::Receive => {
+                note_receive(trace, &*socket, "1024");
+                ring.receive(data, socket, 0)
+            }
+            Operation::ReceiveNow => {
+                note_receive(trace, &*socket, "1024 MSG_DONTWAIT");
+                ring.receive(data, socket, libc::MSG_DONTWAIT)
+            }
+            Operation::ReceiveAll => {
+                note_receive(trace, &*socket, "MULTISHOT");
+                ring.receive_multi(data, socket)
+            }
+            Operation::CancelReceive => {
+                let fd = socket.as_raw_fd();
+                trace.note(fd, format_args!("submit ASYNC_CANCEL of RECV fd={fd}"));
+                ring.cancel_receive(data)
+            }
+            Operation::SendRest(bytes) => {
+                note_send(trace, &*socket, &bytes, "");
+                ring.send_all(data, socket, bytes)
+            }
+            Operation::AwaitBuffer => {
+                ring.grow();
+                self.waiting.push_back(key);
+                Ok(())
+            }
+            Operation::Close => self.close(key),
+            Operation::None | Operation::SendBuffer { .. } => unreachable!("not submitted here"),
+        }
+    }
+
+    fn close(&mut self, key: Key) -> io::Result<()> {
+        let Client { socket, .. } = self.clients.remove(key).expect(CLOSED_IN_FLIGHT);
+        self.shared.lingering.stop(key.index);
+        self.limit.closed();
+        self.backoff.end(); // a descriptor and a slot are free
+        let fd = socket.as_raw_fd();
+        self.trace.note(fd, format_args!("submit CLOSE fd={fd} CQE_SKIP_SUCCESS"));
+        self.ring.close(socket)
+    }
+
+    /// Receives again for connections that found no buffer.
+    fn retry_waiting(&mut self) -> io::Result<()> {
+        for _ in 0..self.waiting.len() {
+            let Some(key) = self.waiting.pop_front() else { break };
+            if let Some(client) = self.clients.get_mut(key) {
+                let operation = client.connection.retry(&mut self.shared);
+                self.submit(key, operation)?;
             }
         }
         Ok(())
     }
+
+    /// Submits an accept, unless there is one or it has to wait.
+    fn accept(&mut self) -> io::Result<()> {
+        let Some(listener) = &self.listener else { return Ok(()) };
+        let waits = !self.accepted.is_empty() || self.backoff.until().is_some();
+        if waits || self.accepting || self.stop.is_draining() {
+            return Ok(());
+        }
+        self.accepting = true;
+        self.shared.stats.observe_queue(listener, self.trace.tracer());
+        let multi = self.options.accept_delay.is_zero();
+        let (fd, suffix) = (listener.as_raw_fd(), if multi { " MULTISHOT" } else { "" });
+        self.trace.note(fd, format_args!("submit ACCEPT fd={fd}{suffix}"));
+        self.ring.accept(listener, multi)
+    }
+
+    fn cancel_accept(&mut self) -> io::Result<()> {
+        self.trace.note(NONE, format_args!("submit ASYNC_CANCEL of ACCEPT"));
+        self.ring.cancel_accept()
+    }
+
+    fn on_accepted(&mut self, result: Result<OwnedFd, Errno>, more: bool) -> io::Result<()> {
+        if !more {
+            self.accepting = false;
+        }
+        match result {
+            Ok(socket) => {
+                self.shared.stats.on_accepted();
+                self.backoff.reset();
+                self.admit(socket)?;
+            }
+            Err(Errno::CANCELED | Errno::INTR) => {}
+            Err(error) => self.on_accept_error(&error.into()),
+        }
+        if self.stop.is_draining() && !self.accepting {
+            self.close_listener()?;
+        }
+        Ok(())
+    }
+
+    fn on_accept_error(&mut self, error: &io::Error) {
+        self.shared.stats.on_accept_error(error);
+        if is_exhaustion(error) {
+            self.backoff.start(Instant::now());
+        }
+    }
+
+    /// Serves a connection just accepted, or keeps it until there is a slot for it.
+    fn admit(&mut self, socket: OwnedFd) -> io::Result<()> {
+        if self.stop.is_draining() {
+            self.limit.acquire();
+        } else if !self.accepted.is_empty() || !self.limit.try_acquire() {
+            self.accepted.push_back(socket);
+            self.backoff.start(Instant::now()); // another shard may release a slot
+            return if self.accepting { self.cancel_accept() } else { Ok(()) };
+        }
+        self.open(socket)
+    }
+
+    /// Serves connections that were accepted beyond the limit, as far as there are slots now.
+    fn open_accepted(&mut self) -> io::Result<()> {
+        if self.backoff.until().is_some() {
+            self.backoff.expire(Instant::now());
+        }
+        while !self.accepted.is_empty() {
+            if self.stop.is_draining() {
+                self.limit.acquire();
+            } else if !self.limit.try_acquire() {
+                if self.backoff.until().is_none() {
+                    self.backoff.start(Instant::now()); // another shard may release a slot
+                }
+                break;
+            }
+            if let Some(socket) = self.accepted.pop_front() {
+                self.open(socket)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, socket: OwnedFd) -> io::Result<()> {
+        self.limit.opened();
+        let service = self.service.make(&socket);
+        let client = |key: Key| Client { socket, connection: Connection::new(key.index, service) };
+        let key = self.clients.insert_with(client);
+        let client = self.clients.get_mut(key).expect("it is open");
+        let operation = client.connection.open(&mut self.shared);
+        self.submit(key, operation)
+    }
+
+    fn record_queue(&mut self) {
+        if let Some(listener) = &self.listener {
+            self.shared.stats.observe_queue(listener, self.trace.tracer());
+        }
+    }
+
+    /// Terminates connections whose time is over.
+    fn expire(&mut self) -> io::Result<()> {
+        if self.deadline().is_none() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        while let Some(index) = self.shared.idle.expired(now) {
+            let key = self.clients.key_at(index).expect("a closed connection has no deadline");
+            if self.has_received(key) {
+                self.shared.idle.start(index); // its completion is still to come
+            } else {
+                self.terminate(key, Cause::Idle)?;
+            }
+        }
+        while let Some(index) = self.shared.lingering.expired(now) {
+            let key = self.clients.key_at(index).expect("a closed connection has no deadline");
+            self.terminate(key, Cause::Idle)?;
+        }
+        if !self.shared.cut && self.stop.deadline().is_some_and(|deadline| now >= deadline) {
+            self.shared.cut = true;
+            for key in self.clients.keys() {
+                let client = self.clients.get_mut(key).expect("a key of an open connection");
+                self.shared.stats.drain_cut += u64::from(!client.connection.is_lingering());
+                self.terminate(key, Cause::Drain)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True if the socket of a connection that seems idle holds a request. After a long iteration,
+    /// or one with many completions (the kernel delivers some twenty at a time), its completion may
+    /// still be to come.
+    fn has_received(&mut self, key: Key) -> bool {
+        let Client { socket, connection } = self.clients.get_mut(key).expect("it is open");
+        if connection.is_blocked_by_peer() {
+            return false;
+        }
+        self.shared.stats.syscalls += 1;
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let fd = socket.as_raw_fd();
+        let peek = || Ok(rustix::net::recv(socket, &mut [0_u8; 1], flags)?.0);
+        let call = format_args!("recv({fd}, 1, MSG_PEEK|MSG_DONTWAIT)");
+        let peeked = self.trace.call_for(fd, call, peek, usize::clone);
+        !peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
+    fn terminate(&mut self, key: Key, cause: Cause) -> io::Result<()> {
+        let Client { socket, connection } = self.clients.get_mut(key).expect("it is open");
+        let mut calls = Calls { socket, trace: self.trace };
+        let operation = connection.terminate(cause, &mut calls, &mut self.shared);
+        self.submit(key, operation)
+    }
+
+    /// The server stops: accepts what is in the listen queue, then lets every conversation end.
+    fn drain(&mut self) -> io::Result<()> {
+        self.open_accepted()?;
+        for key in self.clients.keys() {
+            let client = self.clients.get_mut(key).expect("a key of an open connection");
+            let operation = client.connection.drain();
+            self.submit(key, operation)?;
+        }
+        if self.accepting { self.cancel_accept() } else { self.close_listener() }
+    }
+
+    /// Accepts what is left in the listen queue, and closes the listener. The accept in flight has
+    /// ended: a listener closed before would go on accepting.
+    fn close_listener(&mut self) -> io::Result<()> {
+        let Some(listener) = self.listener.take() else { return Ok(()) };
+        let listener = Traced { socket: listener, trace: self.trace };
+        listener.call("ioctl", "FIONBIO, 1", |listener| listener.set_nonblocking(true))?;
+        let listener = listener.socket;
+        self.shared.stats.observe_queue(&listener, self.trace.tracer());
+        for _ in 0..=self.options.backlog {
+            self.shared.stats.syscalls += 1;
+            let accept = || listener.accept();
+            match self.trace.accept(&listener, accept, |(stream, _)| stream.as_raw_fd()) {
+                Ok((stream, _)) => {
+                    self.shared.stats.on_accepted();
+                    self.admit(stream.into())?;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    self.shared.stats.on_accept_error(&error);
+                    if is_exhaustion(&error) {
+                        break;
+                    }
+                }
+            }
+        }
+        self.trace.close(listener);
+        Ok(())
+    }
+
+    /// Traces a completion, before anything is done about it.
+    #[inline(always)]
+    fn trace_completion(&mut self, completion: &Completion) {
+        let trace = self.trace;
+        let Some(tracer) = trace.tracer() else { return };
+        let (name, key, result, more) = match completion {
+            Completion::Receive { key, result, more, .. } => {
+                let received = result.as_ref().map_or(None, Option::as_ref);
+                let shown = received.map_or_else(String::new, |buffer| {
+                    format!(" {}", quoted(self.ring.received(buffer)))
+                });
+                let count = |buffer: &Option<_>| buffer.as_ref().map_or(0, BufferId::length);
+                let result = result.as_ref().map(count).map_err(|error| *error);
+                ("RECV", *key, Outcome(result, shown), *more)
+            }
+            Completion::Accept { result, more } => {
+                let fd = result.as_ref().map(|fd| fd.as_raw_fd() as usize).map_err(|error| *error);
+                ("ACCEPT", NO_KEY, Outcome(fd, String::new()), *more)
+            }
+            Completion::Send { key, result, .. } => ("SEND", *key, Outcome::of(*result), false),
+            Completion::Poll { key, result, more } => {
+                ("POLL_ADD", *key, Outcome::of(*result), *more)
+            }
+            Completion::Cancel { key, result } => {
+                ("ASYNC_CANCEL", *key, Outcome::of(*result), false)
+            }
+            Completion::Close { result } => ("CLOSE", NO_KEY, Outcome::of(*result), false),
+        };
+        let client = self.clients.get_mut(Key::unpack(key));
+        let fd = match completion {
+            Completion::Accept { .. } => self.listener.as_ref().map_or(NONE, AsRawFd::as_raw_fd),
+            _ => client.map_or(NONE, |client| client.socket.as_raw_fd()),
+        };
+        let traced_fd = match completion {
+            Completion::Accept { result: Ok(socket), .. } => {
+                tracer.register(socket.as_raw_fd());
+                socket.as_raw_fd()
+            }
+            _ => fd,
+        };
+        let shown_fd = if fd == NONE { String::new() } else { format!(" fd={fd}") };
+        let more = if more { " F_MORE" } else { "" };
+        tracer.note(traced_fd, format_args!("complete {name}{shown_fd} -> {result}{more}"));
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use io_uring::{IoUring as Uring, opcode};
+/// Traces io_uring_setup(2) and io_uring_enter(2).
+#[derive(Clone, Copy)]
+struct Enters<T>(T);
 
-    use super::ring::Kind::{Accept, Receive, Send};
-    use super::*;
+impl<T: Trace> Observer for Enters<T> {
+    #[inline(always)]
+    fn call(
+        &self,
+        text: fmt::Arguments<'_>,
+        call: impl FnOnce() -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        self.0.call_for(NONE, text, call, usize::clone)
+    }
+}
 
-    /// Each operation completes at once, and so in the order in which it was queued.
-    #[test]
-    fn the_completions_of_sends_are_seen_first() {
-        let Ok(mut ring) = Uring::new(8) else { return eprintln!("skipped: no io_uring") };
-        let queued = [(Receive, 1), (Send, 2), (Accept, 3), (Receive, 2), (Send, 1)];
-        for (kind, index) in queued {
-            let key = Key { index, generation: 0 };
-            let entry = opcode::Nop::new().build().user_data(ring::user_data(kind, key));
-            // SAFETY: it points to nothing.
-            unsafe { ring.submission().push(&entry) }.unwrap();
+/// Calls on a connection's socket that are made beside the ring.
+struct Calls<'a, T> {
+    socket: &'a OwnedFd,
+    trace: T,
+}
+
+impl<T: Trace> Socket for Calls<'_, T> {
+    fn send(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        let fd = self.socket.as_raw_fd();
+        let span = self.trace.begin(fd);
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let result = rustix::net::send(self.socket, bytes, flags);
+        if let Some(span) = span {
+            let (shown, length) = (quoted(bytes), bytes.len());
+            let call = format_args!("send({fd}, {shown}, {length}, MSG_DONTWAIT|MSG_NOSIGNAL)");
+            span.returned(call, result.map_err(io::Error::from).as_ref());
         }
-        ring.submit_and_wait(queued.len()).unwrap();
-        let completions: Vec<_> = ring.completion().collect();
-        let seen: Vec<_> =
-            sends_first(&completions).map(ring::of).map(|(kind, key)| (kind, key.index)).collect();
-        assert_eq!(seen, [(Send, 2), (Send, 1), (Receive, 1), (Accept, 3), (Receive, 2)]);
+        result
+    }
+
+    /// Not by the ring, which would have a worker thread do it (REQ_F_FORCE_ASYNC,
+    /// io_uring/net.c): the worker looks up the descriptor only then, and that may be after it has
+    /// been closed and given to another connection.
+    fn shut_down(&mut self, how: Shutdown) -> Result<(), Errno> {
+        let fd = self.socket.as_raw_fd();
+        let span = self.trace.begin(fd);
+        let result = rustix::net::shutdown(self.socket, how);
+        if let Some(span) = span {
+            let how = if how == Shutdown::Write { "SHUT_WR" } else { "SHUT_RDWR" };
+            let value = result.map(|()| 0).map_err(io::Error::from);
+            span.returned(format_args!("shutdown({fd}, {how})"), value.as_ref());
+        }
+        result
+    }
+}
+
+#[inline(always)]
+fn note_receive(trace: impl Trace, socket: impl AsFd, how: &str) {
+    let fd = socket.as_fd().as_raw_fd();
+    trace.note(fd, format_args!("submit RECV fd={fd} {how}"));
+}
+
+#[inline(always)]
+fn note_send(trace: impl Trace, socket: impl AsFd, bytes: &[u8], flags: &str) {
+    if let Some(tracer) = trace.tracer() {
+        let (fd, shown, length) = (socket.as_fd().as_raw_fd(), quoted(bytes), bytes.len());
+        tracer.note(fd, format_args!("submit SEND fd={fd} {shown} {length}{flags}"));
+    }
+}
+
+/// Result of a completion in a trace: a number and the bytes received, or the name of an error.
+struct Outcome(Result<usize, Errno>, String);
+
+impl Outcome {
+    fn of(result: Result<u32, Errno>) -> Self {
+        Self(result.map(|value| value as usize), String::new())
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Ok(value) => write!(f, "{value}{}", self.1),
+            Err(error) => write!(f, "-{}", name_of(&error.into())),
+        }
     }
 }

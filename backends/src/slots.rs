@@ -58,17 +58,24 @@ impl<T> Slots<T> {
     }
 
     pub(crate) fn insert(&mut self, value: T) -> Key {
+        self.insert_with(|_key| value)
+    }
+
+    /// Inserts a value that is made from its key.
+    pub(crate) fn insert_with(&mut self, value: impl FnOnce(Key) -> T) -> Key {
         self.len += 1;
         if let Some(index) = self.vacant {
             let entry = &mut self.entries[index as usize];
             let Slot::Vacant { next } = entry.slot else { unreachable!("in the vacant list") };
+            let key = Key { index, generation: entry.generation };
             self.vacant = next;
-            entry.slot = Slot::Occupied(value);
-            return Key { index, generation: entry.generation };
+            entry.slot = Slot::Occupied(value(key));
+            return key;
         }
         let index = u32::try_from(self.entries.len()).expect("fewer descriptors than 2^32");
-        self.entries.push(Entry { generation: 0, slot: Slot::Occupied(value) });
-        Key { index, generation: 0 }
+        let key = Key { index, generation: 0 };
+        self.entries.push(Entry { generation: 0, slot: Slot::Occupied(value(key)) });
+        key
     }
 
     #[inline]

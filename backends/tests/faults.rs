@@ -176,18 +176,33 @@ fn a_connection_for_which_there_is_no_thread_is_closed() {
     assert_eq!(stats["accept_errors"], serde_json::json!({ "EAGAIN": 1 }));
 }
 
-/// The answer of a kernel before 5.19.
+/// EINVAL is the answer of a kernel before 6.1 to io_uring_setup(2), and before 5.19 to
+/// io_uring_register(2).
 #[test]
-fn a_kernel_without_buffer_rings_is_named_as_the_cause() {
+fn a_kernel_that_is_too_old_for_io_uring_is_named_as_the_cause() {
     if !can_inject("io-uring") {
         return;
     }
-    let fault = "io_uring_register:error=EINVAL:when=1";
-    let ended = Process::start(command(fault, "io-uring")).wait();
-    assert_eq!(ended.status.code(), Some(3), "{:?}", ended.stderr);
-    let [error, hint] = &ended.stderr[..] else { panic!("{:?}", ended.stderr) };
-    assert!(error.contains("buffer rings") && error.contains("EINVAL"), "{error}");
-    assert!(hint.contains("6.1"), "{hint}");
+    for call in ["io_uring_setup", "io_uring_register"] {
+        let fault = format!("{call}:error=EINVAL:when=1");
+        let ended = Process::start(command(&fault, "io-uring")).wait();
+        assert_eq!(ended.status.code(), Some(3), "{:?}", ended.stderr);
+        let [error, hint] = &ended.stderr[..] else { panic!("{:?}", ended.stderr) };
+        assert!(error.contains("too old (EINVAL)"), "{error}");
+        assert!(hint.contains("Linux 6.1"), "{hint}");
+    }
+}
+
+/// The shard ends, and the server with it; its descriptors and its memory go with the process.
+#[test]
+fn a_ring_that_fails_ends_the_server() {
+    let fault = "io_uring_enter:error=EBADF:when=9+";
+    let Some(server) = serve(fault, "io-uring") else { return };
+    let mut client = server.connect();
+    while is_answered(&mut client) {}
+    let ended = server.process.wait();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.iter().any(|line| line.contains("EBADF")), "{ended:?}");
 }
 
 /// Also while it is about to listen, and nobody is there who could be told to stop.

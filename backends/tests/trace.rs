@@ -138,7 +138,9 @@ fn every_backend_tells_how_it_began_to_listen_and_when_it_ended() {
             "{backend}"
         );
         assert!(begun[5].starts_with(&format!("getsockname({fd}) -> 127.0.0.1:")), "{begun:?}");
-        assert_eq!(told.last().unwrap().call, format!("close({fd})"), "{backend}");
+        // A ring submits its last closes after that.
+        let mut calls = told.iter().filter(|told| !told.call.starts_with("io_uring_enter"));
+        assert_eq!(calls.next_back().unwrap().call, format!("close({fd})"), "{backend}");
         assert!(told.is_sorted_by_key(|told| told.at_us), "{backend}: {told:?}");
     }
 }

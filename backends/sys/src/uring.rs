@@ -8,4 +8,4 @@ mod buffers;
 mod ring;
 
 pub use buffers::BufferId;
-pub use ring::{Completion, NO_KEY, Observer, Ring, Sizes};
+pub use ring::{Completion, NO_KEY, Observer, Ring, Sent, Sizes};

@@ -127,10 +127,17 @@ pub enum Completion {
 /// The bytes of a send that is over.
 #[derive(Debug)]
 pub enum Sent {
-    /// Those of [`Ring::send_buffer`].
-    Buffer(BufferId),
+    /// The buffer of [`Ring::send_buffer`], and the length that was to be sent.
+    Buffer(BufferId, usize),
     /// Those of [`Ring::send_all`].
     Bytes(Box<[u8]>),
+}
+
+/// A buffer that is being sent.
+struct Sending {
+    user_data: u64,
+    buffer: BufferId,
+    length: usize,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -181,8 +188,8 @@ pub struct Ring<O: Observer = ()> {
     shared: Arc<[u8]>,
     /// Memory of [`send_all`](Self::send_all), by `user_data`.
     owned: HashMap<u64, Box<[u8]>>,
-    /// Memory of [`send_buffer`](Self::send_buffer), with its `user_data`.
-    sending: VecDeque<(u64, BufferId)>,
+    /// Memory of [`send_buffer`](Self::send_buffer).
+    sending: VecDeque<Sending>,
     /// Number of these that are no longer in flight.
     sent: usize,
     /// Completions taken: those of sends, and the others in their order.
@@ -334,7 +341,7 @@ impl<O: Observer> Ring<O> {
             .user_data(data);
         // SAFETY: the buffer is in `sending` until the send is over.
         unsafe { self.push(&entry) }?;
-        self.sending.push_back((data, buffer));
+        self.sending.push_back(Sending { user_data: data, buffer, length });
         Ok(())
     }
 
@@ -441,8 +448,8 @@ impl<O: Observer> Ring<O> {
     /// Of io_uring_enter(2): `EAGAIN` or `EBUSY` only if the kernel goes on refusing for a second,
     /// never `EINTR` or `ETIME`.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        debug_assert!(self.sends.is_empty() && self.others.is_empty(), "completions are left");
-        for (_, buffer) in self.sending.drain(..self.sent) {
+        debug_assert!(!self.has_completions(), "completions are left");
+        for Sending { buffer, .. } in self.sending.drain(..self.sent) {
             self.buffers.recycle(buffer);
         }
         self.sent = 0;
@@ -474,6 +481,11 @@ impl<O: Observer> Ring<O> {
     /// Number of waits after which the ring was settled.
     pub fn iteration(&self) -> u32 {
         self.iteration
+    }
+
+    /// True if completions are left of those that the last wait has taken.
+    pub fn has_completions(&self) -> bool {
+        !self.sends.is_empty() || !self.others.is_empty()
     }
 
     /// Number of calls of io_uring_enter(2).
@@ -591,9 +603,9 @@ impl<O: Observer> Ring<O> {
         if let Some(bytes) = self.owned.remove(&data) {
             return Some(Sent::Bytes(bytes));
         }
-        let at = self.sending.iter().position(|(sending, _)| *sending == data)?;
-        self.sent = self.sent.saturating_sub(usize::from(at < self.sent));
-        self.sending.remove(at).map(|(_, buffer)| Sent::Buffer(buffer))
+        let at = self.sending.iter().position(|sending| sending.user_data == data)?;
+        self.sent -= usize::from(at < self.sent);
+        self.sending.remove(at).map(|Sending { buffer, length, .. }| Sent::Buffer(buffer, length))
     }
 
     /// The bytes received into a buffer.
@@ -907,7 +919,7 @@ mod tests {
         ring.send_buffer(3, &ours, buffer, 7).unwrap();
         ring.wait(Some(Duration::ZERO)).unwrap();
         assert_eq!(ring.iteration(), iteration + 1);
-        let Some(Completion::Send { key: 3, result, bytes: Some(Sent::Buffer(buffer)) }) =
+        let Some(Completion::Send { key: 3, result, bytes: Some(Sent::Buffer(buffer, 7)) }) =
             ring.next_completion()
         else {
             panic!("not reported")

@@ -51,7 +51,7 @@ impl Progress {
         let rate = format::count(rate.round());
         let seconds = |from: u64, to: u64| format!("{:.1}s", to.saturating_sub(from) as f64 / 1e9);
         let (start, end) = (control.start_ns(), control.end_ns());
-        self.tell(match () {
+        self.set_phase(match () {
             () if !control.looping() => format!("opening {opened} of {conns} connections"),
             () if start == NEVER => format!("warming up until it is steady, {rate}/s"),
             () if now < start => format!("warming up for {} more, {rate}/s", seconds(now, start)),
@@ -61,8 +61,8 @@ impl Progress {
         });
     }
 
-    /// Shows what is being done.
-    pub fn tell(&self, phase: impl Into<String>) {
+    /// Shows the present phase.
+    pub fn set_phase(&self, phase: impl Into<String>) {
         self.bar.set_message(phase.into());
     }
 }

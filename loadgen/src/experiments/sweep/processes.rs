@@ -57,23 +57,23 @@ pub(super) fn measure(
     let Several { servers, ready, placement } = session.several(args, processes)?;
     let pids: Vec<Pid> = servers.iter().map(Server::pid).collect();
     let empty = Reading::take_settled(&pids);
-    progress.tell("opening connections");
+    progress.set_phase("opening connections");
     let mut workers = Workers::start(&specs(args, processes, ready.addr, &placement))?;
     let opened: Vec<Opened> = workers.receive(session)?;
     let from_ns = opened.iter().map(|worker| worker.from_ns).min().unwrap_or(0);
     let until_ns = opened.iter().map(|worker| worker.until_ns).max().unwrap_or(0);
-    progress.tell("idle");
+    progress.set_phase("idle");
     wait_until(session, monotonic_ns() + ns(IDLE))?;
     let idle = Reading::take(&pids);
 
-    progress.tell(format!("warming up, then measuring for {window:.1?}"));
+    progress.set_phase(format!("warming up, then measuring for {window:.1?}"));
     let begin_ns = monotonic_ns() + ns(HEAD_START);
     workers.begin(begin_ns)?;
     wait_until(session, begin_ns + ns(warmup))?;
     let (started, start_ns, used_ns) = (SystemTime::now(), monotonic_ns(), cpu_ns(&pids));
     wait_until(session, begin_ns + ns(warmup + window))?;
     let (read_ns, used_ns) = (monotonic_ns() - start_ns, cpu_ns(&pids).saturating_sub(used_ns));
-    progress.tell("waiting for the last replies");
+    progress.set_phase("waiting for the last replies");
     let counted = merge(workers.receive(session)?)?;
     drop(workers);
     let ended: Vec<Ended> = servers.into_iter().map(Server::stop).collect();

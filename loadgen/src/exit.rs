@@ -1,14 +1,14 @@
-//! How the program ends: exit codes, and errors as one line and a hint.
+//! Exit codes, and errors of one line and a hint.
 
 use std::io::{self, Write};
 
-/// Something failed at run time.
+/// Run-time failure.
 pub const FAILURE: u8 = 1;
-/// The command line is wrong.
+/// Usage error.
 pub const USAGE: u8 = 2;
-/// The server that was asked for cannot run here.
+/// The server cannot run on this machine.
 pub const UNAVAILABLE: u8 = 3;
-/// The address cannot be connected to.
+/// No connection to the address.
 pub const ADDRESS: u8 = 4;
 /// Some connections failed.
 pub const INCOMPLETE: u8 = 5;
@@ -16,28 +16,28 @@ pub const INCOMPLETE: u8 = 5;
 pub const WRONG_REPLY: u8 = 6;
 /// A threshold was missed.
 pub const THRESHOLD: u8 = 7;
-/// The numbers must not be quoted as the server's.
+/// The result is invalid.
 pub const INVALID: u8 = 8;
 
-/// What there is to say of a run that has come to an end.
+/// Properties of a finished run that the exit code depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
-    /// The signal that cut it short.
+    /// Signal that ended the run early.
     pub signal: Option<i32>,
-    /// Whether a reply differed from its request.
+    /// True if a reply differed from its request.
     pub wrong_replies: bool,
-    /// Whether there was a connection at all.
+    /// True if any connection was established.
     pub connected: bool,
-    /// Whether a connection, or the server that was started for the run, has failed.
+    /// True if a connection failed, or the server that was started for the run.
     pub failures: bool,
-    /// Whether the verdict is that the numbers are the server's.
+    /// True if the result is valid.
     pub valid: bool,
-    /// Whether all thresholds were held.
+    /// True if no threshold was missed.
     pub held: bool,
 }
 
 impl Outcome {
-    /// The exit code: what explains most comes first.
+    /// The exit code: that of the first property that applies, in this order.
     pub fn code(&self) -> u8 {
         match self.signal {
             Some(signal) => of_signal(signal),
@@ -51,14 +51,14 @@ impl Outcome {
     }
 }
 
-/// Why there is no result.
+/// Reason why a command has no result, or an incomplete one.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
     pub code: u8,
-    /// The cause, in one line; empty when it has been told already.
+    /// The cause, in one line; empty if it has been printed already.
     pub error: String,
-    /// What could be done about it, in one line.
+    /// A remedy, in one line.
     pub hint: Option<String>,
 }
 
@@ -68,22 +68,21 @@ impl Failure {
         Self { code, error: error.into(), hint: None }
     }
 
-    /// A signal ended it before there was a result.
+    /// The failure of a command that a signal ended.
     pub fn signal(signal: i32) -> Self {
         Self::new(of_signal(signal), String::new())
     }
 
-    /// With a hint.
+    /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Prints it on standard error.
+    /// Prints error and hint on standard error, whose errors are ignored.
     pub fn print(&self) {
         let mut stderr = io::stderr().lock();
-        // Nobody is left to be told that standard error is closed.
         if !self.error.is_empty() {
             let _ = writeln!(stderr, "error: {}", self.error);
         }
@@ -93,7 +92,7 @@ impl Failure {
     }
 }
 
-/// The exit code for having been ended by a signal, as shells have it.
+/// The exit code of a command that a signal ended, as in a shell.
 pub fn of_signal(signal: i32) -> u8 {
     128u8.wrapping_add(signal as u8)
 }
@@ -103,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_explains_most_decides() {
+    fn exit_code_follows_the_order_of_causes() {
         let mut outcome = Outcome {
             signal: Some(2),
             wrong_replies: true,

@@ -7,9 +7,22 @@
 //! * [`backlog`](mod@backlog): effect of `listen(n)` on clients while no connection is accepted.
 //! * [`storm`](mod@storm): a burst of new connections against a server that accepts them.
 
+use crate::exit::Failure;
+
 pub mod backlog;
 pub mod compare;
 pub mod floor;
 mod listening;
 pub mod storm;
 pub mod sweep;
+
+/// A document, and the end of its command.
+#[derive(Debug)]
+pub struct Finished<D> {
+    /// The document.
+    pub document: D,
+    /// The exit code.
+    pub code: u8,
+    /// Failure that ended the measurement early.
+    pub failure: Option<Failure>,
+}

@@ -1,13 +1,12 @@
-//! The load generator: the clients, the clock, the verdict on itself, and the experiments.
+//! The load generator: clients, runs, and experiments that arrange runs.
 //!
-//! A run opens connections to a lockstep server, sends a request on each as soon as the reply to
-//! the last one is complete (a closed loop) or when a schedule says so (an open loop), and compares
-//! every byte.
+//! A run opens connections to a server, sends a request on each when the reply to the previous one
+//! is complete (closed loop) or when a schedule demands (open loop), and verifies every byte.
 //!
-//! * [`cli`]: the command line; each command has a module of its name.
-//! * [`run`](mod@run): one measured run, from the options to the record.
-//! * [`experiments`]: arrangements of several runs: compare, sweep, floor, backlog, storm.
-//! * [`clients`]: what loads a server. [`servers`]: what is loaded. [`machine`]: where both run.
+//! * [`cli`]: the command line; [`options`]: options that commands share; [`exit`]: exit codes.
+//! * [`run`](mod@run): one measured run, from its options to its record.
+//! * [`experiments`]: the commands compare, sweep, floor, backlog and storm.
+//! * [`clients`]: the threads that load a server. [`servers`]: the server. [`machine`]: the machine.
 
 pub mod cli;
 pub mod clients;

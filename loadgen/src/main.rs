@@ -1,20 +1,16 @@
-//! The `loadgen` command: arguments in, text or JSON out, exit code.
+//! The `loadgen` command: parses arguments, runs the command, prints and stores its result.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use lockstep_results::{Document, Record, Storms, html, store};
+use lockstep_results::{Document, Record, html, store};
 use serde::Serialize;
 
 use loadgen::cli::{Cli, Command, ReportArgs, help_hint, usage_failure};
 use loadgen::exit::{self, Failure};
-use loadgen::experiments::backlog::{self, BacklogArgs};
-use loadgen::experiments::compare::{self, CompareArgs};
-use loadgen::experiments::floor::{self, FloorArgs};
-use loadgen::experiments::storm::{self, StormArgs};
-use loadgen::experiments::sweep::{self, SweepArgs};
+use loadgen::experiments::{Finished, backlog, compare, floor, storm, sweep};
 use loadgen::options::OutputArgs;
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
@@ -26,7 +22,7 @@ fn main() -> ExitCode {
     let cli = match Cli::parse_line(&line) {
         Ok(cli) => cli,
         Err(help) if !help.use_stderr() => {
-            let _nobody_reads = help.print();
+            let _ = help.print();
             return ExitCode::SUCCESS;
         }
         Err(error) => {
@@ -34,16 +30,18 @@ fn main() -> ExitCode {
             return ExitCode::from(exit::USAGE);
         }
     };
-    // Where even this fails, a file that is too large ends the command as it does any other.
+    // If this fails, SIGXFSZ ends the command when a file becomes too large.
     let _ = signals::ignore_file_size_signal();
+    let argv = line.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let result = match cli.command {
-        None => run_and_print(cli.run, &cli.live),
-        Some(Command::Compare(args)) => compare_and_print(&args),
-        Some(Command::Backlog(args)) => backlog_and_print(&args),
-        Some(Command::Storm(args)) => storm_and_print(&args),
-        Some(Command::Report(args)) => print_report(&args),
-        Some(Command::Sweep(args)) => sweep_and_print(&args),
-        Some(Command::Floor(args)) => floor_and_print(&args),
+        None => run_once(cli.run, &cli.live, argv),
+        Some(Command::Compare(args)) => finish(compare::compare(&args, argv), &args.output)
+            .inspect(|_| how_to_keep(&args.output)),
+        Some(Command::Sweep(args)) => finish(sweep::sweep(&args, argv), &args.output),
+        Some(Command::Floor(args)) => finish(floor::floor(&args, argv), &args.output),
+        Some(Command::Storm(args)) => finish(storm::storm(&args, argv), &args.output),
+        Some(Command::Backlog(args)) => finish(backlog::backlog(&args, argv), &args.output),
+        Some(Command::Report(args)) => report(&args),
         Some(Command::Serve(args)) => return embedded::serve(&args),
         Some(Command::Exec(args)) => return supervisor::exec(&args),
         Some(Command::BacklogTrial(args)) => return backlog::trial(&args),
@@ -61,17 +59,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_and_print(args: RunArgs, live: &LiveArgs) -> Result<u8, Failure> {
+/// Runs the command without a subcommand.
+fn run_once(args: RunArgs, live: &LiveArgs, argv: Vec<String>) -> Result<u8, Failure> {
     let args = args.finish().map_err(|error| Failure::new(exit::USAGE, error))?;
     let mut live = Live::open(&args, live)?;
-    let finished = run::run(&args, argv(), &mut live)?;
-    // The file first: it is what must not be lost.
-    let stored = store(&finished.record, &args.output);
+    let finished = run::run(&args, argv, &mut live)?;
+    // The file first: printing may fail.
+    let stored = store_result(&finished.record, &args.output);
     let unconnected = finished.code == exit::ADDRESS;
     match live.last_line(&finished.record) {
         Some(line) => print(&line)?,
         None if args.output.json => print(&json(&finished.record)?)?,
-        None if unconnected => {} // A table of nothing would only hide the error.
+        None if unconnected => {} // An empty table would only hide the error.
         None if live.prints() => print(&format!("\n{}", finished.record.text()))?,
         None => print(&finished.record.text())?,
     }
@@ -83,81 +82,50 @@ fn run_and_print(args: RunArgs, live: &LiveArgs) -> Result<u8, Failure> {
     Ok(finished.code)
 }
 
+/// Stores and prints the result of an experiment, and returns the exit code.
+fn finish<D: Document + Serialize>(
+    result: Result<Finished<D>, Failure>,
+    output: &OutputArgs,
+) -> Result<u8, Failure> {
+    let Finished { document, code, failure } = result?;
+    // The file first: printing may fail.
+    let stored = store_result(&document, output);
+    let printed = match output.json {
+        true => json(&document).and_then(|line| print(&line)),
+        false => print(&document.text()),
+    };
+    failure.iter().for_each(Failure::print);
+    printed?;
+    report_stored(stored)?;
+    Ok(code)
+}
+
 /// Writes a result to its file, if one was asked for.
-fn store(result: &(impl Document + Serialize), output: &OutputArgs) -> Option<io::Result<PathBuf>> {
+fn store_result(
+    result: &(impl Document + Serialize),
+    output: &OutputArgs,
+) -> Option<io::Result<PathBuf>> {
     output.path.as_ref().map(|path| store::write(result, path, output.force))
 }
 
-/// Says where the file is, or why there is none.
+/// Reports the path of a file, or why it could not be written.
 fn report_stored(stored: Option<io::Result<PathBuf>>) -> Result<(), Failure> {
     if let Some(stored) = stored {
         let path = stored.map_err(|error| Failure::new(exit::FAILURE, error.to_string()))?;
-        let _nobody_reads = writeln!(io::stderr(), "wrote {}", path.display());
+        let _ = writeln!(io::stderr(), "wrote {}", path.display());
     }
     Ok(())
 }
 
-fn compare_and_print(args: &CompareArgs) -> Result<u8, Failure> {
-    let compared = compare::compare(args, argv())?;
-    let printed = keep_and_print(&compared.comparison, &args.output);
-    if let Some(failure) = &compared.failure {
-        failure.print();
+/// Reports how to keep a comparison, which takes minutes, if it was not kept.
+fn how_to_keep(output: &OutputArgs) {
+    if output.path.is_none() && !output.json {
+        let _ = writeln!(io::stderr(), "-o FILE keeps a comparison for loadgen report");
     }
-    printed?;
-    if args.output.path.is_none() && !args.output.json {
-        let _nobody_reads = writeln!(io::stderr(), "-o FILE keeps a comparison for loadgen report");
-    }
-    Ok(compared.code)
 }
 
-fn backlog_and_print(args: &BacklogArgs) -> Result<u8, Failure> {
-    let backlog::Finished { backlog, code } = backlog::backlog(args, argv())?;
-    keep_and_print(&backlog, &args.output)?;
-    Ok(code)
-}
-
-fn storm_and_print(args: &StormArgs) -> Result<u8, Failure> {
-    let storm::Finished { storms, code } = storm::storm(args, &argv())?;
-    keep_and_print(&Storms::of(storms), &args.output)?;
-    Ok(code)
-}
-
-/// Writes a result to its file, if there is to be one, and prints it.
-fn keep_and_print(
-    result: &(impl Document + Serialize),
-    output: &OutputArgs,
-) -> Result<(), Failure> {
-    // The file first: it is what must not be lost.
-    let stored = store(result, output);
-    match output.json {
-        true => print(&json(result)?)?,
-        false => print(&result.text())?,
-    }
-    report_stored(stored)
-}
-
-fn sweep_and_print(args: &SweepArgs) -> Result<u8, Failure> {
-    let swept = sweep::sweep(args, argv())?;
-    let printed = keep_and_print(&swept.sweep, &args.output);
-    if let Some(failure) = &swept.failure {
-        failure.print();
-    }
-    printed?;
-    Ok(swept.code)
-}
-
-fn floor_and_print(args: &FloorArgs) -> Result<u8, Failure> {
-    let report = floor::floor(args, argv())?;
-    keep_and_print(&report, &args.output)?;
-    Ok(0)
-}
-
-fn argv() -> Vec<String> {
-    std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect()
-}
-
-fn json(record: &impl Serialize) -> Result<String, Failure> {
-    let text = serde_json::to_string(record)
+fn json(document: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string(document)
         .map_err(|error| Failure::new(exit::FAILURE, format!("the result: {error}")))?;
     Ok(text + "\n")
 }
@@ -174,9 +142,9 @@ fn not_connected(record: &Record) -> Failure {
         .hint("start a server there, or leave --target out to have one started")
 }
 
-/// Prints or draws stored documents of any kinds. A file that cannot be read is named, and the
+/// Prints or draws stored documents of any kinds. A file that cannot be read is reported, and the
 /// others are shown.
-fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
+fn report(args: &ReportArgs) -> Result<u8, Failure> {
     let failed = |error: io::Error| Failure::new(exit::FAILURE, error.to_string());
     if let Some(path) = &args.output {
         store::check(path, args.force).map_err(failed)?;
@@ -202,7 +170,7 @@ fn print_report(args: &ReportArgs) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// Prints on standard output. That nobody reads on is no error.
+/// Prints on standard output. A closed pipe is no error.
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

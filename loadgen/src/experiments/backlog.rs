@@ -21,27 +21,19 @@ pub use args::{BacklogArgs, Mode};
 pub use process::{TrialArgs, trial};
 
 use crate::exit::{self, Failure};
+use crate::experiments::Finished;
 use crate::machine::{processes, signals, usage};
 use lockstep_sys::errno::describe;
 use lockstep_sys::sock_diag::SockDiag;
 use process::Task;
 use trial::Spec;
 
-/// Result of the experiment.
-#[derive(Debug)]
-pub struct Finished {
-    /// The document.
-    pub backlog: Backlog,
-    /// The exit code.
-    pub code: u8,
-}
-
 /// Runs the experiment. A difference from the prediction is a result, with exit code 8.
 ///
 /// # Errors
 ///
 /// A usage error for options that cannot be met, otherwise the first failure of a trial.
-pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished, Failure> {
+pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished<Backlog>, Failure> {
     args.output.check()?;
     let (sender, events) = channel();
     signals::watch(sender).map_err(|error| {
@@ -90,7 +82,7 @@ pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished, Failur
         None if backlog.disagreements().is_empty() => 0,
         None => exit::INVALID,
     };
-    Ok(Finished { backlog, code })
+    Ok(Finished { document: backlog, code, failure: None })
 }
 
 /// True if private network namespaces are possible. Otherwise adds a note with the reason, or fails

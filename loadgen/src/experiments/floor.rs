@@ -7,6 +7,7 @@ use clap::Args;
 use lockstep_results::{Environment, FloorReport, Header};
 
 use crate::exit::{self, Failure};
+use crate::experiments::Finished;
 use crate::machine::limits;
 use crate::options::{LOAD, OutputArgs, PlacementArgs, size};
 use crate::run::check_cpus;
@@ -49,7 +50,7 @@ pub struct FloorArgs {
 ///
 /// A usage error if the process lacks a CPU or the descriptors, or the file of the result cannot
 /// be written; otherwise the error of a socket call.
-pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure> {
+pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<Finished<FloorReport>, Failure> {
     args.output.check()?;
     let failed = |error: io::Error| {
         Failure::new(exit::FAILURE, format!("cannot measure: {}", describe(&error)))
@@ -78,5 +79,7 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<FloorReport, Failure
     })
     .map_err(failed)?;
     environment.capture_after();
-    Ok(FloorReport { header: Header::new("floor", started, argv, None), floor, environment })
+    let document =
+        FloorReport { header: Header::new("floor", started, argv, None), floor, environment };
+    Ok(Finished { document, code: 0, failure: None })
 }

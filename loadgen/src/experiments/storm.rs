@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use lockstep_results::backlog::Counters;
-use lockstep_results::storm::{Queue, Storm};
+use lockstep_results::storm::{Queue, Storm, Storms};
 use lockstep_results::{Environment, Header, Latencies, Latency};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -25,6 +25,7 @@ use crate::clients::clock::Clock;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
+use crate::experiments::Finished;
 use crate::experiments::listening::{kernel_settings, record_depth};
 use crate::run::args::RunArgs;
 use crate::run::{Job, Session};
@@ -42,22 +43,13 @@ const LATE_MAX_NS: f64 = 50e6;
 /// Most changes of the depth that are kept; a burst of a minute has fewer.
 const DEPTHS_MAX: usize = 50_000;
 
-/// Results of the command.
-#[derive(Debug)]
-pub struct Finished {
-    /// The documents, one at least.
-    pub storms: Vec<Storm>,
-    /// The exit code.
-    pub code: u8,
-}
-
 /// Runs a burst for each backend, listen queue and number of connections.
 ///
 /// # Errors
 ///
 /// A usage error for options that cannot be met, otherwise the failure of a server or of a system
 /// call. Connections that fail are a result.
-pub fn storm(args: &StormArgs, argv: &[String]) -> Result<Finished, Failure> {
+pub fn storm(args: &StormArgs, argv: Vec<String>) -> Result<Finished<Storms>, Failure> {
     args.output.check()?;
     let session = Session::start()?;
     let runs = args.runs();
@@ -68,7 +60,7 @@ pub fn storm(args: &StormArgs, argv: &[String]) -> Result<Finished, Failure> {
     }
     let (mut storms, mut sum) = (Vec::new(), None);
     for run in &runs {
-        let (storm, outcome) = one(&session, args, run, argv)?;
+        let (storm, outcome) = one(&session, args, run, &argv)?;
         storms.push(storm);
         let sum = sum.get_or_insert(outcome);
         sum.signal = outcome.signal;
@@ -80,7 +72,7 @@ pub fn storm(args: &StormArgs, argv: &[String]) -> Result<Finished, Failure> {
         }
     }
     let code = sum.map_or(exit::FAILURE, |sum| sum.code());
-    Ok(Finished { storms, code })
+    Ok(Finished { document: Storms::of(storms), code, failure: None })
 }
 
 /// Runs one burst, against a server of its own if there is no target.

@@ -1,9 +1,10 @@
-//! One server under a series of loads: the curve of latency over throughput, and the highest rate
-//! that meets objectives.
+//! `loadgen sweep`: a server at several rates or numbers of connections, and the highest rate that
+//! meets objectives.
 //!
-//! Each level is a run of its own with a fresh server. The levels of a round are measured in an
-//! order drawn by lot, so that what drifts is not taken for an effect of the load. A search orders
-//! its levels itself; see `search`.
+//! Each level is a run with a new server. The levels of a round are measured in random order, so
+//! that drift is not taken for an effect of the load; a search (`search`) chooses its levels. In a
+//! closed loop over connections, opening and idle memory are measured too (`idle`), and a level that
+//! needs more descriptors than a process may have is divided among processes (`processes`).
 
 mod args;
 mod cells;
@@ -23,6 +24,7 @@ pub use levels::Levels;
 pub use worker::{WorkerArgs, worker};
 
 use crate::exit::{self, Failure};
+use crate::experiments::Finished;
 use crate::run::Session;
 use crate::run::args::RunArgs;
 use crate::run::condition::Condition;
@@ -30,30 +32,19 @@ use cells::Cell;
 use runner::Runner;
 use search::{Found, Next, Observation, Search, TOLERANCE};
 
-/// The parts of the rate that was found at which the server is measured, too: what it does with
-/// room to spare.
+/// Shares of the rate found at which the server is measured, too.
 const SHARES: [f64; 3] = [0.5, 0.7, 0.9];
 
-/// How much longer than the others the run is that confirms the result.
+/// Length of the run that confirms the result, in relation to the others.
 const CONFIRM: u32 = 2;
 
-/// A sweep that has come to an end.
-#[derive(Debug)]
-pub struct Swept {
-    /// The sweep.
-    pub sweep: Sweep,
-    /// The exit code.
-    pub code: u8,
-    /// Why it ended before it was done; what there is stands all the same.
-    pub failure: Option<Failure>,
-}
-
-/// Carries out a sweep.
+/// Runs a sweep.
 ///
 /// # Errors
 ///
-/// When there is no result at all. Levels that are invalid or overloaded are a result.
-pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Swept, Failure> {
+/// [`exit::USAGE`] for options that contradict each other or the machine; the failure, or the
+/// signal, that ended the sweep before its first point. Invalid and overloaded levels are a result.
+pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Failure> {
     let usage = |error: String| Failure::new(exit::USAGE, error);
     args.check().map_err(usage)?;
     args.output.check()?;
@@ -107,12 +98,12 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Swept, Failure> {
                 None if runner.code != 0 => runner.code,
                 None => code(&sweep),
             };
-            Ok(Swept { sweep, code, failure })
+            Ok(Finished { document: sweep, code, failure })
         }
     }
 }
 
-/// The exit code of a sweep in which no exchange failed.
+/// The exit code of a sweep without a failed exchange.
 fn code(sweep: &Sweep) -> u8 {
     match &sweep.slo {
         Some(slo) if slo.rate_per_s.is_none() => exit::THRESHOLD,
@@ -163,7 +154,7 @@ fn levels(runner: &mut Runner<'_>, sweep: &mut Sweep, mut cells: Vec<Cell>) -> R
     Ok(())
 }
 
-/// Searches the highest rate that meets the objectives, and measures at parts of it.
+/// Searches for the highest rate that meets the objectives, and measures at shares of it.
 fn search(
     runner: &mut Runner<'_>,
     sweep: &mut Sweep,
@@ -214,7 +205,7 @@ fn search(
     Ok(())
 }
 
-/// What a run came to. Exchanges that failed have no latency, so objectives do not see them.
+/// Judges a run. Failed exchanges have no latency, so they are checked beside the objectives.
 fn judge(point: &Point, record: &Record, objectives: &[Condition]) -> Observation {
     let met = |objective: &Condition| {
         objective.value(record).is_some_and(|value| objective.is_met_by(value))

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_needs_no_options() {
+    fn defaults_and_units_of_a_run() {
         let args = parse("loadgen").unwrap();
         assert_eq!((args.conns, args.size), (64, 64));
         assert_eq!(args.duration, Some(Duration::from_secs(10)));
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_makes_an_open_loop() {
+    fn rate_makes_an_open_loop() {
         assert!(parse("loadgen").unwrap().open_loop(1).is_none());
         let spinning = parse("loadgen --spin 50us").unwrap();
         assert!(spinning.open_loop(1).is_none());
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn intervals_are_seconds_but_not_too_many() {
+    fn default_intervals_are_at_least_a_second_and_at_most_a_thousand() {
         for (line, seconds) in [
             ("loadgen", 1),
             ("loadgen -n 5", 1),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_in_words() {
+    fn usage_errors() {
         for (line, words) in [
             ("loadgen --conns 0", "must be at least 1"),
             ("loadgen --conns 2M", "at most 1000000"),

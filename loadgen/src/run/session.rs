@@ -187,7 +187,11 @@ impl Session {
     /// # Errors
     ///
     /// As [`run`], for each of them.
-    pub fn run_in_turns(&self, jobs: &[Job<'_>], turn: Duration) -> Vec<Result<Finished, Failure>> {
+    pub fn run_in_slices(
+        &self,
+        jobs: &[Job<'_>],
+        turn: Duration,
+    ) -> Vec<Result<Finished, Failure>> {
         thread::scope(|scope| {
             let (mut senders, mut runs) = (Vec::new(), Vec::new());
             for (job, slices) in jobs.iter().zip(slices::slices(jobs.len(), turn)) {

@@ -263,7 +263,7 @@ fn signal_prints_finished_rounds_and_ends_the_servers() {
         let args = compare(&["blocking", &subject, "--json"]);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let running = Running::start(&mut loadgen(&args));
-        // The first is the rehearsal; then it is in the second round at least.
+        // The first is the preflight; then it is in the second round at least.
         wait_until("it is in the third round", || pids().len() > before + 3);
         running.signal(signal);
         let finished = running.finish();

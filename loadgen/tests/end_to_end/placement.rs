@@ -50,7 +50,7 @@ fn placement_usage_errors() {
         }
     }
     let alone = ["compare", "blocking", "other=sleep {port}", "--server-spin", "5us"];
-    run(&alone).assert_complains(2, "none of the servers can poll");
+    run(&alone).assert_complains(2, "none of the servers can busy-poll");
     let command =
         ["sweep", "--command", "other=sleep {port}", "--conns", "1,2", "--place", "steered"];
     run(&command).assert_complains(2, "cannot be used with");

@@ -63,7 +63,7 @@ fn daemonized_server_is_accounted_and_ended() {
     let runs = comparison["cells"][0]["subjects"][1]["runs"].as_array().unwrap();
     let cost = |run: &Value| run["values"]["server_cpu_us_per_exchange"].as_f64();
     assert!(runs.len() == 2 && runs.iter().all(|run| cost(run) > Some(0.0)), "{runs:?}");
-    // All are gone by the time it says so: two rounds and the rehearsal.
+    // All are gone by the time it says so: two rounds and the preflight.
     assert!(pids().len() == 3 && pids().into_iter().all(is_gone), "{:?}", pids());
 
     let args = [&["compare", "blocking", &subject], &brief[..]].concat();

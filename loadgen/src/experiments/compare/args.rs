@@ -129,7 +129,7 @@ pub struct CompareArgs {
 }
 
 impl CompareArgs {
-    /// The options that all runs have in common.
+    /// Options common to all runs.
     pub(super) fn base(&self) -> RunArgs {
         RunArgs {
             duration: Some(self.duration),
@@ -147,8 +147,7 @@ impl CompareArgs {
         }
     }
 
-    /// The time slice with `conns` connections and N subjects; `None` if the subjects run one after
-    /// the other.
+    /// Time slice with `conns` connections; `None` if the subjects run one after the other.
     pub(super) fn slice(&self, conns: u32, subjects: usize) -> Option<Duration> {
         let slice = self.slice.unwrap_or(SLICE * conns.div_ceil(SLICE_CONNS));
         let short = self.size.iter().all(|&size| size <= SLICE_SIZE_MAX);

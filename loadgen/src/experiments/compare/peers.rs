@@ -1,4 +1,4 @@
-//! The reference servers of `bench/`: what a user would pick instead.
+//! Reference servers of `bench/`: the same server on other runtimes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use super::Subject;
 use crate::servers::command;
 use lockstep_sys::errno::describe;
 
-/// What the names of their programs begin with.
+/// Prefix of their programs' names.
 const PREFIX: &str = "peer-";
 
-/// The reference servers in a directory, or beside this program if it is empty, by name.
+/// The reference servers in `directory`, or beside this program if that is empty, by name.
 ///
 /// # Errors
 ///
-/// When there is none.
+/// If the directory cannot be read, or has none.
 pub(super) fn find(directory: &Path) -> Result<Vec<Subject>, String> {
     let own = || Some(from_here(std::env::current_exe().ok()?.parent()?));
     let directory = match directory.as_os_str().is_empty() {
@@ -36,8 +36,8 @@ pub(super) fn find(directory: &Path) -> Result<Vec<Subject>, String> {
     Ok(peers)
 }
 
-/// A directory as it is seen from the working directory, if it is below that: commands go into
-/// records, where they are to be repeated by others, who have the checkout elsewhere.
+/// The path relative to the working directory, if it is below that. Records contain the command,
+/// and are read where the checkout has another path.
 fn from_here(directory: &Path) -> PathBuf {
     let here = std::env::current_dir().unwrap_or_default();
     match directory.strip_prefix(here) {
@@ -46,7 +46,7 @@ fn from_here(directory: &Path) -> PathBuf {
     }
 }
 
-/// `target/release/peer-tokio` is called `tokio`; `peer-tokio.d` is none.
+/// The subject `tokio` for `target/release/peer-tokio`; `None` for `peer-tokio.d`.
 fn peer(path: &Path) -> Option<Subject> {
     let name = path.file_name()?.to_str()?.strip_prefix(PREFIX)?.to_owned();
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_programs_are_peers() {
+    fn peers_are_programs_with_the_prefix() {
         let directory = tempfile::tempdir().unwrap();
         for name in ["peer-b", "peer-a", "peer-a.d", "other"] {
             fs::write(directory.path().join(name), "").unwrap();
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_the_working_directory_is_named_from_there() {
+    fn paths_below_the_working_directory_are_relative() {
         let here = std::env::current_dir().unwrap();
         assert_eq!(from_here(&here.join("target/release")), Path::new("./target/release"));
         assert_eq!(from_here(&here), Path::new("."));
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn without_any_it_says_how_to_build_them() {
+    fn missing_peers_are_an_error() {
         let directory = tempfile::tempdir().unwrap();
         assert!(find(directory.path()).unwrap_err().contains("--features peers"));
         assert!(find(&directory.path().join("no")).unwrap_err().contains("ENOENT"));

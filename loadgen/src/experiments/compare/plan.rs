@@ -1,25 +1,23 @@
-//! What is planned, as the comparison's file keeps it: enough to do it again.
+//! The plan of a comparison, as its file keeps it: enough to repeat it.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use lockstep_results::statistics::Stopping;
 use lockstep_results::{Absent, Asked, Command, Header, Plan};
 
 use super::CompareArgs;
-use super::rounds::Turn;
 use super::subjects::Entry;
 use crate::run::args::RunArgs;
 use crate::run::warmup::Warmup;
 use lockstep_sys::cpus::format_list;
 
-/// The plan for these subjects; `absent` are those that it goes on without.
+/// The plan of a comparison of `entries`; `absent` failed the preflight.
 pub(super) fn plan(
     args: &CompareArgs,
     base: &RunArgs,
     argv: Vec<String>,
     seed: u64,
     entries: &[Entry],
-    turns: &[Turn],
     absent: Vec<Absent>,
 ) -> Plan {
     Plan {
@@ -33,23 +31,22 @@ pub(super) fn plan(
             precision: args.precision,
         },
         absent,
-        asked: Some(asked(args, base, entries, turns)),
+        asked: Some(asked(args, base, entries)),
     }
 }
 
-fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry], turns: &[Turn]) -> Asked {
+fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry]) -> Asked {
     let command = |entry: &Entry| {
         let command = entry.subject.command()?.command.clone();
         Some(Command { subject: entry.name.clone(), command })
     };
+    let slice_s =
+        |&conns: &u32| args.slice(conns, entries.len()).map_or(0.0, |slice| slice.as_secs_f64());
     Asked {
         conns: args.conns.clone(),
         sizes: args.size.clone(),
         duration_s: args.duration.as_secs_f64(),
-        turns_s: turns
-            .iter()
-            .map(|(_, turn)| turn.map_or(0.0, |turn| turn.as_secs_f64()))
-            .collect(),
+        turns_s: args.conns.iter().map(slice_s).collect(),
         warmup_s: match base.warmup {
             Warmup::Fixed(length) => Some(length.as_secs_f64()),
             Warmup::Auto => None,
@@ -57,7 +54,7 @@ fn asked(args: &CompareArgs, base: &RunArgs, entries: &[Entry], turns: &[Turn]) 
         timeout_s: args.generator.timeout.as_secs_f64(),
         rate_per_s: base.rate,
         arrivals: base.rate.map(|_| base.generator.arrivals.unwrap_or_default().name().to_owned()),
-        spin_s: base.generator.spin.map(|spin: Duration| spin.as_secs_f64()),
+        spin_s: base.generator.spin.map(|spin| spin.as_secs_f64()),
         connect_rate_per_s: base.generator.connect_rate,
         threads: base.generator.threads.map(|threads| threads as u32),
         engine: Some(base.engine().name().to_owned()),

@@ -1,87 +1,96 @@
-//! The rounds, as they are made.
+//! The rounds of a comparison.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use lockstep_results::statistics::Stopped;
 use lockstep_results::{Comparison, Floor, Plan, Run, store};
 
-use super::Compared;
+use super::CompareArgs;
 use super::subjects::Entry;
 use crate::exit::{self, Failure};
+use crate::experiments;
+use crate::options::OutputArgs;
 use crate::run::args::RunArgs;
 use crate::run::{Finished, Job, Session};
 
-/// A cell: connections and size.
-type Key = (u32, u32);
-
-/// For a number of connections, the length of the subjects' turns, if they take turns.
-pub(super) type Turn = (u32, Option<Duration>);
-
 /// The rounds made so far.
-pub(super) struct Rounds {
-    pub(super) session: Session,
-    pub(super) base: RunArgs,
-    pub(super) entries: Vec<Entry>,
-    pub(super) plan: Plan,
-    pub(super) keep: Option<Keep>,
-    pub(super) turns: Vec<Turn>,
+pub(super) struct Rounds<'a> {
+    session: Session,
+    args: &'a CompareArgs,
+    base: RunArgs,
+    entries: Vec<Entry>,
+    plan: Plan,
+    keep: Option<Keep>,
     runs: Vec<Run>,
     rng: Rng,
     code: u8,
-    /// The subjects whose last run could not be made.
+    /// Subjects whose last run failed.
     failed: Vec<usize>,
     began: Instant,
-    /// Runs tried, and how many more there may be.
+    /// Runs made, and the most that are left.
     done: u32,
     left: u32,
 }
 
-/// What the runs of a round in a cell have in common.
+/// Properties common to the runs of a round in a cell.
 struct Shared {
     round: u32,
-    cell: Key,
+    conns: u32,
+    size: u32,
     seed: u64,
-    /// What the machine could do at all just before them.
+    /// The machine's floor just before the runs.
     floor: Option<Floor>,
 }
 
-/// Where the runs' records are kept.
+/// Directory of the runs' records.
 pub(super) struct Keep {
-    /// The directory they go into.
-    pub(super) directory: PathBuf,
-    /// The comparison's own, from which they are named where that leads to them.
-    pub(super) beside: Option<PathBuf>,
+    directory: PathBuf,
+    /// The comparison's directory, which the records are named from.
+    base: PathBuf,
 }
 
 impl Keep {
+    /// # Errors
+    ///
+    /// If there is no such directory.
+    pub(super) fn new(directory: &Path, output: &OutputArgs) -> Result<Self, String> {
+        if !directory.is_dir() {
+            return Err(format!("--keep-runs: {}: no such directory", directory.display()));
+        }
+        let base = match output.path.as_deref() {
+            Some(path) if path.is_dir() => path,
+            Some(file) => file.parent().unwrap_or(Path::new("")),
+            None => Path::new(""),
+        };
+        Ok(Self { directory: directory.to_owned(), base: base.to_owned() })
+    }
+
     fn write(&self, finished: &Finished) -> Result<String, Failure> {
         let file = store::write(&finished.record, &self.directory, false)
             .map_err(|error| Failure::new(exit::FAILURE, error.to_string()))?;
-        let base = self.beside.as_deref().unwrap_or(Path::new(""));
-        Ok(file.strip_prefix(base).unwrap_or(&file).display().to_string())
+        Ok(file.strip_prefix(&self.base).unwrap_or(&file).display().to_string())
     }
 }
 
-impl Rounds {
+impl<'a> Rounds<'a> {
     pub(super) fn new(
         session: Session,
+        args: &'a CompareArgs,
         base: RunArgs,
         entries: Vec<Entry>,
         plan: Plan,
         keep: Option<Keep>,
-        turns: Vec<Turn>,
     ) -> Self {
         let rng = Rng::with_seed(plan.header.seed.unwrap_or_default());
         Self {
             session,
+            args,
             base,
             entries,
             plan,
             keep,
-            turns,
             runs: Vec::new(),
             rng,
             code: 0,
@@ -93,81 +102,65 @@ impl Rounds {
     }
 
     /// Makes rounds until every cell has enough.
-    pub(super) fn make(&mut self, cells: &[Key]) -> Result<(), Failure> {
-        for round in 1..=self.plan.stopping.rounds_max {
+    pub(super) fn run(&mut self) -> Result<(), Failure> {
+        let rounds_max = self.plan.stopping.rounds_max;
+        for round in 1..=rounds_max {
             let judged = Comparison::judge(self.plan.clone(), &self.runs);
-            let stopped: Vec<(Key, Option<Stopped>)> =
-                judged.cells.iter().map(|cell| ((cell.conns, cell.size), cell.stopped)).collect();
-            let enough = |cell| stopped.iter().any(|&(key, why)| key == cell && why.is_some());
-            let mut open: Vec<Key> = cells.iter().copied().filter(|&cell| !enough(cell)).collect();
-            let rounds_left = self.plan.stopping.rounds_max - round + 1;
-            self.left = rounds_left * (open.len() * self.entries.len()) as u32;
-            self.rng.shuffle(&mut open);
-            for cell in open {
+            let mut cells = self.args.cells();
+            cells.retain(|&cell| {
+                let mut stopped = judged.cells.iter().filter(|judged| judged.stopped.is_some());
+                !stopped.any(|judged| (judged.conns, judged.size) == cell)
+            });
+            self.left = (rounds_max - round + 1) * (cells.len() * self.entries.len()) as u32;
+            self.rng.shuffle(&mut cells);
+            for (conns, size) in cells {
                 let mut order: Vec<usize> = (0..self.entries.len()).collect();
                 self.rng.shuffle(&mut order);
-                let (conns, size) = cell;
                 let base = RunArgs { conns, size, ..self.base.clone() };
-                // The same bytes, and in an open loop the same instants, for all.
+                // The same bytes, and in an open loop the same send times, for all subjects.
                 let seed = self.rng.u64(..);
-                let shared =
-                    Shared { round, cell, seed, floor: self.session.floor(&base, &[conns]) };
-                match self.turn(cell) {
-                    Some(turn) => self.run_in_turns(&shared, &order, turn)?,
-                    None => {
-                        for index in order {
-                            self.run(&shared, index)?;
-                        }
-                    }
-                }
+                let floor = self.session.floor(&base, &[conns]);
+                self.run_cell(&Shared { round, conns, size, seed, floor }, &order)?;
             }
         }
         Ok(())
     }
 
-    fn turn(&self, (conns, _): Key) -> Option<Duration> {
-        self.turns.iter().find(|(of, _)| *of == conns).and_then(|&(_, turn)| turn)
-    }
-
-    fn run(&mut self, shared: &Shared, index: usize) -> Result<(), Failure> {
-        if let Some(signal) = self.session.signal() {
-            return Err(Failure::signal(signal));
-        }
-        let args = self.args(shared, index);
-        let job = self.job(shared, &args, index, &self.entries[index].name);
-        let result = self.session.run(&job);
-        self.note(shared.round, index, result)
-    }
-
-    fn run_in_turns(
-        &mut self,
-        shared: &Shared,
-        order: &[usize],
-        turn: Duration,
-    ) -> Result<(), Failure> {
-        if let Some(signal) = self.session.signal() {
-            return Err(Failure::signal(signal));
-        }
+    /// Runs every subject once, in time slices or one after the other.
+    fn run_cell(&mut self, shared: &Shared, order: &[usize]) -> Result<(), Failure> {
         let args: Vec<RunArgs> = order.iter().map(|&index| self.args(shared, index)).collect();
-        let job = |(args, &index)| self.job(shared, args, index, "all in turn");
+        let Some(slice) = self.args.slice(shared.conns, order.len()) else {
+            for (args, &index) in args.iter().zip(order) {
+                self.check_signal()?;
+                let job = self.job(shared, args, index, &self.entries[index].name);
+                let result = self.session.run(&job);
+                self.note(shared.round, index, result)?;
+            }
+            return Ok(());
+        };
+        self.check_signal()?;
+        let job = |(args, &index)| self.job(shared, args, index, "all in time slices");
         let jobs: Vec<Job<'_>> = args.iter().zip(order).map(job).collect();
-        let results = self.session.run_in_turns(&jobs, turn);
-        // What was measured is kept, whatever became of another one.
-        let noted =
-            order.iter().zip(results).map(|(&index, it)| self.note(shared.round, index, it));
-        noted.collect::<Vec<_>>().into_iter().collect()
+        let results = self.session.run_in_slices(&jobs, slice);
+        // Every result is kept before the first failure ends the comparison.
+        let note = |(&index, result)| self.note(shared.round, index, result);
+        order.iter().zip(results).map(note).collect::<Vec<_>>().into_iter().collect()
+    }
+
+    fn check_signal(&self) -> Result<(), Failure> {
+        self.session.signal().map_or(Ok(()), |signal| Err(Failure::signal(signal)))
     }
 
     fn args(&self, shared: &Shared, index: usize) -> RunArgs {
-        let (conns, size) = shared.cell;
-        let mut args = RunArgs { conns, size, ..self.entries[index].subject.args(&self.base) };
+        let args = self.entries[index].subject.args(&self.base);
+        let mut args = RunArgs { conns: shared.conns, size: shared.size, ..args };
         args.generator.seed = Some(shared.seed);
         args
     }
 
-    fn job<'a>(&'a self, shared: &Shared, args: &'a RunArgs, index: usize, who: &str) -> Job<'a> {
+    fn job<'b>(&'b self, shared: &Shared, args: &'b RunArgs, index: usize, who: &str) -> Job<'b> {
         let label = format!(
-            "round {}/{}, {}x{}, {who}; {}: ",
+            "round {}/{}, {} connections x {} bytes, {who}; {}: ",
             shared.round,
             self.plan.stopping.rounds_max,
             args.conns,
@@ -179,7 +172,7 @@ impl Rounds {
         Job { args, command, argv, label, floor: shared.floor.clone() }
     }
 
-    /// Takes the result of a run, or of the attempt.
+    /// Takes the result of a run. A subject may fail once without ending the comparison.
     fn note(
         &mut self,
         round: u32,
@@ -191,13 +184,12 @@ impl Rounds {
         match result {
             Ok(finished) => {
                 self.failed.retain(|&failed| failed != index);
-                self.take(round, index, finished)
+                self.keep_run(round, index, finished)
             }
-            // What has started before may fail once; the rounds made so far are worth more.
             Err(failure) if !failure.error.is_empty() && !self.failed.contains(&index) => {
                 let (name, error) = (&self.entries[index].name, &failure.error);
                 let line = format!("warning: round {round} goes on without {name}: {error}");
-                let _nobody_reads = writeln!(io::stderr(), "{line}");
+                let _ = writeln!(io::stderr(), "{line}");
                 self.failed.push(index);
                 self.code = self.code.max(exit::INCOMPLETE);
                 Ok(())
@@ -206,40 +198,44 @@ impl Rounds {
         }
     }
 
-    fn take(&mut self, round: u32, index: usize, finished: Finished) -> Result<(), Failure> {
+    fn keep_run(&mut self, round: u32, index: usize, finished: Finished) -> Result<(), Failure> {
         let subject = self.entries[index].name.clone();
         let file = self.keep.as_ref().map(|keep| keep.write(&finished)).transpose();
         let Finished { record, code } = finished;
         let interrupted = record.interrupted;
-        let (file, lost) = match file {
+        let (file, failure) = match file {
             Ok(file) => (file, None),
             Err(failure) => (None, Some(failure)),
         };
         self.runs.push(Run { round, subject, record, file });
         match code {
-            // What is invalid is left out, and the comparison says so.
+            // The comparison excludes invalid runs, and reports them.
             0 | exit::INVALID => {}
             code if interrupted => return Err(Failure::new(code, "")),
             exit::WRONG_REPLY => self.code = exit::WRONG_REPLY,
             _ => self.code = self.code.max(exit::INCOMPLETE),
         }
-        lost.map_or(Ok(()), Err)
+        failure.map_or(Ok(()), Err)
     }
 
-    pub(super) fn into_compared(self, failure: Option<Failure>) -> Result<Compared, Failure> {
+    /// Judges the runs; the failure stands alone if there are none.
+    pub(super) fn finish(
+        self,
+        failure: Option<Failure>,
+    ) -> Result<experiments::Finished<Comparison>, Failure> {
         match failure {
             Some(failure) if self.runs.is_empty() => Err(failure),
             failure => {
-                let mut comparison = Comparison::judge(self.plan, &self.runs);
-                comparison.interrupted |= failure.is_some();
+                let mut document = Comparison::judge(self.plan, &self.runs);
+                document.interrupted |= failure.is_some();
                 let code = failure.as_ref().map_or(self.code, |failure| failure.code);
-                Ok(Compared { comparison, code, failure })
+                Ok(experiments::Finished { document, code, failure })
             }
         }
     }
 }
 
-/// `at most 12 min left`, by how long the runs took that are done; rounds may end earlier.
+/// `at most 12 min left`, from the time of the runs so far. Rounds may end earlier.
 fn remaining(elapsed: Duration, done: u32, left: u32) -> String {
     if done == 0 {
         return format!("at most {left} runs");
@@ -256,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_left_is_by_the_runs_that_are_done() {
+    fn remaining_time_follows_from_the_runs_so_far() {
         let after = |seconds, done, left| remaining(Duration::from_secs(seconds), done, left);
         assert_eq!(after(0, 0, 40), "at most 40 runs");
         assert_eq!(after(5, 2, 38), "at most 95 s left");

@@ -1,21 +1,21 @@
-//! Levels as people write them: `5k,10k,20k`, `5k..100k/10`, `1k..64k*2`.
+//! Levels as the user writes them: `5k,10k,20k`, `5k..100k/10`, `1k..64k*2`.
 
 use lockstep_sys::units;
 
-/// More levels than anybody waits for.
+/// Largest number of levels.
 const LEVELS_MAX: usize = 1000;
 
-/// Levels, ascending, no two the same. A type of its own keeps clap from reading it as a repeated
+/// Levels, ascending, no two the same. The type keeps clap from reading a `Vec` as a repeated
 /// option.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Levels(pub Vec<u64>);
 
-/// Parses levels: counts and ranges, with commas between them. `LOW..HIGH/N` is N levels at equal
-/// distances, `LOW..HIGH*F` is LOW times F, times F again and so on, up to HIGH.
+/// Parses levels: counts and ranges, separated by commas. `LOW..HIGH/N` is N levels at equal
+/// distances; `LOW..HIGH*F` is LOW, LOW times F, and so on, up to HIGH.
 ///
 /// # Errors
 ///
-/// What to write instead.
+/// The notation to use.
 pub(super) fn parse(text: &str) -> Result<Levels, String> {
     let mut levels = Vec::new();
     for part in text.split(',') {
@@ -73,12 +73,12 @@ mod tests {
         assert_eq!(levels("1..10*2"), [1, 2, 4, 8]);
         assert_eq!(levels("100..200*1.5"), [100, 150]);
         assert_eq!(levels("1..4*2,3,7..7/2"), [1, 2, 3, 4, 7]);
-        // What is the same when rounded is there once.
+        // Levels that are equal when rounded appear once.
         assert_eq!(levels("1..3*1.1"), [1, 2, 3]);
     }
 
     #[test]
-    fn what_is_no_level_is_refused_in_words() {
+    fn level_errors() {
         for (text, words) in [
             ("", "not a count"),
             ("5k,", "not a count"),

@@ -1,4 +1,4 @@
-//! The runs of a sweep, one after the other.
+//! The runs of a sweep.
 
 use fastrand::Rng;
 use lockstep_results::{Point, Purpose, Record};
@@ -12,16 +12,16 @@ use crate::run::observer::Observer;
 use crate::run::{Job, Session};
 use crate::servers::command;
 
-/// Makes runs that have their server and command line in common.
+/// Makes runs with a common server and command line.
 pub(super) struct Runner<'a> {
     session: Session,
     command: Option<&'a command::Subject>,
     argv: Vec<String>,
-    /// Draws the order of the levels and the seeds of the runs.
+    /// Source of the order of the levels and of the seeds.
     pub(super) rng: Rng,
-    /// The exit code of the worst run so far, apart from what a curve shows.
+    /// The exit code of the worst run so far. Invalid and overloaded runs do not count.
     pub(super) code: u8,
-    /// The servers that ran, by their records.
+    /// Names of the servers that ran.
     pub(super) subjects: Vec<String>,
 }
 
@@ -104,7 +104,7 @@ impl<'a> Runner<'a> {
         self.session.signal().map_or(Ok(()), |signal| Err(Failure::signal(signal)))
     }
 
-    /// Takes the exit code and the server's name of a run. An invalid run is a point that says so.
+    /// Takes the exit code and the server's name of a run. An invalid run is marked in its point.
     fn note(&mut self, code: u8, subject: &str) {
         match code {
             0 | exit::INVALID => {}

@@ -1,53 +1,53 @@
-//! The search for the highest rate that holds: a state machine without clock or socket. It is told
-//! what a run came to, and says which rate is to be measured next.
+//! The search for the highest rate that meets the objectives: a state machine without clock or
+//! socket. It takes the observation of a run, and returns the rate to measure next.
 //!
-//! The rate is doubled until one does not hold, then the gap is halved, geometrically, until it is
-//! narrow enough. A single bad run is not believed: a rate is rejected by two of three. Nor is the
-//! result: it is measured again, longer, and if it does not hold then, the search steps down, in
-//! growing steps, until a rate does.
+//! The rate is doubled until one misses, then the gap is bisected, geometrically, down to the
+//! tolerance. Two of three runs reject a rate, so that a single bad run does not. The result is
+//! measured again in a longer run; if it misses, the search steps down, in growing steps, until a
+//! rate holds.
 
 use lockstep_results::Bound;
 
-/// From a rate that holds to the next one, while none is known that does not.
+/// Factor from a rate that held to the next, while no rate has missed.
 const RAMP: u64 = 2;
 
-/// From a rate that did not hold when it was measured again to the next lower one, the first time;
-/// the second time twice, and so on.
+/// Factor from a rate that missed when it was measured again to the next lower one; applied once the
+/// first time, twice the second time, and so on.
 const STEP_DOWN: f64 = 0.9;
 
-/// Rates no further apart than this share are one result: runs differ by more.
+/// Distance between rates, as a share, at which the search ends: runs differ by more.
 pub(super) const TOLERANCE: f64 = 0.05;
 
-/// What a run at a rate came to.
+/// Observation of a run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Observation {
-    /// All was sent when it was due, and the objectives were met.
+    /// The requests were sent when they were due, and the objectives were met.
     Held,
     /// The server did not keep up, or missed the objectives.
     Missed,
-    /// The run says nothing of the server: the generator was the limit, or was disturbed.
+    /// The generator was the limit, or was disturbed: the run is not evidence about the server.
     Unusable,
 }
 
-/// What is to be done next.
+/// The next step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Next {
     /// Measure at this rate.
     Look(u64),
     /// Measure at this rate again, longer.
     Confirm(u64),
-    /// Nothing.
+    /// End: the result.
     Done(Found),
 }
 
-/// What the search has found.
+/// The result of a search.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Found {
     /// The highest rate that held, twice.
     pub(super) rate: Option<u64>,
     /// The lowest above it that missed.
     pub(super) missed: Option<u64>,
-    /// What ended the search upward.
+    /// Reason why the search went no higher.
     pub(super) bound: Bound,
 }
 
@@ -58,11 +58,11 @@ pub(super) struct Search {
     highest: u64,
     /// The highest rate that held.
     held: Option<u64>,
-    /// The lowest that was rejected, and whether it was the server's doing.
+    /// The lowest rate that was rejected, and by which observation.
     rejected: Option<(u64, Observation)>,
-    /// What the runs at the present rate came to.
+    /// Observations at the present rate.
     seen: Vec<Observation>,
-    /// How often the result did not hold again.
+    /// Number of results that missed when they were measured again.
     failed: i32,
     next: Next,
 }
@@ -81,12 +81,12 @@ impl Search {
         }
     }
 
-    /// What is to be done next.
+    /// The next step.
     pub(super) fn next(&self) -> Next {
         self.next
     }
 
-    /// Takes what the run came to that was to be made.
+    /// Takes the observation of the run that [`next`](Self::next) asked for.
     pub(super) fn observe(&mut self, observation: Observation) {
         match self.next {
             Next::Look(rate) => {
@@ -142,7 +142,7 @@ impl Search {
         Found { rate, missed, bound }
     }
 
-    /// What is known when it is ended before its time.
+    /// The result so far, of a search that is cut short.
     pub(super) fn so_far(&self) -> Found {
         match self.next {
             Next::Done(found) => found,
@@ -151,7 +151,7 @@ impl Search {
     }
 }
 
-/// What some runs at one rate come to; `None` if there should be another.
+/// Verdict on a rate by the observations; `None` if another run is needed.
 fn decide(seen: &[Observation]) -> Option<Observation> {
     use Observation::{Held, Missed, Unusable};
     let count = |wanted| seen.iter().filter(|&&observation| observation == wanted).count();
@@ -159,13 +159,13 @@ fn decide(seen: &[Observation]) -> Option<Observation> {
         [Held] => Some(Held),
         _ if count(Held) >= 2 => Some(Held),
         _ if count(Missed) >= 2 => Some(Missed),
-        // One of each, or no run that says anything: it cannot be measured.
+        // One of each, or no evidence: the rate cannot be measured.
         _ if count(Unusable) >= 2 || seen.len() >= 3 => Some(Unusable),
         _ => None,
     }
 }
 
-/// The rate in the middle, as a ratio; `None` when they are close enough.
+/// The geometric mean; `None` if the rates are within the tolerance.
 fn between(held: u64, rejected: u64) -> Option<u64> {
     let middle = (held as f64 * rejected as f64).sqrt().round() as u64;
     let apart = rejected as f64 > held as f64 * (1.0 + TOLERANCE);
@@ -177,8 +177,8 @@ mod tests {
     use super::Observation::{Held, Missed, Unusable};
     use super::*;
 
-    /// Lets a search run against a server, given as what it answers to a rate and to the number of
-    /// the run; returns what was found and every rate that was measured.
+    /// Runs a search against `server`, a function of the rate and the number of the run; returns the
+    /// result and the steps.
     fn search(
         (lowest, highest): (u64, u64),
         mut server: impl FnMut(u64, usize) -> Observation,
@@ -196,7 +196,7 @@ mod tests {
                     search.observe(observation);
                 }
             }
-            assert!(made.len() < 120, "it goes on for ever: {made:?}");
+            assert!(made.len() < 120, "no end: {made:?}");
         }
     }
 
@@ -204,7 +204,7 @@ mod tests {
         if rate <= most { Held } else { Missed }
     }
 
-    /// Whether a found rate is the capacity, within the tolerance.
+    /// True if a rate is the capacity, within the tolerance.
     fn close(rate: u64, capacity: u64) -> bool {
         rate <= capacity && capacity as f64 <= rate as f64 * (1.0 + TOLERANCE) + 1.0
     }
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn when_none_holds_that_is_known_after_two_runs() {
+    fn no_rate_is_found_after_two_misses_at_the_lowest() {
         let (found, made) = search((1000, 1_000_000), |_, _| Missed);
         let missed = Some(1000);
         assert_eq!(found, Found { rate: None, missed, bound: Bound::Objectives });
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_hold_the_highest_is_found() {
+    fn highest_rate_is_found_if_all_hold() {
         let (found, made) = search((1000, 100_000), |_, _| Held);
         assert_eq!(found, Found { rate: Some(100_000), missed: None, bound: Bound::Highest });
         assert_eq!(made.last(), Some(&Next::Confirm(100_000)));
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_run_anywhere_changes_nothing() {
+    fn one_bad_run_changes_nothing() {
         for most in [1_500, 10_000, 77_777, 500_000] {
             let plain = search((1000, 1_000_000), |rate, _| capacity(rate, most));
             for wild in [Missed, Unusable] {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn one_good_run_of_a_rate_too_high_is_not_the_result() {
+    fn one_good_run_above_the_capacity_is_not_the_result() {
         // A good run is believed at once, but the result is measured again.
         for lucky in 0..12 {
             let (found, _) = search((1000, 1_000_000), |rate, run| match run {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_that_does_not_hold_again_is_stepped_down_from() {
+    fn search_steps_down_from_a_result_that_misses_again() {
         // Short runs hold up to 80,000, long ones to 50,000.
         let mut search = Search::new(1000, 1_000_000);
         let mut confirmed = Vec::new();
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_never_holds_again_ends_the_search_with_nothing() {
+    fn search_ends_if_no_result_holds_again() {
         let mut search = Search::new(1000, 1_000_000);
         for run in 0.. {
             let observation = match search.next() {
@@ -311,12 +311,12 @@ mod tests {
                 }
             };
             search.observe(observation);
-            assert!(run < 40, "it goes on");
+            assert!(run < 40, "no end");
         }
     }
 
     #[test]
-    fn the_generators_limit_is_named_as_such() {
+    fn generator_limit_is_reported() {
         // The server could do more than the generator.
         let (found, _) =
             search((1000, 1_000_000), |rate, _| if rate <= 30_000 { Held } else { Unusable });
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_with_noise_is_found_within_its_noise() {
+    fn capacity_with_noise_is_found_within_the_noise() {
         for seed in 0..300 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let most = rng.u64(2_000..500_000);
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn any_answers_end_it() {
+    fn search_ends_for_any_observations() {
         for seed in 0..2000 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let lowest = rng.u64(1..5000);
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_finished_is_not_found() {
+    fn unfinished_search_has_no_rate() {
         let mut search = Search::new(1000, 1_000_000);
         assert_eq!(search.so_far().bound, Bound::Unfinished);
         search.observe(Held);

@@ -1,4 +1,4 @@
-//! Every subject once, before the first round.
+//! One exchange with every subject before the first round.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -12,15 +12,14 @@ use crate::run::args::RunArgs;
 use crate::run::warmup::Warmup;
 use crate::run::{Finished, Job, Session};
 
-/// Starts every subject for one exchange, so that what cannot start, or does not answer with what
-/// it was sent, is known before the first round. Who was asked for by name has to be there; of the
-/// reference servers, which are whatever was found, those that are not fit are taken out, and
-/// returned.
+/// Makes one exchange with every subject, so that a subject that cannot be started or is not an
+/// echo server is known before the first round. A reference server that fails is removed from
+/// `entries` and returned; any other subject was named by the user, so its failure is an error.
 ///
 /// # Errors
 ///
-/// What is wrong with a subject, or that fewer than two are left.
-pub(super) fn rehearse(
+/// The failure of a subject; [`exit::UNAVAILABLE`] if fewer than two are left.
+pub(super) fn check(
     session: &Session,
     base: &RunArgs,
     entries: &mut Vec<Entry>,
@@ -32,11 +31,11 @@ pub(super) fn rehearse(
             fit.push(entry);
             continue;
         }
-        match try_one(session, base, &entry) {
+        match exchange(session, base, &entry) {
             Ok(()) => fit.push(entry),
             Err(failure) if entry.found && !failure.error.is_empty() => {
                 let line = format!("warning: goes on without {}: {}", entry.name, failure.error);
-                let _nobody_reads = writeln!(io::stderr(), "{line}");
+                let _ = writeln!(io::stderr(), "{line}");
                 absent.push(Absent { subject: entry.name, cause: failure.error });
             }
             Err(failure) => return Err(failure),
@@ -50,17 +49,18 @@ pub(super) fn rehearse(
     Ok(absent)
 }
 
-fn try_one(session: &Session, base: &RunArgs, entry: &Entry) -> Result<(), Failure> {
-    let mut args = RunArgs {
+fn exchange(session: &Session, base: &RunArgs, entry: &Entry) -> Result<(), Failure> {
+    let args = entry.subject.args(base);
+    let generator = GeneratorArgs { threads: None, arrivals: None, spin: None, ..args.generator };
+    let args = RunArgs {
         conns: 1,
         requests: Some(1),
         duration: None,
         rate: None,
         warmup: Warmup::Fixed(Duration::ZERO),
-        ..entry.subject.args(base)
+        generator,
+        ..args
     };
-    let generator = GeneratorArgs { threads: None, arrivals: None, spin: None, ..args.generator };
-    args.generator = generator;
     let finished = session.run(&Job {
         args: &args,
         command: entry.subject.command(),
@@ -69,14 +69,14 @@ fn try_one(session: &Session, base: &RunArgs, entry: &Entry) -> Result<(), Failu
         floor: None,
     })?;
     match finished.code {
-        // That one exchange is no measurement is no surprise.
+        // One exchange is too short for a valid measurement.
         0 | exit::INVALID => Ok(()),
-        _ => Err(unfit(&entry.name, &finished)),
+        _ => Err(cause(&entry.name, &finished)),
     }
 }
 
-/// What is wrong with a subject that does not get through one exchange.
-fn unfit(name: &str, finished: &Finished) -> Failure {
+/// The reason why an exchange failed.
+fn cause(name: &str, finished: &Finished) -> Failure {
     if finished.record.interrupted {
         return Failure::new(finished.code, "");
     }

@@ -23,7 +23,6 @@ fn floor_prints_a_table_and_writes_a_file() {
     let conns = stored["floor"]["one_thread"].as_array().unwrap().iter().map(|one| &one["conns"]);
     assert_eq!(conns.collect::<Vec<_>>(), [1, 64, 1000]);
     assert_eq!(run(&["report", file]).stdout, finished.stdout);
-    run(&["report", file, file]).assert_complains(1, "a floor is shown alone");
     run(&args).assert_complains(2, "exists");
     run(&["floor", "--pin", "1023"]).assert_complains(2, "no CPU 1023");
 }

@@ -1,12 +1,16 @@
-//! Fitting text of unknown origin into lines, and words that several texts have.
+//! Text for a terminal: lines, tables, and words that several texts share.
+
+use comfy_table::presets::ASCII_MARKDOWN;
+use comfy_table::{CellAlignment, ContentArrangement, Table};
+use textwrap::{Options, WordSeparator, WordSplitter};
 
 use crate::format;
 
 /// Columns of a terminal that every text fits.
-pub(crate) const COLUMNS: usize = 100;
+pub(crate) const COLUMNS: usize = 80;
 
-/// Replaces control characters: a record may come from anywhere, and its text must not be able to
-/// move the cursor of the terminal it is shown on.
+/// Replaces control characters: a file may come from anywhere, and its text must not move the
+/// cursor of the terminal it is shown on.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
@@ -23,40 +27,84 @@ pub(crate) fn shorten(text: &str, width: usize) -> String {
 }
 
 /// Breaks `text` between words into lines of at most `width` characters, all but the first
-/// indented. A word longer than that is cut.
+/// indented. An interval such as `0.87x [0.84, 0.90]` stays on one line, as does `4 %`.
 pub fn wrap(text: &str, width: usize, indent: usize) -> String {
-    let (mut wrapped, mut column) = (String::new(), 0);
-    for (index, word) in text.split(' ').enumerate() {
-        let mut word: Vec<char> = word.chars().collect();
-        if column > indent && column + 1 + word.len() > width {
-            wrapped.push('\n');
-            wrapped.push_str(&" ".repeat(indent));
-            column = indent;
-        } else if index > 0 {
-            wrapped.push(' ');
-            column += 1;
-        }
-        while column + word.len() > width {
-            let rest = word.split_off(width - column);
-            wrapped.extend(word);
-            wrapped.push('\n');
-            wrapped.push_str(&" ".repeat(indent));
-            (word, column) = (rest, indent);
-        }
-        column += word.len();
-        wrapped.extend(word);
+    const GLUE: char = '\u{a0}';
+    const LONGEST: usize = 24;
+    let indent = " ".repeat(indent);
+    let options = Options::new(width)
+        .subsequent_indent(&indent)
+        .word_separator(WordSeparator::AsciiSpace)
+        .word_splitter(WordSplitter::NoHyphenation);
+    let mut glued = String::with_capacity(text.len());
+    let mut in_interval = false;
+    for (index, character) in text.char_indices() {
+        let rest = text[index + character.len_utf8()..].trim_start_matches(' ');
+        let closes = || rest.chars().take(LONGEST).any(|character| character == ']');
+        in_interval = character == '[' && closes() || in_interval && character != ']';
+        let before_interval = rest.starts_with('[') && glued.ends_with('x');
+        let joins = in_interval || before_interval || rest.starts_with('%');
+        glued.push(if character == ' ' && joins { GLUE } else { character });
     }
-    wrapped
+    textwrap::fill(&glued, options).replace(GLUE, " ")
 }
 
-/// How a server waits, if it polls before it sleeps: `, polling for 50.0us`.
+/// [`wrap`] for a sentence of unknown origin: printable, and its further lines indented.
+pub(crate) fn line(sentence: &str) -> String {
+    wrap(&printable(sentence), COLUMNS, 4)
+}
+
+/// A Markdown table without its last newline. The first `names` columns are left-aligned, all
+/// others right-aligned.
+///
+/// It fits the terminal unless a cell is absurdly long; then cells are broken, not the table.
+pub(crate) fn table(
+    names: usize,
+    head: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(ASCII_MARKDOWN).set_header(head);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(COLUMNS as u16);
+    table.add_rows(rows);
+    for column in table.column_iter_mut().skip(names) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let text = table.trim_fmt();
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// A count with a comma after every three digits.
+pub(crate) fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A count with the noun that fits it: `1 shard`, `1,000 connections`.
+pub(crate) fn plural(count: u64, one: &str) -> String {
+    format!("{} {one}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
+/// `1,000 connections x 64 bytes`.
+pub(crate) fn load(conns: u32, size: u32) -> String {
+    format!("{} x {}", plural(conns.into(), "connection"), plural(size.into(), "byte"))
+}
+
+/// Busy-polling of a server, if there is any: `, polling for 50.0us`.
 pub fn polling(spin_ns: Option<u64>) -> String {
     spin_ns.map_or_else(String::new, |ns| format!(", polling for {}", format::duration(ns)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{printable, shorten, wrap};
+    use super::*;
 
     #[test]
     fn escape_sequences_lose_their_power() {
@@ -64,25 +112,42 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_name_is_kept() {
+    fn shorten_keeps_the_end() {
         assert_eq!(shorten("short", 5), "short");
         assert_eq!(shorten("results/runs/mio.json", 11), "...mio.json");
         assert_eq!(shorten("éééééé", 5), "...éé");
     }
 
     #[test]
-    fn lines_break_between_words() {
+    fn wrap_breaks_between_words_and_cuts_long_ones() {
         assert_eq!(wrap("one two three", 20, 2), "one two three");
         assert_eq!(wrap("one two three", 8, 2), "one two\n  three");
-        assert_eq!(wrap("one two", 7, 2), "one two");
-        assert_eq!(wrap("  a bb", 4, 2), "  a\n  bb");
-    }
-
-    #[test]
-    fn a_word_too_long_is_cut() {
-        assert_eq!(wrap("abcdefgh i", 4, 1), "abcd\n efg\n h i");
+        assert_eq!(wrap("abcdefgh i", 4, 1), "abc\n def\n gh\n i");
         let text = wrap(&"x".repeat(1000), 100, 8);
         assert!(text.lines().all(|line| line.chars().count() <= 100));
         assert_eq!(text.matches('x').count(), 1000);
+    }
+
+    #[test]
+    fn wrap_keeps_intervals_and_percentages_whole() {
+        for (width, text) in [
+            (25, "mio needs\n0.87x [0.84, 0.90] of it"),
+            (22, "mio needs\n0.87x [0.84, 0.90] of\nit"),
+        ] {
+            assert_eq!(wrap("mio needs 0.87x [0.84, 0.90] of it", width, 0), text);
+        }
+        assert_eq!(wrap("it hides 4 % there", 10, 0), "it hides\n4 % there");
+        assert_eq!(wrap("é [é, é]", 3, 0).matches('é').count(), 3);
+    }
+
+    #[test]
+    fn counts_are_grouped() {
+        for (count, text) in
+            [(0, "0"), (999, "999"), (1000, "1,000"), (12_345, "12,345"), (1 << 20, "1,048,576")]
+        {
+            assert_eq!(grouped(count), text);
+        }
+        assert_eq!(plural(1, "shard"), "1 shard");
+        assert_eq!(plural(2000, "shard"), "2,000 shards");
     }
 }

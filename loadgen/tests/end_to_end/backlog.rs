@@ -93,7 +93,7 @@ fn listen_n_admits_n_plus_one_connections() {
     for words in ["listen(5) admitted 6 at once; 8 more waited 2.", "\nas predicted\n"] {
         assert!(report.stdout.contains(words), "{words}: {}", report.stdout);
     }
-    assert!(report.stdout.lines().all(|line| line.chars().count() <= 100), "{}", report.stdout);
+    assert!(report.stdout.lines().all(|line| line.chars().count() <= 80), "{}", report.stdout);
 }
 
 #[test]

@@ -104,11 +104,11 @@ fn command_is_a_subject() {
     let finished = run_compare(&["blocking", &subject, "--rounds", "2", "-o", file]);
     assert_eq!(finished.code, Some(0), "{finished:#?}");
     assert!(
-        finished.stdout.contains("| blocking |") && finished.stdout.contains("| x blocking |"),
+        finished.stdout.contains("| blocking |") && finished.stdout.contains("ratio to blocking |"),
         "{}",
         finished.stdout
     );
-    assert!(finished.stdout.lines().all(|line| line.chars().count() <= 100), "{finished:#?}");
+    assert!(finished.stdout.lines().all(|line| line.chars().count() <= 80), "{finished:#?}");
     let stored: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     assert_eq!(rounds(&stored), [named(&["blocking", "other"], 2)]);
     for run in stored["cells"][0]["subjects"][1]["runs"].as_array().unwrap() {

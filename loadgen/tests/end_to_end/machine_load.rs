@@ -39,7 +39,7 @@ pub(crate) fn check(code: Option<i32>, stdout: &str) -> Result<(), String> {
 }
 
 fn is_sweep(stdout: &str) -> bool {
-    stdout.contains("\"kind\":\"sweep\"") || stdout.contains("| verdict ")
+    stdout.contains("\"kind\":\"sweep\"") || stdout.contains("verdict |")
 }
 
 /// The first words of all reasons in a JSON document or its text.

@@ -338,6 +338,6 @@ fn text_report_explains_the_three_latencies() {
         assert!(finished.stdout.contains(words), "{words} is missing in\n{}", finished.stdout);
     }
     for line in finished.stdout.lines() {
-        assert!(line.chars().count() <= 100, "{line}");
+        assert!(line.chars().count() <= 80, "{line}");
     }
 }

@@ -63,7 +63,7 @@ fn json_record_has_the_documented_keys() {
 }
 
 #[test]
-fn text_report_has_all_sections_within_100_columns() {
+fn text_report_has_all_sections_within_80_columns() {
     let finished = short(&Server::start(echo), &[]);
     finished.assert_measured();
     assert_eq!(finished.stderr, "");
@@ -81,7 +81,7 @@ fn text_report_has_all_sections_within_100_columns() {
     ] {
         assert!(finished.stdout.contains(words), "{words}: {}", finished.stdout);
     }
-    assert!(finished.stdout.lines().all(|line| line.chars().count() <= 100), "{}", finished.stdout);
+    assert!(finished.stdout.lines().all(|line| line.chars().count() <= 80), "{}", finished.stdout);
     let invalid = finished.stdout.contains("INVALID");
     assert_eq!(finished.code == Some(8), invalid, "{finished:#?}");
     let debug = finished.stdout.contains("\nwarning        debug-build: ");

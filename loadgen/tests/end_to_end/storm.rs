@@ -67,7 +67,7 @@ fn storm_matrix_reports_every_cell() {
     });
     assert_eq!(cells, expected.collect::<Vec<_>>());
     let report = run(&["report", file]);
-    assert_eq!(report.stdout.lines().count(), 10, "{report:#?}");
+    assert_eq!(report.stdout.lines().count(), 11, "{report:#?}");
 }
 
 /// Whether somebody waits for an answer to a SYN to that port (`/proc/net/tcp`, state 02).

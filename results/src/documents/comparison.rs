@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 pub use exclusion::Exclusion;
 pub use floors::RoundFloor;
 pub use metric::{ByMetric, Metric};
-pub(crate) use sentences::interval;
+use sentences::{decimals, interval};
 
 use crate::html::Page;
 use crate::statistics::{Ratio, Stopped, Stopping};

@@ -10,7 +10,7 @@ mod fairness;
 pub(crate) mod notes;
 pub(crate) mod page;
 pub(crate) mod table;
-mod text;
+pub(crate) mod text;
 mod timeline;
 
 use serde::{Deserialize, Serialize};
@@ -120,15 +120,13 @@ impl Document for Record {
         format!("{}-{}x{}", self.subject.name, self.conns, self.size)
     }
 
-    /// `mio: 78.8k exchanges/s, p99 20.8ms`.
+    /// `mio, 1,000 connections x 64 bytes: 78.8k exchanges/s, p99 20.8ms`.
     fn title(&self) -> String {
         let doubt = if self.valid { "" } else { "INVALID: " };
-        let (name, rate) = (&self.subject.name, format::count(self.throughput_per_s));
-        let mut line = format!("{doubt}{name}: {rate} exchanges/s");
-        if let Some(latency) = self.latency.main() {
-            line += &format!(", p99 {}", format::duration(latency.p99_ns));
-        }
-        line
+        let (name, load) = (&self.subject.name, crate::text::load(self.conns, self.size));
+        let rate = format::count(self.throughput_per_s);
+        let p99 = self.latency.main().map(|it| format!(", p99 {}", format::duration(it.p99_ns)));
+        format!("{doubt}{name}, {load}: {rate} exchanges/s{}", p99.unwrap_or_default())
     }
 
     fn text(&self) -> String {

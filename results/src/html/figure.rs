@@ -19,6 +19,8 @@ pub(crate) struct Figure {
     pub(crate) drawing: String,
     /// Names of the series, in the order of their styles; none where rows name them.
     pub(crate) legend: Vec<String>,
+    /// True if the series are percentiles.
+    pub(crate) percentiles: bool,
     /// How to read it.
     pub(crate) note: String,
     /// The values drawn.
@@ -44,7 +46,7 @@ impl Figure {
                     "<li class=\"{}\" data-series=\"{index}\"><svg class=\"swatch\" \
                      viewBox=\"0 0 28 10\" aria-hidden=\"true\"><path class=\"line\" d=\"M1 5H27\"/>\
                      </svg><span>{}</span></li>",
-                    style(index),
+                    style(index, self.percentiles),
                     escape(name)
                 );
             }
@@ -59,8 +61,11 @@ impl Figure {
 }
 
 /// The classes of a series: a colour and a pattern of dashes, so that either tells it.
-pub(crate) fn style(index: usize) -> String {
-    format!("s{} d{}", index % 8, index % 7)
+pub(crate) fn style(index: usize, percentile: bool) -> String {
+    match percentile {
+        true => format!("p{} d{}", index % 4, index % 7),
+        false => format!("s{} d{}", index % 8, index % 7),
+    }
 }
 
 /// A number for an attribute: at most one decimal, always finite.

@@ -22,6 +22,8 @@ pub(crate) struct Lines {
     pub(crate) x_label: String,
     pub(crate) y: Scale,
     pub(crate) y_label: String,
+    /// True if the series are percentiles of one subject: they have colours of their own.
+    pub(crate) percentiles: bool,
     pub(crate) series: Vec<Series>,
     pub(crate) note: String,
     pub(crate) data: Table,
@@ -69,7 +71,7 @@ impl Lines {
              viewBox=\"{LEFT} {TOP} {width} {height}\"><g class=\"zoomed\">"
         );
         for (index, series) in self.series.iter().enumerate() {
-            drawing += &series.svg(index, &x, &y);
+            drawing += &series.svg(&style(index, self.percentiles), index, &x, &y);
         }
         drawing += "</g></svg>";
         Figure {
@@ -83,6 +85,7 @@ impl Lines {
             ),
             drawing,
             legend: self.series.into_iter().map(|series| series.name).collect(),
+            percentiles: self.percentiles,
             note: self.note,
             data: self.data,
         }
@@ -90,7 +93,7 @@ impl Lines {
 }
 
 impl Series {
-    fn svg(&self, index: usize, x: &Scale, y: &Scale) -> String {
+    fn svg(&self, style: &str, index: usize, x: &Scale, y: &Scale) -> String {
         let values: Vec<String> = self
             .points
             .iter()
@@ -101,7 +104,7 @@ impl Series {
             .collect();
         let mut svg = format!(
             "<g class=\"series {}\" data-series=\"{index}\" data-name=\"{}\" data-points=\"{}\">",
-            style(index),
+            style,
             escape(&self.name),
             values.join(";")
         );
@@ -167,16 +170,7 @@ fn axes(x: &Scale, x_label: &str, y: &Scale, y_label: &str) -> String {
         );
     }
     grid += "</g><g class=\"axis x\">";
-    for tick in x.ticks() {
-        let place = number(x.at(tick));
-        let _ = write!(
-            grid,
-            "<path class=\"grid\" d=\"M{place} {TOP}V{bottom}\"/>\
-             <text x=\"{place}\" y=\"{}\">{}</text>",
-            bottom + 17.0,
-            escape(&x.unit.show(tick))
-        );
-    }
+    grid += &x.grid(TOP, bottom);
     let _ = write!(
         grid,
         "</g><path class=\"frame\" d=\"M{LEFT} {bottom}H{right}\"/>\

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::escape::escape;
 use super::figure::{Figure, WIDTH, number, style};
-use super::scale::{Scale, TICKS_APART};
+use super::scale::Scale;
 use super::table::Table;
 use crate::text;
 
@@ -94,6 +94,7 @@ impl Rows {
             attributes: "class=\"rows\"".into(),
             drawing,
             legend: Vec::new(),
+            percentiles: false,
             note: self.note,
             data: self.data,
         }
@@ -124,7 +125,7 @@ impl Row {
                      <path class=\"hit\" d=\"M0 {}h{WIDTH}v{ROW}H0Z\"/>\
                      <text class=\"name\" x=\"4\" y=\"{y}\" dy=\".33em\">{}</text>{marks}\
                      <text class=\"value\" x=\"{}\" y=\"{y}\" dy=\".33em\">{}</text></g>",
-                    style(*series),
+                    style(*series, false),
                     escape(name),
                     escape(value),
                     number(top),
@@ -183,18 +184,6 @@ impl Mark {
 }
 
 fn axis(scale: &Scale, right: f64, bottom: f64) -> String {
-    let mut grid = String::from("<g class=\"axis x\">");
-    let mut last = f64::NEG_INFINITY;
-    for tick in scale.ticks() {
-        let place = scale.at(tick);
-        let x = number(place);
-        let _ = write!(grid, "<path class=\"grid\" d=\"M{x} {TOP}V{bottom}\"/>");
-        // A label only where the one before leaves room.
-        if place - last >= TICKS_APART - 1e-6 {
-            let label = escape(&scale.unit.show(tick));
-            let _ = write!(grid, "<text x=\"{x}\" y=\"{}\">{label}</text>", number(bottom + 17.0));
-            last = place;
-        }
-    }
-    grid + &format!("</g><path class=\"frame\" d=\"M{LEFT} {bottom}H{right}\"/>")
+    let grid = scale.grid(TOP, bottom);
+    format!("<g class=\"axis x\">{grid}</g><path class=\"frame\" d=\"M{LEFT} {bottom}H{right}\"/>")
 }

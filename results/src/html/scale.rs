@@ -1,5 +1,9 @@
 //! From values to places in a drawing, and the round values an axis names.
 
+use std::fmt::Write as _;
+
+use super::escape::escape;
+use super::figure::number;
 use super::unit::Unit;
 
 /// No value is taken for larger; sums and ratios of such values are still finite.
@@ -9,7 +13,10 @@ const VALUE_MAX: f64 = 1e30;
 const POSITIVE_MIN: f64 = 1e-30;
 
 /// The closest that two ticks' labels may be on an axis along the page, in the drawing's units.
-pub(crate) const TICKS_APART: f64 = 46.0;
+const TICKS_APART: f64 = 46.0;
+
+/// Width of a character of a label, about.
+const CHARACTER: f64 = 6.9;
 
 /// How distances on an axis relate to values.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -96,6 +103,24 @@ impl Scale {
             (_, Kind::Linear) => steps(self.low, self.high),
         };
         candidates.into_iter().filter(|tick| (self.low..=self.high).contains(tick)).collect()
+    }
+
+    /// Vertical grid lines at the ticks, with labels below them where the one before leaves room.
+    pub(crate) fn grid(&self, top: f64, bottom: f64) -> String {
+        let mut grid = String::new();
+        let mut end = f64::NEG_INFINITY;
+        for tick in self.ticks() {
+            let (place, label) = (self.at(tick), self.unit.show(tick));
+            let x = number(place);
+            let _ = write!(grid, "<path class=\"grid\" d=\"M{x} {top}V{bottom}\"/>");
+            let half = label.chars().count() as f64 * CHARACTER / 2.0;
+            if place - half > end + CHARACTER {
+                let (y, label) = (number(bottom + 17.0), escape(&label));
+                let _ = write!(grid, "<text x=\"{x}\" y=\"{y}\">{label}</text>");
+                end = place + half;
+            }
+        }
+        grid
     }
 
     /// 1, and outwards from it as many round ratios as have room.

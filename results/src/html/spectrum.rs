@@ -130,6 +130,7 @@ pub(crate) fn spectrum(title: &str, named: &[Named]) -> (Option<Figure>, Vec<Str
         x_label: "percentile".into(),
         y: Scale::spanning(Unit::Nanoseconds, all().filter(above).map(|point| point.y)),
         y_label: "latency".into(),
+        percentiles: false,
         note: "Band: 95 % interval of each percentile by order statistics, which is the least \
                uncertainty it has: it takes the exchanges of a run for independent."
             .into(),

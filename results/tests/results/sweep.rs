@@ -97,12 +97,12 @@ fn the_knee_is_named() {
         "INVALID at 20.00k/s: late: the generator itself was late",
         "|    20.00k |     20.00k | 25.0ms | 50.0ms |",
         "| INVALID late |",
-        "| overloaded   |",
+        "|   overloaded |",
         "random order, seed 1",
     ] {
-        assert!(text.contains(words), "{words} is missing in\n{text}");
+        assert!(text.replace("\n    ", " ").contains(words), "{words} is missing in\n{text}");
     }
-    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     // A row a level, in their order.
     let rows: Vec<&str> = text.lines().filter(|line| line.contains("00k |")).collect();
     assert_eq!(rows.len(), 4, "{text}");
@@ -147,7 +147,7 @@ fn rounds_of_a_level_are_one_row() {
     points.push(Point::of(10_000, 4, Purpose::Level, &run(10_000, 99, &["late: so"])));
     let text = sweep(points).text();
     assert!(text.contains("2.00ms |"), "the median: {text}");
-    assert!(text.contains("ok (1 of 4 INVALID late)"), "{text}");
+    assert!(text.contains("ok (1 of 4 "), "{text}");
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_search_says_what_it_found() {
         "10.00k/s holds p99<3ms; 20.00k/s does not",
         "measured again for 10.0 s: p50 1.00ms, p99 2.00ms",
         "at 50 % of it, 5.000k/s: p50 500us, p99 1.00ms",
-        "held (measured again)",
+        "held, again",
         "missed",
     ] {
         assert!(text.contains(words), "{words} is missing in\n{text}");
@@ -182,11 +182,19 @@ fn a_search_says_what_it_found() {
     assert_eq!(sweep.find_knee(), None, "the search's points are not spread over the curve");
     let slo = sweep.slo.as_mut().unwrap();
     (slo.rate_per_s, slo.missed_per_s) = (None, Some(10_000));
-    assert!(sweep.text().contains("no rate holds p99<3ms: 5.000k/s does not"), "{}", sweep.text());
+    assert!(
+        sweep.sentences()[0].contains("no rate holds p99<3ms: 5.000k/s does not"),
+        "{}",
+        sweep.text()
+    );
     sweep.slo.as_mut().unwrap().bound = Bound::Generator;
-    assert!(sweep.text().contains("the generator was the limit or"), "{}", sweep.text());
+    assert!(sweep.sentences()[0].contains("the generator was the limit or"), "{}", sweep.text());
     sweep.slo.as_mut().unwrap().rate_per_s = Some(10_000);
-    assert!(sweep.text().contains("the generator's limit, not the server's"), "{}", sweep.text());
+    assert!(
+        sweep.sentences()[0].contains("the generator's limit, not the server's"),
+        "{}",
+        sweep.text()
+    );
 }
 
 #[test]

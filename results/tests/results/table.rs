@@ -1,4 +1,4 @@
-//! Tables for a terminal of 100 columns.
+//! Tables for a terminal of 80 columns.
 
 use lockstep_results::{Record, table};
 
@@ -26,7 +26,8 @@ fn one_record() {
 |                      |      mio |
 |----------------------|----------|
 | subject              |      mio |
-| connections x bytes  |  1000x64 |
+| connections          |     1000 |
+| bytes in a request   |       64 |
 | throughput           | 241.9k/s |
 | exchange p50         |   4.40ms |
 | exchange p90         |   5.20ms |
@@ -84,7 +85,7 @@ fn what_is_absent_is_a_dash_without_a_ratio() {
     // And no ratio where the first is zero.
     let idle = Record { throughput_per_s: 0.0, ..sample() };
     let text = table(&[("idle", &idle), ("mio", &sample())]);
-    assert_eq!(line(&text, "| throughput"), "| throughput           |     0/s | 241.9k/s        |");
+    assert_eq!(line(&text, "| throughput"), "| throughput           |    0/s | 241.9k/s        |");
 }
 
 #[test]
@@ -104,7 +105,7 @@ fn an_open_loop_has_rows_of_its_own() {
     assert!(text.contains("| exchange p50         |        - |"), "{text}");
     assert!(text.contains("  load: open (open) | closed (closed)"), "{text}");
     let text = table(&[("a", &open), ("b", &open), ("c", &open), ("d", &open), ("e", &open)]);
-    assert!(line(&text, "| a").contains("| 4.40ms | 7.90ms | 7.90ms |"), "{text}");
+    assert!(line(&text, "| a").contains("| 4.40ms | 7.90ms |"), "{text}");
 }
 
 #[test]
@@ -116,18 +117,18 @@ fn long_names_are_numbered_and_listed() {
 }
 
 #[test]
-fn more_than_four_records_take_a_row_each() {
+fn more_than_three_records_take_a_row_each() {
     let (mio, ring) = (sample(), faster());
-    let text = table(&[("a", &mio), ("b", &ring), ("c", &mio), ("d", &mio), ("e", &mio)]);
+    let text = table(&[("a", &mio), ("b", &ring), ("c", &mio), ("d", &mio)]);
     let expected = "\
-|   | conns x B | throughput |       |    p50 |    p99 |  p99.9 | srv CPU | errors | valid |
-|---|-----------|------------|-------|--------|--------|--------|---------|--------|-------|
-| a |   1000x64 |   241.9k/s | 1.00x | 4.40ms | 7.90ms | 7.90ms |  4.12us |      3 |   yes |
-| b |   1000x64 |   302.3k/s | 1.25x | 4.40ms | 3.95ms | 7.90ms |  3.30us |      0 |   yes |
+|   | conns | bytes | exch./s |       |    p50 |    p99 |    CPU |
+|---|-------|-------|---------|-------|--------|--------|--------|
+| a |  1000 |    64 |  241.9k | 1.00x | 4.40ms | 7.90ms | 4.12us |
+| b |  1000 |    64 |  302.3k | 1.25x | 4.40ms | 3.95ms | 3.30us |
 ";
     assert!(text.starts_with(expected), "{text}");
     let long = "a name too long for a cell";
-    let text = table(&[("a", &mio), ("b", &ring), (long, &mio), ("d", &mio), ("e", &mio)]);
+    let text = table(&[("a", &mio), ("b", &ring), (long, &mio), ("d", &mio)]);
     assert!(line(&text, "| #2").starts_with("| #2 | io-uring |"), "{text}");
     assert_eq!(line(&text, "#3 ="), format!("#3 = {long}"));
 }
@@ -179,7 +180,7 @@ fn an_invalid_record_is_marked_and_explained() {
     let expected = "not valid: a debug build; no exchange
 ring: interrupted: the window was cut short
 ring: warning: disturbed: a little
-ring: the hypervisor withheld 0.55s of processor time
+ring: the hypervisor withheld 0.55s of CPU time
 ";
     assert_eq!(below, expected);
 }
@@ -209,7 +210,7 @@ fn any_number_of_any_records_fits_a_terminal() {
                 .collect();
             let text = table(&records);
             for line in text.lines() {
-                assert!(line.chars().count() <= 100, "{count} records: {line}\n{text}");
+                assert!(line.chars().count() <= 80, "{count} records: {line}\n{text}");
                 assert!(!line.contains(char::is_control), "{line:?}");
                 assert_eq!(line, line.trim_end(), "no white space at the end");
             }

@@ -3,7 +3,7 @@
 use super::{Client, Depth, Fate};
 
 /// Columns of the timeline, and the longest bar.
-const WIDTH: usize = 56;
+const WIDTH: usize = 40;
 
 /// Heights of a column, in eighths of a character cell.
 const HEIGHTS: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use super::picture::{bar, ladder, timeline};
 use super::{Backlog, Kernel, Outcome, Range, Trial};
-use crate::text::{COLUMNS, printable, wrap};
+use crate::text::{COLUMNS, line, printable, wrap};
 
 /// Trials side by side in the table of checks.
-const SIDE_BY_SIDE: usize = 5;
+const SIDE_BY_SIDE: usize = 3;
 
 /// Text of the whole experiment.
 pub(super) fn text(backlog: &Backlog) -> String {
@@ -41,34 +41,30 @@ impl Backlog {
             .into_iter()
             .filter(|line| !line.is_empty())
             .chain(notes)
-            .fold(String::new(), |text, line| text + &wrap(&line, COLUMNS, 4) + "\n")
+            .fold(String::new(), |text, sentence| text + &line(&sentence) + "\n")
     }
 
-    /// Predicted and measured, a trial a line.
+    /// Measured and predicted, a line for each trial.
     fn table(&self) -> String {
-        let mut text = [
-            "\n                            at                              ",
-            "                            timed\n",
-            "                  conns   once predicted  late predicted gho",
-            "sts predicted refused reset   out served\n",
-        ]
-        .concat();
+        let mut text = format!(
+            "\n{:<17} {:>5} {:>9} {:>9} {:>7} {:>7} {:>5} {:>7} {:>6}\n",
+            "", "conns", "at once", "late", "ghosts", "refused", "reset", "timeout", "served"
+        );
         for trial in &self.trials {
             let Outcome { instant, late, ghosts, refused, reset, timed_out, served, .. } =
                 trial.measured;
             let predicted = &trial.predicted;
             let _ = writeln!(
                 text,
-                "{:<17} {:>5} {instant:>6} {:>9} {late:>5} {:>9} {ghosts:>6} {:>9} {refused:>7} \
-                 {reset:>5} {timed_out:>5} {served:>6}",
+                "{:<17} {:>5} {:>9} {:>9} {:>7} {refused:>7} {reset:>5} {timed_out:>7} {served:>6}",
                 trial.name(),
                 trial.conns,
-                range(predicted.instant),
-                range(predicted.late),
-                range(predicted.ghosts),
+                format!("{instant}/{}", range(predicted.instant)),
+                format!("{late}/{}", range(predicted.late)),
+                format!("{ghosts}/{}", range(predicted.ghosts)),
             );
         }
-        text
+        text + "a/b: measured and predicted\n"
     }
 
     /// The counters against each other and against the clients.
@@ -105,7 +101,7 @@ impl Backlog {
         }
         if !self.private && !text.is_empty() {
             text +=
-                "Others in this network namespace count there too: no verdict is based on these.\n";
+                "Other programs in this network namespace count too: no verdict rests on these.\n";
         }
         text
     }

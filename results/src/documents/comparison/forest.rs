@@ -1,6 +1,6 @@
 //! Ratios to the baseline, with their intervals: who is better at what, and how surely.
 
-use super::interval;
+use super::{decimals, interval};
 use crate::html::figure::Figure;
 use crate::html::rows::{Mark, Row, Rows};
 use crate::html::scale::Scale;
@@ -40,12 +40,12 @@ pub(crate) fn forest(cell: &Cell, baseline: &str, primary: Metric) -> Option<Fig
                 name: name.to_owned(),
                 series,
                 marks: vec![Mark::Interval(ratio.low, ratio.high), Mark::Value(ratio.median)],
-                value: interval(ratio),
+                value: interval(ratio, decimals(ratio)),
             });
             data.row([
                 metric.words().to_owned(),
                 name.to_owned(),
-                interval(ratio),
+                interval(ratio, decimals(ratio)),
                 verdict(ratio.verdict).to_owned(),
                 format!("{}%", format::count(ratio.confidence * 100.0)),
                 ratio.rounds.to_string(),

@@ -1,13 +1,16 @@
 //! The section of a comparison: its answer, the ratios of all cells, and each cell.
 
+use std::collections::BTreeSet;
+
 use super::forest::{forest, verdict};
-use super::interval;
 use super::rounds::rounds;
+use super::{decimals, interval};
 use crate::html::Page;
 use crate::html::escape::escape;
 use crate::html::spectrum::{Named, spectrum};
 use crate::html::table::Table;
 use crate::statistics::{Stopped, Verdict};
+use crate::text::{grouped, load};
 use crate::{Cell, Comparison, Metric, format};
 
 /// The most sentences that are an answer; of more, a count is one.
@@ -39,18 +42,36 @@ pub(super) fn draw(comparison: &Comparison, page: &mut Page, id: &str) {
     page.paragraph("note", &rounds);
 }
 
-/// `io-uring and blocking against mio`.
+/// `io-uring and blocking against mio, at 64 and 1,000 connections, 64 bytes`.
 pub(super) fn title(comparison: &Comparison) -> String {
     let plan = &comparison.plan;
-    let others: Vec<&str> = (plan.subjects.iter().map(String::as_str))
-        .filter(|&subject| subject != plan.baseline)
-        .collect();
-    let others = match others.as_slice() {
-        [] => return plan.baseline.clone(),
-        [one] => (*one).to_owned(),
-        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    let others: Vec<String> =
+        plan.subjects.iter().filter(|&subject| *subject != plan.baseline).cloned().collect();
+    let against = match others.as_slice() {
+        [] => plan.baseline.clone(),
+        others => format!("{} against {}", listed(others), plan.baseline),
     };
-    format!("{others} against {}", plan.baseline)
+    let values = |value: fn(&Cell) -> u32| {
+        let values: BTreeSet<u32> = comparison.cells.iter().map(value).collect();
+        listed(&values.into_iter().map(|value| grouped(value.into())).collect::<Vec<_>>())
+    };
+    match comparison.cells.as_slice() {
+        [] => against,
+        [cell] => format!("{against}, {}", load(cell.conns, cell.size)),
+        _ => {
+            let (conns, sizes) = (values(|cell| cell.conns), values(|cell| cell.size));
+            format!("{against}, at {conns} connections, {sizes} bytes")
+        }
+    }
+}
+
+/// `1, 64 and 1,000`.
+fn listed(items: &[String]) -> String {
+    match items {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
 }
 
 /// What was found: a sentence for each claim, or where that would be many, for each subject.
@@ -116,7 +137,7 @@ fn matrix(page: &mut Page, id: &str, comparison: &Comparison) {
         plan.subjects.iter().filter(|&subject| *subject != plan.baseline).collect();
     page.push(&format!(
         "<h3>{}, ratio to {}</h3><div class=\"scroll\" tabindex=\"0\"><table class=\"matrix\">\
-         <thead><tr><th scope=\"col\">connections x bytes</th>",
+         <thead><tr><th scope=\"col\">load</th>",
         escape(comparison.primary.words()),
         escape(&plan.baseline)
     ));
@@ -126,8 +147,9 @@ fn matrix(page: &mut Page, id: &str, comparison: &Comparison) {
     page.push("</tr></thead><tbody>");
     for cell in &comparison.cells {
         page.push(&format!(
-            "<tr><th scope=\"row\"><a href=\"#{id}-{0}\">{0}</a></th>",
-            place(cell)
+            "<tr><th scope=\"row\"><a href=\"#{id}-{}\">{}</a></th>",
+            place(cell),
+            load(cell.conns, cell.size)
         ));
         for name in &others {
             let measured = cell.subjects.iter().find(|measured| measured.name == **name);
@@ -157,7 +179,7 @@ fn judgement(metric: Metric, verdict: Verdict) -> &'static str {
     }
 }
 
-/// `64x1024`.
+/// Identifier of a cell: `64x1024`.
 fn place(cell: &Cell) -> String {
     format!("{}x{}", cell.conns, cell.size)
 }
@@ -169,16 +191,13 @@ fn in_cell(page: &mut Page, id: &str, comparison: &Comparison, cell: &Cell) {
         None => "there should be more",
     };
     page.push(&format!(
-        "<section class=\"cell\" id=\"{id}-{0}\"><h3>{1} connections x {2} bytes</h3>",
+        "<section class=\"cell\" id=\"{id}-{}\"><h3>{}</h3>",
         place(cell),
-        cell.conns,
-        cell.size
+        load(cell.conns, cell.size)
     ));
     page.paragraph("sub", &format!("{} loop, {} rounds: {end}", cell.load, cell.rounds));
-    // Alone, a cell's sentences need not say which cell they are about.
-    let by_itself = Comparison { cells: vec![cell.clone()], ..comparison.clone() };
     let told = answers(comparison);
-    let mut sentences = by_itself.sentences();
+    let mut sentences = comparison.sentences_of(cell);
     sentences.retain(|sentence| !told.contains(sentence));
     page.list("sentences", &sentences);
     let (spectrum, problems) = spectrum("Latency by percentile, all rounds", &pooled(cell));
@@ -223,7 +242,7 @@ fn medians(cell: &Cell) -> Table {
                 measured.name.clone(),
                 summary.map_or("-".into(), |summary| metric.show(summary.median)),
                 summary.map_or("-".into(), |summary| format!("{:.1}%", summary.spread * 100.0)),
-                measured.ratio(metric).map_or("-".into(), interval),
+                measured.ratio(metric).map_or("-".into(), |ratio| interval(ratio, decimals(ratio))),
                 format::count(errors),
                 measured.excluded.to_string(),
                 measured.client_cpus.clone(),

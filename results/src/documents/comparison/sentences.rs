@@ -6,22 +6,21 @@ use crate::statistics::{Ratio, Verdict};
 use crate::text;
 
 impl Comparison {
-    /// What was found: for each cell and subject how it compares with the baseline in the primary
-    /// metric, in which others it differs, and which runs do not count.
-    ///
-    /// A sentence each, as long as it is; [`Comparison::conclusion`] breaks them into lines.
+    /// Findings: for each cell and subject the comparison with the baseline in the primary metric,
+    /// and the runs that do not count. A sentence names its cell if there are several.
     pub fn sentences(&self) -> Vec<String> {
-        let mut sentences = Vec::new();
-        for cell in &self.cells {
-            let mut found = Vec::new();
-            for measured in cell.others(&self.plan.baseline) {
-                found.push(self.primary_sentence(measured));
-                found.extend(self.other_sentence(measured));
-            }
-            found.extend(cell.subjects.iter().filter_map(excluded));
-            sentences.extend(found.into_iter().map(|sentence| self.in_cell(cell, &sentence)));
-        }
-        sentences
+        let of_cell = |cell| {
+            let sentences = self.sentences_of(cell).into_iter();
+            sentences.map(move |sentence| self.in_cell(cell, &sentence))
+        };
+        self.cells.iter().flat_map(of_cell).collect()
+    }
+
+    /// The [`sentences`](Comparison::sentences) of one cell, without its name.
+    pub(crate) fn sentences_of(&self, cell: &Cell) -> Vec<String> {
+        let others = cell.others(&self.plan.baseline);
+        let primary = others.map(|measured| self.primary_sentence(measured));
+        primary.chain(excluded(cell)).collect()
     }
 
     /// Of the [`sentences`](Comparison::sentences) those on the primary metric.
@@ -75,7 +74,7 @@ impl Comparison {
     fn in_cell(&self, cell: &Cell, sentence: &str) -> String {
         match self.cells.len() {
             1 => sentence.to_owned(),
-            _ => format!("{}x{}: {sentence}", cell.conns, cell.size),
+            _ => format!("{}: {sentence}", text::load(cell.conns, cell.size)),
         }
     }
 
@@ -90,7 +89,7 @@ impl Comparison {
             Verdict::Lower | Verdict::Higher => format!(
                 "{name} {} {} of {baseline}'s {}",
                 metric.verb(),
-                interval(ratio),
+                interval(ratio, decimals(ratio)),
                 metric.words()
             ),
             Verdict::NoDifference => {
@@ -101,7 +100,7 @@ impl Comparison {
                 };
                 format!(
                     "{baseline} and {name}: no difference within noise ({} of the {}{doubt})",
-                    interval(ratio),
+                    interval(ratio, decimals(ratio)),
                     metric.words()
                 )
             }
@@ -113,41 +112,33 @@ impl Comparison {
             ),
         }
     }
-
-    /// The claims in the other metrics.
-    fn other_sentence(&self, measured: &Measured) -> Option<String> {
-        let claims: Vec<String> = Metric::ALL
-            .into_iter()
-            .filter(|metric| *metric != self.primary)
-            .filter_map(|metric| {
-                let ratio = measured.ratio(metric).filter(|ratio| ratio.claims())?;
-                Some(format!("{} of the {}", interval(ratio), metric.words()))
-            })
-            .collect();
-        (!claims.is_empty()).then(|| {
-            let (name, baseline) = (&measured.name, &self.plan.baseline);
-            text::printable(&format!("{name} against {baseline} besides: {}", claims.join(", ")))
-        })
-    }
 }
 
-/// Which runs of a subject are left out, of what, and why.
-fn excluded(measured: &Measured) -> Option<String> {
-    // Older files have only the reasons of each run.
-    let found = match measured.exclusions.as_slice() {
-        [] => by_kind(&measured.runs),
-        exclusions => exclusions.to_vec(),
+/// Runs of a cell that are left out, of which metrics, and why. Subjects with the same numbers and
+/// reasons share a sentence.
+fn excluded(cell: &Cell) -> Vec<String> {
+    let mut groups: Vec<((u32, usize, String), Vec<&str>)> = Vec::new();
+    for measured in cell.subjects.iter().filter(|measured| measured.excluded > 0) {
+        // Older files have only the reasons of each run.
+        let found = match measured.exclusions.as_slice() {
+            [] => by_kind(&measured.runs),
+            exclusions => exclusions.to_vec(),
+        };
+        let kinds: Vec<String> = found.iter().map(exclusion).collect();
+        let group = (measured.excluded, measured.runs.len(), kinds.join("; "));
+        match groups.iter_mut().find(|(found, _)| *found == group) {
+            Some((_, names)) => names.push(&measured.name),
+            None => groups.push((group, vec![&measured.name])),
+        }
+    }
+    let sentence = |((excluded, runs, kinds), names): ((u32, usize, String), Vec<&str>)| {
+        let names = match names.len() {
+            all if all > 1 && all == cell.subjects.len() => "each subject".to_owned(),
+            _ => names.join(", "),
+        };
+        text::printable(&format!("{excluded} of {runs} runs of {names} are left out: {kinds}"))
     };
-    let kinds: Vec<String> = found.iter().map(exclusion).collect();
-    (measured.excluded > 0).then(|| {
-        text::printable(&format!(
-            "{} of {} runs of {} are left out: {}",
-            measured.excluded,
-            measured.runs.len(),
-            measured.name,
-            kinds.join("; ")
-        ))
-    })
+    groups.into_iter().map(sentence).collect()
 }
 
 /// `2 of throughput and latency (generator-full: ...)`.
@@ -161,14 +152,19 @@ fn exclusion(exclusion: &Exclusion) -> String {
     format!("{} of {what} ({})", exclusion.runs, exclusion.example)
 }
 
-/// `0.87x [0.84, 0.90]`; with one digit more where two would hide the interval or a claim.
-pub(crate) fn interval(ratio: &Ratio) -> String {
+/// `0.87x [0.84, 0.90]`, with a number of decimals.
+pub(crate) fn interval(ratio: &Ratio, decimals: usize) -> String {
     let Ratio { median, low, high, .. } = ratio;
-    let text = |decimals| format!("{median:.decimals$}x [{low:.decimals$}, {high:.decimals$}]");
+    format!("{median:.decimals$}x [{low:.decimals$}, {high:.decimals$}]")
+}
+
+/// Two decimals, or three where two would hide the interval or a claim.
+pub(crate) fn decimals(ratio: &Ratio) -> usize {
+    let Ratio { low, high, .. } = ratio;
     let ends = [format!("{low:.2}"), format!("{high:.2}")];
     let hides =
         low < high && ends[0] == ends[1] || ratio.claims() && ends.contains(&"1.00".to_owned());
-    if hides { text(3) } else { text(2) }
+    if hides { 3 } else { 2 }
 }
 
 /// The largest difference that the interval does not exclude, as a share.
@@ -189,7 +185,7 @@ fn percent(share: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{hidden, interval, percent};
+    use super::{decimals, hidden, percent};
     use crate::statistics::{Ratio, Verdict};
 
     fn ratio(median: f64, low: f64, high: f64) -> Ratio {
@@ -198,14 +194,18 @@ mod tests {
         Ratio { median, low, high, confidence, rounds, p_signed_rank, verdict }
     }
 
+    fn shown(ratio: &Ratio) -> String {
+        super::interval(ratio, decimals(ratio))
+    }
+
     #[test]
     fn two_decimals_unless_they_hide_something() {
-        assert_eq!(interval(&ratio(0.871, 0.844, 0.899)), "0.87x [0.84, 0.90]");
-        assert_eq!(interval(&ratio(0.99, 0.983, 0.9961)), "0.990x [0.983, 0.996]");
-        assert_eq!(interval(&ratio(1.001, 0.9989, 1.0021)), "1.001x [0.999, 1.002]");
-        assert_eq!(interval(&ratio(1.001, 0.9911, 1.0021)), "1.00x [0.99, 1.00]");
-        assert_eq!(interval(&ratio(1.0, 1.0, 1.0)), "1.00x [1.00, 1.00]");
-        assert_eq!(interval(&ratio(12.0, 9.0, 14.5)), "12.00x [9.00, 14.50]");
+        assert_eq!(shown(&ratio(0.871, 0.844, 0.899)), "0.87x [0.84, 0.90]");
+        assert_eq!(shown(&ratio(0.99, 0.983, 0.9961)), "0.990x [0.983, 0.996]");
+        assert_eq!(shown(&ratio(1.001, 0.9989, 1.0021)), "1.001x [0.999, 1.002]");
+        assert_eq!(shown(&ratio(1.001, 0.9911, 1.0021)), "1.00x [0.99, 1.00]");
+        assert_eq!(shown(&ratio(1.0, 1.0, 1.0)), "1.00x [1.00, 1.00]");
+        assert_eq!(shown(&ratio(12.0, 9.0, 14.5)), "12.00x [9.00, 14.50]");
     }
 
     #[test]

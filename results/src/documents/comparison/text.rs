@@ -1,213 +1,25 @@
-//! A comparison as plain text that is also Markdown, in at most 100 columns.
+//! Text of a comparison; its tables are also Markdown.
 
-use comfy_table::presets::ASCII_MARKDOWN;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
-
-use super::exclusion;
-use super::sentences::interval;
-use super::{Asked, Cell, Comparison, Measured, Metric};
+use super::sentences::{decimals, interval};
+use super::{Asked, Cell, Comparison, Measured, Metric, exclusion};
+use crate::format;
 use crate::statistics::{Ratio, Stopped, Verdict};
-use crate::{format, text};
+use crate::text::{COLUMNS, line, load, plural, printable, shorten, table};
 
-/// The most characters of a subject's name in a table.
+/// Longest name of a subject in a table, in characters.
 const NAME: usize = 20;
 
-/// Where the further lines of a sentence start.
-const INDENT: usize = 4;
-
-/// What was compared and where it ran, the table, and what it shows.
 pub(super) fn text(comparison: &Comparison) -> String {
-    let text: String = header(comparison).iter().map(|header| line(header) + "\n").collect();
-    text + "\n" + &comparison.table() + "\n" + &comparison.conclusion()
+    let mut blocks = vec![lines(header(comparison))];
+    blocks.extend(comparison.cells.iter().map(|cell| cell_text(comparison, cell)));
+    blocks.push(lines(notes(comparison)));
+    blocks.push(lines(conclusion(comparison)));
+    blocks.retain(|block| !block.is_empty());
+    blocks.join("\n")
 }
 
-impl Comparison {
-    /// For each cell every subject's medians, and below them the ratios to the baseline; at the end
-    /// how to read them.
-    pub fn table(&self) -> String {
-        let mut lines = Vec::new();
-        for cell in &self.cells {
-            lines.push(heading(cell));
-            for table in [self.medians(cell)].into_iter().chain(self.ratios(cell)) {
-                lines.push(String::new());
-                let grid = table.trim_fmt();
-                lines.extend(grid.lines().map(|line| line.trim_end().to_owned()));
-            }
-            lines.extend(floor(cell).map(|floor| format!("\n{}", line(&floor))));
-            lines.push(String::new());
-        }
-        lines.extend(self.notes().iter().map(|note| line(note)));
-        lines.join("\n") + "\n"
-    }
-
-    /// The [`sentences`](Comparison::sentences), and where all subjects are the same server the
-    /// [noise floor](Comparison::noise_floor), in lines of at most 100 columns.
-    pub fn conclusion(&self) -> String {
-        let floor = if self.plan.aa { self.noise_floor() } else { Vec::new() };
-        let lines = self.sentences().into_iter().chain(floor);
-        lines.map(|sentence| line(&sentence) + "\n").collect()
-    }
-
-    /// A row a subject, a column a metric.
-    fn medians(&self, cell: &Cell) -> Table {
-        let mut table = grid("median", Metric::ALL);
-        for measured in &cell.subjects {
-            let median = |metric: Metric| {
-                let Some(summary) = measured.metrics.get(metric) else { return "-".into() };
-                let spread = match metric == self.primary {
-                    true => format!(" ~{:.0}%", summary.spread * 100.0),
-                    false => String::new(),
-                };
-                metric.show(summary.median) + &spread
-            };
-            table.add_row(row(&measured.name, Metric::ALL.map(median)));
-        }
-        table
-    }
-
-    /// The same of the ratios, three metrics at a time.
-    fn ratios(&self, cell: &Cell) -> Vec<Table> {
-        let baseline = text::shorten(&text::printable(&self.plan.baseline), NAME);
-        let others: Vec<&Measured> = cell.others(&self.plan.baseline).collect();
-        if others.iter().all(|measured| measured.ratio(self.primary).is_none()) {
-            return Vec::new();
-        }
-        let mut tables = Vec::new();
-        for metrics in Metric::ALL.chunks(3) {
-            let mut table = grid(&format!("x {baseline}"), metrics.iter().copied());
-            for measured in &others {
-                let ratio = |metric: &Metric| {
-                    measured.ratio(*metric).map_or("-".into(), |ratio| marked(ratio, cell))
-                };
-                table.add_row(row(&measured.name, metrics.iter().map(ratio)));
-            }
-            tables.push(table);
-        }
-        tables
-    }
-
-    /// How to read the table, and what stands against believing it.
-    fn notes(&self) -> Vec<String> {
-        let primary = self.primary.words();
-        let baseline = &self.plan.baseline;
-        let mut notes = vec![format!(
-            "~: run-to-run noise; x: the median of the ratios round by round, with its bootstrap \
-             interval (99 % for the {primary}, 99.8 % for the others; from 6 rounds on the former \
-             holds in 96 to 99 of 100 comparisons); *: a difference; ?: too few rounds to tell; \
-             (5): rests on 5 rounds, some being left out"
-        )];
-        let partly = |measured: &&Measured| {
-            let full = measured.exclusions.iter().any(|found| found.kind == "generator-full");
-            full && measured.rounds(Metric::ThroughputPerS) > 0
-        };
-        let mut partly = self.cells.iter().flat_map(|cell| cell.subjects.iter().filter(partly));
-        if let Some(measured) = partly.next() {
-            notes.push(format!(
-                "{}: where only the generator was full the run is left out of throughput and \
-                 latency; those are the subject's fastest, so it is faster than they say",
-                measured.name
-            ));
-        }
-        if self.primary != Metric::ServerCpuUsPerExchange {
-            notes.push(format!(
-                "the claim rests on the {primary}: the server's processor time cannot be read for \
-                 every subject"
-            ));
-        }
-        let others = self.cells.iter().map(|cell| cell.others(baseline).count());
-        let comparisons: usize = others.sum();
-        if comparisons > 1 {
-            notes.push(format!(
-                "{comparisons} comparisons with {baseline}: each may claim a difference between \
-                 equals in up to 4 of 100 cases, so expect up to {:.1} such claims in all",
-                0.04 * comparisons as f64
-            ));
-        }
-        let subjects = || self.cells.iter().flat_map(|cell| &cell.subjects);
-        let warnings = exclusion::warnings(subjects().flat_map(|measured| &measured.runs));
-        if !warnings.is_empty() {
-            let runs: usize = subjects().map(|measured| measured.runs.len()).sum();
-            let kinds: Vec<String> =
-                warnings.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
-            notes.push(format!("of {runs} runs some have warnings: {}", kinds.join(", ")));
-        }
-        if self.interrupted {
-            notes.push("interrupted: there should be more rounds".into());
-        }
-        let failed = |measured: &&Measured| measured.runs.iter().any(|run| run.errors_total > 0);
-        for cell in &self.cells {
-            for measured in cell.subjects.iter().filter(failed) {
-                let errors: u64 = measured.runs.iter().map(|run| run.errors_total).sum();
-                notes.push(format!(
-                    "{}x{}: {} had {errors} errors",
-                    cell.conns, cell.size, measured.name
-                ));
-            }
-        }
-        notes
-    }
-}
-
-fn line(sentence: &str) -> String {
-    text::wrap(&text::printable(sentence), text::COLUMNS, INDENT)
-}
-
-/// `1000 connections x 64 bytes, closed loop, 10 rounds: precise enough`.
-fn heading(cell: &Cell) -> String {
-    let end = match cell.stopped {
-        Some(Stopped::Precise) => "precise enough",
-        Some(Stopped::Maximum) => "the most allowed",
-        None => "there should be more",
-    };
-    line(&format!(
-        "{} connections x {} bytes, {} loop, {} rounds: {end}",
-        cell.conns, cell.size, cell.load, cell.rounds
-    ))
-}
-
-/// What the machine could do at all under the cell's load.
-fn floor(cell: &Cell) -> Option<String> {
-    let one_thread = cell.at_the_floor(|floor| Some(floor.one_thread_ns))?;
-    let one_thread = format::duration(one_thread as u64);
-    let spinning = cell
-        .at_the_floor(|floor| floor.two_threads_ns)
-        .map(|ns| format!(", and two spinning threads reach {}/s", format::count(1e9 / ns)));
-    Some(format!(
-        "floor: without an event loop both sides of an exchange took {one_thread} of one CPU{}",
-        spinning.unwrap_or_default()
-    ))
-}
-
-/// A table with a column for each metric.
-fn grid(corner: &str, metrics: impl IntoIterator<Item = Metric>) -> Table {
-    let mut table = Table::new();
-    let labels = metrics.into_iter().map(|metric| metric.label().to_owned());
-    table.load_style(ASCII_MARKDOWN).set_header(row(corner, labels));
-    // Only absurd values are too wide; they are broken, not the table.
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(text::COLUMNS as u16);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
-
-fn row(name: &str, values: impl IntoIterator<Item = String>) -> Vec<String> {
-    let name = text::shorten(&text::printable(name), NAME);
-    std::iter::once(name).chain(values).collect()
-}
-
-/// `0.87x [0.84, 0.90]*(5)`: the star is a claim, which rests on five rounds though there were more.
-fn marked(ratio: &Ratio, cell: &Cell) -> String {
-    let mark = match ratio.verdict {
-        Verdict::Lower | Verdict::Higher => "*",
-        Verdict::NoDifference => "",
-        Verdict::TooFewRounds => "?",
-    };
-    let rounds = match ratio.rounds < cell.rounds {
-        true => format!("({})", ratio.rounds),
-        false => String::new(),
-    };
-    interval(ratio) + mark + &rounds
+fn lines(sentences: Vec<String>) -> String {
+    sentences.iter().map(|sentence| line(sentence) + "\n").collect()
 }
 
 fn header(comparison: &Comparison) -> Vec<String> {
@@ -215,47 +27,35 @@ fn header(comparison: &Comparison) -> Vec<String> {
     let others: Vec<&str> =
         plan.subjects.iter().map(String::as_str).filter(|name| *name != plan.baseline).collect();
     let mut lines = vec![format!(
-        "{} against {}: each run has a server of its own; the order is drawn by lot",
+        "{} against {}: each run starts its own server, in random order",
         others.join(", "),
         plan.baseline
     )];
-    let subjects = comparison.cells.iter().flat_map(|cell| &cell.subjects);
-    let mut places: Vec<String> = Vec::new();
-    for measured in subjects {
-        let server = measured.server_cpus.as_deref().unwrap_or("unknown");
-        let threads = measured.threads;
+    for measured in comparison.cells.iter().flat_map(|cell| &cell.subjects) {
         let place = format!(
-            "servers on CPU {server}, generator on CPU {} with {threads} thread{}{}",
+            "servers on CPU {}, generator on CPU {} with {}{}",
+            measured.server_cpus.as_deref().unwrap_or("unknown"),
             measured.client_cpus,
-            if threads == 1 { "" } else { "s" },
+            plural(measured.threads.into(), "thread"),
             match measured.placement.as_deref() {
                 Some("apart") | None => String::new(),
                 Some(how) => format!(", {how}"),
             }
         );
-        if !places.contains(&place) {
-            places.push(place);
+        if !lines.contains(&place) {
+            lines.push(place);
         }
     }
-    lines.extend(places);
-    lines.extend(plan.asked.as_ref().map(asked));
-    lines.extend(plan.asked.as_ref().and_then(turns));
-    lines.push(format!("seed {}", plan.header.seed.map_or("-".into(), |seed| seed.to_string())));
+    lines.extend(plan.asked.iter().map(asked));
+    lines.extend(plan.asked.as_ref().and_then(slices));
+    lines.extend(plan.header.seed.map(|seed| format!("seed {seed}")));
     for absent in &plan.absent {
         lines.push(format!("without {}, which did not start: {}", absent.subject, absent.cause));
     }
     lines
 }
 
-/// How the runs of a round take turns.
-fn turns(asked: &Asked) -> Option<String> {
-    let turns = asked.conns.iter().zip(&asked.turns_s).filter(|&(_, &turn_s)| turn_s > 0.0);
-    let turns: Vec<String> =
-        turns.map(|(conns, turn_s)| format!("{:.0} ms at {conns} conns", turn_s * 1e3)).collect();
-    (!turns.is_empty()).then(|| format!("subjects are under load in turn: {}", turns.join(", ")))
-}
-
-/// What every run was asked for.
+/// Options that every run has.
 fn asked(asked: &Asked) -> String {
     let load = match (asked.rate_per_s, &asked.arrivals) {
         (Some(rate), Some(arrivals)) => format!("{rate} requests/s, {arrivals}"),
@@ -276,4 +76,251 @@ fn asked(asked: &Asked) -> String {
         asked.server_spin_ns.map(|ns| format!(", backends polling for {}", format::duration(ns))),
     );
     line
+}
+
+/// Time slices of the subjects of a round.
+fn slices(asked: &Asked) -> Option<String> {
+    let slices = asked.conns.iter().zip(&asked.turns_s).filter(|&(_, &slice_s)| slice_s > 0.0);
+    let slices: Vec<String> = slices
+        .map(|(conns, slice_s)| format!("{:.0} ms at {conns} connections", slice_s * 1e3))
+        .collect();
+    (!slices.is_empty())
+        .then(|| format!("the subjects of a round alternate, in slices of {}", slices.join(", ")))
+}
+
+/// The tables of a cell, and the machine's floor below them.
+fn cell_text(comparison: &Comparison, cell: &Cell) -> String {
+    let mut blocks = vec![line(&heading(cell)), primary(comparison, cell)];
+    let others = || Metric::ALL.into_iter().filter(|metric| *metric != comparison.primary);
+    let head: Vec<&str> = std::iter::once("median").chain(others().map(Metric::label)).collect();
+    blocks.push(table(
+        1,
+        &head,
+        cell.subjects.iter().map(|measured| {
+            let median = |metric| {
+                let summary = measured.metrics.get(metric);
+                summary.map_or("-".to_owned(), |summary| metric.show(summary.median))
+            };
+            std::iter::once(name(measured)).chain(others().map(median)).collect()
+        }),
+    ));
+    blocks.extend(ratios(comparison, cell, &others().collect::<Vec<_>>()));
+    blocks.extend(floor(cell).map(|floor| line(&floor)));
+    blocks.join("\n\n") + "\n"
+}
+
+/// `1,000 connections x 64 bytes, closed loop, 10 rounds: precise enough`.
+fn heading(cell: &Cell) -> String {
+    let end = match cell.stopped {
+        Some(Stopped::Precise) => "precise enough",
+        Some(Stopped::Maximum) => "the most allowed",
+        None => "there should be more",
+    };
+    let load = load(cell.conns, cell.size);
+    format!("{load}, {} loop, {}: {end}", cell.load, plural(cell.rounds.into(), "round"))
+}
+
+fn name(measured: &Measured) -> String {
+    shorten(&printable(&measured.name), NAME)
+}
+
+/// The metric that the claim rests on.
+fn primary(comparison: &Comparison, cell: &Cell) -> String {
+    let metric = comparison.primary;
+    let baseline = shorten(&printable(&comparison.plan.baseline), NAME);
+    let ratios = column(comparison, cell, metric);
+    let row = |(measured, ratio): (&Measured, String)| {
+        let summary = measured.metrics.get(metric);
+        let median = summary.map_or("-".to_owned(), |summary| metric.show(summary.median));
+        let noise = summary.map_or("-".to_owned(), |it| format!("{:.0} %", it.spread * 100.0));
+        vec![name(measured), median, noise, ratio]
+    };
+    table(
+        1,
+        &[metric.words(), "median", "noise", &format!("ratio to {baseline}")],
+        cell.subjects.iter().zip(ratios).map(row),
+    )
+}
+
+/// The ratios in the other metrics, in as few tables as fit.
+fn ratios(comparison: &Comparison, cell: &Cell, metrics: &[Metric]) -> Vec<String> {
+    let baseline = &comparison.plan.baseline;
+    let columns: Vec<(Metric, Vec<String>)> =
+        metrics.iter().map(|&metric| (metric, column(comparison, cell, metric))).collect();
+    let width = |cells: &[String]| cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let corner = format!("ratio to {}", shorten(&printable(baseline), NAME));
+    let names: Vec<String> = cell.subjects.iter().map(name).chain([corner.clone()]).collect();
+    let mut groups: Vec<(usize, Vec<&(Metric, Vec<String>)>)> = Vec::new();
+    for column in columns.iter().filter(|(_, cells)| cells.iter().any(|cell| cell.contains('x'))) {
+        let wide = width(&column.1).max(column.0.label().len()) + 3;
+        match groups.last_mut() {
+            Some((used, group)) if *used + wide <= COLUMNS => {
+                *used += wide;
+                group.push(column);
+            }
+            _ => groups.push((width(&names) + 4 + wide, vec![column])),
+        }
+    }
+    let of_group = |(_, group): (usize, Vec<&(Metric, Vec<String>)>)| {
+        let head: Vec<&str> = std::iter::once(&*corner)
+            .chain(group.iter().map(|(metric, _)| metric.label()))
+            .collect();
+        let subjects = cell.subjects.iter().enumerate();
+        let others = subjects.filter(|(_, measured)| measured.name != *baseline);
+        let rows = others.map(|(index, measured)| {
+            let cells = group.iter().map(|(_, cells)| cells[index].clone());
+            std::iter::once(name(measured)).chain(cells).collect()
+        });
+        table(1, &head, rows)
+    };
+    groups.into_iter().map(of_group).collect()
+}
+
+/// The ratio of every subject of a cell in a metric, with its marks in front so that digits are
+/// aligned, and with the same number of decimals; empty for the baseline.
+fn column(comparison: &Comparison, cell: &Cell, metric: Metric) -> Vec<String> {
+    let ratios = || cell.subjects.iter().filter_map(|measured| measured.ratio(metric));
+    let decimals = ratios().map(decimals).max().unwrap_or(2);
+    let shown = |measured: &Measured| match measured.ratio(metric) {
+        _ if measured.name == comparison.plan.baseline => String::new(),
+        None => "-".to_owned(),
+        Some(ratio) => {
+            let fewer = if is_partial(ratio, cell) {
+                format!("({}) ", ratio.rounds)
+            } else {
+                String::new()
+            };
+            format!("{fewer}{}{}", mark(ratio.verdict), interval(ratio, decimals))
+        }
+    };
+    cell.subjects.iter().map(shown).collect()
+}
+
+fn mark(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Lower | Verdict::Higher => "",
+        Verdict::NoDifference => "~ ",
+        Verdict::TooFewRounds => "? ",
+    }
+}
+
+/// True if fewer rounds count for a ratio than for others of its cell.
+fn is_partial(ratio: &Ratio, cell: &Cell) -> bool {
+    let all = cell
+        .subjects
+        .iter()
+        .flat_map(|measured| Metric::ALL.into_iter().filter_map(|metric| measured.ratio(metric)));
+    all.map(|other| other.rounds).max().is_some_and(|most| ratio.rounds < most)
+}
+
+/// What the machine can do at all under the cell's load.
+fn floor(cell: &Cell) -> Option<String> {
+    let one_thread = cell.at_the_floor(|floor| Some(floor.one_thread_ns))?;
+    let one_thread = format::duration(one_thread as u64);
+    let spinning = cell
+        .at_the_floor(|floor| floor.two_threads_ns)
+        .map(|ns| format!("; two spinning threads reach {}/s", format::count(1e9 / ns)));
+    Some(format!(
+        "floor of this machine, without a server: {one_thread} of CPU for both sides of an \
+         exchange{}",
+        spinning.unwrap_or_default()
+    ))
+}
+
+/// Meaning of the marks that occur, and what stands against believing the numbers.
+fn notes(comparison: &Comparison) -> Vec<String> {
+    let (primary, baseline) = (comparison.primary.words(), &comparison.plan.baseline);
+    let subjects = || comparison.cells.iter().flat_map(|cell| &cell.subjects);
+    let mut notes = legend(comparison);
+    let full = |measured: &&Measured| {
+        let full = measured.exclusions.iter().any(|found| found.kind == "generator-full");
+        full && measured.rounds(Metric::ThroughputPerS) > 0
+    };
+    notes.extend(subjects().find(full).map(|measured| {
+        format!(
+            "{}: runs in which only the generator was full do not count for throughput and \
+             latency. They are its fastest runs, so it is faster than these say",
+            measured.name
+        )
+    }));
+    if comparison.primary != Metric::ServerCpuUsPerExchange {
+        notes.push(format!(
+            "the claim rests on the {primary}: the CPU time of the server cannot be read for every \
+             subject"
+        ));
+    }
+    let comparisons: usize =
+        comparison.cells.iter().map(|cell| cell.others(baseline).count()).sum();
+    if comparisons > 1 {
+        notes.push(format!(
+            "{comparisons} comparisons with {baseline}: if none differed, chance would show up to \
+             {:.1} differences (4 % each)",
+            0.04 * comparisons as f64
+        ));
+    }
+    let warnings = exclusion::warnings(subjects().flat_map(|measured| &measured.runs));
+    if !warnings.is_empty() {
+        let runs: usize = subjects().map(|measured| measured.runs.len()).sum();
+        let kinds: Vec<String> =
+            warnings.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
+        notes.push(format!("of {runs} runs some have warnings: {}", kinds.join(", ")));
+    }
+    if comparison.interrupted {
+        notes.push("interrupted: there should be more rounds".into());
+    }
+    for cell in &comparison.cells {
+        for measured in &cell.subjects {
+            let errors =
+                measured.runs.iter().fold(0, |sum: u64, run| sum.saturating_add(run.errors_total));
+            if errors > 0 {
+                let load = load(cell.conns, cell.size);
+                notes.push(format!("{load}: {} had {errors} errors", measured.name));
+            }
+        }
+    }
+    notes
+}
+
+fn legend(comparison: &Comparison) -> Vec<String> {
+    let cells = || {
+        comparison.cells.iter().flat_map(|cell| {
+            let ratios = cell.subjects.iter().flat_map(|measured| {
+                Metric::ALL.into_iter().filter_map(|metric| measured.ratio(metric))
+            });
+            ratios.map(move |ratio| (ratio, cell))
+        })
+    };
+    let mut marks = vec!["noise: variation from run to run".to_owned()];
+    if cells().next().is_some() {
+        marks.push(format!(
+            "[a, b]: confidence interval, 99 % for the {}, 99.8 % for the others",
+            comparison.primary.words()
+        ));
+    }
+    if cells().any(|(ratio, _)| ratio.verdict == Verdict::NoDifference) {
+        marks.push("~: no difference shown".to_owned());
+    }
+    if cells().any(|(ratio, _)| ratio.verdict == Verdict::TooFewRounds) {
+        marks.push("?: too few rounds to tell".to_owned());
+    }
+    if let Some((ratio, _)) = cells().find(|(ratio, cell)| is_partial(ratio, cell)) {
+        marks.push(format!("({0}): only {0} rounds count", ratio.rounds));
+    }
+    marks
+}
+
+/// The sentences, under the load that they are about if there are several.
+fn conclusion(comparison: &Comparison) -> Vec<String> {
+    let mut lines = Vec::new();
+    for cell in &comparison.cells {
+        let several = comparison.cells.len() > 1;
+        lines.extend(several.then(|| format!("{}:", load(cell.conns, cell.size))));
+        let indent = if several { "  " } else { "" };
+        let sentences = comparison.sentences_of(cell).into_iter();
+        lines.extend(sentences.map(|sentence| format!("{indent}{sentence}")));
+    }
+    if comparison.plan.aa {
+        lines.extend(comparison.noise_floor());
+    }
+    lines
 }

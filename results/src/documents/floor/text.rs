@@ -1,86 +1,59 @@
-//! A floor as plain text that is also Markdown, in at most 100 columns.
-
-use comfy_table::presets::ASCII_MARKDOWN;
-use comfy_table::{CellAlignment, Table};
+//! Text of a floor; its table is also Markdown.
 
 use super::{Floor, Spread};
 use crate::format;
+use crate::text::{line, plural, table};
 
 impl Floor {
-    /// Every measurement with its spread and what it is, and what follows from them.
+    /// Every measurement with its spread, and what follows from them.
     pub fn text(&self) -> String {
         let place = match self.server_cpu {
             Some(server) => format!("client on CPU {}, server on CPU {server}", self.client_cpu),
             None => format!("CPU {}", self.client_cpu),
         };
+        let rows = self.rows().into_iter().map(|(name, ns)| {
+            // Calls differ by less than a nanosecond.
+            let show = |ns: f64| match ns < 99.95 {
+                true => format!("{ns:.1}ns"),
+                false => format::duration(ns.round() as u64),
+            };
+            vec![name, show(ns.median), show(ns.low), show(ns.high)]
+        });
         let mut lines = vec![
-            format!(
-                "what this machine can do: requests of {} bytes over loopback, {place}",
-                self.size
-            ),
+            line(&format!("floor of this machine: {} bytes over loopback, {place}", self.size)),
             format!(
                 "medians of {} interleaved rounds, {:.1} s in all; every byte is verified",
                 self.rounds, self.duration_s
             ),
             String::new(),
+            table(1, &["", "median", "low", "high"], rows),
+            String::new(),
         ];
-        let grid = self.grid().trim_fmt();
-        lines.extend(grid.lines().map(|line| line.trim_end().to_owned()));
-        lines.push(String::new());
         lines.extend(self.conclusions());
         lines.join("\n") + "\n"
     }
 
-    fn grid(&self) -> Table {
-        let mut table = Table::new();
-        table.load_style(ASCII_MARKDOWN).set_header(["", "median", "low", "high", "what it is"]);
-        for column in table.column_iter_mut().skip(1).take(3) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        for (name, ns, words) in self.rows() {
-            // Calls are told apart by less than a nanosecond's rounding.
-            let show = |ns: f64| match ns < 99.95 {
-                true => format!("{ns:.1}ns"),
-                false => format::duration(ns.round() as u64),
-            };
-            table.add_row([name, show(ns.median), show(ns.low), show(ns.high), words.to_owned()]);
-        }
-        table
-    }
-
-    fn rows(&self) -> Vec<(String, Spread, &'static str)> {
-        let conns = |conns: u32| match conns {
-            1 => "1 connection".to_owned(),
-            conns => format!("{conns} conns"),
-        };
+    fn rows(&self) -> Vec<(String, Spread)> {
+        let conns = |conns: u32| plural(conns.into(), "connection");
         let mut rows = Vec::new();
         for exchange in &self.one_thread {
-            let words = match exchange.conns {
-                1 => "a whole exchange, both sides, no waiting",
-                ..256 => "the same; connections take turns",
-                256.. => "the same; more than the caches hold",
-            };
-            rows.push((format!("1 thread, {}", conns(exchange.conns)), exchange.ns, words));
+            let name = format!("exchange in 1 thread, {}", conns(exchange.conns));
+            rows.push((name, exchange.ns));
         }
         for exchange in &self.two_threads {
-            let words = match exchange.conns {
-                1 => "a round trip between CPUs that spin",
-                _ => "from reply to reply, all in flight",
-            };
-            rows.push((format!("2 spinning, {}", conns(exchange.conns)), exchange.ns, words));
+            let name = format!("2 spinning threads, {}", conns(exchange.conns));
+            rows.push((name, exchange.ns));
         }
-        if let Some(ns) = self.blocking_ns {
-            let words = "a round trip between CPUs that sleep";
-            rows.push(("2 blocking, 1 connection".to_owned(), ns, words));
-        }
+        let blocking = "2 blocking threads, 1 connection".to_owned();
+        rows.extend(self.blocking_ns.map(|ns| (blocking, ns)));
         if let Some(calls) = &self.calls {
             let calls = [
-                ("clock", calls.clock_ns, "reading the monotonic clock"),
-                ("system call", calls.syscall_ns, "the least there is: getppid(2)"),
-                ("recv, nothing there", calls.recv_nothing_ns, "EAGAIN"),
-                ("epoll_wait, nothing there", calls.epoll_nothing_ns, "with a timeout of zero"),
+                ("clock_gettime(CLOCK_MONOTONIC)", calls.clock_ns),
+                ("system call that does nothing (getppid)", calls.syscall_ns),
+                ("recv that finds nothing", calls.recv_nothing_ns),
+                ("epoll_wait that finds nothing", calls.epoll_nothing_ns),
             ];
-            rows.extend(calls.map(|(name, ns, words)| (name.to_owned(), ns, words)));
+            rows.extend(calls.map(|(name, ns)| (name.to_owned(), ns)));
         }
         rows
     }

@@ -1,23 +1,24 @@
-//! A latency distribution as bars of text, for a terminal.
+//! A latency distribution as bars of text.
 
 use hdrhistogram::Histogram;
 
 use crate::format;
 
-/// The longest bar, in characters.
+/// Longest bar, in characters.
 const WIDTH: usize = 40;
 
 /// Parts of a character cell, in eighths.
 const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 
-/// The bounds that bins may have within a factor of ten.
-const STEPS: [u64; 6] = [100, 150, 200, 300, 500, 700];
+/// Number of bars that is aimed at.
+const BARS: usize = 14;
 
-/// Bins on a logarithmic scale, one line each, from the shortest latency to the longest; empty
-/// for an empty histogram.
+/// Quantiles between which the bins are fine. The first and the last bin hold the samples outside.
+const RANGE: [f64; 2] = [0.001, 0.999];
+
+/// Lines from the shortest latency to the longest; empty for an empty histogram.
 ///
-/// The length of a bar is the share of the samples in its bin. A line that stands for any sample
-/// at all shows at least a sliver.
+/// The length of a bar is the share of the samples in its bin. Any sample shows at least a sliver.
 pub(super) fn bars(histogram: &Histogram<u64>) -> Vec<String> {
     let bins = bins(histogram);
     let most = bins.iter().map(|bin| bin.count).max().unwrap_or(0);
@@ -29,14 +30,14 @@ pub(super) fn bars(histogram: &Histogram<u64>) -> Vec<String> {
             share if share < 0.01 => "<0.01 %".to_owned(),
             share => format!("{share:.2} %"),
         };
-        let low = format::duration(bin.low);
-        let high = format::duration(bin.high);
+        let (low, high) = (format::duration(bin.low), format::duration(bin.high));
         let bar = bar(bin.count as f64 / most as f64);
-        format!("{low:>7} - {high:<7} {share:>8} {bar}").trim_end().to_owned()
+        format!("{low:>7} - {high:>7} {share:>8} {bar}").trim_end().to_owned()
     };
     bins.iter().map(line).collect()
 }
 
+#[derive(Debug)]
 struct Bin {
     low: u64,
     high: u64,
@@ -44,42 +45,62 @@ struct Bin {
 }
 
 fn bins(histogram: &Histogram<u64>) -> Vec<Bin> {
-    if histogram.is_empty() {
-        return Vec::new();
-    }
-    let (first, last) = (histogram.min(), histogram.max());
-    let mut bounds = Vec::new();
-    let mut scale = 1;
-    'all: loop {
-        for step in STEPS {
-            let bound = step * scale;
-            bounds.push(bound);
-            if bound > last {
-                break 'all;
-            }
-        }
-        scale *= 10;
-    }
+    let (low, high) = (histogram.min(), histogram.max());
+    let range = RANGE.map(|quantile| histogram.value_at_quantile(quantile));
     let mut bins: Vec<Bin> = Vec::new();
-    for pair in bounds.windows(2) {
-        if pair[1] > first {
-            bins.push(Bin { low: pair[0], high: pair[1], count: 0 });
-        }
+    let mut last = low;
+    for bound in bounds(range[0], range[1]).into_iter().filter(|&bound| bound > low) {
+        bins.push(Bin { low: last, high: bound, count: 0 });
+        last = bound;
     }
-    if bins.is_empty() || bins[0].low > first {
-        bins.insert(0, Bin { low: 0, high: bounds[0], count: 0 });
-    }
+    bins.push(Bin { low: last, high: high.max(last), count: 0 });
+    let end = bins.len() - 1;
     for value in histogram.iter_recorded() {
-        // The value stands for all that the histogram does not tell apart from it.
+        // The value stands for all values that the histogram does not distinguish from it.
         let sample = histogram.lowest_equivalent(value.value_iterated_to());
-        if let Some(bin) = bins.iter_mut().find(|bin| sample < bin.high) {
-            bin.count += value.count_at_value();
-        }
+        let bin = bins[..end].iter().position(|bin| sample < bin.high).unwrap_or(end);
+        bins[bin].count += value.count_at_value();
     }
+    // An empty bin at an end has no meaning; one in the middle is a gap.
+    let first = bins.iter().position(|bin| bin.count > 0).unwrap_or(bins.len());
+    bins.drain(..first);
     while bins.last().is_some_and(|bin| bin.count == 0) {
         bins.pop();
     }
     bins
+}
+
+/// Bounds of bins from `low` to `high`: round values, about as many as there are to be bars. They
+/// are evenly spaced, or by their logarithm if the range spans a factor of ten.
+fn bounds(low: u64, high: u64) -> Vec<u64> {
+    let scales = (0..20).map(|power| 10f64.powi(power));
+    let within = |bounds: &[f64]| -> Vec<u64> {
+        let inside = bounds.iter().filter(|&&bound| bound >= low as f64 && bound <= high as f64);
+        inside.map(|&bound| bound as u64).collect()
+    };
+    let choices: Vec<Vec<u64>> = if high < low.saturating_mul(10) {
+        let steps = scales.flat_map(|scale| [1.0, 2.0, 5.0].map(|digit| digit * scale));
+        let even = |step: f64| {
+            let first = (low as f64 / step).ceil();
+            let count = ((high as f64 / step - first) as usize).min(2 * BARS);
+            within(&(0..=count).map(|i| (first + i as f64) * step).collect::<Vec<_>>())
+        };
+        steps.map(even).collect()
+    } else {
+        let digits: [&[f64]; 4] = [
+            &[1.0],
+            &[1.0, 2.0, 5.0],
+            &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0],
+            &[1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 4.0, 5.0, 6.0, 7.0, 8.5],
+        ];
+        let all = |digits: &[f64]| -> Vec<f64> {
+            let scales = scales.clone();
+            scales.flat_map(|scale| digits.iter().map(move |digit| digit * scale)).collect()
+        };
+        digits.into_iter().map(|digits| within(&all(digits))).collect()
+    };
+    let off = |bounds: &Vec<u64>| bounds.len().abs_diff(BARS - 1);
+    choices.into_iter().min_by_key(off).unwrap_or_default()
 }
 
 fn bar(share: f64) -> String {
@@ -101,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_picture() {
+    fn empty_histogram_has_no_bars() {
         assert!(bars(&histogram([])).is_empty());
     }
 
@@ -119,16 +140,23 @@ mod tests {
     }
 
     #[test]
+    fn narrow_and_wide_distributions_have_about_fourteen_bars() {
+        for spread in [3, 10, 50, 1_000, 1_000_000] {
+            let lines = bars(&histogram((0..10_000u64).map(|i| 500_000 + i * i * spread / 1000)));
+            assert!((8..=22).contains(&lines.len()), "{spread}: {lines:#?}");
+            assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+        }
+    }
+
+    #[test]
     fn bars_are_as_long_as_their_share() {
         let mut values = vec![120_000; 75];
         values.extend(vec![250_000; 25]);
         let lines = bars(&histogram(values));
-        assert_eq!(lines.len(), 3, "{lines:#?}");
         let blocks = |line: &str| line.chars().filter(|&c| c == '█').count();
-        assert_eq!((blocks(&lines[0]), blocks(&lines[1])), (40, 0));
-        assert_eq!(blocks(&lines[2]), 13);
+        let filled: Vec<usize> = lines.iter().map(|line| blocks(line)).filter(|&n| n > 0).collect();
+        assert_eq!(filled, [40, 13], "{lines:#?}");
         assert!(lines[0].contains("75.00 %"), "{lines:#?}");
-        assert!(lines.iter().all(|line| line.chars().count() <= 80));
     }
 
     #[test]

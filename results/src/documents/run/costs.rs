@@ -49,7 +49,7 @@ pub(crate) fn costs(runs: &[(&str, &Record)]) -> Option<Figure> {
     }
     (max > 0.0).then(|| {
         let rows = Rows {
-            title: "Processor time per exchange".into(),
+            title: "CPU time per exchange".into(),
             description: "A bar for each run and side: user time, then system time.".into(),
             scale: Scale::from_zero(Unit::Microseconds, max),
             reference: None,

@@ -3,11 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::environment::circumstances::{self, Circumstance, value};
-use crate::text::COLUMNS;
 use crate::{Environment, Record, format, text};
-
-/// Where the lines' text starts.
-const INDENT: usize = 4;
 
 /// A line for each setting or circumstance that is not the same in all records.
 pub(super) fn differences(records: &[(&str, &Record)]) -> Vec<String> {
@@ -41,7 +37,7 @@ fn difference(name: &str, values: &[(&str, &str)]) -> String {
     let groups: Vec<String> =
         groups.iter().map(|(value, labels)| format!("{value} ({})", labels.join(", "))).collect();
     let line = format!("  {name}: {}", groups.join(" | "));
-    text::wrap(&text::printable(&line), COLUMNS, INDENT)
+    text::line(&line)
 }
 
 /// A run's circumstances.
@@ -109,9 +105,9 @@ pub(super) fn doubts(label: &str, record: &Record) -> Vec<String> {
     if let Some(stolen) = stolen_s(&record.environment).filter(|s| *s > 0.01 * record.duration_s)
         && !told
     {
-        doubts.push(format!("the hypervisor withheld {stolen:.2}s of processor time"));
+        doubts.push(format!("the hypervisor withheld {stolen:.2}s of CPU time"));
     }
-    let line = |doubt| text::wrap(&text::printable(&format!("{label}: {doubt}")), COLUMNS, INDENT);
+    let line = |doubt| text::line(&format!("{label}: {doubt}"));
     doubts.iter().map(line).collect()
 }
 

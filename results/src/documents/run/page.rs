@@ -44,7 +44,8 @@ pub(crate) fn section(page: &mut Page, runs: &[(&str, &Record)], alone: bool) {
 /// What to call runs in charts: by subject, with the load where that is not enough, or by number.
 pub(super) fn labels(runs: &[(&str, &Record)]) -> Vec<String> {
     let subject = |run: &Record| run.subject.name.clone();
-    let loaded = |run: &Record| format!("{} {}x{}", run.subject.name, run.conns, run.size);
+    let loaded =
+        |run: &Record| format!("{}, {} conns x {} B", run.subject.name, run.conns, run.size);
     for name in [subject, loaded] {
         let names: Vec<String> = runs.iter().map(|(_, run)| name(run)).collect();
         let mut distinct = names.clone();
@@ -117,10 +118,8 @@ fn load(run: &Record) -> String {
             format!("open loop, {planned}/s {}", rate.arrivals)
         },
     );
-    format!(
-        "{} connections x {} bytes, {pace}, {:.1} s; limit: {}",
-        run.conns, run.size, run.duration_s, run.limit
-    )
+    let load = crate::text::load(run.conns, run.size);
+    format!("{load}, {pace}, {:.1} s; limit: {}", run.duration_s, run.limit)
 }
 
 fn tiles(run: &Record) -> Vec<(&'static str, String)> {

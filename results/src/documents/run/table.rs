@@ -1,36 +1,30 @@
-//! Records side by side, in plain text that is also a Markdown table.
-
-use comfy_table::presets::ASCII_MARKDOWN;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+//! Runs side by side, in plain text that is also a Markdown table.
 
 use super::notes;
+use crate::text::{COLUMNS, printable, shorten};
 use crate::{Cost, Latency, Record, format, text};
 
-/// The most characters of a name in a cell; a value with its ratio takes as many.
-const CELL: usize = 16;
+/// Longest name in a cell, in characters; a value with its ratio takes as many.
+const CELL: usize = 15;
 
 /// With more records than this, a record takes a row.
-const COLUMNS_MAX: usize = 4;
+const COLUMNS_MAX: usize = 3;
 
-/// Compares records, each under its name, in at most 100 columns.
+/// Compares records, each under its name.
 ///
-/// Every metric that one of them has is a row, and every record a column; from the second record on, a value is followed
-/// by its ratio to the first's. More than four records take a row each, with the main metrics
-/// only. What is absent is `-`. Below the table: what differs between the places and settings of
-/// the runs, and what stands against believing one of them.
+/// Every metric that one of them has is a row, and every record a column; from the second record on,
+/// a value is followed by its ratio to the first's. More than three records take a row each, with
+/// the main metrics only. What is absent is `-`. Below the table: the places and settings that
+/// differ, and what stands against believing a run.
 pub fn table(records: &[(&str, &Record)]) -> String {
     let labels = labels(records);
     let labelled: Vec<(&str, &Record)> =
         labels.iter().map(String::as_str).zip(records.iter().map(|&(_, record)| record)).collect();
     let grid = if records.len() <= COLUMNS_MAX { by_column(&labelled) } else { by_row(&labelled) };
-    let mut lines: Vec<String> =
-        grid.trim_fmt().lines().map(|line| line.trim_end().to_owned()).collect();
+    let mut lines = vec![grid];
     for (label, (name, _)) in labels.iter().zip(records) {
         if label != name {
-            lines.push(format!(
-                "{label} = {}",
-                text::shorten(&text::printable(name), text::COLUMNS - 8)
-            ));
+            lines.push(format!("{label} = {}", shorten(&printable(name), COLUMNS - 8)));
         }
     }
     lines.extend(notes::differences(&labelled));
@@ -40,7 +34,7 @@ pub fn table(records: &[(&str, &Record)]) -> String {
 
 /// The names, or numbers in their place if one does not fit a cell.
 fn labels(records: &[(&str, &Record)]) -> Vec<String> {
-    let names: Vec<String> = records.iter().map(|(name, _)| text::printable(name)).collect();
+    let names: Vec<String> = records.iter().map(|(name, _)| printable(name)).collect();
     if names.iter().all(|name| name.chars().count() <= CELL) {
         return names;
     }
@@ -79,16 +73,13 @@ impl Metric {
 }
 
 /// The latency that a record is known by: the response of an open loop, else the exchange.
-const MAIN: [Metric; 3] = [
+const MAIN: [Metric; 2] = [
     Metric::new("p50", |r| main(r, |l| l.p50_ns), nanoseconds),
     Metric::new("p99", |r| main(r, |l| l.p99_ns), nanoseconds),
-    Metric::new("p99.9", |r| main(r, |l| l.p999_ns), nanoseconds),
 ];
 
 const THROUGHPUT: Metric = Metric::new("throughput", |r| Some(r.throughput_per_s), per_second);
 const SERVER_CPU: Metric = Metric::new("server CPU/exchange", server_cpu, microseconds);
-const ERRORS: Metric =
-    Metric::new("errors", |r| Some(r.errors_total as f64), format::count).uncompared();
 
 /// The metrics that any of the records has, in the order they are shown.
 pub(crate) fn metrics(records: &[(&str, &Record)]) -> impl Iterator<Item = &'static Metric> {
@@ -117,7 +108,7 @@ static METRICS: [Metric; 24] = [
     Metric::new("server switches/exch", |r| r.server.as_ref()?.context_switches_per_exchange, few),
     Metric::new("server syscalls/exch", |r| r.server.as_ref()?.syscalls_per_exchange, few),
     Metric::new("client switches/exch", |r| r.client.context_switches_per_exchange, few),
-    ERRORS,
+    Metric::new("errors", |r| Some(r.errors_total as f64), format::count).uncompared(),
     Metric::new("unserved", |r| Some(r.unserved as f64), format::count).uncompared(),
     Metric::new("fairness (Jain)", |r| Some(r.fairness.as_ref()?.jain), index).uncompared(),
 ];
@@ -166,74 +157,52 @@ fn index(value: f64) -> String {
     format!("{value:.4}")
 }
 
-fn valid(record: &Record) -> String {
-    if record.valid { "yes" } else { "NO" }.into()
-}
-
 /// A metric a row, a record a column.
-fn by_column(records: &[(&str, &Record)]) -> Table {
-    let mut table = plain(
-        std::iter::once(String::new()).chain(records.iter().map(|&(label, _)| label.to_owned())),
-    );
-    let facts = |label: &str, fact: fn(&Record) -> String| {
-        let cells = records.iter().map(|(_, record)| text::shorten(&fact(record), CELL));
-        std::iter::once(label.to_owned()).chain(cells).collect::<Vec<_>>()
+fn by_column(records: &[(&str, &Record)]) -> String {
+    let head: Vec<&str> = [""].into_iter().chain(records.iter().map(|&(label, _)| label)).collect();
+    let fact = |label: &str, fact: fn(&Record) -> String| -> Vec<String> {
+        let cells = records.iter().map(|(_, record)| shorten(&fact(record), CELL));
+        std::iter::once(label.to_owned()).chain(cells).collect()
     };
-    table.add_row(facts("subject", |record| text::printable(&record.subject.name)));
-    table.add_row(facts("connections x bytes", |record| {
-        format!("{}x{}", record.conns, record.size)
-    }));
+    let mut rows = vec![
+        fact("subject", |record| printable(&record.subject.name)),
+        fact("connections", |record| record.conns.to_string()),
+        fact("bytes in a request", |record| record.size.to_string()),
+    ];
     for metric in metrics(records) {
         let cells = records.iter().enumerate().map(|(column, (_, record))| {
             let shown = metric.shown(record);
             match column {
                 0 => shown,
                 _ => {
-                    let first = records[0].1;
-                    let ratio = metric.ratio(record, first).filter(|_| metric.compared);
+                    let ratio = metric.ratio(record, records[0].1).filter(|_| metric.compared);
                     format!("{shown} {:>6}", ratio.unwrap_or_default())
                 }
             }
         });
-        table.add_row(std::iter::once(metric.label.to_owned()).chain(cells));
+        rows.push(std::iter::once(metric.label.to_owned()).chain(cells).collect());
     }
-    table.add_row(facts("valid", valid));
-    table
+    rows.push(fact("valid", |record| if record.valid { "yes" } else { "NO" }.into()));
+    text::table(1, &head, rows)
 }
 
 /// A record a row, with the main metrics.
-fn by_row(records: &[(&str, &Record)]) -> Table {
+fn by_row(records: &[(&str, &Record)]) -> String {
     // A name says enough; a number needs the subject beside it.
     let numbered = records.iter().all(|(label, _)| label.starts_with('#'));
-    let subject = |text: &str| numbered.then(|| text::shorten(text, 12));
-    let heads = ["throughput", "", "p50", "p99", "p99.9", "srv CPU", "errors", "valid"];
-    let mut table = plain(
-        std::iter::once(String::new())
-            .chain(subject("subject"))
-            .chain(std::iter::once("conns x B".to_owned()))
-            .chain(heads.map(str::to_owned)),
-    );
-    for &(label, record) in records {
+    let subject = |name: String| numbered.then_some(name);
+    let mut head = vec![""];
+    head.extend(numbered.then_some("subject"));
+    head.extend(["conns", "bytes", "exch./s", "", "p50", "p99", "CPU"]);
+    let row = |&(label, record): &(&str, &Record)| {
         let mut row = vec![label.to_owned()];
-        row.extend(subject(&text::printable(&record.subject.name)));
-        row.push(format!("{}x{}", record.conns, record.size));
-        row.push(THROUGHPUT.shown(record));
+        row.extend(subject(shorten(&printable(&record.subject.name), 10)));
+        row.extend([record.conns.to_string(), record.size.to_string()]);
+        row.push(format::count(record.throughput_per_s));
         row.push(THROUGHPUT.ratio(record, records[0].1).unwrap_or_default());
-        row.extend(MAIN.iter().chain([&SERVER_CPU, &ERRORS]).map(|metric| metric.shown(record)));
-        row.push(valid(record));
-        table.add_row(row);
-    }
-    table
-}
-
-/// An empty table, all but the first column aligned to the right.
-fn plain(heads: impl IntoIterator<Item = String>) -> Table {
-    let mut table = Table::new();
-    table.load_style(ASCII_MARKDOWN).set_header(heads);
-    // Only absurd values are too wide; they are broken, not the table.
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(text::COLUMNS as u16);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+        row.extend(MAIN.iter().chain([&SERVER_CPU]).map(|metric| metric.shown(record)));
+        row
+    };
+    let table = text::table(if numbered { 2 } else { 1 }, &head, records.iter().map(row));
+    table + "\nCPU: of the server, for an exchange"
 }

@@ -57,6 +57,7 @@ pub(crate) fn timeline(name: &str, run: &Record, all: &[&Record]) -> Option<Figu
         x_label: "seconds of the measured window".into(),
         y: Scale::spanning(Unit::Nanoseconds, values),
         y_label: if run.rate.is_some() { "response" } else { "latency" }.into(),
+        percentiles: true,
         series: series.into(),
         note: String::new(),
         data: table(run),

@@ -4,50 +4,42 @@ use std::fmt::Write as _;
 
 use super::Storm;
 use crate::documents::backlog::picture::{bar, timeline};
-use crate::text::{COLUMNS, polling, printable, shorten, wrap};
-use crate::{Latency, format};
+use crate::documents::run::text::latencies;
+use crate::text::{COLUMNS, line, polling, printable, shorten, wrap};
+use crate::{Latencies, Latency, format};
 
 /// One line for each storm.
 pub(super) fn table(storms: &[Storm]) -> String {
     let mut text = format!(
-        "{:<14} {:>7} {:>7} {:>9} {:>8} {:>8} {:>8} {:>9} {:>9} {:>7}\n",
-        "server",
-        "backlog",
-        "conns",
-        "served/s",
-        "conn p50",
-        "p99",
-        "p99.9",
-        "overflows",
-        "> one SYN",
-        "failed"
+        "{:<14} {:>7} {:>6} {:>8} {:>7} {:>7} {:>9} {:>7} {:>6}\n",
+        "server", "backlog", "conns", "conns/s", "p50", "p99", "overflows", "retried", "failed"
     );
     for storm in storms {
-        let mut name: String = printable(&storm.subject.name);
-        if let Some(shards @ 2..) = storm.subject.shards {
-            name += &format!(" x {shards}");
-        }
-        let backlog = storm.subject.backlog.map_or_else(|| "-".to_owned(), |n| n.to_string());
-        let connect = storm.latency.connect.as_ref();
+        let shards = match storm.subject.shards {
+            Some(shards @ 2..) => format!(" x {shards}"),
+            _ => String::new(),
+        };
         let connect = |value: fn(&Latency) -> u64| {
-            connect.map_or_else(|| "-".to_owned(), |latency| format::duration(value(latency)))
+            let latency = storm.latency.connect.as_ref();
+            latency.map_or_else(|| "-".to_owned(), |latency| format::duration(value(latency)))
         };
         let overflows = storm.counters.get("ListenOverflows");
         let _ = writeln!(
             text,
-            "{:<14} {backlog:>7} {:>7} {:>9} {:>8} {:>8} {:>8} {:>9} {:>9} {:>7}",
-            shorten(&name, 14),
+            "{:<14} {:>7} {:>6} {:>8} {:>7} {:>7} {:>9} {:>7} {:>6}",
+            shorten(&(printable(&storm.subject.name) + &shards), 14),
+            storm.subject.backlog.map_or_else(|| "-".to_owned(), |backlog| backlog.to_string()),
             storm.conns,
             format::count(storm.served_per_s()),
             connect(|latency| latency.p50_ns),
             connect(|latency| latency.p99_ns),
-            connect(|latency| latency.p999_ns),
             overflows.map_or_else(|| "-".to_owned(), i64::to_string),
             storm.retried(),
             storm.errors_total + storm.unfinished,
         );
     }
-    text + "Overflows are those of all servers in this network namespace.\n"
+    text + "p50, p99: of connect; overflows: of all servers in this network namespace;\n    \
+            retried: connections that needed more than one SYN\n"
 }
 
 impl Storm {
@@ -57,7 +49,7 @@ impl Storm {
         text += &self.latencies();
         text += &self.pictures();
         for sentence in self.signature() {
-            text += &wrap(&sentence, COLUMNS, 0);
+            text += &line(&sentence);
             text.push('\n');
         }
         text + &self.failures()
@@ -98,33 +90,14 @@ impl Storm {
             self.length_s,
             format::count(self.served_per_s()),
         );
-        [wrap(&storm, COLUMNS, 4), wrap(&server, COLUMNS, 4), String::new(), outcome].join("\n")
-            + "\n"
+        [line(&storm), line(&server), String::new(), outcome].join("\n") + "\n"
     }
 
     fn latencies(&self) -> String {
-        let mut text = format!(
-            "\n{:<14} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9}\n",
-            "latency", "min", "p50", "p90", "p99", "p99.9", "max", "count"
-        );
-        let latency = &self.latency;
-        for (name, latency) in [
-            ("connect", &latency.connect),
-            ("first exchange", &latency.first_exchange),
-            ("exchange", &latency.exchange),
-        ] {
-            let Some(latency) = latency else { continue };
-            if name == "exchange" && self.exchanges_each == 1 {
-                continue; // They are all first ones.
-            }
-            let Latency { min_ns, p50_ns, p90_ns, p99_ns, p999_ns, max_ns, count, .. } = latency;
-            let _ = write!(text, "{name:<14}");
-            for ns in [min_ns, p50_ns, p90_ns, p99_ns, p999_ns, max_ns] {
-                let _ = write!(text, " {:>8}", format::duration(*ns));
-            }
-            let _ = writeln!(text, " {count:>9}");
-        }
-        text
+        let Latencies { connect, first_exchange, exchange, .. } = &self.latency;
+        // With one exchange on each connection, all are first ones.
+        let all = if self.exchanges_each == 1 { &None } else { exchange };
+        latencies(&[("connect", connect), ("first exchange", first_exchange), ("exchange", all)])
     }
 
     fn pictures(&self) -> String {
@@ -146,7 +119,7 @@ impl Storm {
         if let Some(queue) = &self.queue {
             let _ = writeln!(
                 text,
-                "queue, {:>6.2} s          {} at most {} of {}",
+                "queue, {:>6.2} s        {} max {} of {}",
                 self.length_s,
                 timeline(&queue.depth, queue.room(), self.length_s),
                 queue.deepest(),
@@ -209,7 +182,7 @@ impl Storm {
             let errno = error.errno.as_deref().unwrap_or("-");
             let first = printable(&error.first);
             let line = format!("{:<12} {errno:<14} {:>9}   {first}", error.kind, error.count);
-            text += &wrap(&line, COLUMNS, 40);
+            text += &wrap(&line, COLUMNS, 15);
             text.push('\n');
         }
         for note in &self.notes {

@@ -10,73 +10,104 @@ use crate::{Axis, Latency, Level, Outcome, Sweep, format};
 /// A value of a level, if it is known.
 type Value = fn(&Level) -> Option<f64>;
 
-/// The latency-throughput curve: what a user waits, against what the server does.
-pub(crate) fn latency(sweep: &Sweep) -> Option<Figure> {
-    let levels = sweep.levels();
-    let mut series = Vec::new();
-    let percentiles: [(&str, Value); 3] = [
-        ("p50", |level| level.p50_ns),
-        ("p99", |level| level.p99_ns),
-        ("p99.9", |level| level.p999_ns),
-    ];
-    for (name, value) in percentiles {
-        series.push(over_levels(name, &levels, |level| level.achieved_per_s, value));
-    }
-    series.extend(invalid(sweep, |point| point.achieved_per_s, |p99| p99.p99_ns as f64));
-    let x = achieved(&series);
+/// The latency-throughput curve: what a user waits, against what the server does. Of several
+/// servers, the 99th percentile only.
+pub(super) fn latency(sweep: &Sweep) -> Option<Figure> {
+    let achieved: fn(&Level) -> f64 = |level| level.achieved_per_s;
+    let several = sweep.servers().len() > 1;
+    let mut series = match several {
+        true => by_server(sweep, "", achieved, |level| level.p99_ns),
+        false => {
+            let percentiles: [(&str, Value); 3] = [
+                ("p50", |level| level.p50_ns),
+                ("p99", |level| level.p99_ns),
+                ("p99.9", |level| level.p999_ns),
+            ];
+            let lines = percentiles.map(|(name, value)| by_server(sweep, name, achieved, value));
+            lines.into_iter().flatten().collect()
+        }
+    };
+    series.extend(invalid(sweep));
+    let what = if several { "p99 latency" } else { "Latency" };
+    let all = || series.iter().flat_map(|series| &series.points);
+    let (x, y) = (
+        Scale::spanning(Unit::PerSecond, all().map(|point| point.x)),
+        Scale::spanning(Unit::Nanoseconds, all().map(|point| point.y)),
+    );
     draw(Lines {
-        title: "Latency against throughput".into(),
-        description: "Lines for the median, the 99th and the 99.9th percentile of the latency at \
-                      the rate achieved, from the least to the most load."
-            .into(),
+        title: format!("{what} against throughput"),
+        description: format!(
+            "A line for each of {}: the latency at the rate achieved, from the least to the most \
+             load.",
+            series.len()
+        ),
         x,
-        x_label: "exchanges a second, achieved".into(),
-        y: latencies(&series),
+        x_label: "exchanges/s, achieved".into(),
+        y,
         y_label: "latency".into(),
+        percentiles: !several,
         series,
-        note:
-            "A point: the medians of a level's runs. Red: the server was overloaded there. A run \
-               that is INVALID is no part of the curve."
-                .into(),
+        note: format!(
+            "A point is the median of a level's runs.{}{}",
+            overloaded(sweep),
+            if sweep.points.iter().any(|point| point.outcome == Outcome::Invalid) {
+                " INVALID runs are no part of the curve."
+            } else {
+                ""
+            }
+        ),
         data: points(sweep),
     })
 }
 
-/// What was achieved at each level.
-pub(crate) fn throughput(sweep: &Sweep) -> Option<Figure> {
-    let levels = sweep.levels();
-    let achieved = |level: &Level| Some(level.achieved_per_s);
-    let series = vec![over_levels("achieved", &levels, |level| level.level as f64, achieved)];
-    draw(Lines {
-        title: "Throughput by load".into(),
-        description: "A line: the exchanges a second that were achieved at each level.".into(),
-        x: by_level(sweep, &levels),
-        x_label: level_words(sweep.plan.axis).into(),
-        y: Scale::from_zero(Unit::PerSecond, highest(&series)),
-        y_label: "exchanges a second".into(),
-        series,
-        note: "Red: overloaded.".into(),
-        data: by_levels(&levels),
+/// Throughput at each level.
+pub(super) fn throughput(sweep: &Sweep) -> Option<Figure> {
+    over_levels(sweep, "Throughput", "exchanges/s", Unit::PerSecond, |level| {
+        Some(level.achieved_per_s)
     })
 }
 
-/// What an exchange cost the server at each level.
-pub(crate) fn server_cpu(sweep: &Sweep) -> Option<Figure> {
-    let levels = sweep.levels();
-    let cost = |level: &Level| level.server_cpu_us;
-    let series = vec![over_levels("server CPU", &levels, |level| level.level as f64, cost)];
-    draw(Lines {
-        title: "Server CPU per exchange by load".into(),
-        description: "A line: the processor time of the server for an exchange at each level."
-            .into(),
-        x: by_level(sweep, &levels),
-        x_label: level_words(sweep.plan.axis).into(),
-        y: Scale::from_zero(Unit::Microseconds, highest(&series)),
-        y_label: "server CPU".into(),
-        series,
-        note: "Red: overloaded.".into(),
-        data: by_levels(&levels),
+/// Server CPU time for an exchange at each level.
+pub(super) fn server_cpu(sweep: &Sweep) -> Option<Figure> {
+    over_levels(sweep, "Server CPU per exchange", "server CPU", Unit::Microseconds, |level| {
+        level.server_cpu_us
     })
+}
+
+fn over_levels(
+    sweep: &Sweep,
+    title: &str,
+    y_label: &str,
+    unit: Unit,
+    value: Value,
+) -> Option<Figure> {
+    let series = by_server(sweep, y_label, |level| level.level as f64, value);
+    let highest =
+        series.iter().flat_map(|series| &series.points).map(|point| point.y).fold(0.0, f64::max);
+    let (x_unit, x_label) = match sweep.plan.axis {
+        Axis::Rate => (Unit::PerSecond, "requests/s, planned"),
+        Axis::Conns => (Unit::Count, "connections"),
+    };
+    draw(Lines {
+        title: format!("{title} by {x_label}"),
+        description: format!("A line for each server: the {y_label} at each level."),
+        x: Scale::spanning(x_unit, sweep.levels().iter().map(|level| level.level as f64)),
+        x_label: x_label.into(),
+        y: Scale::from_zero(unit, highest),
+        y_label: y_label.into(),
+        percentiles: false,
+        series,
+        note: overloaded(sweep).trim().to_owned(),
+        data: by_levels(&sweep.levels()),
+    })
+}
+
+/// Meaning of the red points, if there are any.
+fn overloaded(sweep: &Sweep) -> &'static str {
+    match sweep.levels().iter().any(|level| level.overloaded) {
+        true => " Red: the server was overloaded.",
+        false => "",
+    }
 }
 
 /// The chart, unless it has no point at all.
@@ -85,68 +116,51 @@ fn draw(lines: Lines) -> Option<Figure> {
     (!empty).then(|| lines.figure())
 }
 
-fn over_levels(
-    name: &str,
-    levels: &[Level],
-    x: fn(&Level) -> f64,
-    y: impl Fn(&Level) -> Option<f64>,
-) -> Series {
-    let point = |level: &Level| {
-        let point = Point::new(x(level), y(level)?);
-        Some(Point { doubtful: level.overloaded, ..point })
+/// A line for each server, with its name, or `name` in a sweep of one.
+fn by_server(sweep: &Sweep, name: &str, x: fn(&Level) -> f64, y: Value) -> Vec<Series> {
+    let levels = sweep.levels();
+    let line = |server: Option<&str>| {
+        let own = levels.iter().filter(|level| level.subject.as_deref() == server);
+        let points = own.filter_map(|level| {
+            let point = Point::new(x(level), y(level)?);
+            Some(Point { doubtful: level.overloaded, ..point })
+        });
+        Series {
+            name: server.filter(|_| sweep.servers().len() > 1).unwrap_or(name).to_owned(),
+            points: points.collect(),
+            marked: true,
+            joined: true,
+        }
     };
-    Series {
-        name: name.to_owned(),
-        points: levels.iter().filter_map(point).collect(),
-        marked: true,
-        joined: true,
-    }
+    sweep.servers().into_iter().map(line).collect()
 }
 
-/// The runs that say nothing of the server, if there are any.
-fn invalid(sweep: &Sweep, x: fn(&crate::Point) -> f64, y: fn(&Latency) -> f64) -> Option<Series> {
+/// Runs that say nothing about the server, if there are any.
+fn invalid(sweep: &Sweep) -> Option<Series> {
     let runs = sweep.points.iter().filter(|point| point.outcome == Outcome::Invalid);
-    let points: Vec<Point> =
-        runs.filter_map(|run| Some(Point::new(x(run), y(run.latency.main()?)))).collect();
+    let point = |run: &crate::Point| {
+        Some(Point::new(run.achieved_per_s, run.latency.main()?.p99_ns as f64))
+    };
+    let points: Vec<Point> = runs.filter_map(point).collect();
     let name = "p99 of INVALID runs".to_owned();
     (!points.is_empty()).then_some(Series { name, points, marked: true, joined: false })
 }
 
-fn achieved(series: &[Series]) -> Scale {
-    let xs = series.iter().flat_map(|series| &series.points).map(|point| point.x);
-    Scale::spanning(Unit::PerSecond, xs)
-}
-
-fn latencies(series: &[Series]) -> Scale {
-    let ys = series.iter().flat_map(|series| &series.points).map(|point| point.y);
-    Scale::spanning(Unit::Nanoseconds, ys)
-}
-
-fn by_level(sweep: &Sweep, levels: &[Level]) -> Scale {
-    let unit = match sweep.plan.axis {
-        Axis::Rate => Unit::PerSecond,
-        Axis::Conns => Unit::Count,
-    };
-    Scale::spanning(unit, levels.iter().map(|level| level.level as f64))
-}
-
-fn level_words(axis: Axis) -> &'static str {
-    match axis {
-        Axis::Rate => "requests a second, planned",
-        Axis::Conns => "connections",
-    }
-}
-
-fn highest(series: &[Series]) -> f64 {
-    series.iter().flat_map(|series| &series.points).map(|point| point.y).fold(0.0, f64::max)
-}
-
 fn by_levels(levels: &[Level]) -> Table {
-    let mut table =
-        Table::new(["level", "achieved", "p50", "p99", "p99.9", "server CPU", "overloaded"]);
+    let mut table = Table::new([
+        "server",
+        "level",
+        "achieved",
+        "p50",
+        "p99",
+        "p99.9",
+        "server CPU",
+        "overloaded",
+    ]);
     let time = |ns: Option<f64>| ns.map_or("-".into(), |ns| Unit::Nanoseconds.show(ns));
     for level in levels {
         table.row([
+            level.subject.clone().unwrap_or("-".into()),
             level.level.to_string(),
             Unit::PerSecond.show(level.achieved_per_s),
             time(level.p50_ns),
@@ -162,8 +176,8 @@ fn by_levels(levels: &[Level]) -> Table {
 /// Every run.
 fn points(sweep: &Sweep) -> Table {
     let mut table = Table::new([
-        "level", "round", "outcome", "achieved", "p50", "p99", "p99.9", "max", "limit", "errors",
-        "reasons",
+        "server", "level", "round", "outcome", "achieved", "p50", "p99", "p99.9", "max", "limit",
+        "errors", "reasons",
     ]);
     for point in &sweep.points {
         let outcome = match point.outcome {
@@ -175,6 +189,7 @@ fn points(sweep: &Sweep) -> Table {
             point.latency.main().map_or("-".into(), |latency| format::duration(value(latency)))
         };
         table.row([
+            point.subject.clone().unwrap_or("-".into()),
             point.level.to_string(),
             point.round.to_string(),
             outcome.into(),

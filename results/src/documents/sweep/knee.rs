@@ -5,6 +5,8 @@
 //! loop, it is the throughput that grows first and then stays: the knee is the fewest connections
 //! that have nearly all of it, since every further one only waits (Little's law).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Axis, Outcome, Point, Purpose, Sweep};
@@ -33,9 +35,11 @@ pub struct Knee {
     pub p99_ns: Option<f64>,
 }
 
-/// All runs of a level that count, as one.
+/// All runs of a server and a level that count, as one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Level {
+    /// Name of the server, in a sweep of several.
+    pub subject: Option<String>,
     /// The rate or the number of connections.
     pub level: u64,
     /// Whether most of its runs that count overloaded the server.
@@ -53,24 +57,42 @@ pub struct Level {
 }
 
 impl Sweep {
-    /// The levels that have a run that counts, ascending.
+    /// The levels that have a run that counts, ascending, one server after the other.
     pub fn levels(&self) -> Vec<Level> {
-        let counts = |point: &&Point| point.outcome != Outcome::Invalid;
-        let mut levels: Vec<u64> =
-            self.points.iter().filter(counts).map(|point| point.level).collect();
-        levels.sort_unstable();
-        levels.dedup();
-        let of = |level| {
-            let runs = self.points.iter().filter(counts).filter(|point| point.level == level);
-            Level::of(level, &runs.collect::<Vec<_>>())
+        let runs = self.by_level(|point| point.outcome != Outcome::Invalid);
+        runs.into_iter().map(|runs| Level::of(&runs)).collect()
+    }
+
+    /// Names of the servers in their order; one `None` in a sweep of one.
+    pub(crate) fn servers(&self) -> Vec<Option<&str>> {
+        let mut servers = Vec::new();
+        for point in &self.points {
+            if !servers.contains(&point.subject.as_deref()) {
+                servers.push(point.subject.as_deref());
+            }
+        }
+        servers
+    }
+
+    /// Runs that count, of the same server and level together.
+    pub(crate) fn by_level(&self, counts: impl Fn(&Point) -> bool) -> Vec<Vec<&Point>> {
+        let servers = self.servers();
+        let key = |point: &Point| {
+            let server = servers.iter().position(|server| *server == point.subject.as_deref());
+            (server, point.level)
         };
-        levels.into_iter().map(of).collect()
+        let mut groups: BTreeMap<_, Vec<&Point>> = BTreeMap::new();
+        for point in self.points.iter().filter(|point| counts(point)) {
+            groups.entry(key(point)).or_default().push(point);
+        }
+        groups.into_values().collect()
     }
 
     /// Where the curve bends, from the points there are; `None` if every level lies on one side, or
     /// for a search.
     pub fn find_knee(&self) -> Option<Knee> {
-        if self.points.iter().any(|point| point.purpose != Purpose::Level) {
+        let searched = self.points.iter().any(|point| point.purpose != Purpose::Level);
+        if searched || self.servers().len() > 1 {
             return None;
         }
         let levels = self.levels();
@@ -87,13 +109,15 @@ impl Sweep {
 }
 
 impl Level {
-    pub(super) fn of(level: u64, runs: &[&Point]) -> Level {
+    /// Runs of the same server and level, at least one.
+    pub(super) fn of(runs: &[&Point]) -> Level {
         let overloaded = runs.iter().filter(|run| run.outcome == Outcome::Overloaded).count();
         let over = |value: &dyn Fn(&Point) -> Option<f64>| {
             median(&runs.iter().filter_map(|run| value(run)).collect::<Vec<_>>())
         };
         Level {
-            level,
+            subject: runs[0].subject.clone(),
+            level: runs[0].level,
             overloaded: overloaded * 2 > runs.len(),
             achieved_per_s: over(&|run| Some(run.achieved_per_s)).unwrap_or(0.0),
             p50_ns: over(&|run| percentile(run, 0.5, |latency| latency.p50_ns)),
@@ -135,6 +159,7 @@ mod tests {
 
     fn level(level: u64, p99_us: f64, overloaded: bool) -> Level {
         Level {
+            subject: None,
             level,
             overloaded,
             achieved_per_s: level as f64,

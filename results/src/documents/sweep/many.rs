@@ -24,14 +24,16 @@ pub(crate) fn read(mut sweep: Value) -> serde_json::Result<Box<Sweep>> {
         point["outcome"] = json!(if invalid { "invalid" } else { "ok" });
         point["reasons"] = Value::from(take(point, "invalid_reasons"));
         point["achieved_per_s"] = point["throughput_per_s"].take();
-        subjects.extend(point["subject"].as_str().map(str::to_owned));
+        let name = point["subject"].as_str().unwrap_or_default().to_owned();
+        if !subjects.contains(&name) {
+            subjects.push(name);
+        }
         levels.extend(point["level"].as_u64());
     }
     for omission in &mut omitted {
         omission["subject"] = omission["backend"].take();
         omission["level"] = omission["conns"].take();
     }
-    subjects.dedup();
     levels.sort_unstable();
     levels.dedup();
     for (key, value) in [

@@ -2,7 +2,8 @@
 
 use super::curve;
 use crate::html::Page;
-use crate::{Outcome, Sweep};
+use crate::text::{grouped, load, plural};
+use crate::{Axis, Outcome, Sweep};
 
 /// Adds what the sweep shows, and its curves.
 pub(super) fn draw(sweep: &Sweep, page: &mut Page) {
@@ -15,28 +16,29 @@ pub(super) fn draw(sweep: &Sweep, page: &mut Page) {
         let runs = sweep.points.len();
         page.paragraph("loud", &format!("{invalid} of {runs} runs are INVALID and do not count."));
     }
-    page.paragraph("sub", &load(sweep));
+    page.paragraph("sub", &sweep.heading());
     let figures = [curve::latency(sweep), curve::throughput(sweep), curve::server_cpu(sweep)];
     page.charts(figures.into_iter().flatten());
 }
 
-/// `mio under load`.
+/// `mio, 5.000k/s to 50.00k/s, 64 connections x 64 bytes`.
 pub(super) fn title(sweep: &Sweep) -> String {
-    format!("{} under load", sweep.plan.subject)
-}
-
-fn load(sweep: &Sweep) -> String {
     let plan = &sweep.plan;
-    let conns = plan.conns.map(|conns| format!("{conns} connections, "));
-    let rate = plan.rate_per_s.map(|rate| format!("{rate} requests a second, "));
-    format!(
-        "{}{}{} bytes, {:.1} s a run after {:.1} s of warm-up, {} round{}",
-        conns.unwrap_or_default(),
-        rate.unwrap_or_default(),
-        plan.size,
-        plan.duration_s,
-        plan.warmup_s,
-        plan.rounds,
-        if plan.rounds == 1 { "" } else { "s" }
-    )
+    let levels = sweep.points.iter().map(|point| point.level);
+    let range = match (levels.clone().min(), levels.max()) {
+        (Some(low), Some(high)) if low < high => {
+            let low = match plan.axis {
+                Axis::Rate => sweep.level(low),
+                Axis::Conns => grouped(low),
+            };
+            format!(", {low} to {}", sweep.level(high))
+        }
+        (Some(level), _) => format!(", {}", sweep.level(level)),
+        _ => String::new(),
+    };
+    let load = match plan.conns {
+        Some(conns) => load(conns, plan.size),
+        None => plural(plan.size.into(), "byte"),
+    };
+    format!("{}{range}, {load}", plan.subject)
 }

@@ -42,7 +42,7 @@ impl Sweep {
     pub fn picture(&self) -> Vec<String> {
         let levels: Vec<Level> =
             self.levels().into_iter().filter(|level| level.p50_ns.is_some()).collect();
-        if levels.len() < 2 {
+        if levels.len() < 2 || self.servers().len() > 1 {
             return Vec::new();
         }
         let (first, last) = (levels[0].level as f64, levels[levels.len() - 1].level as f64);
@@ -76,8 +76,10 @@ impl Sweep {
             .collect();
         lines.push(format!("{:>8} +{}", "", "-".repeat(WIDTH)));
         lines.push(self.axis_labels(first, last));
-        let scale = if wide { "both axes are logarithmic" } else { "the response is logarithmic" };
-        lines.push(format!("o p50, * p99 of the response, x p99 where overloaded; {scale}"));
+        let axes = if wide { "both axes" } else { "latency axis" };
+        let overloaded = levels.iter().any(|level| level.overloaded);
+        let overloaded = if overloaded { ", x p99 where overloaded" } else { "" };
+        lines.push(format!("o p50, * p99{overloaded}; {axes} logarithmic"));
         lines
     }
 

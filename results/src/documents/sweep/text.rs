@@ -1,27 +1,24 @@
-//! A sweep as plain text that is also Markdown, in at most 100 columns.
-
-use comfy_table::presets::ASCII_MARKDOWN;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+//! Text of a sweep; its tables are also Markdown.
 
 use super::{Axis, Bound, Knee, Level, Outcome, Point, Purpose, SloResult, Sweep, slug};
-use crate::{format, text};
+use crate::format;
+use crate::text::{line, plural, polling, shorten, table};
 
-/// Where the further lines of a sentence start.
-const INDENT: usize = 4;
+/// Longest name of a server in a table, in characters.
+const NAME: usize = 12;
+
+/// Fewest connections whose memory is shown: below, it is a few pages that a server takes anyway.
+const MEMORY_CONNS_MIN: u32 = 1000;
 
 /// What was asked, the curve as a table and as a picture, and what it shows.
 pub(super) fn text(sweep: &Sweep) -> String {
-    let mut lines: Vec<String> = vec![line(&sweep.heading()), String::new()];
-    let grid = sweep.grid().trim_fmt();
-    lines.extend(grid.lines().map(|line| line.trim_end().to_owned()));
-    let picture = sweep.picture();
-    if !picture.is_empty() {
-        lines.push(String::new());
-        lines.extend(picture);
-    }
-    lines.push(String::new());
-    lines.extend(sweep.sentences().iter().map(|sentence| line(sentence)));
-    lines.join("\n") + "\n"
+    let sentences: Vec<String> = sweep.sentences().iter().map(|text| line(text)).collect();
+    let mut blocks = vec![line(&sweep.heading()), sweep.grid()];
+    blocks.extend(sweep.costs_of_connections());
+    blocks.push(sweep.picture().join("\n"));
+    blocks.push(sentences.join("\n"));
+    blocks.retain(|block| !block.is_empty());
+    blocks.join("\n\n") + "\n"
 }
 
 impl Sweep {
@@ -32,29 +29,35 @@ impl Sweep {
         match (&self.slo, &self.knee) {
             (Some(slo), _) => sentences.extend(self.searched(slo)),
             (None, Some(knee)) => sentences.push(self.bend(knee)),
+            (None, None) if self.servers().len() > 1 => {}
             (None, None) => sentences.push(self.no_bend()),
         }
-        // One reason a level says enough.
-        let mut invalid: Vec<&Point> =
-            self.points.iter().filter(|point| point.outcome == Outcome::Invalid).collect();
-        invalid.sort_by_key(|point| point.level);
-        invalid.dedup_by_key(|point| point.level);
-        sentences.extend(invalid.into_iter().map(|point| {
-            let reason = point.reasons.first().map_or("no reason is given", String::as_str);
-            format!("INVALID at {}: {reason}", self.level(point.level))
-        }));
+        // One reason for each server and level is enough.
+        for runs in self.by_level(|point| point.outcome == Outcome::Invalid) {
+            let reason = runs[0].reasons.first().map_or("no reason is given", String::as_str);
+            sentences.push(format!("INVALID {}: {reason}", self.place(runs[0])));
+        }
+        sentences.extend(self.warnings());
+        for omission in &self.omitted {
+            let level = self.level(omission.level);
+            let (subject, reason) = (&omission.subject, &omission.reason);
+            sentences.push(format!("left out: {subject} at {level}: {reason}"));
+        }
         if self.interrupted {
             sentences.push("interrupted: there should be more runs".to_owned());
         }
         sentences
     }
 
-    fn heading(&self) -> String {
+    /// What was asked for.
+    pub(super) fn heading(&self) -> String {
         let plan = &self.plan;
-        let conns = plan.conns.map_or(String::new(), |conns| {
-            format!(", {conns} connection{}", if conns == 1 { "" } else { "s" })
-        });
-        let load = match (&plan.arrivals, plan.rate_per_s) {
+        let size = plural(plan.size.into(), "byte");
+        let load = match plan.conns {
+            Some(conns) => crate::text::load(conns, plan.size),
+            None => size,
+        };
+        let pace = match (&plan.arrivals, plan.rate_per_s) {
             (None, _) => "closed loop".to_owned(),
             (Some(arrivals), None) => format!("open loop, {arrivals} arrivals"),
             (Some(arrivals), Some(rate)) => format!("open loop, {rate}/s {arrivals}"),
@@ -65,82 +68,130 @@ impl Sweep {
             rounds => format!(", {rounds} rounds"),
         };
         let place = plan.placement.as_ref().map_or_else(String::new, |how| format!(", {how}"));
-        let spin = text::polling(plan.server_spin_ns);
+        let seed = plan.header.seed.map_or_else(String::new, |seed| format!(", seed {seed}"));
         format!(
-            "{}{spin}{place}{conns}, requests of {} bytes ({}), {load}; {} s a level after {} s of warm-up, {order}\
-             {rounds}, seed {}",
+            "{}{}{place}, {load} ({}), {pace}; {} s a level after {} s of warm-up, {order}{rounds}\
+             {seed}",
             plan.subject,
-            plan.size,
+            polling(plan.server_spin_ns),
             plan.service,
             plan.duration_s,
-            plan.warmup_s,
-            plan.header.seed.map_or("-".into(), |seed| seed.to_string())
+            plan.warmup_s
         )
     }
 
-    fn grid(&self) -> Table {
+    fn grid(&self) -> String {
+        let several = self.servers().len() > 1;
         let level = match self.plan.axis {
             Axis::Rate => "offered/s",
-            Axis::Conns => "connections",
+            Axis::Conns => "conns",
         };
-        let mut table = Table::new();
-        table.load_style(ASCII_MARKDOWN).set_header([
-            level,
-            "achieved/s",
-            "p50",
-            "p99",
-            "p99.9",
-            "server CPU",
-            "verdict",
-        ]);
-        // Only absurd values are too wide; they are broken, not the table.
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(text::COLUMNS as u16);
-        for column in table.column_iter_mut().take(6) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        for (level, verdict) in self.rows() {
+        let mut head = Vec::new();
+        head.extend(several.then_some("server"));
+        head.extend([level, "achieved/s", "p50", "p99", "p99.9", "CPU", "verdict"]);
+        let row = |(level, verdict): (Level, String)| {
             let duration = |ns: Option<f64>| {
                 ns.map_or_else(|| "-".to_owned(), |ns| format::duration(ns.round() as u64))
             };
-            table.add_row([
-                format::count(level.level as f64),
+            let mut row = Vec::new();
+            row.extend(several.then(|| server(level.subject.as_deref())));
+            row.extend([
+                match self.plan.axis {
+                    Axis::Rate => format::count(level.level as f64),
+                    Axis::Conns => level.level.to_string(),
+                },
                 format::count(level.achieved_per_s),
                 duration(level.p50_ns),
                 duration(level.p99_ns),
                 duration(level.p999_ns),
                 duration(level.server_cpu_us.map(|us| us * 1e3)),
-                text::printable(&verdict),
+                crate::text::printable(&verdict),
             ]);
-        }
-        table
+            row
+        };
+        let table = table(usize::from(several), &head, self.rows().into_iter().map(row));
+        table + "\nCPU: of the server, for an exchange"
     }
 
-    /// A row for each level, with the medians of its runs; of a search, for each run as it came.
+    /// Cost of opening the connections and of keeping them idle, where it was measured.
+    fn costs_of_connections(&self) -> Option<String> {
+        let head = ["server", "conns", "processes", "opened/s", "CPU each", "memory", "kernel"];
+        let row = |point: &Point| {
+            let opening = point.opening.as_ref()?;
+            let memory = |bytes: i64| match point.conns {
+                MEMORY_CONNS_MIN.. => bytes_each(bytes, point.conns),
+                _ => "-".to_owned(),
+            };
+            let idle = point.idle_memory.as_ref();
+            Some(vec![
+                server(point.subject.as_deref().or(Some(&self.plan.subject))),
+                point.conns.to_string(),
+                point.server_processes.unwrap_or(1).to_string(),
+                format::count(opening.opened_per_s.round()),
+                format::duration((opening.open_cpu_us_per_connection * 1e3) as u64),
+                idle.map_or("-".into(), |idle| memory(idle.server_memory_bytes as i64)),
+                idle.map_or("-".into(), |idle| memory(idle.kernel_memory_bytes)),
+            ])
+        };
+        let runs = self.by_level(|_| true).into_iter().flatten();
+        let rows: Vec<_> = runs.filter_map(row).collect();
+        let legend = "CPU each: server CPU time to open a connection and serve its first exchange. \
+                      memory, kernel: bytes for each idle connection, of the server and of the \
+                      kernel (both ends, and everything else on the machine)";
+        (!rows.is_empty()).then(|| format!("{}\n{}", table(1, &head, rows), line(legend)))
+    }
+
+    /// A row for each server and level, with the medians of its runs; of a search, for each run in
+    /// its order.
     fn rows(&self) -> Vec<(Level, String)> {
         if self.slo.is_some() {
-            let row = |point: &Point| (Level::of(point.level, &[point]), searched_verdict(point));
+            let row = |point: &Point| (Level::of(&[point]), searched_verdict(point));
             return self.points.iter().map(row).collect();
         }
-        let mut levels: Vec<u64> = self.points.iter().map(|point| point.level).collect();
-        levels.sort_unstable();
-        levels.dedup();
-        let row = |level| {
-            let runs: Vec<&Point> =
-                self.points.iter().filter(|point| point.level == level).collect();
+        let row = |runs: Vec<&Point>| {
             let counted: Vec<&Point> =
                 runs.iter().copied().filter(|run| run.outcome != Outcome::Invalid).collect();
-            // What does not count is shown if there is nothing better.
+            // Runs that do not count are shown if there is nothing better.
             let shown = if counted.is_empty() { &runs } else { &counted };
-            (Level::of(level, shown), verdict(&runs, &counted))
+            (Level::of(shown), verdict(&runs, &counted))
         };
-        levels.into_iter().map(row).collect()
+        self.by_level(|_| true).into_iter().map(row).collect()
     }
 
-    fn level(&self, level: u64) -> String {
+    /// Warnings of the runs, one sentence for each kind.
+    fn warnings(&self) -> Vec<String> {
+        let mut kinds: Vec<(&str, Vec<&Point>)> = Vec::new();
+        for point in &self.points {
+            for warning in &point.warnings {
+                match kinds.iter_mut().find(|(kind, _)| slug(kind) == slug(warning)) {
+                    Some((_, points)) => points.push(point),
+                    None => kinds.push((warning, vec![point])),
+                }
+            }
+        }
+        let sentence = |(warning, points): (&str, Vec<&Point>)| match points.len() - 1 {
+            0 => format!("warning {}: {warning}", self.place(points[0])),
+            more => {
+                let runs = plural(more as u64, "run");
+                format!("warning {} and in {runs} more: {warning}", self.place(points[0]))
+            }
+        };
+        kinds.into_iter().map(sentence).collect()
+    }
+
+    /// `mio at 40.00k/s`; without the server in a sweep of one.
+    fn place(&self, point: &Point) -> String {
+        let level = self.level(point.level);
+        match &point.subject {
+            Some(subject) if self.servers().len() > 1 => format!("{subject} at {level}"),
+            _ => format!("at {level}"),
+        }
+    }
+
+    pub(super) fn level(&self, level: u64) -> String {
         match self.plan.axis {
             Axis::Rate => format!("{}/s", format::count(level as f64)),
-            Axis::Conns if level == 1 => "1 connection".to_owned(),
-            Axis::Conns => format!("{level} connections"),
+            Axis::Conns => plural(level, "connection"),
         }
     }
 
@@ -232,13 +283,21 @@ impl Sweep {
     }
 }
 
-fn line(sentence: &str) -> String {
-    text::wrap(&text::printable(sentence), text::COLUMNS, INDENT)
+fn server(name: Option<&str>) -> String {
+    shorten(&crate::text::printable(name.unwrap_or("-")), NAME)
+}
+
+/// Memory of each connection in bytes, or from ten thousand on in KiB.
+fn bytes_each(bytes: i64, conns: u32) -> String {
+    match bytes / i64::from(conns.max(1)) {
+        each @ 10_000.. => format!("{}KiB", each / 1024),
+        each => format!("{each}B"),
+    }
 }
 
 /// `p50 88us, p99 310us, server CPU 9.1us an exchange`.
 fn at(point: &Point) -> String {
-    let level = Level::of(point.level, &[point]);
+    let level = Level::of(&[point]);
     let mut words = Vec::new();
     for (name, ns) in [("p50", level.p50_ns), ("p99", level.p99_ns), ("p99.9", level.p999_ns)] {
         words.extend(ns.map(|ns| format!("{name} {}", format::duration(ns as u64))));
@@ -288,14 +347,14 @@ fn verdict(runs: &[&Point], counted: &[&Point]) -> String {
 fn searched_verdict(point: &Point) -> String {
     let held = match (point.outcome, point.held) {
         (Outcome::Invalid, _) => return invalid(point),
-        (Outcome::Overloaded, _) => "missed, overloaded",
+        (Outcome::Overloaded, _) => "overloaded",
         (Outcome::Ok, Some(true)) => "held",
         (Outcome::Ok, Some(false)) => "missed",
         (Outcome::Ok, None) => "ok",
     };
     let purpose = match point.purpose {
-        Purpose::Confirm => " (measured again)",
-        Purpose::Share => " (a part of it)",
+        Purpose::Confirm => ", again",
+        Purpose::Share => ", a share",
         Purpose::Level | Purpose::Search => "",
     };
     format!("{held}{purpose}")

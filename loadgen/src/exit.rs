@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use serde::{Deserialize, Serialize};
+
 /// Run-time failure.
 pub const FAILURE: u8 = 1;
 /// Usage error.
@@ -52,7 +54,7 @@ impl Outcome {
 }
 
 /// Reason why a command has no result, or an incomplete one.
-#[derive(Debug)]
+#[derive(Debug, Deserialize, Serialize)]
 pub struct Failure {
     /// The exit code.
     pub code: u8,

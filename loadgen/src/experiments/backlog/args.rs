@@ -5,8 +5,11 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::experiments::listening::unique;
-use crate::options::{OutputArgs, backlog};
+use crate::options::{LOAD, OutputArgs, SERVER, backlog};
 use lockstep_sys::units;
+
+/// Heading of the options of the private network namespace in `--help`.
+const NAMESPACE: &str = "Network namespace";
 
 /// Most trials, each of which is a process.
 const TRIALS_MAX: usize = 16;
@@ -33,7 +36,7 @@ Examples:
 /// The result stands beside the prediction from the kernel's rules. The exit code is 8 if they
 /// differ, or if the kernel's counters contradict each other or the clients.
 #[derive(Args, Clone, Debug)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES, next_help_heading = LOAD)]
 pub struct BacklogArgs {
     /// Arguments of listen(2), each a trial with a listener of its own
     #[arg(long, value_name = "N,...", default_value = "0,1,3,5,128", value_delimiter = ',')]
@@ -42,10 +45,11 @@ pub struct BacklogArgs {
 
     /// Server on this machine that does not accept yet, in place of a listener of its own
     #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["n", "netns"])]
+    #[arg(help_heading = SERVER)]
     pub target: Option<String>,
 
     /// Send the target SIGUSR1 after the hold: `lockstep serve --accept-pause` then accepts
-    #[arg(long, requires = "target")]
+    #[arg(long, requires = "target", help_heading = SERVER)]
     pub release: bool,
 
     /// Connects beyond the capacity of the accept queue
@@ -53,7 +57,7 @@ pub struct BacklogArgs {
     pub extra: u32,
 
     /// Order of the connects
-    #[arg(long, value_enum, default_value_t = Mode::Storm)]
+    #[arg(long, value_name = "NAME", default_value = "storm")]
     pub mode: Mode,
 
     /// Time without accepting, from the last connect
@@ -65,19 +69,21 @@ pub struct BacklogArgs {
     pub observe: Duration,
 
     /// Give each trial a private network namespace, whose counters no other program moves
-    #[arg(long)]
+    #[arg(long, help_heading = NAMESPACE)]
     pub netns: bool,
 
     /// net.core.somaxconn in the private namespace
     #[arg(long, value_name = "N", requires = "netns", value_parser = backlog)]
+    #[arg(help_heading = NAMESPACE)]
     pub somaxconn: Option<u32>,
 
     /// net.ipv4.tcp_syncookies in the private namespace: 0, 1, or 2 for always
-    #[arg(long, value_name = "N", requires = "netns", value_parser = clap::value_parser!(u32).range(0..=2))]
+    #[arg(long, value_name = "N", requires = "netns", help_heading = NAMESPACE)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=2))]
     pub syncookies: Option<u32>,
 
     /// Set net.ipv4.tcp_abort_on_overflow in the private namespace
-    #[arg(long, requires = "netns")]
+    #[arg(long, requires = "netns", help_heading = NAMESPACE)]
     pub abort_on_overflow: bool,
 
     /// Output options.

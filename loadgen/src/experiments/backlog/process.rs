@@ -36,12 +36,8 @@ pub(super) struct Task {
     pub(super) spec: Option<Spec>,
 }
 
-/// Answer of a trial's process, printed as JSON.
-#[derive(Debug, Deserialize, Serialize)]
-enum Answer {
-    Done(Option<Box<Trial>>),
-    Failed { code: u8, error: String, hint: Option<String> },
-}
+/// Answer of a trial's process, printed as JSON. It has no trial if only the preparation was tested.
+type Answer = Result<Option<Trial>, Failure>;
 
 /// Options of the hidden `loadgen backlog-trial`.
 #[derive(Args, Debug)]
@@ -58,16 +54,12 @@ pub fn trial(args: &TrialArgs) -> ExitCode {
     if !signals::end_with(args.parent) {
         return ExitCode::FAILURE;
     }
-    let answer = match perform(&args.task) {
-        Ok(trial) => Answer::Done(trial.map(Box::new)),
-        Err(Failure { code, error, hint }) => Answer::Failed { code, error, hint },
-    };
-    let printed = serde_json::to_writer(io::stdout().lock(), &answer).is_ok();
+    let printed = serde_json::to_writer(io::stdout().lock(), &perform(&args.task)).is_ok();
     let flushed = io::stdout().flush().is_ok();
     if printed && flushed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn perform(task: &str) -> Result<Option<Trial>, Failure> {
+fn perform(task: &str) -> Answer {
     let failed = |error: String| Failure::new(exit::FAILURE, error);
     let task: Task =
         serde_json::from_str(task).map_err(|error| failed(format!("the task: {error}")))?;
@@ -171,19 +163,15 @@ impl Process {
         }
     }
 
-    /// The result of a process that has ended; `None` of a preflight.
-    fn finish(mut self) -> Result<Option<Trial>, Failure> {
+    /// The answer of a process that has ended.
+    fn finish(mut self) -> Answer {
         let mut text = String::new();
         // A text that is missing or cut is not JSON.
         let _ = self.answer.rewind().and_then(|()| self.answer.read_to_string(&mut text));
-        match serde_json::from_str(&text) {
-            Ok(Answer::Done(trial)) => Ok(trial.map(|trial| *trial)),
-            Ok(Answer::Failed { code, error, hint }) => Err(Failure { code, error, hint }),
-            Err(_) => {
-                let status = self.child.wait().map_or_else(|_| "".to_owned(), |s| s.to_string());
-                let error = format!("a trial has ended without a result ({status})");
-                Err(Failure::new(exit::FAILURE, error))
-            }
-        }
+        serde_json::from_str(&text).unwrap_or_else(|_| {
+            let status = self.child.wait().map_or_else(|_| "".to_owned(), |s| s.to_string());
+            let error = format!("a trial has ended without a result ({status})");
+            Err(Failure::new(exit::FAILURE, error))
+        })
     }
 }

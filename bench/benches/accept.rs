@@ -1,26 +1,25 @@
-//! A connection's whole life over loopback: connect, request, reply, close.
+//! A whole connection over loopback: connect, request, reply, close.
 //!
-//! The service is `hi`, the tutorial's one-shot server. In `accept/mio/1` one client comes after
-//! the other; in `accept/mio/64`, 64 connect and send before the first of them listens, so that
-//! the server finds many in its queue at once. One iteration is one client or 64, so the
-//! throughput in elements is connections per second.
+//! The service is `hi`, which replies once and closes. In `accept/mio/1` one client connects after
+//! another; in `accept/mio/64`, 64 connect and send before the first receives, so that the server
+//! finds many in its queue. One iteration is one client or 64, so the throughput in elements is
+//! connections per second.
 //!
-//! With two or more processors the server is pinned to the first and the clients to the last; see
+//! With two or more CPUs the server is pinned to the first and the clients to the last; see
 //! [`Placement`]. The server closes first, so no client's port waits in TIME_WAIT: see
 //! [`OneShots`].
 //!
-//! Every client must hear `hi` and then the end, and in the end the server must have counted the
+//! Every client must receive `hi` and then the end. In the end the server must have counted the
 //! same connections, exchanges and bytes as its clients.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use lockstep_backends::Backend;
-use lockstep_bench::{OneShots, Placement, Subject, backends, drop_libtest_arguments};
+use lockstep_bench::{OneShots, Pair, Placement, Subject, backends, drop_libtest_arguments};
 use lockstep_core::Hi;
 use lockstep_sys::limits::raise_open_files;
 
-/// How many clients come at a time.
+/// Numbers of clients that connect at a time.
 const CLIENTS: [usize; 2] = [1, 64];
 
 fn main() {
@@ -44,36 +43,16 @@ fn accept(criterion: &mut Criterion, placement: &Placement) {
     for backend in backends() {
         for clients in CLIENTS {
             group.throughput(Throughput::Elements(clients as u64));
-            let id = BenchmarkId::new(backend.name(), clients);
-            let mut pair = None;
-            group.bench_function(id, |bencher| {
-                // Not before the bench runs: it may have been filtered out.
-                let start = || start(backend, clients, placement);
-                let (_, clients) = pair.get_or_insert_with(start);
-                bencher.iter_custom(|batches| exchange(clients, batches));
+            let mut pair = Pair::new(|| {
+                let subject = Subject::start(backend, Hi, placement);
+                let clients = OneShots::new(subject.addr(), clients);
+                (subject, clients)
             });
-            if let Some((subject, clients)) = pair {
-                subject.finish(&clients.finish());
-            }
+            group.bench_function(BenchmarkId::new(backend.name(), clients), |bencher| {
+                bencher.iter_custom(|batches| pair.measure(batches));
+            });
+            pair.finish();
         }
     }
     group.finish();
-}
-
-fn start(
-    backend: &'static dyn Backend,
-    clients: usize,
-    placement: &Placement,
-) -> (Subject, OneShots) {
-    let subject = Subject::start(backend, Hi, placement);
-    let clients = OneShots::new(subject.addr(), clients);
-    (subject, clients)
-}
-
-fn exchange(clients: &mut OneShots, batches: u64) -> Duration {
-    let start = Instant::now();
-    for _ in 0..batches {
-        clients.exchange();
-    }
-    start.elapsed()
 }

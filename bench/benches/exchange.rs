@@ -1,8 +1,8 @@
-//! The exchange alone: what `lockstep-core` adds to a receive and a send. No socket, no copy; the
-//! service is called as the backends call it, through a trait object.
+//! The exchange alone: the cost that `lockstep-core` adds to a receive and a send. Without sockets
+//! and copies; the service is called through a trait object, as in the backends.
 //!
-//! `exchange/whole/64` is a request of 64 bytes whose reply is sent at once; in
-//! `exchange/short/64` the kernel takes only half of it at first. One iteration is one exchange.
+//! `exchange/whole/64` is a request of 64 bytes whose reply is sent by one send; in
+//! `exchange/short/64` the first send takes only half. One iteration is one exchange.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -39,14 +39,14 @@ fn exchange(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A connection whose peer asks for something else each time.
+/// A connection whose peer sends a different request each time.
 struct Conversation {
     exchange: Exchange,
     service: Box<dyn Service>,
     buffer: [u8; RECV_MAX],
-    /// Bytes in a request.
+    /// Bytes of a request.
     size: usize,
-    /// How many of the reply's bytes the first send takes.
+    /// Bytes of the reply that the first send takes.
     first: usize,
     exchanges: u64,
     bytes_sent: u64,
@@ -65,7 +65,7 @@ impl Conversation {
         }
     }
 
-    /// Receives a request that carries its number, and sends the reply, which must carry it too.
+    /// Receives a request that contains its number, and sends the reply, which must contain it, too.
     fn exchange(&mut self) {
         let request = self.exchanges.to_le_bytes();
         self.buffer[..8].copy_from_slice(&request);

@@ -1,31 +1,30 @@
 //! A round trip over loopback: each client sends a request, and each waits for its reply.
 //!
 //! `round_trip/mio/64x1024` has 64 connections and requests of 1,024 bytes. One iteration is one
-//! exchange on every connection (all requests are sent, then all replies received, by one thread
-//! with blocking sockets), so the throughput in elements is exchanges per second, and the time is
-//! that of a whole batch.
+//! exchange on every connection: one thread with blocking sockets sends all requests, then receives
+//! all replies. So the throughput in elements is exchanges per second, and the time is that of a
+//! whole batch.
 //!
-//! With two or more processors the server is pinned to the first and the clients to the last; see
-//! [`Placement`]. A side that has nothing to do sleeps, and is woken across processors by the
-//! other's next send, which costs more than the exchange itself: with one connection that happens
-//! in every exchange, and with 64 still in many. So this shows whether a change of a backend made
-//! its round trip slower; what a busy server costs per exchange, `loadgen` measures.
+//! With two or more CPUs the server is pinned to the first and the clients to the last; see
+//! [`Placement`]. A side that has nothing to do sleeps, and the other side's next send wakes it on
+//! another CPU, which costs more than the exchange. With one connection that happens in every
+//! exchange, and with 64 still in many. So this bench shows whether a change of a backend makes its
+//! round trip slower; `loadgen` measures what a busy server costs per exchange.
 //!
-//! Every byte of every reply is compared, and in the end the server must have counted the same
+//! Every byte of every reply is compared. In the end the server must have counted the same
 //! connections, exchanges and bytes as its clients.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use lockstep_backends::Backend;
-use lockstep_bench::{Clients, Placement, Subject, backends, drop_libtest_arguments};
+use lockstep_bench::{Clients, Pair, Placement, Subject, backends, drop_libtest_arguments};
 use lockstep_core::Echo;
 use lockstep_sys::limits::raise_open_files;
 
 const CONNECTIONS: [usize; 3] = [1, 64, 1000];
 const SIZES: [usize; 2] = [64, 1024];
 
-/// What the process needs beside both ends of its connections.
+/// Descriptors for all else than both ends of the connections.
 const DESCRIPTORS_RESERVED: u64 = 64;
 
 fn main() {
@@ -51,43 +50,23 @@ fn round_trip(criterion: &mut Criterion, placement: &Placement) {
             let needed = 2 * connections as u64 + DESCRIPTORS_RESERVED;
             if needed > limit {
                 let name = backend.name();
-                eprintln!("SKIPPED {name}/{connections}: {needed} descriptors, but only {limit}");
+                eprintln!("SKIPPED {name}/{connections}: {needed} open files, but only {limit}");
                 continue;
             }
             group.throughput(Throughput::Elements(connections as u64));
             for size in SIZES {
-                let id = BenchmarkId::new(backend.name(), format!("{connections}x{size}"));
-                let mut pair = None;
-                group.bench_function(id, |bencher| {
-                    // Not before the bench runs: it may have been filtered out.
-                    let start = || start(backend, connections, size, placement);
-                    let (_, clients) = pair.get_or_insert_with(start);
-                    bencher.iter_custom(|batches| exchange(clients, batches));
+                let mut pair = Pair::new(|| {
+                    let subject = Subject::start(backend, Echo, placement);
+                    let clients = Clients::connect(subject.addr(), connections, size);
+                    (subject, clients)
                 });
-                if let Some((subject, clients)) = pair {
-                    subject.finish(&clients.finish());
-                }
+                let id = BenchmarkId::new(backend.name(), format!("{connections}x{size}"));
+                group.bench_function(id, |bencher| {
+                    bencher.iter_custom(|batches| pair.measure(batches));
+                });
+                pair.finish();
             }
         }
     }
     group.finish();
-}
-
-fn start(
-    backend: &'static dyn Backend,
-    connections: usize,
-    size: usize,
-    placement: &Placement,
-) -> (Subject, Clients) {
-    let subject = Subject::start(backend, Echo, placement);
-    let clients = Clients::connect(subject.addr(), connections, size);
-    (subject, clients)
-}
-
-fn exchange(clients: &mut Clients, batches: u64) -> Duration {
-    let start = Instant::now();
-    for _ in 0..batches {
-        clients.exchange();
-    }
-    start.elapsed()
 }

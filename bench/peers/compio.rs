@@ -1,5 +1,5 @@
-//! A reference server: compio, whose operations own their buffer until they complete. A runtime
-//! and its ring for each processor, and a task for each connection.
+//! A reference server on compio, whose operations own their buffer until they complete: a runtime
+//! and its ring for each CPU, and a task for each connection.
 
 mod common;
 
@@ -31,8 +31,8 @@ fn main() -> ExitCode {
     })
 }
 
-/// A runtime on the best ring the kernel has, as our own backend: completions are worked on when
-/// they are asked for (Linux 6.1), or at least do not interrupt (Linux 5.19).
+/// Makes a runtime on the best ring of this kernel: task work runs when the thread waits for
+/// completions (Linux 6.1), or at least without interrupts (Linux 5.19).
 fn runtime() -> io::Result<Runtime> {
     runtime_on(|ring| ring.single_issuer(true).defer_taskrun(true))
         .or_else(|_older| runtime_on(|ring| ring.coop_taskrun(true)))
@@ -45,20 +45,20 @@ fn runtime_on(set: fn(&mut ProactorBuilder) -> &mut ProactorBuilder) -> io::Resu
     RuntimeBuilder::new().with_proactor(ring).build()
 }
 
-/// Accepts for ever, with a task for each connection.
+/// Accepts connections, and runs a task for each.
 async fn accept(listener: std::net::TcpListener) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     loop {
         match listener.accept().await {
             Ok((stream, _peer)) => compio::runtime::spawn(echo(stream)).detach(),
-            Err(error) if common::is_one_connections_own(&error) => {}
+            Err(error) if common::is_connection_error(&error) => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Every receive is matched by one send, with one buffer that goes back and forth. A connection's
-/// trouble ends the connection.
+/// Replies to each receive with one send, from the same buffer. An error
+/// ends the connection.
 async fn echo(mut stream: TcpStream) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(common::BUFFER_SIZE);
     loop {

@@ -1,5 +1,5 @@
-//! A reference server: monoio, on io_uring or epoll. A runtime for each processor, and a task for
-//! each connection.
+//! A reference server on monoio, with io_uring or epoll: a runtime for each CPU, and a task for each
+//! connection.
 
 mod common;
 
@@ -21,7 +21,7 @@ struct Args {
     #[command(flatten)]
     workers: common::Workers,
 
-    /// What monoio waits with
+    /// Kernel interface that monoio waits with
     #[arg(long, value_enum, default_value_t = Driver::IoUring)]
     driver: Driver,
 }
@@ -29,7 +29,7 @@ struct Args {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Driver {
     IoUring,
-    /// Called legacy by monoio
+    /// monoio's legacy driver
     Epoll,
 }
 
@@ -52,8 +52,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// A runtime on the best ring the kernel has, as our own backend: completions are worked on when
-/// they are asked for (Linux 6.1), or at least do not interrupt (Linux 5.19).
+/// Makes a runtime on the best ring of this kernel: task work runs when the thread waits for
+/// completions (Linux 6.1), or at least without interrupts (Linux 5.19).
 fn io_uring() -> io::Result<Runtime<IoUringDriver>> {
     runtime_on(|ring| ring.setup_single_issuer().setup_defer_taskrun())
         .or_else(|_older| runtime_on(Builder::setup_coop_taskrun))
@@ -73,20 +73,20 @@ fn epoll() -> io::Result<Runtime<LegacyDriver>> {
     RuntimeBuilder::<LegacyDriver>::new().build()
 }
 
-/// Accepts for ever, with a task for each connection.
+/// Accepts connections, and runs a task for each.
 async fn accept(listener: std::net::TcpListener) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     loop {
         match listener.accept().await {
             Ok((stream, _peer)) => drop(monoio::spawn(echo(stream))),
-            Err(error) if common::is_one_connections_own(&error) => {}
+            Err(error) if common::is_connection_error(&error) => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Every receive is matched by one send, with one buffer that goes back and forth. A connection's
-/// trouble ends the connection.
+/// Replies to each receive with one send, from the same buffer. An error
+/// ends the connection.
 async fn echo(mut stream: TcpStream) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(common::BUFFER_SIZE);
     loop {

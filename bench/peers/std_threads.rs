@@ -1,4 +1,4 @@
-//! A reference server: the standard library alone, with a thread for each connection.
+//! A reference server on the standard library alone, with a thread for each connection.
 
 mod common;
 
@@ -9,8 +9,7 @@ use std::thread;
 
 use clap::Parser;
 
-/// A connection needs its buffer and a few frames; the default of 2 MiB is for programs that
-/// recurse.
+/// Bytes of a thread's stack: room for its buffer and a few frames. The default is 2 MiB.
 const STACK_SIZE: usize = 64 * 1024;
 
 /// An echo server with a thread for each connection, to compare with.
@@ -24,19 +23,19 @@ fn main() -> ExitCode {
     common::run("std-threads", &Args::parse().options, accept)
 }
 
-/// Accepts for ever, with a thread for each connection.
+/// Accepts connections, and runs a thread for each.
 fn accept(listener: TcpListener) -> io::Result<()> {
     loop {
         let stream = match listener.accept() {
             Ok((stream, _peer)) => stream,
-            Err(error) if common::is_one_connections_own(&error) => continue,
+            Err(error) if common::is_connection_error(&error) => continue,
             Err(error) => return Err(error),
         };
         thread::Builder::new().stack_size(STACK_SIZE).spawn(|| echo(stream))?;
     }
 }
 
-/// Every receive is matched by one send. A connection's trouble ends the connection.
+/// Replies to each receive with one send. An error ends the connection.
 fn echo(mut stream: TcpStream) -> io::Result<()> {
     let mut buffer = [0; common::BUFFER_SIZE];
     loop {

@@ -1,4 +1,4 @@
-//! A reference server: tokio with its current-thread scheduler, and a task for each connection.
+//! A reference server on tokio's current-thread scheduler, with a task for each connection.
 
 mod common;
 mod tokio_echo;

@@ -1,4 +1,4 @@
-//! What both of tokio's schedulers run.
+//! The tasks of both servers on tokio.
 
 use std::io;
 
@@ -7,20 +7,20 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::common;
 
-/// Accepts for ever, with a task for each connection.
+/// Accepts connections, and runs a task for each.
 pub(crate) async fn accept(listener: std::net::TcpListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     loop {
         match listener.accept().await {
             Ok((stream, _peer)) => drop(tokio::spawn(echo(stream))),
-            Err(error) if common::is_one_connections_own(&error) => {}
+            Err(error) if common::is_connection_error(&error) => {}
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Every receive is matched by one send. A connection's trouble ends the connection.
+/// Replies to each receive with one send. An error ends the connection.
 async fn echo(mut stream: TcpStream) -> io::Result<()> {
     let mut buffer = [0; common::BUFFER_SIZE];
     loop {

@@ -1,5 +1,5 @@
-//! A reference server: tokio with its multi-thread scheduler, and a task for each connection,
-//! which any worker may run.
+//! A reference server on tokio's multi-thread scheduler, with a task for each connection, which any
+//! worker may run.
 
 mod common;
 mod tokio_echo;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     common::run("tokio-multi-thread", &args.options, |listener| serve(listener, args.workers))
 }
 
-/// The accepting task is spawned, because what `block_on` is given does not run on a worker.
+/// Spawns the accepting task, because `block_on` does not run its task on a worker.
 fn serve(listener: TcpListener, workers: common::Workers) -> io::Result<()> {
     let runtime =
         Builder::new_multi_thread().worker_threads(workers.count()?).enable_io().build()?;

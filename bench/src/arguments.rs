@@ -1,19 +1,19 @@
-//! Arguments that `cargo test` hands to every test executable, whatever its harness.
+//! Arguments that `cargo test` passes to every test executable, whatever its harness.
 
 use std::env;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Lets `cargo test -- --test-threads=1` run the benches.
+/// Removes arguments of libtest, so that `cargo test -- --test-threads=1` runs the benches.
 ///
-/// criterion refuses libtest's arguments that it does not know and reads its own from the process,
-/// so the process is started over without them. `--no-capture` and `--test-threads` mean nothing
-/// to a bench.
+/// criterion rejects arguments of libtest that it does not know, and reads its own from the
+/// process. So this function executes the program again without them. `--no-capture` and
+/// `--test-threads` have no effect on a bench.
 ///
 /// # Panics
 ///
-/// If the executable cannot be started again.
+/// If execve(2) fails.
 pub fn drop_libtest_arguments() {
     let given: Vec<OsString> = env::args_os().skip(1).collect();
     let kept = for_criterion(&given);
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_criterion_refuses_is_dropped() {
+    fn only_arguments_that_criterion_rejects_are_dropped() {
         let words = |text: &str| text.split_whitespace().map(OsString::from).collect::<Vec<_>>();
         let kept = |text| for_criterion(&words(text));
         assert_eq!(kept("--test-threads=1 mio"), words("mio"));

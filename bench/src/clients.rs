@@ -1,4 +1,4 @@
-//! Clients that stay connected: the round trip.
+//! Clients of the round-trip bench, which stay connected.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -6,47 +6,43 @@ use std::time::Duration;
 
 use lockstep_core::RECV_MAX;
 
-use crate::Books;
 use crate::payload::Payload;
+use crate::{Counts, Load};
 
-/// A server that owes a reply for so long has lost the request.
+/// Timeout of a receive.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Blocking clients of an echo server, all driven by the calling thread: every client sends its
+/// Blocking clients of an echo server, all run by the calling thread: every client sends its
 /// request, then every client waits for its reply.
 ///
-/// Blocking sockets have the least a client can cost: a send and a receive, and no event loop
-/// whose own cost would be measured along.
+/// A client on a blocking socket costs the minimum: a send and a receive, without an event loop.
 #[derive(Debug)]
 pub struct Clients {
     sockets: Vec<TcpStream>,
     payload: Payload,
     reply: Vec<u8>,
-    books: Books,
+    counts: Counts,
 }
 
 impl Clients {
-    /// Connects `count` clients, whose requests are to have `size` bytes.
+    /// Connects `count` clients with requests of `size` bytes.
     ///
     /// # Panics
     ///
-    /// If one cannot connect; or if a request would be longer than one receive of the server's,
-    /// which would make it several exchanges.
+    /// If a client cannot connect, or if a request is longer than one receive of the server, and so
+    /// would be several exchanges.
     pub fn connect(addr: SocketAddr, count: usize, size: usize) -> Self {
         assert!((1..=RECV_MAX).contains(&size), "a request of {size} bytes is not one exchange");
         let sockets: Vec<_> = (0..count).map(|_| connect(addr)).collect();
-        let books = Books { connections: count as u64, ..Books::default() };
-        Self { sockets, payload: Payload::new(size), reply: vec![0; size], books }
+        let counts = Counts { connections: count as u64, ..Counts::default() };
+        Self { sockets, payload: Payload::new(size), reply: vec![0; size], counts }
     }
+}
 
-    /// One exchange on each connection. Every byte of every reply is compared with its request.
-    ///
-    /// # Panics
-    ///
-    /// If a reply differs from its request, or does not come.
-    pub fn exchange(&mut self) {
-        let Self { sockets, payload, reply, books } = self;
-        let numbered = || sockets.iter().zip(books.exchanges..);
+impl Load for Clients {
+    fn exchange(&mut self) {
+        let Self { sockets, payload, reply, counts } = self;
+        let numbered = || sockets.iter().zip(counts.exchanges..);
         for (mut socket, number) in numbered() {
             socket.write_all(payload.request(number)).expect("sending a request");
         }
@@ -54,29 +50,24 @@ impl Clients {
             socket.read_exact(reply).expect("receiving a reply");
             assert!(*reply == payload.request(number), "reply {number} differs from its request");
         }
-        books.exchanges += sockets.len() as u64;
+        counts.exchanges += sockets.len() as u64;
     }
 
-    /// Ends every connection in order, and says what the server must have counted.
-    ///
-    /// # Panics
-    ///
-    /// If a server says more than it was asked, or does not end the connection in its turn.
-    pub fn finish(self) -> Books {
+    fn finish(self) -> Counts {
         for socket in &self.sockets {
-            socket.shutdown(Shutdown::Write).expect("saying that no more comes");
+            socket.shutdown(Shutdown::Write).expect("half-closing a connection");
         }
         let mut surplus = Vec::new();
         for socket in &self.sockets {
-            hear_out(socket, 0, &mut surplus);
+            receive_to_end(socket, 0, &mut surplus);
         }
-        assert!(surplus.is_empty(), "the server says more than it was asked");
-        let bytes = self.books.exchanges * self.reply.len() as u64;
-        Books { bytes_requested: bytes, bytes_replied: bytes, ..self.books }
+        assert!(surplus.is_empty(), "the server sends more than its replies");
+        let bytes = self.counts.exchanges * self.reply.len() as u64;
+        Counts { bytes_requested: bytes, bytes_replied: bytes, ..self.counts }
     }
 }
 
-/// A connected blocking socket that sends at once, and does not wait for ever.
+/// Connects a blocking socket with TCP_NODELAY and a receive timeout.
 pub(crate) fn connect(addr: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(addr).expect("connecting");
     socket.set_nodelay(true).expect("setting TCP_NODELAY");
@@ -84,14 +75,14 @@ pub(crate) fn connect(addr: SocketAddr) -> TcpStream {
     socket
 }
 
-/// Receives until the peer ends the connection, or says a byte more than `expected`.
+/// Receives until the peer closes the connection, or sends a byte more than `expected`.
 ///
-/// A receive that is interrupted is repeated. That happens although nobody sends signals: a ring
-/// set up by this thread (io_uring's probe) and closed is taken down by the kernel later, which
-/// interrupts the thread, and a receive with a timeout is not restarted (signal(7)).
-pub(crate) fn hear_out(socket: &TcpStream, expected: usize, heard: &mut Vec<u8>) {
+/// An interrupted receive is repeated. It is interrupted even without a signal: the kernel tears
+/// down a ring of this thread (of io_uring's probe) after it was closed, which interrupts the
+/// thread, and does not restart a receive with a timeout (signal(7)).
+pub(crate) fn receive_to_end(socket: &TcpStream, expected: usize, received: &mut Vec<u8>) {
     let mut bounded = socket.take(expected as u64 + 1);
-    bounded.read_to_end(heard).expect("receiving a reply and its end");
+    bounded.read_to_end(received).expect("receiving a reply and its end");
 }
 
 #[cfg(test)]
@@ -101,8 +92,8 @@ mod tests {
 
     use super::*;
 
-    /// One exchange with each of two clients against a server that answers with `reply(request)`.
-    fn exchange_with(reply: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Books {
+    /// Makes one exchange with each of two clients of a server that sends `reply(request)`.
+    fn exchange_with(reply: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Counts {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         thread::spawn(move || {
@@ -122,21 +113,21 @@ mod tests {
     }
 
     #[test]
-    fn an_honest_server_passes() {
-        let books = exchange_with(<[u8]>::to_vec);
-        let expected = Books {
+    fn correct_replies_are_counted() {
+        let counts = exchange_with(<[u8]>::to_vec);
+        let expected = Counts {
             connections: 2,
             exchanges: 2,
             bytes_requested: 128,
             bytes_replied: 128,
-            troubles: 0,
+            errors: 0,
         };
-        assert_eq!(books, expected);
+        assert_eq!(counts, expected);
     }
 
     #[test]
     #[should_panic(expected = "reply 0 differs from its request")]
-    fn a_flipped_bit_is_found() {
+    fn flipped_bit_panics() {
         exchange_with(|request| {
             let mut reply = request.to_vec();
             reply[63] ^= 1;
@@ -145,8 +136,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "says more than it was asked")]
-    fn a_surplus_byte_is_found() {
+    #[should_panic(expected = "sends more than its replies")]
+    fn surplus_byte_panics() {
         exchange_with(|request| [request, b"!"].concat());
     }
 }

@@ -1,70 +1,66 @@
-//! Clients that come and go: the tutorial's one-shot server.
+//! Clients of the accept bench, which connect for one exchange.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
-use crate::Books;
-use crate::clients::{connect, hear_out};
+use crate::clients::{connect, receive_to_end};
 use crate::payload::Payload;
+use crate::{Counts, Load};
 
-/// What the service `hi` answers, whatever it is asked.
+/// The reply of the service `hi` to every request.
 const REPLY: &[u8] = b"hi";
 
-/// How many bytes a request has.
+/// Bytes of a request.
 const REQUEST_SIZE: usize = 64;
 
-/// Clients of a server that says `hi` and hangs up, driven by the calling thread: each exchange
-/// has a connection of its own.
+/// Clients of a server that replies `hi` and closes, run by the calling thread: each exchange has a
+/// connection of its own.
 ///
-/// The server closes first, so that TIME_WAIT is on its side, where the port is its own: the
-/// clients' ports are free again at once, and a bench may open more connections than there are
-/// ephemeral ports.
+/// The server closes first, so TIME_WAIT is on its side. The clients' ports are free immediately,
+/// and a bench may open more connections than there are ephemeral ports.
 #[derive(Debug)]
 pub struct OneShots {
     addr: SocketAddr,
     count: usize,
     sockets: Vec<TcpStream>,
     payload: Payload,
-    heard: Vec<u8>,
-    books: Books,
+    received: Vec<u8>,
+    counts: Counts,
 }
 
 impl OneShots {
-    /// Clients of the server at `addr`; `count` of them come at a time.
+    /// Prepares clients of the server at `addr`; `count` of them connect at a time.
     pub fn new(addr: SocketAddr, count: usize) -> Self {
         let payload = Payload::new(REQUEST_SIZE);
         let sockets = Vec::with_capacity(count);
-        Self { addr, count, sockets, payload, heard: Vec::new(), books: Books::default() }
+        Self { addr, count, sockets, payload, received: Vec::new(), counts: Counts::default() }
     }
+}
 
-    /// So many clients connect and send their request; then each waits for its reply and for the
-    /// server's end of the connection, and closes its own.
-    ///
-    /// # Panics
-    ///
-    /// If a client cannot connect, or hears anything else than `hi` and the end.
-    pub fn exchange(&mut self) {
+impl Load for OneShots {
+    /// Connects all clients, and sends their requests. Then receives each reply up to the server's
+    /// close, and closes the connection.
+    fn exchange(&mut self) {
         for _ in 0..self.count {
             let mut socket = connect(self.addr);
-            let request = self.payload.request(self.books.exchanges);
+            let request = self.payload.request(self.counts.exchanges);
             socket.write_all(request).expect("sending a request");
             self.sockets.push(socket);
-            self.books.connections += 1;
-            self.books.exchanges += 1;
+            self.counts.connections += 1;
+            self.counts.exchanges += 1;
         }
         for socket in self.sockets.drain(..) {
-            self.heard.clear();
-            hear_out(&socket, REPLY.len(), &mut self.heard);
-            assert_eq!(self.heard, REPLY, "not what the service says");
+            self.received.clear();
+            receive_to_end(&socket, REPLY.len(), &mut self.received);
+            assert_eq!(self.received, REPLY, "not the reply of the service");
         }
     }
 
-    /// What the server must have counted.
-    pub fn finish(self) -> Books {
-        Books {
-            bytes_requested: self.books.exchanges * REQUEST_SIZE as u64,
-            bytes_replied: self.books.exchanges * REPLY.len() as u64,
-            ..self.books
+    fn finish(self) -> Counts {
+        Counts {
+            bytes_requested: self.counts.exchanges * REQUEST_SIZE as u64,
+            bytes_replied: self.counts.exchanges * REPLY.len() as u64,
+            ..self.counts
         }
     }
 }
@@ -77,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    fn exchange_with(reply: &'static [u8]) -> Books {
+    fn exchange_with(reply: &'static [u8]) -> Counts {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         thread::spawn(move || {
@@ -91,33 +87,33 @@ mod tests {
     }
 
     #[test]
-    fn an_honest_server_passes() {
-        let books = exchange_with(b"hi");
-        let expected = Books {
+    fn correct_reply_is_counted() {
+        let counts = exchange_with(b"hi");
+        let expected = Counts {
             connections: 1,
             exchanges: 1,
             bytes_requested: 64,
             bytes_replied: 2,
-            troubles: 0,
+            errors: 0,
         };
-        assert_eq!(books, expected);
+        assert_eq!(counts, expected);
     }
 
     #[test]
-    #[should_panic(expected = "not what the service says")]
-    fn another_reply_is_found() {
+    #[should_panic(expected = "not the reply of the service")]
+    fn different_reply_panics() {
         exchange_with(b"ho");
     }
 
     #[test]
-    #[should_panic(expected = "not what the service says")]
-    fn a_surplus_byte_is_found() {
+    #[should_panic(expected = "not the reply of the service")]
+    fn surplus_byte_panics() {
         exchange_with(b"hi!");
     }
 
     #[test]
-    #[should_panic(expected = "not what the service says")]
-    fn a_missing_byte_is_found() {
+    #[should_panic(expected = "not the reply of the service")]
+    fn missing_byte_panics() {
         exchange_with(b"h");
     }
 }

@@ -1,13 +1,14 @@
-//! What the clients send, and so what has to come back.
+//! Requests of the benches.
 
-/// How many different requests there are.
-const WINDOWS: u64 = 4096;
+/// Number of different requests.
+const REQUESTS: u64 = 4096;
 
-/// From one request's window to the next one's; odd, so that all windows come before one recurs.
+/// Distance between the starts of two requests in a row; odd, so that all requests are used before
+/// one recurs.
 const STEP: u64 = 1031;
 
-/// The requests of one bench: windows of one block of seeded random bytes, so that a request costs
-/// no copy, and a reply that is stale or another connection's differs in almost every byte.
+/// Requests of one bench: slices of one block of seeded random bytes. So a request costs no copy,
+/// and a stale reply, or that of another connection, differs in almost every byte.
 #[derive(Debug)]
 pub(crate) struct Payload {
     block: Vec<u8>,
@@ -15,16 +16,16 @@ pub(crate) struct Payload {
 }
 
 impl Payload {
-    /// Requests of `size` bytes, the same in every run.
+    /// Makes requests of `size` bytes, the same in every run.
     pub(crate) fn new(size: usize) -> Self {
-        let mut block = vec![0; WINDOWS as usize + size];
+        let mut block = vec![0; REQUESTS as usize + size];
         fastrand::Rng::with_seed(1).fill(&mut block);
         Self { block, size }
     }
 
-    /// The `number`-th request.
+    /// Returns the `number`-th request.
     pub(crate) fn request(&self, number: u64) -> &[u8] {
-        let start = (number.wrapping_mul(STEP) % WINDOWS) as usize;
+        let start = (number.wrapping_mul(STEP) % REQUESTS) as usize;
         &self.block[start..start + self.size]
     }
 }
@@ -36,10 +37,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_request_is_like_another_until_all_have_been() {
+    fn requests_differ_until_all_are_used() {
         let payload = Payload::new(8);
-        let requests: HashSet<_> = (0..WINDOWS).map(|number| payload.request(number)).collect();
-        assert_eq!(requests.len() as u64, WINDOWS);
-        assert_eq!(payload.request(WINDOWS), payload.request(0));
+        let requests: HashSet<_> = (0..REQUESTS).map(|number| payload.request(number)).collect();
+        assert_eq!(requests.len() as u64, REQUESTS);
+        assert_eq!(payload.request(REQUESTS), payload.request(0));
     }
 }

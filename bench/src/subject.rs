@@ -1,4 +1,4 @@
-//! The server under test, and what it must have counted when it is done.
+//! The server under test, and the counts of both sides.
 
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,11 +8,11 @@ use lockstep_core::Service;
 
 use crate::Placement;
 
-/// The backends that run here. The others are named on standard error.
+/// Returns the backends that run on this machine. The others are named on standard error.
 ///
 /// # Panics
 ///
-/// If one of the others is required: listed in `LOCKSTEP_REQUIRE`, names separated by commas.
+/// If one of the others is listed in `LOCKSTEP_REQUIRE`, names separated by commas.
 pub fn backends() -> Vec<&'static dyn Backend> {
     let required = env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
     let runs = |backend: &dyn Backend| match backend.probe(1) {
@@ -39,7 +39,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Starts it on a port of the kernel's choice.
+    /// Starts it on a port that the kernel chooses.
     ///
     /// # Panics
     ///
@@ -60,23 +60,23 @@ impl Subject {
         }
     }
 
-    /// Where it listens.
+    /// Returns its listen address.
     pub fn addr(&self) -> SocketAddr {
         self.server.addr()
     }
 
-    /// Stops it and compares its books with its clients'.
+    /// Stops it and compares its counts with those of its clients.
     ///
     /// # Panics
     ///
     /// If they differ, or if the server failed.
-    pub fn finish(self, clients: &Books) {
+    pub fn finish(self, clients: &Counts) {
         self.server.drain();
         match self.server.join() {
             Ok(stats) => assert_eq!(
-                Books::of(&stats),
+                Counts::of(&stats),
                 *clients,
-                "{}: the server's books (left) are not its clients' (right)",
+                "{}: the server's counts (left) differ from its clients' (right)",
                 self.backend
             ),
             Err(error) => panic!("{} failed: {error}", self.backend),
@@ -84,24 +84,24 @@ impl Subject {
     }
 }
 
-/// What both sides of a bench count, each for itself.
+/// Counts that each side of a bench makes independently.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Books {
-    /// Connections.
+pub struct Counts {
+    /// Number of connections.
     pub connections: u64,
-    /// Requests answered in full.
+    /// Number of complete replies.
     pub exchanges: u64,
     /// Bytes of requests.
     pub bytes_requested: u64,
     /// Bytes of replies.
     pub bytes_replied: u64,
-    /// Connections that ended in another way than planned.
-    pub troubles: u64,
+    /// Number of connections that ended in another way than planned.
+    pub errors: u64,
 }
 
-impl Books {
-    /// The server's. Its connections are planned to end with the peer's end of input, or with the
-    /// service's last reply.
+impl Counts {
+    /// Returns the server's counts. Its connections are planned to end after the peer's half-close or
+    /// the service's last reply.
     fn of(stats: &Stats) -> Self {
         use lockstep_core::Cause;
         let planned = stats.closed.count(Cause::Eof) + stats.closed.count(Cause::Done);
@@ -110,7 +110,7 @@ impl Books {
             exchanges: stats.exchanges,
             bytes_requested: stats.bytes_received,
             bytes_replied: stats.bytes_sent,
-            troubles: stats.closed.total() - planned,
+            errors: stats.closed.total() - planned,
         }
     }
 }
@@ -118,28 +118,28 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Clients;
+    use crate::{Clients, Load};
 
     #[test]
-    fn a_required_backend_is_known_by_its_whole_name() {
+    fn required_backends_match_by_whole_name() {
         assert!(lists("mio, io-uring", "io-uring"));
         assert!(!lists("io-uring-2", "io-uring") && !lists("", "mio"));
     }
 
     #[test]
-    fn books_that_agree_are_accepted() {
+    fn equal_counts_are_accepted() {
         let (subject, mut clients) = blocking();
         clients.exchange();
         subject.finish(&clients.finish());
     }
 
     #[test]
-    #[should_panic(expected = "not its clients'")]
-    fn an_exchange_that_the_clients_did_not_count_is_found() {
+    #[should_panic(expected = "differ from its clients'")]
+    fn uncounted_exchange_panics() {
         let (subject, mut clients) = blocking();
         clients.exchange();
-        let books = clients.finish();
-        subject.finish(&Books { exchanges: books.exchanges - 1, ..books });
+        let counts = clients.finish();
+        subject.finish(&Counts { exchanges: counts.exchanges - 1, ..counts });
     }
 
     fn blocking() -> (Subject, Clients) {

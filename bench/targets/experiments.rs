@@ -1,111 +1,77 @@
-//! What is measured.
+//! The experiments that measure the targets.
 
 use std::path::Path;
 
-/// One run of `loadgen`.
+/// One run of `loadgen compare`.
 pub(crate) struct Experiment {
-    /// By which targets name it.
+    /// Name, by which targets refer to it.
     pub(crate) name: &'static str,
-    /// For people.
-    pub(crate) what: &'static str,
-    /// Its arguments; `{bin}` is the directory of the reference servers, `{rounds}` how many.
-    arguments: &'static [&'static str],
+    /// Description for the user.
+    pub(crate) about: &'static str,
+    /// Servers to compare; `{bin}` is the directory of the reference servers.
+    subjects: &'static [&'static str],
+    /// Options, separated by spaces.
+    options: &'static str,
 }
 
-/// All of them, in the order they are made.
+/// All experiments, in the order in which they are made.
 pub(crate) const EXPERIMENTS: [Experiment; 6] = [
     Experiment {
         name: "crossed",
-        what: "backends and reference servers, server and generator each on a CPU of its own",
-        arguments: &[
-            "compare",
+        about: "backends and reference servers, server and generator on a CPU each",
+        subjects: &[
             "tokio=exec {bin}/peer-tokio-current-thread --listen {addr}",
             "monoio=exec {bin}/peer-monoio --listen {addr}",
             "std-threads=exec {bin}/peer-std-threads --listen {addr}",
             "io-uring",
             "mio",
             "blocking",
-            "--conns",
-            "64,1000",
-            "--size",
-            "64,1024",
-            "--rounds",
-            "{rounds}",
         ],
+        options: "--conns 64,1000 --size 64,1024",
     },
     Experiment {
         name: "generator",
-        what: "what the generator costs when it makes the same system calls as the server",
-        arguments: &[
-            "compare", "--aa", "mio", "--engine", "epoll", "--conns", "64,1000", "--size",
-            "64,1024", "--rounds", "{rounds}",
-        ],
+        about: "cost of the generator when it makes the same system calls as the server",
+        subjects: &["mio"],
+        options: "--aa --engine epoll --conns 64,1000 --size 64,1024",
     },
     Experiment {
         name: "whole",
-        what: "the whole machine: servers and generator share all CPUs, backends steered",
-        arguments: &[
-            "compare",
+        about: "servers and generator share all CPUs, backends steered",
+        subjects: &[
             "tokio-mt=exec {bin}/peer-tokio-multi-thread --listen {addr}",
             "io-uring",
             "mio",
-            "--place",
-            "steered",
-            "--conns",
-            "64,1000",
-            "--rounds",
-            "{rounds}",
         ],
+        options: "--place steered --conns 64,1000",
     },
     Experiment {
         name: "spinning",
-        what: "one connection between two CPUs, neither side sleeps",
-        arguments: &[
-            "compare",
-            "mio",
-            "io-uring",
-            "--conns",
-            "1",
-            "--spin",
-            "100us",
-            "--server-spin",
-            "100us",
-            "--rounds",
-            "{rounds}",
-        ],
+        about: "one connection between two CPUs, neither side sleeps",
+        subjects: &["mio", "io-uring"],
+        options: "--conns 1 --spin 100us --server-spin 100us",
     },
     Experiment {
         name: "steered",
-        what: "one connection on one CPU, both sides sleep",
-        arguments: &[
-            "compare", "mio", "io-uring", "--conns", "1", "--place", "steered", "--rounds",
-            "{rounds}",
-        ],
+        about: "one connection on one CPU, both sides sleep",
+        subjects: &["mio", "io-uring"],
+        options: "--conns 1 --place steered",
     },
     Experiment {
         name: "many",
-        what: "ten times the connections",
-        arguments: &[
-            "compare",
-            "mio",
-            "io-uring",
-            "--conns",
-            "1000,10000",
-            "-d",
-            "2s",
-            "--slice",
-            "0",
-            "--rounds",
-            "{rounds}",
-        ],
+        about: "ten times the connections",
+        subjects: &["mio", "io-uring"],
+        options: "--conns 1000,10000 -d 2s --slice 0",
     },
 ];
 
 impl Experiment {
-    /// The command line after `loadgen`.
+    /// Returns the arguments of `loadgen`.
     pub(crate) fn arguments(&self, binaries: &Path, rounds: u32) -> Vec<String> {
-        let (binaries, rounds) = (binaries.display().to_string(), rounds.to_string());
-        let filled = |text: &&str| text.replace("{bin}", &binaries).replace("{rounds}", &rounds);
-        self.arguments.iter().map(filled).collect()
+        let binaries = binaries.display().to_string();
+        let mut arguments = vec!["compare".to_owned(), format!("--rounds={rounds}")];
+        arguments.extend(self.subjects.iter().map(|subject| subject.replace("{bin}", &binaries)));
+        arguments.extend(self.options.split(' ').map(str::to_owned));
+        arguments
     }
 }

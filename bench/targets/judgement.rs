@@ -1,4 +1,4 @@
-//! What is asked, and whether it is reached.
+//! The targets, and whether the measurements reach them.
 
 use std::fmt::Write;
 
@@ -7,23 +7,23 @@ use lockstep_results::{Cell, Comparison, Measured as Subject, Metric, RoundFloor
 
 use Metric::{ClientCpuUsPerExchange, P50Ns, P99Ns, ServerCpuUsPerExchange, ThroughputPerS};
 
-/// Columns at most.
+/// Width of the text below the table, in columns.
 const WIDTH: usize = 100;
 
-/// What was measured, by the names of the experiments.
+/// The measurements, with the names of their experiments.
 pub(crate) type Comparisons = Vec<(&'static str, Comparison)>;
 
-/// One line of the table.
+/// One target with its measurement.
 struct Line {
     target: String,
-    asked: Bound,
+    bound: Bound,
     value: Option<Value>,
-    /// What the value would be at the floor: no server of plain system calls can do better here,
-    /// though io_uring's saves calls that the floor makes.
+    /// The value at the floor, the best that a server with plain system calls can reach. io_uring
+    /// makes fewer calls than the floor and can exceed it.
     floor: Option<f64>,
 }
 
-/// A number and, where rounds could be paired, its interval.
+/// A median and, if rounds could be paired, its interval.
 struct Value {
     median: f64,
     interval: Option<(f64, f64)>,
@@ -58,7 +58,7 @@ impl std::fmt::Display for Bound {
     }
 }
 
-/// Who, in which experiment and cell.
+/// A subject in a cell of an experiment.
 #[derive(Clone, Copy)]
 struct Place {
     experiment: &'static str,
@@ -67,7 +67,7 @@ struct Place {
     size: u32,
 }
 
-/// The answers that the lines ask for; none where an experiment was not made.
+/// Values from the measurements; `None` if an experiment was not made.
 struct Measured<'a>(&'a Comparisons);
 
 impl Measured<'_> {
@@ -81,7 +81,7 @@ impl Measured<'_> {
         self.cell(place)?.subjects.iter().find(|subject| subject.name == place.subject)
     }
 
-    /// One number over another, round by round.
+    /// Returns the ratio of two metrics, paired by rounds.
     fn ratio(&self, of: (Place, Metric), over: (Place, Metric)) -> Option<Value> {
         let (subject, baseline) = (self.subject(of.0)?, self.subject(over.0)?);
         subject.over(of.1, baseline, over.1).map(Value::from)
@@ -92,7 +92,7 @@ impl Measured<'_> {
         Some(Value { median, interval: None })
     }
 
-    /// A number over what `limit` makes of the floor, round by round.
+    /// Returns the ratio of a metric to the `limit` at the floor, paired by rounds.
     fn over_the_floor(
         &self,
         (place, metric): (Place, Metric),
@@ -102,12 +102,12 @@ impl Measured<'_> {
     }
 }
 
-/// Exchanges a second between two spinning threads.
+/// Returns the exchanges per second between two spinning threads.
 fn spinning(floor: &RoundFloor) -> Option<f64> {
     floor.two_threads_ns.map(|ns| 1e9 / ns)
 }
 
-/// Every target, with what was measured.
+/// Returns every target with its measurement.
 fn lines(measured: &Measured<'_>) -> Vec<Line> {
     let mut lines = crossed(measured);
     lines.extend(whole_machine(measured));
@@ -118,7 +118,7 @@ fn lines(measured: &Measured<'_>) -> Vec<Line> {
         };
         lines.push(Line {
             target: format!("server CPU, {subject}, 10000 over 1000 connections"),
-            asked: Bound::AtMost(bound),
+            bound: Bound::AtMost(bound),
             value: measured.ratio(at(10_000), at(1000)),
             floor: None,
         });
@@ -126,14 +126,14 @@ fn lines(measured: &Measured<'_>) -> Vec<Line> {
     lines
 }
 
-/// Server and generator each on a CPU of its own.
+/// Returns the targets with server and generator on a CPU each.
 fn crossed(measured: &Measured<'_>) -> Vec<Line> {
     let mut lines = Vec::new();
     for (conns, size) in [(64, 64), (64, 1024), (1000, 64), (1000, 1024)] {
         let at = |subject| Place { experiment: "crossed", subject, conns, size };
         let mut line = |target, bound, value| {
             let target = format!("{target}, {conns}x{size}");
-            lines.push(Line { target, asked: Bound::AtMost(bound), value, floor: None });
+            lines.push(Line { target, bound: Bound::AtMost(bound), value, floor: None });
         };
         let monoio = if conns == 64 { 0.97 } else { 0.92 };
         for (subject, over, bound) in [
@@ -155,7 +155,7 @@ fn crossed(measured: &Measured<'_>) -> Vec<Line> {
             let place = Place { experiment: "crossed", subject, conns, size: 64 };
             lines.push(Line {
                 target: format!("throughput, {subject} over two spinning threads, {conns}x64"),
-                asked: Bound::AtLeast(0.95),
+                bound: Bound::AtLeast(0.95),
                 value: measured.over_the_floor((place, ThroughputPerS), spinning),
                 floor: None,
             });
@@ -164,7 +164,8 @@ fn crossed(measured: &Measured<'_>) -> Vec<Line> {
     lines
 }
 
-/// Servers and generator share all CPUs. At the floor each of them does whole exchanges.
+/// Returns the targets with server and generator on all CPUs. At the floor each CPU makes complete
+/// exchanges.
 fn whole_machine(measured: &Measured<'_>) -> Vec<Line> {
     let mut lines = Vec::new();
     for subject in ["io-uring", "mio"] {
@@ -172,8 +173,8 @@ fn whole_machine(measured: &Measured<'_>) -> Vec<Line> {
             let at = |subject| Place { experiment: "whole", subject, conns, size: 64 };
             let cpus = measured.subject(at(subject)).map_or(1, |subject| subject.threads);
             let most = |floor: &RoundFloor| Some(f64::from(cpus) * 1e9 / floor.one_thread_ns);
-            // With so many in flight the mean is no less (Little's law), and who serves all of
-            // them alike has no p99 below it.
+            // The mean with this many in flight (Little's law). A server that serves all alike has
+            // no p99 below it.
             let mean_ns = |floor: &RoundFloor| Some(f64::from(conns) * 1e9 / most(floor)?);
             let over_tokio =
                 |metric| measured.ratio((at(subject), metric), (at("tokio-mt"), metric));
@@ -181,9 +182,9 @@ fn whole_machine(measured: &Measured<'_>) -> Vec<Line> {
                 let tokio_over = measured.over_the_floor((at("tokio-mt"), metric), limit);
                 tokio_over.map(|tokio_over| 1.0 / tokio_over.median)
             };
-            let mut line = |target, asked, value, floor| {
+            let mut line = |target, bound, value, floor| {
                 let target = format!("whole machine: {target}, {conns}x64");
-                lines.push(Line { target, asked, value, floor });
+                lines.push(Line { target, bound, value, floor });
             };
             line(
                 format!("throughput, {subject} over tokio-mt"),
@@ -208,7 +209,7 @@ fn whole_machine(measured: &Measured<'_>) -> Vec<Line> {
     lines
 }
 
-/// One connection, with either way of doing without a wake-up on another CPU.
+/// Returns the targets with one connection, with the two ways to avoid a wake-up on another CPU.
 fn one_connection(measured: &Measured<'_>) -> Vec<Line> {
     type Limit = fn(&RoundFloor) -> Option<f64>;
     let ways: [(_, _, Limit); 2] = [
@@ -223,7 +224,7 @@ fn one_connection(measured: &Measured<'_>) -> Vec<Line> {
             let p50 = measured.median(place, P50Ns);
             lines.push(Line {
                 target: format!("one connection, {how}: p50 of {subject}, us"),
-                asked: Bound::AtMost(9.0),
+                bound: Bound::AtMost(9.0),
                 value: p50.map(|p50| Value { median: us(p50.median), ..p50 }),
                 floor: measured.cell(place).and_then(|cell| cell.at_the_floor(limit)).map(us),
             });
@@ -232,40 +233,80 @@ fn one_connection(measured: &Measured<'_>) -> Vec<Line> {
     lines
 }
 
-/// The table, a line for each target of an experiment that was made.
+/// The verdict on one target, as marked in the table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Verdict {
+    /// The median reaches the target.
+    Reached = b'+' as isize,
+    /// The median does not reach it, and neither does the floor.
+    BeyondFloor = b'x' as isize,
+    /// The median does not reach it, but the interval contains values that do.
+    Undecided = b'?' as isize,
+    /// The whole interval misses it.
+    Missed = b'-' as isize,
+}
+
+impl Verdict {
+    fn of(bound: &Bound, value: &Value, floor: Option<f64>) -> Self {
+        match value.interval {
+            _ if bound.holds(value.median) => Self::Reached,
+            _ if floor.is_some_and(|floor| !bound.holds(floor)) => Self::BeyondFloor,
+            Some((low, high)) if bound.holds(low) || bound.holds(high) => Self::Undecided,
+            _ => Self::Missed,
+        }
+    }
+}
+
+/// Formats a table with one line for each target of the experiments that were made.
 pub(crate) fn table(comparisons: &Comparisons) -> String {
     let mut table = String::from(
         "|   | target | asked | median | interval | floor |\n|---|---|---|---|---|---|\n",
     );
     let (mut reached, mut beyond, mut known) = (0, 0, 0);
-    for Line { target, asked, value, floor } in lines(&Measured(comparisons)) {
-        let Some(Value { median, interval }) = value else { continue };
+    for Line { target, bound, value, floor } in lines(&Measured(comparisons)) {
+        let Some(value) = value else { continue };
+        let verdict = Verdict::of(&bound, &value, floor);
         known += 1;
-        let mark = match interval {
-            _ if asked.holds(median) => {
-                reached += 1;
-                '+'
-            }
-            _ if floor.is_some_and(|floor| !asked.holds(floor)) => {
-                beyond += 1;
-                'x'
-            }
-            // The truth may lie on the other side.
-            Some((low, high)) if asked.holds(low) || asked.holds(high) => '?',
-            _ => '-',
-        };
-        let interval = interval.map(|(low, high)| format!("[{low:.2}, {high:.2}]"));
+        reached += usize::from(verdict == Verdict::Reached);
+        beyond += usize::from(verdict == Verdict::BeyondFloor);
+        let interval = value.interval.map(|(low, high)| format!("[{low:.2}, {high:.2}]"));
         let floor = floor.map(|floor| format!("{floor:.2}"));
-        let (interval, floor) = (interval.unwrap_or_default(), floor.unwrap_or_default());
-        let _infallible =
-            writeln!(table, "| {mark} | {target} | {asked} | {median:.2} | {interval} | {floor} |");
+        let _infallible = writeln!(
+            table,
+            "| {} | {target} | {bound} | {:.2} | {} | {} |",
+            verdict as u8 as char,
+            value.median,
+            interval.unwrap_or_default(),
+            floor.unwrap_or_default()
+        );
     }
-    let legend = "+: the median reaches it; x: it does not, and neither would exchanges without any \
-                  event loop, by plain system calls (the last column: the floor, measured in \
-                  every round); ?: the median does not, but the interval (99 %, bootstrap over \
-                  rounds) holds values that do; -: it does not";
+    let legend = "+: the median reaches the target. ?: it does not, but the interval (99 %, bootstrap \
+                  over rounds) contains values that do. x: it does not, and neither does the floor, \
+                  which is measured in every round: exchanges by plain system calls without an event \
+                  loop. -: it does not.";
     format!(
         "{table}\n{reached} of {known} are reached, {beyond} are beyond the floor\n{}\n",
         wrap(legend, WIDTH, 0)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_follow_from_median_interval_and_floor() {
+        let verdict = |bound, median, interval, floor| {
+            Verdict::of(&bound, &Value { median, interval }, floor)
+        };
+        let (low, high) = (Some((0.8, 0.9)), Some((0.9, 1.2)));
+        assert_eq!(verdict(Bound::AtMost(0.88), 0.85, low, None), Verdict::Reached);
+        assert_eq!(verdict(Bound::AtMost(0.84), 0.85, low, None), Verdict::Undecided);
+        assert_eq!(verdict(Bound::AtMost(0.7), 0.85, low, None), Verdict::Missed);
+        assert_eq!(verdict(Bound::AtMost(0.7), 0.85, low, Some(0.75)), Verdict::BeyondFloor);
+        assert_eq!(verdict(Bound::AtMost(0.7), 0.85, low, Some(0.6)), Verdict::Missed);
+        assert_eq!(verdict(Bound::AtLeast(1.1), 1.0, high, Some(1.2)), Verdict::Undecided);
+        assert_eq!(verdict(Bound::AtLeast(1.1), 1.0, None, None), Verdict::Missed);
+        assert_eq!(verdict(Bound::AtLeast(0.9), 1.0, None, None), Verdict::Reached);
+    }
 }

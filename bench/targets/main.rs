@@ -1,4 +1,4 @@
-//! Measures what the project set out to reach, and says of each target whether it is reached.
+//! Measures the project's performance targets, and prints which of them are reached.
 //!
 //! ```text
 //! cargo run --release -p lockstep-bench --features peers --bin targets
@@ -15,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use lockstep_results::{Stored, store};
 
 use experiments::{EXPERIMENTS, Experiment};
 use judgement::table;
 
-/// Measure what the project set out to reach
+/// Measure the project's performance targets
 #[derive(Parser)]
 struct Options {
     /// Rounds of each comparison
@@ -28,24 +29,20 @@ struct Options {
     rounds: u32,
 
     /// Only the experiments of these names
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = name)]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = names())]
     only: Vec<String>,
 
     /// Folder of the records
     #[arg(short, long, value_name = "DIR", default_value = "results/runs")]
     output: PathBuf,
 
-    /// Measure nothing: judge what was stored under this name
+    /// Judge the records stored under this name instead of measuring
     #[arg(long, value_name = "NAME")]
     judge: Option<String>,
 }
 
-fn name(text: &str) -> Result<String, String> {
-    let names: Vec<&str> = EXPERIMENTS.iter().map(|experiment| experiment.name).collect();
-    match names.contains(&text) {
-        true => Ok(text.to_owned()),
-        false => Err(format!("there are {}", names.join(", "))),
-    }
+fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(EXPERIMENTS.iter().map(|experiment| experiment.name))
 }
 
 fn main() -> ExitCode {
@@ -59,10 +56,10 @@ fn main() -> ExitCode {
 }
 
 fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
-    let asked = |experiment: &&Experiment| {
+    let selected = |experiment: &&Experiment| {
         options.only.is_empty() || options.only.iter().any(|name| name == experiment.name)
     };
-    let experiments: Vec<&Experiment> = EXPERIMENTS.iter().filter(asked).collect();
+    let experiments: Vec<&Experiment> = EXPERIMENTS.iter().filter(selected).collect();
     let files = |stem: &str| -> Vec<PathBuf> {
         let file = |part: &str| options.output.join(format!("{stem}-{part}.json"));
         experiments.iter().map(|experiment| file(experiment.name)).collect()
@@ -78,11 +75,10 @@ fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
             let files = files(&stem);
             let binaries = build()?;
             for (experiment, file) in experiments.iter().zip(&files) {
-                eprintln!("{}: {}", experiment.name, experiment.what);
+                eprintln!("{}: {}", experiment.name, experiment.about);
                 let arguments = experiment.arguments(&binaries, options.rounds);
                 run(Command::new(binaries.join("loadgen")).args(arguments).arg("-o").arg(file))?;
             }
-            // A page is drawn on demand: loadgen report FILES -o targets.html.
             files
         }
     };
@@ -97,8 +93,8 @@ fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Builds what is measured, where this program is, and says where: as seen from the working
-/// directory, since it goes into records.
+/// Builds the programs in the directory of this one, and returns that directory relative to the
+/// working directory, since it becomes part of the records.
 fn build() -> Result<PathBuf, Box<dyn Error>> {
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let packages = ["build", "--release", "--bins", "-p", "loadgen", "-p", "lockstep-bench"];

@@ -7,26 +7,26 @@ use std::num::NonZeroUsize;
 use clap::Args;
 use lockstep_sys::cpus::{CpuList, allowed, parse_list};
 
-/// What every reference server can be told, as `lockstep serve` can.
+/// Options of every reference server, as of `lockstep serve`.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Where to listen; port 0 lets the kernel choose
+    /// Listen address; port 0 lets the kernel choose
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8898")]
     pub(super) listen: SocketAddr,
 
-    /// The listen queue asked of listen(2)
+    /// Length of the listen queue (listen(2))
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub(super) backlog: u32,
 
-    /// Processors to run on, such as 0 or 0,2-3
+    /// CPUs to run on, such as 0 or 0,2-3
     #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub(super) pin: Option<CpuList>,
 }
 
-/// For the reference servers that use more than one processor.
+/// Options of the reference servers with several threads.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Workers {
-    /// Threads that serve; by default one for each processor it may run on
+    /// Number of threads [default: one for each CPU that it may run on]
     #[arg(long, value_name = "N")]
     pub(super) workers: Option<NonZeroUsize>,
 }

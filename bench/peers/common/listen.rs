@@ -1,4 +1,4 @@
-//! The listening sockets, as `lockstep serve` has them.
+//! Listening sockets like those of `lockstep serve`.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -9,15 +9,15 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Failure, Options};
 
-/// How long a port may stay taken by a server that has just ended: the kernel ends a ring, and the
+/// Time for which a port may stay taken after its server has ended: the kernel ends a ring, and the
 /// accept in it, after the process (`io_ring_exit_work`, io_uring/io_uring.c).
 const TAKEN_FOR: Duration = Duration::from_millis(500);
 
-/// How often a taken port is tried again.
+/// Interval between attempts at a taken port.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
-/// So many sockets at one address: with more than one, the kernel gives each its share of the
-/// connections (SO_REUSEPORT, socket(7)).
+/// Opens `count` sockets at one address. The kernel distributes connections between several
+/// (SO_REUSEPORT, socket(7)).
 pub(super) fn listen(options: &Options, count: usize) -> Result<Vec<TcpListener>, Failure> {
     let deadline = Instant::now() + TAKEN_FOR;
     loop {
@@ -33,14 +33,14 @@ pub(super) fn listen(options: &Options, count: usize) -> Result<Vec<TcpListener>
 fn try_to_listen(options: &Options, count: usize) -> io::Result<Vec<TcpListener>> {
     let mut addr = options.listen;
     if count > 1 && addr.port() != 0 {
-        bind(addr, false)?; // a port that another server shares out is taken nevertheless
+        bind(addr, false)?; // fails if another server shares the port
     }
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count {
         let socket = bind(addr, count > 1)?;
         socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
         let listener = TcpListener::from(socket);
-        addr = listener.local_addr()?; // port 0 has become a real port, for all of them
+        addr = listener.local_addr()?; // all sockets share the port that the kernel chose
         listeners.push(listener);
     }
     Ok(listeners)

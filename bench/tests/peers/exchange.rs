@@ -1,16 +1,16 @@
-//! The exchange, as strictly as our own servers are held to it.
+//! The exchange, by the same rules as for the project's own servers.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use lockstep_bench::{Books, Clients};
+use lockstep_bench::{Clients, Counts, Load};
 use lockstep_sys::limits::raise_open_files;
 
 use crate::harness::PEERS;
 
-/// The bytes of a request, different for every seed.
+/// Makes the bytes of a request, different for every seed.
 fn bytes(size: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; size];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
@@ -25,11 +25,11 @@ fn exchange(socket: &mut TcpStream, request: &[u8]) {
 }
 
 #[test]
-fn every_request_comes_back_whatever_its_size() {
+fn requests_of_every_size_are_echoed() {
     for peer in &PEERS {
         let server = peer.start();
         let mut socket = server.connect();
-        // Down again as well: what is left of a longer request must not come along.
+        // Sizes also decrease: a reply must not contain the rest of a longer request.
         for size in (1..=1024).chain([1025, 4096, 60_000]).chain((1..=1024).rev()) {
             exchange(&mut socket, &bytes(size, size as u64));
         }
@@ -40,7 +40,7 @@ fn every_request_comes_back_whatever_its_size() {
 }
 
 #[test]
-fn a_thousand_connections_are_served() {
+fn thousand_connections_are_served() {
     let needed = 1_100;
     assert!(raise_open_files() >= needed, "the limit of open descriptors is below {needed}");
     for peer in &PEERS {
@@ -49,14 +49,19 @@ fn a_thousand_connections_are_served() {
         for _ in 0..5 {
             clients.exchange();
         }
-        let books = clients.finish();
-        assert_eq!(books, Books { connections: 1000, exchanges: 5000, ..books }, "{}", peer.name);
+        let counts = clients.finish();
+        assert_eq!(
+            counts,
+            Counts { connections: 1000, exchanges: 5000, ..counts },
+            "{}",
+            peer.name
+        );
         server.finish();
     }
 }
 
 #[test]
-fn a_half_closed_connection_still_gets_its_replies() {
+fn half_close_still_gets_the_replies() {
     for peer in &PEERS {
         let server = peer.start();
         for size in [1, 1024, 10_000] {
@@ -72,7 +77,7 @@ fn a_half_closed_connection_still_gets_its_replies() {
 }
 
 #[test]
-fn resets_end_only_their_own_connections() {
+fn reset_ends_only_its_own_connection() {
     for peer in &PEERS {
         let server = peer.start();
         let mut bystander = server.connect();
@@ -84,7 +89,7 @@ fn resets_end_only_their_own_connections() {
                 _ => socket.write_all(&bytes(10_000, 1)).unwrap(), // the replies are not read
             }
             rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
-            drop(socket); // a reset, because of that
+            drop(socket); // sends a reset
             exchange(&mut bystander, &bytes(1024, round));
         }
         exchange(&mut server.connect(), b"x");
@@ -93,7 +98,7 @@ fn resets_end_only_their_own_connections() {
 }
 
 #[test]
-fn a_burst_larger_than_all_buffers_comes_back_in_order() {
+fn burst_larger_than_all_buffers_is_echoed_in_order() {
     const SIZE: usize = 16 << 20;
     for peer in &PEERS {
         let server = peer.start();

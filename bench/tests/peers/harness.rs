@@ -1,4 +1,4 @@
-//! The reference servers' programs, started and ended as a user would.
+//! The reference servers as processes.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
@@ -8,24 +8,24 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Whatever takes so long does not come any more.
+/// Timeout of every wait.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A reference server's program in one of its configurations.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// In the readiness line.
+    /// Name in the ready line.
     pub(crate) name: &'static str,
     executable: &'static str,
     arguments: &'static [&'static str],
-    /// Whether it has a thread for each processor, and so `--workers`.
+    /// True if it has a thread for each CPU, and so `--workers`.
     pub(crate) has_workers: bool,
-    /// Whether each of these threads has a listening socket of its own.
+    /// True if each of these threads has a listening socket.
     pub(crate) is_sharded: bool,
     pub(crate) needs_io_uring: bool,
 }
 
-/// Every rule has to hold for all of them.
+/// All reference servers.
 pub(crate) const PEERS: [Peer; 6] = [
     Peer {
         name: "compio",
@@ -84,7 +84,7 @@ impl Peer {
         command
     }
 
-    /// Runs it to its end, with so few descriptors if told.
+    /// Runs it to its end, with the given limit of open files.
     pub(crate) fn run(&self, arguments: &[&str], descriptors: Option<u32>) -> Output {
         let Some(limit) = descriptors else { return self.command(arguments).output().unwrap() };
         let limited = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
@@ -93,7 +93,7 @@ impl Peer {
         command.output().unwrap()
     }
 
-    /// Starts it on a free port.
+    /// Starts it on a free port, and waits until it is ready.
     pub(crate) fn start(&self) -> Running {
         self.start_with(&["--listen", "127.0.0.1:0"])
     }
@@ -107,12 +107,12 @@ impl Peer {
     }
 }
 
-/// A reference server's process. It does not outlive the test.
+/// A running reference server. Dropping it kills its process.
 #[derive(Debug)]
 pub(crate) struct Running {
     name: &'static str,
     child: Child,
-    /// What it says when it is ready.
+    /// The ready line.
     pub(crate) line: String,
 }
 
@@ -121,7 +121,7 @@ impl Running {
         self.child.id()
     }
 
-    /// What its readiness line says.
+    /// Returns the address in the ready line.
     pub(crate) fn addr(&self) -> SocketAddr {
         let rest = self.line.strip_prefix("listening addr=");
         let rest = rest.unwrap_or_else(|| panic!("{}: {:?}", self.name, self.line));
@@ -136,7 +136,7 @@ impl Running {
         socket
     }
 
-    /// Ends it, as a user would: it has to, in order, whatever its connections do.
+    /// Ends it with SIGTERM, and checks its exit code.
     pub(crate) fn finish(mut self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let since = Instant::now();

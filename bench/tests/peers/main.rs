@@ -1,4 +1,4 @@
-//! The reference servers do what `lockstep serve` does, as far as a comparison needs it.
+//! The parts of `lockstep serve` that a comparison needs, tested with the reference servers.
 
 mod exchange;
 mod harness;
@@ -10,9 +10,10 @@ use std::time::Duration;
 use lockstep_sys::cpus;
 
 use harness::PEERS;
+use lockstep_bench::{Clients, Load};
 
 #[test]
-fn the_readiness_line_is_that_of_our_own_servers() {
+fn ready_line_is_that_of_lockstep_serve() {
     for peer in &PEERS {
         let server = peer.start_with(&["--listen", "127.0.0.1:0", "--backlog", "64"]);
         let shards = match peer.is_sharded {
@@ -27,29 +28,29 @@ fn the_readiness_line_is_that_of_our_own_servers() {
 }
 
 #[test]
-fn every_peer_ends_while_connections_are_open_and_starts_again_on_the_same_port() {
+fn peers_end_with_open_connections_and_restart_on_the_same_port() {
     for peer in &PEERS {
         let mut listen = "127.0.0.1:0".to_owned();
         for _ in 0..2 {
             let server = peer.start_with(&["--listen", &listen]);
             listen = server.addr().to_string();
             let _idle = server.connect();
-            // One that sends and does not receive, until neither side can go on.
+            // This client sends without receiving, until both sides are blocked.
             let mut stuck = server.connect();
             stuck.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
-            let trouble = loop {
-                if let Err(trouble) = stuck.write_all(&[1; 1 << 16]) {
-                    break trouble.kind();
+            let error = loop {
+                if let Err(error) = stuck.write_all(&[1; 1 << 16]) {
+                    break error.kind();
                 }
             };
-            assert_eq!(trouble, ErrorKind::WouldBlock, "{}", peer.name);
+            assert_eq!(error, ErrorKind::WouldBlock, "{}", peer.name);
             server.finish();
         }
     }
 }
 
 #[test]
-fn every_thread_runs_where_its_process_is_pinned() {
+fn pin_applies_to_every_thread() {
     for peer in &PEERS {
         let server = peer.start_with(&["--listen", "127.0.0.1:0", "--pin", "0-0"]);
         assert!(!peer.is_sharded || server.line.contains(" shards=1 "), "{}", server.line);
@@ -63,13 +64,13 @@ fn every_thread_runs_where_its_process_is_pinned() {
 }
 
 #[test]
-fn as_many_workers_serve_as_are_asked_for() {
+fn workers_sets_the_number_of_threads() {
     for peer in PEERS.iter().filter(|peer| peer.has_workers) {
         let threads = |workers| {
             let arguments = ["--listen", "127.0.0.1:0", "--workers", workers];
             let server = peer.start_with(&arguments);
-            // Connections start no thread of their own, and find all that there are.
-            let mut clients = lockstep_bench::Clients::connect(server.addr(), 20, 64);
+            // Connections start no further thread.
+            let mut clients = Clients::connect(server.addr(), 20, 64);
             clients.exchange();
             let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap().count();
             clients.finish();
@@ -81,7 +82,7 @@ fn as_many_workers_serve_as_are_asked_for() {
 }
 
 #[test]
-fn every_peer_refuses_what_it_cannot_do_in_one_line() {
+fn errors_are_one_line_with_the_exit_code_of_lockstep_serve() {
     for peer in &PEERS {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = taken.local_addr().unwrap().to_string();
@@ -99,14 +100,14 @@ fn every_peer_refuses_what_it_cannot_do_in_one_line() {
 }
 
 #[test]
-fn a_peer_without_its_ring_is_not_available_and_never_listens() {
+fn peers_without_io_uring_are_unavailable_and_never_listen() {
     for peer in PEERS.iter().filter(|peer| peer.needs_io_uring) {
-        // Standard input, output and error, and the two that carry signals: none is left.
+        // Standard input, output and error, and two for signals: no descriptor is left.
         let output = peer.run(&["--listen", "127.0.0.1:0"], Some(5));
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(3), "{error}");
         assert!(error.starts_with(&format!("error: {} cannot run here: ", peer.name)), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
-        assert_eq!(output.stdout, b"", "it never was ready");
+        assert_eq!(output.stdout, b"", "no ready line");
     }
 }

@@ -1,10 +1,9 @@
-//! What every reference server has in common, so that they differ in their runtime alone: the
-//! command line, the listening socket, the readiness line and the end. All are those of
-//! `lockstep serve`.
+//! Command line, listening sockets, ready line and end of every reference server. They are those of
+//! `lockstep serve`, so that the servers differ in their runtime alone.
 //!
-//! A server is either handed the one listening socket ([`run`]), or is run once on each of so many
-//! threads, each with a listening socket of its own that the kernel gives its share of the
-//! connections ([`run_sharded`]).
+//! A server either gets one listening socket ([`run`]), or runs once on each of several threads
+//! that each have a listening socket, between which the kernel distributes connections
+//! ([`run_sharded`]).
 
 // Each server is a program of its own, and none uses all of this.
 #![allow(dead_code, unused_imports)]
@@ -25,17 +24,17 @@ use signal_hook::iterator::Signals;
 
 pub(crate) use cli::{Options, Workers};
 
-/// The buffer of each connection, and so the longest request.
+/// Bytes of a connection's buffer, and so of the longest request.
 pub(crate) const BUFFER_SIZE: usize = lockstep_core::RECV_MAX;
 
-/// Slots of a ring's submission queue: so many that it is not what a comparison finds. These are
-/// the numbers of our own io-uring backend.
+/// Slots of a ring's submission queue: enough not to limit a comparison. The numbers are those of
+/// the backend io-uring.
 pub(crate) const SUBMISSIONS: u32 = 4096;
 
 /// Slots of a ring's completion queue.
 pub(crate) const COMPLETIONS: u32 = 4 * SUBMISSIONS;
 
-/// Why a reference server has ended.
+/// The reason for which a reference server has ended.
 enum Failure {
     Failed(io::Error),
     Unavailable(io::Error),
@@ -49,8 +48,8 @@ impl From<io::Error> for Failure {
 }
 
 /// Runs a reference server on a blocking listening socket, whose accepted connections inherit
-/// TCP_NODELAY. It ends with exit code 0 on SIGTERM or SIGINT, whatever its connections do; else
-/// with those of `lockstep serve`: 4 if it cannot listen, and 1 if `serve` returns.
+/// TCP_NODELAY. SIGTERM and SIGINT end it immediately with exit code 0. Other exit codes are those
+/// of `lockstep serve`: 4 if it cannot listen, and 1 if `serve` returns.
 pub(crate) fn run(
     name: &str,
     options: &Options,
@@ -65,9 +64,9 @@ pub(crate) fn run(
     end(name, served())
 }
 
-/// Like [`run`], with `serve` on as many threads as there are workers, each on a processor of its
-/// own where there are as many, and a listening socket each. Exit code 3 if `available` says that
-/// the runtime cannot run on this machine.
+/// Like [`run`], with `serve` on one thread for each worker. Each has a listening socket, and a CPU
+/// of its own if there are enough. The exit code is 3 if `available` returns that the runtime
+/// cannot run on this machine.
 pub(crate) fn run_sharded(
     name: &str,
     options: &Options,
@@ -96,13 +95,13 @@ pub(crate) fn run_sharded(
     end(name, served())
 }
 
-/// An accept that failed for a reason of that connection's own; any other, such as a lack of
-/// descriptors, ends the server, because a run in which it happened compares nothing.
-pub(crate) fn is_one_connections_own(error: &io::Error) -> bool {
+/// True if accept(2) failed because of that connection alone. Any other error, such as a lack of
+/// descriptors, ends the server: a run in which it happened must not be compared.
+pub(crate) fn is_connection_error(error: &io::Error) -> bool {
     error.kind() == ErrorKind::ConnectionAborted
 }
 
-/// Pins the process, raises the limit of open descriptors as far as it goes, and sees to its end.
+/// Pins the process, raises the limit of open files, and ends the process on a signal.
 fn prepare(options: &Options) -> io::Result<()> {
     if let Some(cpus) = &options.pin {
         cpus::pin(cpus)?;

@@ -1,4 +1,4 @@
-//! The steady state takes no memory: an exchange costs what the kernel asks, and no more.
+//! An exchange allocates nothing in the generator.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
@@ -20,27 +20,27 @@ use loadgen::run::measure::{Run, measure};
 use loadgen::run::warmup::Warmup;
 use lockstep_sys::cpus::allowed;
 
-/// Counts what is taken.
+/// Counts allocations.
 struct Counting;
 
-static TAKEN: AtomicU64 = AtomicU64::new(0);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: every call is passed on to the system's allocator as it came.
+// SAFETY: every call is passed on unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        TAKEN.fetch_add(1, Relaxed);
-        // SAFETY: the caller's promises are the ones asked for.
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: the caller upholds the contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        TAKEN.fetch_add(1, Relaxed);
-        // SAFETY: the caller's promises are the ones asked for.
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: the caller upholds the contract.
         unsafe { System.realloc(pointer, layout, size) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are the ones asked for.
+        // SAFETY: the caller upholds the contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -48,9 +48,9 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// How often memory is taken in a run of so many exchanges. The server here takes none for an
+/// Number of allocations in a run of `requests` exchanges. The server allocates nothing for an
 /// exchange.
-fn taken(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
+fn allocations(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -88,16 +88,16 @@ fn taken(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
         progress: None,
     };
     let (sender, events) = channel();
-    let before = TAKEN.load(Relaxed);
-    let measured = measure(&run, &sender, &events, &mut ()).expect("the run is carried out");
-    let taken = TAKEN.load(Relaxed) - before;
+    let before = ALLOCATIONS.load(Relaxed);
+    let measured = measure(&run, &sender, &events, &mut ()).expect("the run succeeds");
+    let allocations = ALLOCATIONS.load(Relaxed) - before;
     assert_eq!(measured.intervals.total.exchanges, requests);
-    taken
+    allocations
 }
 
 #[test]
 fn exchange_allocates_nothing() {
-    // One after the other: what is taken is counted for the whole process.
+    // One after the other, since allocations are counted for the whole process.
     let arrivals = [None, Some(Arrivals::Constant), Some(Arrivals::Poisson)];
     let cases = Engine::value_variants()
         .iter()
@@ -106,10 +106,10 @@ fn exchange_allocates_nothing() {
     for (engine, arrivals) in cases {
         let rate = |arrivals| OpenLoop { rate: 20_000, arrivals, spin: Duration::ZERO, seed: 1 };
         let open = arrivals.map(rate);
-        taken(engine, 100, open); // What is taken once, by whatever comes first.
-        let (few, many) = (taken(engine, 1_000, open), taken(engine, 31_000, open));
-        // The main thread looks around now and then; that has nothing to do with exchanges.
-        let in_words = format!("{few} times for 1,000 exchanges, {many} times for 31,000");
-        assert!(many < few + 300, "{engine:?}, {arrivals:?}: {in_words}");
+        allocations(engine, 100, open); // Allocations that happen once.
+        let (few, many) = (allocations(engine, 1_000, open), allocations(engine, 31_000, open));
+        // The main thread allocates now and then, whatever the number of exchanges.
+        let counts = format!("{few} for 1,000 exchanges, {many} for 31,000");
+        assert!(many < few + 300, "{engine:?}, {arrivals:?}: {counts}");
     }
 }

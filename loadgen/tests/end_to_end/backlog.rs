@@ -1,4 +1,4 @@
-//! `loadgen backlog`: what it measures is what it predicts, wherever it may run.
+//! `loadgen backlog`: its predictions hold, with and without a network namespace.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::harness::{Finished, Running, loadgen, run, skip, wait_until};
 
-/// The settings of this machine that the command must not touch.
+/// Settings of this machine that the command must not change.
 const SETTINGS: [&str; 3] = [
     "/proc/sys/net/core/somaxconn",
     "/proc/sys/net/ipv4/tcp_syncookies",
@@ -79,12 +79,12 @@ fn listen_n_admits_n_plus_one_connections() {
         for check in trial["checks"].as_array().unwrap() {
             assert_eq!(check["holds"], true, "{check}");
         }
-        // Two SYNs each before it was released, at 0 and 1 s.
+        // Two SYNs of each late client before the listener accepts, at 0 and 1 s.
         assert_eq!(trial["held"]["ListenOverflows"], 16, "{trial}");
         let full = trial["depth"].as_array().unwrap().iter().map(|depth| count(&depth["depth"]));
         assert_eq!(full.max(), trial["measured"]["instant"].as_u64());
         if trial["n"] != 0 {
-            // With listen(0) the ghosts come in one by one, and ever more rarely.
+            // With listen(0) the ghosts are let in one by one, ever more rarely.
             assert_eq!(trial["measured"]["served"], trial["conns"], "{trial}");
         }
     }
@@ -134,8 +134,7 @@ fn namespace_settings_do_not_reach_the_host() {
     assert_eq!(trial["ended"]["SyncookiesSent"], 0);
 }
 
-/// A user namespace in which no network namespace may be made stands for a machine that does not
-/// allow it.
+/// A user namespace without network namespaces stands for a machine that does not allow them.
 #[test]
 fn backlog_without_netns_privilege_measures_its_own_listener() {
     let forbidding = |args: &str| {
@@ -189,7 +188,7 @@ fn backlog_usage_errors() {
     run(&["backlog", "--target", "127.0.0.1:1"]).assert_complains(4, "no listener at 127.0.0.1:1");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let target = listener.local_addr().unwrap().to_string();
-    // This process would be ended by it.
+    // SIGUSR1 would end this process.
     let finished = run(&["backlog", "--target", &target, "--release"]);
     finished.assert_complains(2, "does not catch SIGUSR1");
 }
@@ -198,7 +197,7 @@ fn backlog_usage_errors() {
 fn sigint_keeps_the_partial_trial() {
     let args = ["backlog", "--n", "1", "--hold", "300s", "--json"];
     let running = Running::start(&mut loadgen(&args));
-    wait_until("everybody has connected", || {
+    wait_until("all clients have connected", || {
         let pid = running.pid().as_raw_nonzero();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         children.unwrap_or_default().split_whitespace().any(|child| {
@@ -215,7 +214,7 @@ fn sigint_keeps_the_partial_trial() {
     assert_eq!((&trial["conns"], &trial["measured"]["instant"]), (&10.into(), &2.into()));
 }
 
-/// `lockstep serve`, paused.
+/// `lockstep serve --accept-pause`.
 struct Paused {
     child: Child,
     line: String,
@@ -225,7 +224,7 @@ impl Paused {
     fn start(backend: &str) -> Option<Self> {
         let path = PathBuf::from(env!("CARGO_BIN_EXE_loadgen")).with_file_name("lockstep");
         if !path.exists() {
-            // It is another package's, and built with the workspace.
+            // `lockstep` is built with the workspace, or else here.
             let mut build = Command::new(env!("CARGO"));
             build.args(["build", "--quiet", "--package", "lockstep-backends", "--bin", "lockstep"]);
             build.arg("--target-dir").arg(path.ancestors().nth(2).unwrap());
@@ -248,7 +247,7 @@ impl Paused {
         Some(Self { child, line })
     }
 
-    /// What it says of itself: `addr`, `shards`.
+    /// A value of the ready line: `addr`, `shards`.
     fn value(&self, key: &str) -> &str {
         let value = self.line.split_whitespace().find_map(|word| word.strip_prefix(key));
         value.and_then(|value| value.strip_prefix('=')).unwrap_or_else(|| panic!("{}", self.line))

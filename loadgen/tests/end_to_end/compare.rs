@@ -1,4 +1,4 @@
-//! Comparisons: backends, commands, and how they end.
+//! `loadgen compare`: backends, commands, and signals.
 
 use std::fs;
 use std::path::Path;
@@ -7,15 +7,15 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Finished, Running, loadgen, run, wait_until};
+use crate::harness::{Finished, Running, has_ended, loadgen, run, wait_until};
 
-/// A command line of an echo server: our own, which as a command is anybody's.
+/// A command line that starts an echo server.
 fn echo() -> String {
     let program = env!("CARGO_BIN_EXE_loadgen");
     format!("'{program}' serve --backend blocking --listen {{addr}}")
 }
 
-/// One short run a round.
+/// Options that make a round short.
 const SHORT: [&str; 6] = ["--duration", "100ms", "--warmup", "20ms", "--conns", "2"];
 
 fn compare(args: &[&str]) -> Vec<String> {
@@ -28,7 +28,7 @@ fn run_compare(args: &[&str]) -> Finished {
     run(&args.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Each cell's subjects, with the rounds that each was run in.
+/// The subjects of each cell, with the rounds in which each ran.
 fn rounds(comparison: &Value) -> Vec<Vec<(String, Vec<u64>)>> {
     let list = |value: &Value| value.as_array().expect("a list").clone();
     let subject = |subject: &Value| {
@@ -77,7 +77,7 @@ fn subjects_run_once_per_round_in_every_cell() {
         assert_eq!(floors.iter().map(|floor| &floor["round"]).collect::<Vec<_>>(), [1, 2]);
         assert!(floors.iter().all(|floor| floor["one_thread_ns"].as_f64() > Some(0.0)));
     }
-    // The same seed draws the same order; the runs' instants tell it.
+    // The same seed gives the same order, which the runs' instants show.
     let order = |comparison: &Value| {
         let mut runs: Vec<(String, String)> = Vec::new();
         for cell in comparison["cells"].as_array().unwrap() {
@@ -96,7 +96,7 @@ fn subjects_run_once_per_round_in_every_cell() {
 
 #[test]
 fn command_is_a_subject() {
-    // The shell stays, so that the server is another process than the one that was started.
+    // The server is a child of the shell that is started.
     let subject = format!("other={} 2>&1 & wait", echo());
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("comparison.json");
@@ -117,7 +117,6 @@ fn command_is_a_subject() {
         let excluded = run["excluded"].to_string();
         assert!(!excluded.contains("server"), "{run}");
     }
-    // The file says the same again.
     let report = run(&["report", file]);
     assert_eq!((report.code, report.stdout), (Some(0), finished.stdout));
     run_compare(&["mio", "blocking", "-o", file]).assert_complains(2, "exists");
@@ -159,15 +158,15 @@ fn comparison_names_its_options_and_kept_runs() {
     }
     assert_eq!(asked["commands"][0]["command"], echo(), "{asked}");
     assert_eq!(comparison["cells"][0]["load"], "open");
-    // Who is compared has the same instants and bytes in a round, and others in the next.
+    // The subjects of a round have the same seed, the rounds different ones.
     let mut seeds = Vec::new();
     for (index, backlog) in [(0, Value::from(77)), (1, Value::Null)] {
         for run in comparison["cells"][0]["subjects"][index]["runs"].as_array().unwrap() {
-            let file = run["record"].as_str().expect("it was kept");
-            assert!(file.starts_with("runs/"), "named from where the comparison is: {file}");
+            let file = run["record"].as_str().expect("the run was kept");
+            assert!(file.starts_with("runs/"), "not relative to the comparison: {file}");
             let record = fs::read_to_string(directory.path().join(file)).unwrap();
             let record: Value = serde_json::from_str(&record).unwrap();
-            // Where there are two processors the floor has both, whatever the runs are confined to.
+            // With two CPUs the floor uses both, whatever the runs may use.
             let two = std::thread::available_parallelism().unwrap().get() > 1;
             assert_eq!(record["floor"]["server_cpu"].is_u64(), two, "{}", record["floor"]);
             assert_eq!(record["subject"]["backlog"], backlog);
@@ -199,7 +198,7 @@ fn unfit_peer_is_left_out_with_a_warning() {
     assert!(finished.stderr.starts_with("warning: goes on without unfit: "), "{finished:#?}");
     let flat = finished.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(flat.contains("fit against blocking") && flat.contains("no ring"), "{finished:#?}");
-    // With nobody left to compare it with, that is an error.
+    // One subject is not enough.
     fs::remove_file(directory.path().join("peer-fit")).unwrap();
     let finished = run_compare(&["blocking", &peers, "--rounds", "1"]);
     assert_eq!(finished.code, Some(3), "{finished:#?}");
@@ -208,7 +207,7 @@ fn unfit_peer_is_left_out_with_a_warning() {
 
 #[test]
 fn peers_are_found_beside_the_executable() {
-    // Another directory for it, since it may be built beside real ones.
+    // A directory of its own, since the build may have real peers.
     let program = Path::new(env!("CARGO_BIN_EXE_loadgen"));
     let directory = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
     let moved = directory.path().join("loadgen");
@@ -218,7 +217,7 @@ fn peers_are_found_beside_the_executable() {
     let how = "`cargo build --release -p lockstep-bench --features peers`";
     Finished::of(command.output().unwrap()).assert_complains(2, how);
 
-    // Found, and found to be no program.
+    // An empty file is found, but does not start.
     fs::write(directory.path().join("peer-beside"), "").unwrap();
     let finished = Finished::of(command.output().unwrap());
     assert_eq!(finished.code, Some(3), "{finished:#?}");
@@ -262,8 +261,8 @@ fn signal_prints_finished_rounds_and_ends_the_servers() {
         let args = compare(&["blocking", &subject, "--json"]);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let running = Running::start(&mut loadgen(&args));
-        // The first is the preflight; then it is in the second round at least.
-        wait_until("it is in the third round", || pids().len() > before + 3);
+        // One start is the preflight's.
+        wait_until("the third round has begun", || pids().len() > before + 3);
         running.signal(signal);
         let finished = running.finish();
         assert_eq!(finished.code, code, "{finished:#?}");
@@ -272,11 +271,6 @@ fn signal_prints_finished_rounds_and_ends_the_servers() {
             assert_eq!(comparison["interrupted"], true);
             assert!(comparison["rounds"].as_u64() >= Some(2), "{comparison}");
         }
-        wait_until("its servers are gone", || {
-            pids().iter().all(|pid| {
-                let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                stat.rfind(')').is_none_or(|end| stat[end + 1..].trim_start().starts_with('Z'))
-            })
-        });
+        wait_until("the servers have ended", || pids().into_iter().all(has_ended));
     }
 }

@@ -1,4 +1,4 @@
-//! What a server ends, resets or leaves unanswered, and how that is counted.
+//! Connections that a server closes, resets or leaves unanswered, and how they are counted.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -19,7 +19,7 @@ with_each_engine! {
 }
 
 fn server_close_fails_each_connection_once(engine: &str) {
-    // Five replies a connection, then the end.
+    // The server closes after five replies.
     let server = Server::start(|stream, _| {
         let mut replies = 0;
         echo_with(stream, move |_| {
@@ -31,7 +31,7 @@ fn server_close_fails_each_connection_once(engine: &str) {
         ["--target", &server.target(), "--conns", "4", "-d", "60s", "--warmup", "0", "--json"];
     let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
-    // With a request on its way, the end may come as a reset.
+    // With a request on its way, the client may see a reset.
     let errors = finished.errors();
     assert_eq!(errors.iter().map(|(_, count)| count).sum::<u64>(), 4, "{errors:?}");
     let ends = ["eof", "receive/ECONNRESET", "send/EPIPE", "send/ECONNRESET"];
@@ -40,11 +40,11 @@ fn server_close_fails_each_connection_once(engine: &str) {
     assert_eq!(record["unserved"], 0);
     // One of the five is the first exchange.
     assert_eq!(record["exchanges"], 16);
-    assert!(record["duration_s"].as_f64().unwrap() < 50.0, "the run ends when nobody is left");
+    assert!(record["duration_s"].as_f64().unwrap() < 50.0, "the run went on without connections");
 }
 
 fn fin_with_the_reply_is_detected(engine: &str) {
-    // The server goes on reading, so nothing but the FIN tells.
+    // The server goes on reading, so only the FIN shows the end.
     let server = Server::start(|mut stream, _| {
         let mut buffer = [0; 64];
         let count = stream.read(&mut buffer).unwrap_or(0);
@@ -69,11 +69,11 @@ fn fin_with_the_reply_is_detected(engine: &str) {
     let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
     assert_eq!(finished.errors(), [("eof".to_owned(), 4)]);
-    assert!(begin.elapsed() < Duration::from_secs(40), "without waiting for a timeout");
+    assert!(begin.elapsed() < Duration::from_secs(40), "the timeout was waited for");
 }
 
 fn lost_connections_do_not_change_the_requested_count(engine: &str) {
-    // Ten connections of three replies each; the first of each is not measured.
+    // Ten connections get three replies each, the first of which is not measured.
     let server = Server::start(|mut stream, _| {
         let mut buffer = [0; 64];
         for _ in 0..3 {
@@ -125,8 +125,8 @@ fn missing_reply_is_a_timeout(engine: &str) {
     assert_eq!(record["unserved"], 3);
     assert_eq!(record["exchanges"], 0);
     assert_eq!(record["valid"], false);
-    assert!(record["latency"].get("exchange").is_none(), "absent, not zero");
-    assert!(record.get("fairness").is_none(), "absent, not zero");
+    assert!(record["latency"].get("exchange").is_none(), "present without exchanges");
+    assert!(record.get("fairness").is_none(), "present without exchanges");
 }
 
 fn timeouts_are_in_the_latency_histogram(engine: &str) {
@@ -192,8 +192,8 @@ fn failed_connections_do_not_stop_the_others(engine: &str) {
     assert_eq!(record["exchanges"], 300);
     assert_eq!(record["errors_total"], 5);
     assert_eq!(record["unserved"], 5);
-    // They stay in the denominator.
+    // Failed connections count in the fairness.
     assert_eq!(record["fairness"]["min"], 0);
     let jain = record["fairness"]["jain"].as_f64().unwrap();
-    assert!(jain <= 0.5, "five of ten did all the work: {jain}");
+    assert!(jain <= 0.5, "five of ten connections did all exchanges: {jain}");
 }

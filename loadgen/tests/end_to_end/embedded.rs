@@ -1,4 +1,4 @@
-//! The server that the command starts itself, with every backend.
+//! The embedded server, with every backend.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use lockstep_sys::cpus::format_list;
 use rustix::process::Signal;
 
-use crate::harness::{Finished, Running, loadgen, run, skip, two_cpus, wait_until};
+use crate::harness::{Finished, Running, has_ended, loadgen, run, skip, two_cpus, wait_until};
 
 const BACKENDS: [&str; 3] = ["blocking", "mio", "io-uring"];
 
@@ -42,7 +42,7 @@ fn embedded_server_counts_match_the_generator() {
             if !ran(backend, &finished) {
                 continue;
             }
-            // What the two counted is compared by the command itself.
+            // The command itself compares the counts of both sides.
             finished.assert_measured();
             let record = finished.record();
             assert_eq!(record["exchanges"], exchanges, "{backend} {service}");
@@ -108,8 +108,7 @@ fn server_spin_is_in_the_statistics() {
     }
 }
 
-/// A thread of the generator and a shard on each processor, and a thread's connections are those of
-/// the shard.
+/// Each CPU has a thread of the generator and a shard, which serves that thread's connections.
 #[test]
 fn steered_connections_are_spread_evenly_over_shards() {
     let Some(cpus) = two_cpus().map(|cpus| cpus.len()) else { return };
@@ -129,7 +128,7 @@ fn steered_connections_are_spread_evenly_over_shards() {
     }
 }
 
-/// The processes whose parent is `pid`, zombies not counted.
+/// Child processes of `pid`, without zombies.
 pub(crate) fn children(pid: i32) -> Vec<i32> {
     let stat = |path: &Path| fs::read_to_string(path.join("stat")).unwrap_or_default();
     let processes = fs::read_dir("/proc").unwrap().flatten();
@@ -143,11 +142,6 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
     children.collect()
 }
 
-fn is_gone(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rfind(')').is_none_or(|end| stat[end + 1..].trim_start().starts_with('Z'))
-}
-
 #[test]
 fn embedded_server_ends_with_the_command() {
     for (signal, code) in [(Signal::KILL, None), (Signal::INT, Some(130))] {
@@ -155,10 +149,10 @@ fn embedded_server_ends_with_the_command() {
         let running = Running::start(&mut loadgen(&args));
         let own = running.pid().as_raw_nonzero().get();
         let mut server = None;
-        wait_until("its server listens", || {
+        wait_until("the server listens", || {
             server = children(own).first().copied();
             server.is_some_and(|server| {
-                // Its name is the executable's until it serves; then it has threads.
+                // A server that listens has threads.
                 fs::read_dir(format!("/proc/{server}/task")).is_ok_and(|tasks| tasks.count() > 1)
             })
         });
@@ -166,26 +160,26 @@ fn embedded_server_ends_with_the_command() {
         let finished = running.finish();
         assert_eq!(finished.code, code, "{finished:#?}");
         let server = server.unwrap();
-        wait_until("its server is gone", || is_gone(server));
+        wait_until("the server has ended", || has_ended(server));
     }
 }
 
 #[test]
 fn embedded_server_has_its_own_process_group() {
-    // The terminal signals the foreground process group. Were the server in it, it would be gone
-    // before the last reply.
+    // Ctrl-C signals the foreground process group. A server in that group would end before its last
+    // reply.
     let args = ["--backend", "blocking", "--conns", "2", "-d", "100s"];
     let running = Running::start(&mut loadgen(&args));
     let own = running.pid();
     let mut server = None;
-    wait_until("its server is there", || {
+    wait_until("the server has started", || {
         server = children(own.as_raw_nonzero().get()).first().copied();
         server.is_some()
     });
     let group = |pid| rustix::process::getpgid(rustix::process::Pid::from_raw(pid)).ok();
-    // Between fork and exec it still is in the group.
+    // The server leaves the group after fork(2).
     let own_group = group(own.as_raw_nonzero().get());
-    wait_until("it is in a group of its own", || group(server.unwrap()) != own_group);
+    wait_until("the server has its own group", || group(server.unwrap()) != own_group);
     running.signal(Signal::INT);
     assert_eq!(running.finish().code, Some(130));
 }

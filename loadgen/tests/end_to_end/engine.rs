@@ -1,15 +1,15 @@
-//! The generator's engines, and what it does before it sleeps.
+//! The generator's engines and `--spin`.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::thread;
 use std::time::Duration;
 use std::{io, ptr};
 
 use crate::harness::{
-    Finished, Server, echo, echo_with, has_engine, loadgen, run, run_with, skip, with_each_engine,
+    Finished, Server, delayed_echo, echo, has_engine, loadgen, run, run_with, skip,
+    with_each_engine,
 };
 
 with_each_engine! {
@@ -66,14 +66,14 @@ fn unsolicited_first_bytes_are_surplus(engine: &str) {
     let args = ["--target", &server.target(), "--conns", "3", "-d", "60s", "--json"];
     let finished = run_with(engine, &args);
     assert_eq!(finished.code, Some(6), "{finished:#?}");
-    // If it comes after the request, it is a wrong reply.
+    // Bytes that arrive after the request are a wrong reply.
     let errors = finished.errors();
     assert!(errors.iter().all(|(kind, _)| ["surplus", "mismatch"].contains(&kind.as_str())));
     assert_eq!(errors.iter().map(|(_, count)| count).sum::<u64>(), 3, "{errors:?}");
 }
 
 fn close_during_a_request_fails_each_connection_once(engine: &str) {
-    // With unread data, closing is a reset, and more than the socket takes is on its way.
+    // close(2) with unread data sends a reset. The request is larger than the socket's buffers.
     let server = Server::start(|mut stream, _| {
         let _ = stream.read(&mut [0; 1000]);
     });
@@ -88,63 +88,57 @@ fn close_during_a_request_fails_each_connection_once(engine: &str) {
     assert_eq!(finished.record()["unserved"], 4);
 }
 
-/// A run of one connection whose server takes so long, for a second.
-fn spinning(engine: &str, server_takes: Duration, more: &[&str]) -> Finished {
-    let server = Server::start(move |stream, _| {
-        echo_with(stream, |_| {
-            thread::sleep(server_takes);
-            true
-        });
-    });
+/// A run of one connection to a server that waits before each reply.
+fn run_one_connection(engine: &str, delay: Duration, more: &[&str]) -> Finished {
+    let server = delayed_echo(delay);
     let target = server.target();
-    let args = ["--target", &target, "--conns", "1", "-d", "1s", "--warmup", "0", "--json"];
+    let args = ["--target", &target, "--conns", "1", "-d", "500ms", "--warmup", "0", "--json"];
     run_with(engine, &[&args[..], more].concat())
 }
 
-/// A processor's share that the run took, as the record has it.
-fn used(finished: &Finished) -> f64 {
+/// The generator's CPU time in the record, as a share of the window.
+fn busy(finished: &Finished) -> f64 {
     finished.record()["client"]["busy"].as_f64().unwrap()
 }
 
 fn busy_poll_time_is_not_generator_load(engine: &str) {
-    let finished = spinning(engine, Duration::from_millis(1), &["--spin", "50ms"]);
+    let finished = run_one_connection(engine, Duration::from_millis(1), &["--spin", "50ms"]);
     finished.assert_measured();
     assert_eq!(finished.record()["spin_ns"], 50_000_000);
-    // All the time, unless others had the processor.
-    let sleeping = spinning(engine, Duration::from_millis(1), &[]);
-    assert!(used(&finished) > 2.0 * used(&sleeping), "{finished:#?} {sleeping:#?}");
+    let sleeping = run_one_connection(engine, Duration::from_millis(1), &[]);
+    assert!(busy(&finished) > 2.0 * busy(&sleeping), "{finished:#?} {sleeping:#?}");
     assert!(!finished.stdout.contains("generator-full"), "{finished:#?}");
 }
 
 fn unsuccessful_busy_poll_backs_off(engine: &str) {
-    let finished = spinning(engine, Duration::from_millis(20), &["--spin", "10ms"]);
+    let finished = run_one_connection(engine, Duration::from_millis(20), &["--spin", "10ms"]);
     finished.assert_measured();
-    // Of some fifty exchanges half the time would have been spun, were it done each time.
-    assert!(used(&finished) < 0.25, "{finished:#?}");
+    // Busy-polling before every wait would take half the time.
+    assert!(busy(&finished) < 0.25, "{finished:#?}");
 }
 
-/// Has io_uring_setup(2) fail with EPERM in the command's process, as many containers do.
+/// Makes io_uring_setup(2) fail with EPERM in the command's process, as many containers do.
 fn refuse_io_uring(command: &mut Command) {
-    // seccomp(2): load the number of the system call; if it is that one, fail, else allow.
+    // seccomp(2): loads the number of the system call, fails if it is that one, else allows it.
     let statement = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
-    let give_back = libc::BPF_RET | libc::BPF_K;
+    let answer = libc::BPF_RET | libc::BPF_K;
     let program = [
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
         statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_io_uring_setup as u32),
-        statement(give_back, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-        statement(give_back, 0, libc::SECCOMP_RET_ALLOW),
+        statement(answer, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        statement(answer, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let install = move || {
         let filter = ptr::from_ref(&program[0]).cast_mut();
         let filter = libc::sock_fprog { len: program.len() as u16, filter };
-        // SAFETY: the arguments are those of prctl(2).
+        // SAFETY: prctl(2) takes these arguments and no pointer.
         let prepared = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-        // SAFETY: as above; the kernel copies the program.
+        // SAFETY: `filter` points to the program, which the kernel copies.
         let installed =
             unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) };
         if (prepared, installed) == (0, 0) { Ok(()) } else { Err(io::Error::last_os_error()) }
     };
-    // SAFETY: between fork and exec it only makes two system calls.
+    // SAFETY: the closure makes two system calls, which is allowed between fork and exec.
     unsafe { command.pre_exec(install) };
 }
 
@@ -162,5 +156,6 @@ fn unavailable_engine_is_an_error() {
     let mut command = loadgen(&args);
     refuse_io_uring(&mut command);
     Finished::of(command.output().unwrap()).assert_measured();
-    run(&[&args[..], &["--engine", "kqueue"]].concat()).assert_complains(2, "epoll and io-uring");
+    run(&[&args[..], &["--engine", "kqueue"]].concat())
+        .assert_complains(2, "possible values: epoll, io-uring");
 }

@@ -1,10 +1,10 @@
-//! What the machine can do at all.
+//! `loadgen floor`, and the floor in the record of a run.
 
 use std::fs;
 
 use serde_json::Value;
 
-use crate::harness::{Server, echo, run};
+use crate::harness::{Finished, Server, echo, loadgen_with_floor, run};
 
 #[test]
 fn floor_prints_a_table_and_writes_a_file() {
@@ -45,7 +45,8 @@ fn run_record_contains_the_floor() {
     let args = ["--target", &target, "--conns", "3", "-n", "300", "--warmup", "0"];
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("run.json");
-    let finished = run(&[&args[..], &["-o", file.to_str().unwrap()]].concat());
+    let args_with_file = [&args[..], &["-o", file.to_str().unwrap()]].concat();
+    let finished = Finished::of(loadgen_with_floor(&args_with_file).output().unwrap());
     let line = "\nfloor          an exchange in one thread takes";
     assert!(finished.stdout.contains(line), "{finished:#?}");
     let record: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
@@ -54,10 +55,11 @@ fn run_record_contains_the_floor() {
     let alone = std::thread::spawn(|| lockstep_sys::netns::enter().is_ok());
     let counted = if alone.join().unwrap() { 0 } else { 3 };
     assert_eq!(floor["connections"], counted, "{floor}");
-    // They were not opened to the server.
+    // The floor opened no connection to the server.
     assert_eq!(server.accepted.load(std::sync::atomic::Ordering::Relaxed), 3);
     for without in [&["--no-floor"][..], &["--service", "hi", "--timeout", "200ms"]] {
-        let finished = run(&[&args[..], without, &["--json"]].concat());
+        let args = [&args[..], without, &["--json"]].concat();
+        let finished = Finished::of(loadgen_with_floor(&args).output().unwrap());
         assert!(finished.record().get("floor").is_none(), "{finished:#?}");
     }
 }

@@ -1,6 +1,7 @@
-//! Scripted servers, and the command with what it prints.
+//! Scripted servers, and the `loadgen` command with its output.
 
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
@@ -16,18 +17,18 @@ use serde_json::Value;
 
 use crate::machine_load;
 
-/// A server that treats every connection as its script says, each in a thread of its own. It
-/// lasts as long as the test.
+/// A server that runs a script for every connection, each in its own thread. It lasts as long as the
+/// test process.
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
-    /// Connections accepted.
+    /// Number of accepted connections.
     pub(crate) accepted: Arc<AtomicU64>,
 }
 
 impl Server {
-    /// The script is given the connection and its number, from zero.
+    /// Starts a server. The script gets the connection and its number, from zero.
     pub(crate) fn start(script: impl Fn(TcpStream, u64) + Send + Sync + 'static) -> Self {
-        Self::listen("127.0.0.1:0", script).expect("loopback can be listened on")
+        Self::listen("127.0.0.1:0", script).expect("127.0.0.1 can be bound")
     }
 
     pub(crate) fn listen(
@@ -54,12 +55,12 @@ impl Server {
     }
 }
 
-/// Sends everything back until the peer ends.
+/// Returns every byte until the peer closes.
 pub(crate) fn echo(stream: TcpStream, _number: u64) {
     echo_with(stream, |_| true);
 }
 
-/// Sends everything back, as `change` leaves it, until the peer ends or `change` says so.
+/// Returns every byte as `change` leaves it, until the peer closes or `change` returns false.
 pub(crate) fn echo_with(mut stream: TcpStream, mut change: impl FnMut(&mut [u8]) -> bool) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count @ 1..) = stream.read(&mut buffer) {
@@ -69,8 +70,19 @@ pub(crate) fn echo_with(mut stream: TcpStream, mut change: impl FnMut(&mut [u8])
     }
 }
 
-/// The command.
+/// The command, run without the floor measurement, which takes 0.3 s. Tests of the floor use
+/// `loadgen_with_floor`.
 pub(crate) fn loadgen(args: &[&str]) -> Command {
+    let mut command = loadgen_with_floor(args);
+    let measures = args.first().is_some_and(|first| first.starts_with("--") || *first == "sweep");
+    if measures && !["--help", "--version", "--no-floor"].iter().any(|word| args.contains(word)) {
+        command.arg("--no-floor");
+    }
+    command
+}
+
+/// The command with exactly these arguments.
+pub(crate) fn loadgen_with_floor(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
     command.args(args).stdin(Stdio::null());
     command
@@ -81,7 +93,7 @@ pub(crate) fn run(args: &[&str]) -> Finished {
     Finished::of(loadgen(args).output().expect("the command starts"))
 }
 
-/// Runs the command to its end, with an engine.
+/// Runs the command to its end with `--engine`.
 pub(crate) fn run_with(engine: &str, args: &[&str]) -> Finished {
     run(&[args, &["--engine", engine]].concat())
 }
@@ -139,7 +151,7 @@ macro_rules! with_each_engine {
 }
 pub(crate) use with_each_engine;
 
-/// What a command left.
+/// Exit code and output of a command that has ended.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) code: Option<i32>,
@@ -149,7 +161,7 @@ pub(crate) struct Finished {
 
 impl Finished {
     pub(crate) fn of(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).expect("it prints UTF-8");
+        let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
         let finished = Self {
             code: output.status.code(),
             stdout: text(output.stdout),
@@ -159,10 +171,10 @@ impl Finished {
         finished
     }
 
-    /// The one object that `--json` prints.
+    /// Parses the one object that `--json` prints.
     #[track_caller]
     pub(crate) fn record(&self) -> Value {
-        assert_eq!(self.stdout.matches('\n').count(), 1, "one line: {self:#?}");
+        assert_eq!(self.stdout.matches('\n').count(), 1, "not one line: {self:#?}");
         serde_json::from_str(&self.stdout).expect("the line is JSON")
     }
 
@@ -173,7 +185,7 @@ impl Finished {
             .unwrap_or_else(|cause| panic!("{cause}: {self:#?}"));
     }
 
-    /// Errors by kind: `receive/ECONNRESET` or `eof`, and how many.
+    /// Kinds of errors with their counts: `receive/ECONNRESET`, `eof`.
     #[track_caller]
     pub(crate) fn errors(&self) -> Vec<(String, u64)> {
         let record = self.record();
@@ -192,7 +204,7 @@ impl Finished {
         counts
     }
 
-    /// One line of error and at most one of hint.
+    /// Asserts one line of error and at most one hint.
     #[track_caller]
     pub(crate) fn assert_complains(&self, code: i32, words: &str) {
         assert_eq!(self.code, Some(code), "{self:#?}");
@@ -205,17 +217,48 @@ impl Finished {
     }
 }
 
-/// Waits until something is so. A minute is longer than any machine takes.
+/// An echo server that waits before each reply, and the number of requests it has read.
+pub(crate) fn counting_echo(delay: Duration) -> (Server, Arc<AtomicU64>) {
+    let requests = Arc::new(AtomicU64::new(0));
+    let counter = requests.clone();
+    let server = Server::start(move |stream, _| {
+        let counter = counter.clone();
+        echo_with(stream, move |_| {
+            counter.fetch_add(1, Relaxed);
+            thread::sleep(delay);
+            true
+        });
+    });
+    (server, requests)
+}
+
+/// An echo server that waits before each reply.
+pub(crate) fn delayed_echo(delay: Duration) -> Server {
+    Server::start(move |stream, _| {
+        echo_with(stream, |_| {
+            thread::sleep(delay);
+            true
+        });
+    })
+}
+
+/// True if a process has ended. A zombie has.
+pub(crate) fn has_ended(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rfind(')').is_none_or(|end| stat[end + 1..].trim_start().starts_with('Z'))
+}
+
+/// Waits for a condition, for at most a minute.
 #[track_caller]
-pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(condition: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "still waiting until {what}");
+    while !holds() {
+        assert!(Instant::now() < deadline, "timed out waiting until {condition}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Ends the child if the test fails before it is waited for.
+/// A running command, killed if the test fails.
 pub(crate) struct Running(pub(crate) Option<Child>);
 
 impl Running {
@@ -225,16 +268,16 @@ impl Running {
     }
 
     pub(crate) fn pid(&self) -> rustix::process::Pid {
-        rustix::process::Pid::from_child(self.0.as_ref().expect("it is running"))
+        rustix::process::Pid::from_child(self.0.as_ref().expect("the command is running"))
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(self.pid(), signal).expect("it is there to be signalled");
+        rustix::process::kill_process(self.pid(), signal).expect("the command can be signalled");
     }
 
     pub(crate) fn finish(mut self) -> Finished {
-        let child = self.0.take().expect("it is running");
-        Finished::of(child.wait_with_output().expect("it can be waited for"))
+        let child = self.0.take().expect("the command is running");
+        Finished::of(child.wait_with_output().expect("the command can be waited for"))
     }
 }
 

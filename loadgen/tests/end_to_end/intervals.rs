@@ -1,4 +1,4 @@
-//! The measured window in pieces: what is told while a run goes on is what the record says after.
+//! Intervals: lines during the run, interval logs, and the record agree.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,12 +15,12 @@ use serde_json::Value;
 
 use crate::harness::{Finished, Running, Server, echo, loadgen, run, skip};
 
-/// The sum of an interval log's histograms by tag, and how many lines it has.
+/// The sum of an interval log's histograms by tag, and its number of lines.
 fn sums(path: &Path) -> (BTreeMap<String, Histogram<u64>>, usize) {
     let text = fs::read(path).unwrap();
     let (mut sums, mut lines) = (BTreeMap::<String, Histogram<u64>>::new(), 0);
     for entry in IntervalLogIterator::new(&text) {
-        let LogEntry::Interval(line) = entry.expect("every line is whole") else { continue };
+        let LogEntry::Interval(line) = entry.expect("every line parses") else { continue };
         let payload = base64_decode(line.encoded_histogram());
         let found: Histogram<u64> = Deserializer::new().deserialize(&mut &payload[..]).unwrap();
         let tag = line.tag().expect("every line has a tag").as_str().to_owned();
@@ -36,7 +36,7 @@ fn base64_decode(text: &str) -> Vec<u8> {
     base64::prelude::BASE64_STANDARD.decode(text).unwrap()
 }
 
-/// The intervals lie one after the other in the window and add up to what the record says.
+/// Asserts that the intervals follow each other without gaps and add up to the record.
 #[track_caller]
 fn assert_adds_up(record: &Record, hlog: &Path) {
     let intervals = &record.intervals;
@@ -99,7 +99,7 @@ fn intervals_add_up_to_the_record() {
 
 #[test]
 fn failures_are_counted_in_their_interval() {
-    // The first request of the loop is the end of each connection.
+    // The first request of the loop ends each connection.
     let server = Server::start(|stream, _| {
         let mut first = true;
         crate::harness::echo_with(stream, move |_| std::mem::take(&mut first));
@@ -108,11 +108,11 @@ fn failures_are_counted_in_their_interval() {
     let record = record(&run(&[&args[..], &["-d", "60s"]].concat()));
     assert_eq!(record.intervals.iter().map(|interval| interval.errors).sum::<u64>(), 3);
     assert_eq!(record.intervals[0].errors, 3);
-    assert_eq!(record.intervals[0].p50_ns, None, "absent, not zero");
+    assert_eq!(record.intervals[0].p50_ns, None, "a percentile of nothing");
 }
 
-/// What `--json-lines` printed, after one interval has been seen while the run went on.
-fn cut_after_an_interval(args: &[&str]) -> (Vec<Value>, Finished) {
+/// The output of `--json-lines` from a run that is interrupted after its first line.
+fn interrupt_after_one_interval(args: &[&str]) -> (Vec<Value>, Finished) {
     let mut running = Running::start(&mut loadgen(args));
     let stdout = running.0.as_mut().and_then(|child| child.stdout.take()).unwrap();
     let mut lines = BufReader::new(stdout).lines();
@@ -135,7 +135,7 @@ fn json_lines_are_printed_during_the_run_and_survive_sigint() {
         let stored = directory.path().join(format!("{name}-stored.json"));
         let stored_text = stored.to_str().unwrap();
         let more = ["--interval", "50ms", "--json-lines", "--hlog", hlog_text, "-o", stored_text];
-        let (values, finished) = cut_after_an_interval(&[&args[..], load, &more].concat());
+        let (values, finished) = interrupt_after_one_interval(&[&args[..], load, &more].concat());
         assert_eq!(finished.code, Some(130), "{finished:#?}");
         let (run, intervals) = values.split_last().unwrap();
         assert_eq!((&run["kind"], &run["interrupted"]), (&"run".into(), &true.into()));
@@ -144,10 +144,10 @@ fn json_lines_are_printed_during_the_run_and_survive_sigint() {
         let read = lockstep_results::store::read(&stored).unwrap();
         assert_eq!(read, Stored::Run(Box::new(record.clone())));
         assert!(intervals.iter().all(|interval| interval["kind"] == "interval"));
-        let told: Vec<Interval> =
+        let printed: Vec<Interval> =
             intervals.iter().map(|v| serde_json::from_value(v.clone()).unwrap()).collect();
-        assert_eq!(told, record.intervals);
-        // The line alone is a record that can be reported.
+        assert_eq!(printed, record.intervals);
+        // The last line is a record.
         let path = directory.path().join(format!("{name}.json"));
         fs::write(&path, run.to_string()).unwrap();
         let report = crate::harness::run(&["report", path.to_str().unwrap()]);
@@ -168,7 +168,7 @@ fn interval_lines_precede_the_report() {
         assert!(line.starts_with(start), "{finished:#?}");
     }
     assert_eq!(lines[4], "");
-    // With --json there is the object and nothing else, and without either no line.
+    // --json prints only the record. Without --interval there are no lines.
     let record = record(&run(&[&args[..], &["--interval", "100ms", "--json"]].concat()));
     assert_eq!(record.intervals.len(), 3);
     let finished = run(&args);
@@ -190,7 +190,7 @@ fn hlog_is_not_overwritten_without_force() {
     assert_eq!(sums(Path::new(path)).0["exchange"].len(), 10);
 }
 
-/// Prints, for each tag of a log, the count and the values by which the record is checked.
+/// Prints the count and some percentiles for each tag of a log.
 const DECODE: &str = "\
 import sys
 from hdrh.log import HistogramLogReader
@@ -204,7 +204,7 @@ for tag, sum in sums.items():
     print(tag, sum.get_total_count(), at(50), at(99.9), sum.get_max_value())
 ";
 
-/// The standard tools' own implementation, which has nothing in common with the one used here.
+/// The implementation of the standard tools, independent of the one used here.
 #[test]
 fn hlog_is_read_by_the_python_implementation() {
     let python = std::env::var("LOCKSTEP_PYTHON").unwrap_or_else(|_| "python3".to_owned());
@@ -215,7 +215,7 @@ fn hlog_is_read_by_the_python_implementation() {
     let server = Server::start(echo);
     let target = server.target();
     let directory = tempfile::tempdir().unwrap();
-    // The two round the rank of a percentile differently, where it is not a whole number.
+    // With 4,000 values the ranks are whole numbers, which the two do not round differently.
     for (name, load) in [("closed", &[][..]), ("open", &["--rate", "10k"])] {
         let path = directory.path().join(name);
         let path = path.to_str().unwrap();

@@ -1,4 +1,4 @@
-//! What the command counts is what the kernel counts.
+//! The command's counts equal the kernel's.
 
 use std::fs;
 use std::thread;
@@ -7,7 +7,7 @@ use lockstep_sys::netns;
 
 use crate::harness::{Finished, run, skip};
 
-/// A counter of this thread's network namespace (proc_pid_net(5)).
+/// A TCP counter of this thread's network namespace (proc_pid_net(5)).
 fn counter(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
@@ -16,9 +16,9 @@ fn counter(name: &str) -> u64 {
     values.split(' ').nth(index).unwrap().parse().unwrap()
 }
 
-/// Runs the command in a network namespace of its own; gives what the kernel counted there, too.
-/// `None` where that is not allowed, which is said aloud.
-fn run_alone(args: &'static [&str]) -> Option<(Finished, u64)> {
+/// Runs the command in its own network namespace. Also returns the kernel's number of connects in it.
+/// `None` where namespaces are not allowed.
+fn run_in_namespace(args: &'static [&str]) -> Option<(Finished, u64)> {
     let thread = thread::spawn(move || {
         netns::enter()?;
         let finished = run(args);
@@ -52,7 +52,7 @@ fn connect_count_equals_the_kernels_active_opens() {
         ],
         &["--conns", "9", "--rate", "1k", "-d", "200ms", "--backend", "mio", "--json"],
     ] {
-        let Some((finished, opened)) = run_alone(args) else { return };
+        let Some((finished, opened)) = run_in_namespace(args) else { return };
         let record = finished.record();
         assert_eq!(record["errors_total"], 0, "{record}");
         assert_eq!(record["latency"]["connect"]["count"], opened, "{args:?}");

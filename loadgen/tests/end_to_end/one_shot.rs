@@ -1,10 +1,9 @@
-//! One-shot servers: `hi`, and then the end; every exchange has a connection of its own.
+//! `--service hi`: every exchange has its own connection, which the server closes.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::Duration;
 
 use crate::harness::{Server, run_with, with_each_engine};
 
@@ -75,7 +74,13 @@ fn one_shot_reply_must_be_followed_by_fin(engine: &str) {
     assert_eq!(finished.code, Some(6), "{finished:#?}");
     assert_eq!(finished.errors(), [("surplus".to_owned(), 2)]);
 
-    let server = Server::start(|stream, _| hi(stream, |_| thread::sleep(Duration::from_secs(60))));
+    let server = Server::start(|stream, _| {
+        hi(stream, |_| {
+            loop {
+                thread::park();
+            }
+        })
+    });
     let finished = run(&server);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
     assert_eq!(finished.errors(), [("timeout".to_owned(), 2)]);

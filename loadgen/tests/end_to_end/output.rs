@@ -1,11 +1,11 @@
-//! What is printed where, and the files.
+//! Output to stdout and stderr, and files.
 
 use std::fs::{self, OpenOptions};
 use std::process::Stdio;
 
 use crate::harness::{Finished, Running, Server, echo, loadgen, run};
 
-/// A short run against an echo.
+/// A short run against an echo server.
 fn short(server: &Server, more: &[&str]) -> Finished {
     let target = server.target();
     let mut args = vec!["--target", &target, "--conns", "4", "-n", "200", "--warmup", "0"];
@@ -17,7 +17,7 @@ fn short(server: &Server, more: &[&str]) -> Finished {
 fn json_record_has_the_documented_keys() {
     let finished = short(&Server::start(echo), &["--json", "--seed", "7"]);
     finished.assert_measured();
-    assert_eq!(finished.stderr, "", "no progress without a terminal");
+    assert_eq!(finished.stderr, "", "progress without a terminal");
     let record = finished.record();
     for key in [
         "schema",
@@ -45,7 +45,7 @@ fn json_record_has_the_documented_keys() {
             assert!(record["latency"][latency][key].is_u64(), "latency.{latency}.{key}");
         }
     }
-    // The scripted server is a thread of this test, on this machine, so its cost is readable.
+    // The scripted server is a thread of this process, so its cost can be read.
     for side in ["client", "server"] {
         assert!(record[side]["cpu_us_per_exchange"].is_f64(), "{side}");
     }
@@ -57,7 +57,7 @@ fn json_record_has_the_documented_keys() {
     assert_eq!(record["exchanges"], 200);
     let rate = 200.0 / record["duration_s"].as_f64().unwrap();
     assert!((record["throughput_per_s"].as_f64().unwrap() / rate - 1.0).abs() < 1e-9);
-    // Connections are served in turn, so the fewest and the most lie near each other.
+    // 50 exchanges a connection on average.
     let fairness = &record["fairness"];
     assert!(fairness["min"].as_u64() <= Some(50) && fairness["max"].as_u64() >= Some(50));
 }
@@ -96,8 +96,8 @@ fn closed_stdout_pipe_is_not_an_error() {
     for (name, more) in [("text", &[][..]), ("json", &["--json"])] {
         let file = directory.path().join(name);
         let mut command =
-            loadgen(&["--target", &target, "--conns", "4", "-n", "200", "--warmup", "0", "-o"]);
-        let mut running = Running::start(command.arg(&file).args(more));
+            loadgen(&["--target", &target, "--conns", "4", "-n", "200", "--warmup", "0"]);
+        let mut running = Running::start(command.arg("-o").arg(&file).args(more));
         drop(running.0.as_mut().and_then(|child| child.stdout.take()));
         let mut finished = running.finish();
         finished.stdout = fs::read_to_string(&file).unwrap();
@@ -125,17 +125,17 @@ fn record_is_written_once_and_reported_again() {
 
     let finished = short(&server, &["-o", path]);
     finished.assert_measured();
-    assert!(finished.stdout.contains("exchanges/s"), "the table is still printed");
+    assert!(finished.stdout.contains("exchanges/s"), "no table: {finished:#?}");
     assert!(finished.stderr.contains(path), "{finished:#?}");
     let written = fs::read_to_string(path).unwrap();
 
     short(&server, &["-o", path]).assert_complains(2, path);
-    assert_eq!(fs::read_to_string(path).unwrap(), written, "it is as it was");
+    assert_eq!(fs::read_to_string(path).unwrap(), written);
 
     short(&server, &["-o", path, "--force", "--json"]).assert_measured();
     assert_ne!(fs::read_to_string(path).unwrap(), written);
 
-    // In a directory, a name is found.
+    // In a directory, each record gets a name of its own.
     let runs = directory.path().join("runs");
     fs::create_dir(&runs).unwrap();
     for _ in 0..2 {

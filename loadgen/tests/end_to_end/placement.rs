@@ -1,9 +1,9 @@
-//! Where servers run and how they wait: the same options wherever a server is started, and named
-//! in every result.
+//! `--place` and `--server-spin`: the same in every command that starts a server, and named in every
+//! result.
 
 use crate::harness::run;
 
-const HOW: [&str; 4] = ["--place", "steered", "--server-spin", "20us"];
+const OPTIONS: [&str; 4] = ["--place", "steered", "--server-spin", "20us"];
 
 #[test]
 fn results_name_placement_and_server_spin() {
@@ -22,17 +22,17 @@ fn results_name_placement_and_server_spin() {
         ),
     ];
     for (command, placement, spin) in places {
-        let finished = run(&[command, &HOW, &brief, &["--json"]].concat());
+        let finished = run(&[command, &OPTIONS, &brief, &["--json"]].concat());
         finished.assert_measured();
         let record = finished.record();
         let found = (record.pointer(placement), record.pointer(spin));
         assert_eq!(found, (Some(&"steered".into()), Some(&20_000.into())), "{command:?}: {record}");
-        let text = run(&[command, &HOW, &brief].concat()).stdout;
+        let text = run(&[command, &OPTIONS, &brief].concat()).stdout;
         let unwrapped = text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
         assert!(unwrapped.contains("steered"), "{text}");
         assert!(unwrapped.contains("polling for 20.0us"), "{text}");
     }
-    let finished = run(&[&["storm", "--backend", "mio", "--conns", "20"], &HOW[..]].concat());
+    let finished = run(&[&["storm", "--backend", "mio", "--conns", "20"], &OPTIONS[..]].concat());
     assert_eq!(finished.code, Some(0), "{finished:#?}");
     let unwrapped = finished.stdout.replace("\n    ", " ");
     assert!(unwrapped.contains("polling for 20.0us, steered\n"), "{finished:#?}");
@@ -46,8 +46,8 @@ fn placement_usage_errors() {
         let steered = [command, &["--place", "steered", "--server-pin", "0"]].concat();
         run(&steered).assert_complains(2, "--place steered puts the server");
         let target = [command, &["--target", "127.0.0.1:1"]].concat();
-        for how in HOW.chunks(2) {
-            run(&[&target[..], how].concat()).assert_complains(2, "cannot be used with");
+        for option in OPTIONS.chunks(2) {
+            run(&[&target[..], option].concat()).assert_complains(2, "cannot be used with");
         }
     }
     let alone = ["compare", "blocking", "other=sleep {port}", "--server-spin", "5us"];

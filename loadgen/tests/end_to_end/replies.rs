@@ -1,4 +1,4 @@
-//! What a server sends, and how that is counted.
+//! Replies of a server, and how they are verified and counted.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Server, echo, echo_with, run_with, with_each_engine};
+use crate::harness::{Server, delayed_echo, echo, echo_with, run_with, with_each_engine};
 
 with_each_engine! {
     echo_of_every_size_is_verified
@@ -71,7 +71,7 @@ fn reply_may_arrive_byte_by_byte(engine: &str) {
 }
 
 fn flipped_bits_are_counted_exactly(engine: &str) {
-    // Replies 100, 200 and 300 of the server's life are wrong in one bit.
+    // One bit of the server's replies 100, 200 and 300 is wrong.
     let replies = AtomicU64::new(0);
     let replies = Arc::new(replies);
     let server = Server::start(move |stream, _| {
@@ -90,7 +90,7 @@ fn flipped_bits_are_counted_exactly(engine: &str) {
     assert_eq!(finished.code, Some(6), "{finished:#?}");
     assert_eq!(finished.errors(), [("mismatch".to_owned(), 3)]);
     let record = finished.record();
-    // The rest of the connections do all that was asked for.
+    // The other connections complete the requested number.
     assert_eq!(record["exchanges"], 1000);
     assert_eq!(record["valid"], false);
     let first = record["errors"][0]["first"].as_str().unwrap();
@@ -98,7 +98,7 @@ fn flipped_bits_are_counted_exactly(engine: &str) {
 }
 
 fn stale_reply_is_a_mismatch(engine: &str) {
-    // The answer to the first request, to every request.
+    // Every reply is the one to the first request.
     let server = Server::start(|stream, _| {
         let mut first = None;
         echo_with(stream, move |reply| {
@@ -132,8 +132,8 @@ fn extra_byte_is_surplus(engine: &str) {
 }
 
 fn unsolicited_bytes_are_surplus(engine: &str) {
-    // Right replies, and something more once the connection rests: the loop begins only when
-    // the last connection has been opened.
+    // Right replies, and more bytes while the first connection is idle: the loop begins when the last
+    // connection is open.
     let server = Server::start(|mut stream, number| {
         let mut buffer = [0; 64];
         for exchange in 0.. {
@@ -167,12 +167,7 @@ fn unsolicited_bytes_are_surplus(engine: &str) {
 }
 
 fn server_delay_is_the_measured_latency(engine: &str) {
-    let server = Server::start(|stream, _| {
-        echo_with(stream, |_| {
-            thread::sleep(Duration::from_millis(10));
-            true
-        });
-    });
+    let server = delayed_echo(Duration::from_millis(10));
     let args =
         ["--target", &server.target(), "--conns", "4", "-n", "200", "--warmup", "0", "--json"];
     let finished = run_with(engine, &args);
@@ -249,6 +244,6 @@ fn connect_rate_paces_connections(engine: &str) {
     );
     finished.assert_measured();
     assert_eq!(server.accepted.load(Relaxed), 11);
-    // Six of one thread, 40 ms apart.
+    // One thread opens six, 40 ms apart.
     assert!(begin.elapsed() >= Duration::from_millis(200));
 }

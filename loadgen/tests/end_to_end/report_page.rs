@@ -1,4 +1,4 @@
-//! The page: what writes it, where to, and what it never overwrites.
+//! `loadgen report -o page.html`, and the files that a comparison writes.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn run_in(directory: &Path, args: &[&str]) -> Finished {
 const COMPARE: [&str; 8] =
     ["compare", "blocking", "--aa", "--rounds=1", "-c2", "-d50ms", "-w10ms", "--seed=1"];
 
-/// A comparison that is over in a moment, with other options.
+/// A short comparison with more options.
 fn compare_in(directory: &Path, options: &[&str]) -> Finished {
     run_in(directory, &[&COMPARE, options].concat())
 }

@@ -1,43 +1,31 @@
-//! Ctrl-C in every phase.
+//! Signals in every phase of a run.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Running, Server, echo_with, loadgen, wait_until};
-
-/// An echo that counts its replies.
-fn counting() -> (Server, Arc<AtomicU64>) {
-    let replies = Arc::new(AtomicU64::new(0));
-    let counter = replies.clone();
-    let server = Server::start(move |stream, _| {
-        let counter = counter.clone();
-        echo_with(stream, move |_| {
-            counter.fetch_add(1, Relaxed);
-            true
-        });
-    });
-    (server, replies)
-}
+use crate::harness::{Running, Server, counting_echo, echo_with, loadgen, wait_until};
 
 #[test]
 fn signal_prints_the_partial_result() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-        let (server, replies) = counting();
+        let (server, requests) = counting_echo(Duration::ZERO);
         let target = server.target();
         let args = ["--target", &target, "--conns", "4", "-d", "100s", "--warmup", "0", "--json"];
         let running = Running::start(&mut loadgen(&args));
-        wait_until("it is measuring", || replies.load(Relaxed) > 200);
+        wait_until("the run measures", || requests.load(Relaxed) > 200);
         running.signal(signal);
         let finished = running.finish();
         assert_eq!(finished.code, Some(code), "{finished:#?}");
         let record = finished.record();
         assert_eq!(record["interrupted"], true);
         assert!(record["exchanges"].as_u64() > Some(0), "{record}");
-        assert_eq!(record["errors_total"], 0, "what was cut is no failure: {record}");
+        assert_eq!(record["errors_total"], 0, "an exchange that was cut is no failure: {record}");
         let (rate, seconds) = (&record["throughput_per_s"], &record["duration_s"]);
         let exchanges = rate.as_f64().unwrap() * seconds.as_f64().unwrap();
         assert!((exchanges - record["exchanges"].as_f64().unwrap()).abs() < 1e-3, "{record}");
@@ -46,11 +34,11 @@ fn signal_prints_the_partial_result() {
 
 #[test]
 fn signal_during_warmup_records_no_exchange() {
-    let (server, replies) = counting();
+    let (server, requests) = counting_echo(Duration::ZERO);
     let target = server.target();
     let args = ["--target", &target, "--conns", "2", "--warmup", "100s", "--json"];
     let running = Running::start(&mut loadgen(&args));
-    wait_until("it is warming up", || replies.load(Relaxed) > 100);
+    wait_until("the run warms up", || requests.load(Relaxed) > 100);
     running.signal(Signal::INT);
     let finished = running.finish();
     assert_eq!(finished.code, Some(130), "{finished:#?}");
@@ -61,7 +49,7 @@ fn signal_during_warmup_records_no_exchange() {
 
 #[test]
 fn signal_while_connecting_ends_the_run() {
-    // A full listen queue: the kernel lets further connects wait.
+    // The listen queue is full, so further connects wait.
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     listener.listen(0).unwrap();
@@ -85,19 +73,19 @@ fn signal_while_connecting_ends_the_run() {
     let record = finished.record();
     assert_eq!(record["interrupted"], true);
     assert_eq!(record["exchanges"], 0);
-    assert!(begin.elapsed() < Duration::from_secs(50), "it does not wait for the timeout");
+    assert!(begin.elapsed() < Duration::from_secs(50), "the timeout was waited for");
 }
 
 #[test]
 fn second_signal_ends_the_run_immediately() {
-    // Replies end after a while, so that the first signal waits for one that does not come.
-    let replies = Arc::new(AtomicU64::new(0));
-    let counter = replies.clone();
+    // The server stops replying, so the first signal waits for the reply on its way.
+    let requests = Arc::new(AtomicU64::new(0));
+    let counter = requests.clone();
     let server = Server::start(move |stream, _| {
         let counter = counter.clone();
         echo_with(stream, move |_| {
             while counter.fetch_add(1, Relaxed) >= 100 {
-                std::thread::sleep(Duration::from_secs(1));
+                thread::park();
             }
             true
         });
@@ -105,9 +93,14 @@ fn second_signal_ends_the_run_immediately() {
     let target = server.target();
     let args = ["--target", &target, "--conns", "1", "--warmup", "0", "--timeout", "100s"];
     let running = Running::start(&mut loadgen(&args));
-    wait_until("replies have ended", || replies.load(Relaxed) > 100);
+    wait_until("a request is on its way", || requests.load(Relaxed) > 100);
     running.signal(Signal::INT);
-    std::thread::sleep(Duration::from_millis(50));
+    // The same signal twice is one until the first is delivered.
+    let status = format!("/proc/{}/status", running.pid().as_raw_nonzero());
+    wait_until("the first signal is delivered", || {
+        let status = fs::read_to_string(&status).unwrap();
+        status.contains("ShdPnd:\t0000000000000000\n")
+    });
     running.signal(Signal::INT);
     let finished = running.finish();
     assert_eq!(finished.code, Some(130), "{finished:#?}");

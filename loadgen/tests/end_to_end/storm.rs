@@ -1,4 +1,4 @@
-//! `loadgen storm`: every connection is accounted for, and an overflow is told as one.
+//! `loadgen storm`: every connection is accounted for, and overflows are reported.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -70,8 +70,8 @@ fn storm_matrix_reports_every_cell() {
     assert_eq!(report.stdout.lines().count(), 11, "{report:#?}");
 }
 
-/// Whether somebody waits for an answer to a SYN to that port (`/proc/net/tcp`, state 02).
-fn somebody_waits_at(port: u16) -> bool {
+/// True if a connect to the port waits for its SYN to be answered (`/proc/net/tcp`, state 02).
+fn syn_is_unanswered(port: u16) -> bool {
     let remote = format!(":{port:04X}");
     fs::read_to_string("/proc/net/tcp").unwrap().lines().any(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -86,7 +86,7 @@ fn accept_queue_overflow_is_reported() {
     listener.listen(4).unwrap();
     let addr = listener.local_addr().unwrap().as_socket().unwrap();
     thread::spawn(move || {
-        wait_until("a SYN was dropped", || somebody_waits_at(addr.port()));
+        wait_until("a SYN was dropped", || syn_is_unanswered(addr.port()));
         let listener = std::net::TcpListener::from(listener);
         for stream in listener.incoming().map_while(Result::ok) {
             thread::spawn(move || echo(stream, 0));
@@ -119,7 +119,7 @@ fn connect_rate_is_kept() {
     assert_eq!(finished.code, Some(0), "{finished:#?}");
     let storm = finished.record();
     assert_accounted(&storm);
-    // The last is due after 0.49 s.
+    // The last connect is due after 0.49 s.
     assert!(storm["issued_s"].as_f64() >= Some(0.49), "{storm}");
     assert_eq!(storm["rate_per_s"], 100.0);
 }
@@ -147,7 +147,7 @@ fn sigint_keeps_the_partial_burst() {
     let args = ["storm", "--target", &target, "--conns", "1000", "--rate", "10", "--json"];
     let running = Running::start(&mut loadgen(&args));
     let accepted = || server.accepted.load(std::sync::atomic::Ordering::Relaxed);
-    wait_until("it has begun", || accepted() > 2);
+    wait_until("the burst has begun", || accepted() > 2);
     running.signal(Signal::INT);
     let finished = running.finish();
     assert_eq!(finished.code, Some(130), "{finished:#?}");

@@ -1,24 +1,12 @@
-//! Curves and the search for the highest rate, against a server of known capacity.
+//! `loadgen sweep`: curves and the search for the highest rate, against a server of known capacity.
 
 use std::fs;
-use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Finished, Running, Server, echo_with, loadgen, run, wait_until};
-
-/// A server that answers after so long: with N connections it does N of that a second, and no
-/// more.
-fn delaying(delay: Duration) -> Server {
-    Server::start(move |stream, _| {
-        echo_with(stream, |_| {
-            thread::sleep(delay);
-            true
-        });
-    })
-}
+use crate::harness::{Finished, Running, delayed_echo, loadgen, run, wait_until};
 
 fn sweep(target: &str, args: &[&str]) -> Finished {
     run(&[&["sweep", "--target", target, "--json"], args].concat())
@@ -31,11 +19,14 @@ fn points(sweep: &Value) -> Vec<(u64, String)> {
         .collect()
 }
 
-/// Repeats a sweep as long as the machine's load makes one of its points invalid, but not for ever.
+/// Repeats a sweep while it fails because of the machine's load, at most five times.
 fn undisturbed(sweep: impl Fn() -> Finished) -> Finished {
     for _ in 0..4 {
         let finished = sweep();
-        if points(&finished.record()).iter().all(|(_, outcome)| outcome != "invalid") {
+        let found = finished.record();
+        if finished.code == Some(0)
+            && points(&found).iter().all(|(_, outcome)| outcome != "invalid")
+        {
             return finished;
         }
     }
@@ -45,7 +36,7 @@ fn undisturbed(sweep: impl Fn() -> Finished) -> Finished {
 #[test]
 fn rate_sweep_finds_the_knee_and_the_overload() {
     // Eight connections at 300 ms each do 26.7 a second at most.
-    let server = delaying(Duration::from_millis(300));
+    let server = delayed_echo(Duration::from_millis(300));
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("sweep.json");
     let file = file.to_str().unwrap();
@@ -67,7 +58,6 @@ fn rate_sweep_finds_the_knee_and_the_overload() {
         let achieved = point["achieved_per_s"].as_f64().unwrap();
         assert!(achieved <= 27.0, "{achieved}");
     }
-    // The file says the same again, in words.
     let report = run(&["report", file]);
     assert_eq!(report.code, Some(0), "{report:#?}");
     assert!(report.stdout.contains("the knee is at 20/s"), "{}", report.stdout);
@@ -99,15 +89,15 @@ fn conns_sweep_runs_levels_in_random_order() {
 
 #[test]
 fn slo_search_finds_and_confirms_the_highest_rate() {
-    // Four connections at 150 ms each do 26.7 a second at most.
-    let server = delaying(Duration::from_millis(150));
-    let args = ["--slo", "p99<5s", "--rate-min", "6", "--rate-max", "200", "--conns", "4"];
-    let more = ["-d", "600ms", "--warmup", "200ms", "--timeout", "20s"];
+    // Four connections at 100 ms each do 40 a second at most.
+    let server = delayed_echo(Duration::from_millis(100));
+    let args = ["--slo", "p99<5s", "--rate-min", "9", "--rate-max", "300", "--conns", "4"];
+    let more = ["-d", "400ms", "--warmup", "100ms", "--timeout", "20s"];
     let finished = undisturbed(|| sweep(&server.target(), &[&args[..], &more].concat()));
     assert_eq!(finished.code, Some(0), "{finished:#?}");
     let record = finished.record();
     let rate = record["slo"]["rate_per_s"].as_u64().unwrap();
-    assert!((12..=29).contains(&rate), "{rate}: {:?}", points(&record));
+    assert!((18..=44).contains(&rate), "{rate}: {:?}", points(&record));
     let of = |purpose: &str| -> Vec<u64> {
         let all = record["points"].as_array().unwrap().iter();
         let of = all.filter(|point| point["purpose"] == purpose);
@@ -119,18 +109,21 @@ fn slo_search_finds_and_confirms_the_highest_rate() {
     let mut confirmed = record["points"].as_array().unwrap().iter();
     let confirmed = confirmed.rfind(|point| point["purpose"] == "confirm").unwrap();
     assert_eq!(confirmed["held"], true);
-    assert!(confirmed["duration_s"].as_f64() >= Some(1.19), "it is measured longer: {confirmed}");
+    assert!(
+        confirmed["duration_s"].as_f64() >= Some(0.79),
+        "confirmed for twice the time: {confirmed}"
+    );
 }
 
 #[test]
 fn unreachable_slo_exits_with_7() {
-    let server = delaying(Duration::from_millis(150));
+    let server = delayed_echo(Duration::from_millis(150));
     let args = ["--slo", "p50<100ms", "--rate-min", "5", "--conns", "4", "-d", "300ms"];
     let finished = sweep(&server.target(), &[&args[..], &["--warmup", "0"]].concat());
     assert_eq!(finished.code, Some(7), "{finished:#?}");
     let record = finished.record();
     assert!(record["slo"].get("rate_per_s").is_none(), "{record}");
-    // Two of three reject it.
+    // Two of three runs miss the objective.
     assert!(matches!(points(&record).len(), 2 | 3), "{record}");
 }
 

@@ -1,4 +1,4 @@
-//! What the command refuses, and where it cannot connect.
+//! Usage errors, limits and targets.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -135,7 +135,7 @@ fn refused_connect_exits_with_4() {
     finished.assert_complains(4, &format!("cannot connect to {addr}"));
     assert!(finished.stderr.contains("ECONNREFUSED"), "{finished:#?}");
 
-    // With --json there is a record all the same, and the same code.
+    // --json prints a record, with the same exit code.
     let finished = run(&["--target", &addr, "--conns", "5", "--json"]);
     assert_eq!(finished.code, Some(4));
     assert_eq!(finished.errors(), [("connect/ECONNREFUSED".to_owned(), 5)]);

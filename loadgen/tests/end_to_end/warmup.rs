@@ -1,10 +1,12 @@
-//! Warm-ups that last until the load is steady.
+//! `--warmup auto`: warm-ups that last until the load is steady.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Running, Server, echo_with, loadgen, run, wait_until};
 use rustix::process::Signal;
+
+use crate::harness::{Running, Server, counting_echo, echo_with, loadgen, run, wait_until};
 
 #[test]
 fn auto_warmup_counts_every_exchange_once() {
@@ -12,7 +14,7 @@ fn auto_warmup_counts_every_exchange_once() {
         let args = ["--conns", "8", "--backend", "blocking", "--warmup", "auto", "--json"];
         let finished = run(&[&args[..], &limit[..]].concat());
         let record = finished.record();
-        // That both sides counted the same is a condition of its own: `miscount`.
+        // Both sides must have counted the same exchanges, else the reason is `miscount`.
         assert_eq!(record["errors_total"], 0);
         assert!(!record["invalid_reasons"].to_string().contains("miscount"), "{record}");
         let warmup_s = record["warmup_s"].as_f64().unwrap();
@@ -24,13 +26,13 @@ fn auto_warmup_counts_every_exchange_once() {
         let timed = record["latency"]["exchange"]["count"].as_u64().unwrap();
         match limit[0] {
             "--requests" => assert_eq!((exchanges, timed), (5000, 5000)),
-            // Each connection may have one that began before the window and one that ended after.
+            // Each connection may have one exchange across each edge of the window.
             _ => assert!(exchanges.abs_diff(timed) <= 8, "{exchanges} {timed}"),
         }
     }
 }
 
-/// The first exchanges take ten times as long: they are not in the measured window.
+/// The first ten exchanges of a connection take ten times as long.
 #[test]
 fn auto_warmup_excludes_slow_first_exchanges() {
     let server = Server::start(|stream, _| {
@@ -46,25 +48,18 @@ fn auto_warmup_excludes_slow_first_exchanges() {
     let record = run(&args).record();
     assert!(record["warmup_s"].as_f64() >= Some(0.2), "{record}");
     let p50 = record["latency"]["exchange"]["p50_ns"].as_f64().unwrap();
-    assert!(p50 < 20e6, "the median is that of the later ones: {p50}");
+    assert!(p50 < 20e6, "the median is that of the slow exchanges: {p50}");
 }
 
 #[test]
 fn sigint_during_auto_warmup_records_no_exchange() {
-    // Too rarely to be steady before the longest warm-up is over.
-    let server = Server::start(|stream, _| {
-        echo_with(stream, |_| {
-            thread::sleep(Duration::from_millis(400));
-            true
-        });
-    });
+    // At 400 ms an exchange, the warm-up cannot find the load steady.
+    let (server, requests) = counting_echo(Duration::from_millis(400));
     let target = server.target();
     let args = ["--target", &target, "--conns", "1", "--warmup", "auto", "--json"];
     let running = Running::start(&mut loadgen(&args));
-    wait_until("it is connected", || {
-        server.accepted.load(std::sync::atomic::Ordering::Relaxed) > 0
-    });
-    thread::sleep(Duration::from_millis(600));
+    // The first exchange precedes the warm-up.
+    wait_until("the warm-up has begun", || requests.load(Relaxed) > 1);
     running.signal(Signal::INT);
     let finished = running.finish();
     assert_eq!(finished.code, Some(130), "{finished:#?}");

@@ -190,7 +190,7 @@ impl Loop<'_> {
         }
     }
 
-    /// When the server stops: accepts the listen queue, closes the listener, drains all exchanges.
+    /// Accepts the listen queue, closes the listener and drains all exchanges: the server stops.
     fn drain(&mut self) -> io::Result<()> {
         let Some(listener) = self.listener.take() else { return Ok(()) };
         self.stats.observe_queue(&listener, self.shard.tracer);

@@ -84,7 +84,7 @@ fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
     thread::scope(|scope| {
         let started = server.start_acceptors(scope, listener);
         match started {
-            Ok(()) => while !stop.wait(Duration::from_secs(3600)) {},
+            Ok(()) => drop(stop.wait(Duration::MAX)),
             Err(_) => stop.drain(), // ends the acceptors that did start
         }
         server.interrupt_until_all_have_ended();
@@ -304,8 +304,8 @@ fn exchange<T: Trace>(
     }
 }
 
-/// When the server stops and the connection waits for a request: answers one that has arrived
-/// already, without waiting for it.
+/// Answers a request that has arrived already, without waiting for one: the server stops, and the
+/// connection waits for a request.
 fn receive_last(
     exchange: &mut Exchange,
     service: &mut dyn Service,

@@ -7,29 +7,28 @@ use lockstep_core::{Cause, Exchange, Op, RECV_MAX, Service};
 use crate::Stats;
 use crate::scratch::Scratch;
 
-/// Why [`drive`] came back.
+/// Reason for which [`drive`] returned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Driven {
     /// The socket would block, or its timeout passed.
     Blocked,
-    /// As [`Blocked`](Self::Blocked), known without asking: the last receive took all there was.
+    /// As [`Blocked`](Self::Blocked), known without a call: the last receive emptied the socket.
     Drained,
-    /// A signal came.
+    /// A signal interrupted a call.
     Interrupted,
     /// The budget is used up.
     Yielded,
-    /// The conversation is over.
+    /// The exchange has ended.
     Closed(Cause),
 }
 
-/// Runs `exchange` over `socket` until it would block or is over, for at most `budget` steps: a
+/// Runs `exchange` over `socket` until it would block or has ended, for at most `budget` steps: a
 /// request or a send each.
 ///
-/// The reply not yet sent is in `scratch` at the place that [`Exchange::op`] names, and what is
-/// parked behind it; whoever takes the scratch away in between has to put both back there. With
-/// `drained_when_short`, a receive that returned less than there was room for is taken as proof
-/// that the socket is empty: true for Linux TCP without urgent data, where what comes later raises
-/// a new edge (epoll(7)).
+/// `scratch` has the unsent part of the reply at the range of [`Exchange::op`], and buffered
+/// requests behind it; between two calls, both may be taken out and must be put back. With
+/// `drained_when_short`, a receive that returned less than it had room for proves that the socket
+/// is empty: true for Linux TCP without urgent data, where later bytes raise a new edge (epoll(7)).
 #[inline]
 pub(crate) fn drive<const ROOM: usize>(
     exchange: &mut Exchange,
@@ -101,22 +100,22 @@ fn count_error(error: &io::Error, stats: &mut Stats) {
     stats.on_io_error(error);
 }
 
-/// What [`discard`] found.
+/// Result of [`discard`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Discarded {
-    /// Nothing is there now, but the peer may still send.
+    /// The socket is empty, but the client may still send.
     Blocked,
-    /// More than the bound was there.
+    /// `bound` receives did not empty the socket.
     More,
-    /// The peer has closed, or the connection is broken: there is nothing left to wait for.
+    /// The client has closed or reset the connection.
     Ended,
 }
 
-/// Reads and throws away what the peer still sends after its last reply, at most `bound` times.
+/// Receives and discards what the client sends after its last reply, at most `bound` times.
 ///
-/// A socket closed with unread bytes answers with a reset, and a reset can destroy the reply on
-/// its way (RFC 2525, 2.17). So the last reply is followed by shutdown(2) of the sending side,
-/// and the socket is closed when the peer has closed, or after [`LINGER`].
+/// A socket closed with unread bytes answers with a reset, which can destroy the reply on its way
+/// (RFC 2525, 2.17). So the last reply is followed by shutdown(2) of the sending side, and the
+/// socket is closed when the client has closed, or after [`LINGER`].
 pub(crate) fn discard(
     socket: &mut impl Read,
     buffer: &mut [u8],
@@ -138,11 +137,11 @@ pub(crate) fn discard(
     Discarded::More
 }
 
-/// How long a peer has to close after its last reply.
+/// Longest wait for the client's FIN after its last reply.
 pub(crate) const LINGER: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Whether the peer may still be sending when the conversation ends for `cause`, so that the
-/// socket must linger before it is closed.
+/// True if the client may still be sending when the exchange ends for `cause`, so that the socket
+/// must linger before it is closed.
 pub(crate) const fn lingers(cause: Cause) -> bool {
     matches!(cause, Cause::Bye | Cause::Done | Cause::Drain)
 }

@@ -12,29 +12,30 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::trace::{NONE, Trace, Traced};
 
-/// How long a port may stay taken by a server that has just been killed. The kernel ends a ring
-/// in a worker of its own, after the process has ended (`io_ring_exit_work`, io_uring/io_uring.c),
-/// and until then the accept that is armed there keeps the listener: some ten milliseconds.
+/// Longest wait for a port still taken by a server that was just killed. The kernel tears down a
+/// ring in a worker, after the process has ended (`io_ring_exit_work`, io_uring/io_uring.c), and
+/// until then the armed accept keeps the listener open: some ten milliseconds.
 const TAKEN_FOR: Duration = Duration::from_millis(500);
 
-/// How often a taken port is tried again.
+/// Interval at which a taken port is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
-/// Makes a listener on `addr` for each of `shards`, each with its own queue of `backlog`.
+/// Creates a listener on `addr` for each of `shards`, each with its own queue of `backlog`.
 ///
-/// More than one share the port by SO_REUSEPORT (socket(7)): the kernel spreads new connections
-/// over them, by a hash of the addresses; or, where the shards have a processor, over those of the
-/// processor on which the SYN is processed, if there are any: SO_INCOMING_CPU, heeded since Linux
-/// 6.2 (`reuseport_select_sock_by_hash`, net/core/sock_reuseport.c). On loopback that is the
-/// processor on which the client called connect(2). With `reuse_port`, other servers of this user
-/// that share a port, be it among their own shards, share this one in the same way. All set SO_REUSEADDR, so that a server can be
-/// started again while connections of the one before are in TIME_WAIT. TCP_NODELAY is set here once:
-/// accepted sockets inherit it.
+/// Several listeners share the port by SO_REUSEPORT (socket(7)): the kernel spreads new connections
+/// over them by a hash of the addresses. If the shards have a CPU each, only those of the CPU where
+/// the SYN is processed are considered, if there are any: SO_INCOMING_CPU, heeded since Linux 6.2
+/// (`reuseport_select_sock_by_hash`, net/core/sock_reuseport.c). On loopback that is the CPU on
+/// which the client called connect(2). With `reuse_port`, other servers of the same user can share
+/// the port in the same way.
+///
+/// All listeners set SO_REUSEADDR, so that a server can be restarted while connections of the last
+/// one are in TIME_WAIT, and TCP_NODELAY, which accepted sockets inherit.
 ///
 /// # Errors
 ///
-/// Whatever socket(2), bind(2) or listen(2) says; that the port is taken only if it stays so for
-/// half a second.
+/// Those of socket(2), bind(2) and listen(2); `EADDRINUSE` only if the port stays taken for half a
+/// second.
 pub(crate) fn listen(
     addr: SocketAddr,
     shards: &[Option<usize>],
@@ -62,7 +63,7 @@ fn try_to_listen(
 ) -> io::Result<Vec<TcpListener>> {
     let shared = shards.len() > 1 || reuse_port;
     if shared && !reuse_port && addr.port() != 0 {
-        let socket = bind(addr, false, trace)?; // a port another server shares out is taken, too
+        let socket = bind(addr, false, trace)?; // fails if another server shares the port
         trace.close(socket.socket);
     }
     let mut addr = addr;
@@ -76,7 +77,7 @@ fn try_to_listen(
         let listener = listen_on(socket, backlog)?;
         let fd = listener.as_raw_fd();
         let own_addr = || listener.local_addr();
-        // Port 0 has become a real port, for all of them.
+        // The other listeners get the real port that port 0 has become.
         addr = trace.call_for(fd, format_args!("getsockname({fd})"), own_addr, |addr| *addr)?;
         listeners.push(listener);
     }
@@ -100,7 +101,7 @@ fn bind<T: Trace>(addr: SocketAddr, shared: bool, trace: T) -> io::Result<Traced
     Ok(socket)
 }
 
-/// socket(2), for talking to or listening on an address like `addr`.
+/// Opens a TCP socket of the address family of `addr`.
 pub(crate) fn open<T: Trace>(addr: SocketAddr, trace: T) -> io::Result<Traced<Socket, T>> {
     let (domain, name) = match addr {
         SocketAddr::V4(_) => (Domain::IPV4, "AF_INET"),

@@ -1,4 +1,4 @@
-//! The shards' processors: which each is pinned to, and whose connections it gets.
+//! CPUs of the shards: those that each is pinned to, and the one whose connections it gets.
 
 use std::io;
 use std::thread;
@@ -7,7 +7,7 @@ use lockstep_sys::cpus::{allowed, pin};
 
 use crate::{Options, StartError};
 
-/// The processors that shards may use: those to pin to, else those the process is allowed.
+/// Number of CPUs for the shards: those to pin to, else those the process is allowed.
 pub(crate) fn cpus(options: &Options) -> usize {
     match options.pin.len() {
         0 => allowed().map_or(1, |cpus| cpus.len()),
@@ -15,8 +15,7 @@ pub(crate) fn cpus(options: &Options) -> usize {
     }
 }
 
-/// A shard's share of the processors: every so many-th, or one of them in turn where there are
-/// more shards than processors.
+/// CPUs of one shard: every `shards`-th or, with more shards than CPUs, a single one.
 pub(crate) fn share(cpus: &[usize], shard: usize, shards: usize) -> Vec<usize> {
     match cpus.len() {
         0 => Vec::new(),
@@ -25,7 +24,7 @@ pub(crate) fn share(cpus: &[usize], shard: usize, shards: usize) -> Vec<usize> {
     }
 }
 
-/// The processor whose connections each shard gets, if they are steered.
+/// CPU whose connections each shard gets; none if they are not steered.
 pub(crate) fn steering(
     options: &Options,
     pinned: &[Vec<usize>],
@@ -39,8 +38,8 @@ pub(crate) fn steering(
     }
 }
 
-/// Whether the processors can be pinned to, found out before anything is started: on a thread of
-/// its own, since the caller is not to stay pinned.
+/// Checks that each of the CPUs can be pinned to, on a thread of its own, so that the caller does
+/// not stay pinned.
 pub(crate) fn try_to_pin(cpus: &[usize]) -> Result<(), StartError> {
     if cpus.is_empty() {
         return Ok(());
@@ -59,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processors_are_shared_out_and_each_shard_has_one() {
+    fn cpus_are_shared_out_and_each_shard_has_one() {
         assert_eq!(share(&[], 0, 2), Vec::<usize>::new());
         assert_eq!(share(&[0, 1, 2], 0, 1), [0, 1, 2]);
         assert_eq!(share(&[4, 5, 6], 0, 2), [4, 6]);
@@ -68,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn steering_is_the_default_where_each_shard_has_a_processor_of_its_own() {
+    fn steering_is_the_default_if_each_shard_has_its_own_cpu() {
         let steered = |steer, pin: &[usize], shards| {
             let options = Options { steer, pin: pin.to_vec(), ..Options::default() };
             let pinned: Vec<_> = (0..shards).map(|shard| share(pin, shard, shards)).collect();

@@ -19,7 +19,7 @@ use crate::{
     Unsupported,
 };
 
-/// What to start: any backend with any service.
+/// Configuration of a server: any backend with any service.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// I/O model.

@@ -1,34 +1,34 @@
-//! The table of a shard's connections, and the keys that name them.
+//! The table of a shard's connections, and their keys.
 //!
 //! A key outlives its connection in the kernel's queues: an event or a completion can arrive after
-//! the slot has been given to somebody else. So a key carries the slot's generation, and an old
-//! one finds nothing.
+//! the slot has been given to another connection. So a key has the slot's generation, and an old
+//! key finds nothing.
 
-/// Names one connection for as long as it lives.
+/// Identifies one connection for as long as it lives.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Key {
     pub(crate) index: u32,
     pub(crate) generation: u32,
 }
 
-/// How many generations a key tells apart: what is left of io_uring's `user_data` beside the index
-/// and the kind of operation.
+/// Bits of a generation: what is left of io_uring's `user_data` beside the index and the kind of
+/// operation.
 const GENERATION_BITS: u32 = 24;
 
 impl Key {
-    /// The key as the low 56 bits of a word: the kernel hands it back with the event.
+    /// Packs the key into the low 56 bits of a word, which the kernel returns with each event.
     pub(crate) const fn pack(self) -> u64 {
         ((self.generation as u64) << 32) | self.index as u64
     }
 
-    /// The key packed in the low 56 bits of `word`.
+    /// Unpacks the key from the low 56 bits of `word`.
     pub(crate) const fn unpack(word: u64) -> Self {
         let generation = (word >> 32) as u32 & ((1 << GENERATION_BITS) - 1);
         Self { index: word as u32, generation }
     }
 }
 
-/// A table with stable indexes; freed slots are used again, the last freed first.
+/// A table with stable indexes. Freed slots are used again, the last freed first.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
     entries: Vec<Entry<T>>,
@@ -103,7 +103,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// The key of whoever is at `index` now.
+    /// Returns the key of the value at `index`.
     pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
         match self.entries.get(index as usize)? {
             Entry { generation, slot: Slot::Occupied(_) } => {
@@ -113,7 +113,7 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Everybody's key, at this moment.
+    /// Returns the keys of all values.
     pub(crate) fn keys(&self) -> Vec<Key> {
         (0..self.entries.len() as u32).filter_map(|index| self.key_at(index)).collect()
     }
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_key_finds_nothing_in_a_slot_used_again() {
+    fn old_key_finds_nothing_in_a_slot_used_again() {
         let mut slots = Slots::new();
         let first = slots.insert('a');
         assert_eq!(slots.remove(first), Some('a'));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_survive_packing_and_the_generation_wraps() {
+    fn packed_keys_unpack_and_generations_wrap() {
         let mut slots = Slots::new();
         for _ in 0..(1 << GENERATION_BITS) {
             let key = slots.insert(());
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_are_those_of_the_occupied() {
+    fn keys_are_those_of_occupied_slots() {
         let mut slots = Slots::new();
         let keys: Vec<_> = (0..4).map(|n| slots.insert(n)).collect();
         slots.remove(keys[1]);

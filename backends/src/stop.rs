@@ -1,4 +1,4 @@
-//! Telling every shard of a server to stop, once.
+//! The stop signal of a server.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,44 +7,59 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::{Errno, write};
 
-/// A server's stop signal: a phase that only goes forward, and a descriptor to wait on.
+/// Stop signal of a server: a state that changes once, and a descriptor to wait on.
 ///
-/// The descriptor becomes readable when draining begins and stays readable: nobody reads it.
+/// The descriptor becomes readable when draining begins and stays so; it is never read. A backend
+/// waits on it together with its sockets, or blocks in [`wait`](Self::wait).
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// use lockstep_backends::Stop;
+///
+/// let stop = Stop::new(Duration::from_secs(10))?;
+/// assert!(!stop.wait(Duration::from_millis(1)));
+/// stop.drain();
+/// assert!(stop.wait(Duration::MAX));
+/// assert!(stop.deadline().unwrap() <= Instant::now() + Duration::from_secs(10));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Stop {
     made: Instant,
-    /// When draining began, in nanoseconds since it was made; zero before.
+    /// Start of draining, in nanoseconds since `made`; zero before.
     drained_after_ns: AtomicU64,
     event: OwnedFd,
     drain_timeout: Duration,
 }
 
 impl Stop {
-    /// A server that runs, and that will give its conversations `drain_timeout` to end.
+    /// Returns a signal that is not given yet. Connections will have `drain_timeout` to end.
     ///
     /// # Errors
     ///
-    /// If the kernel has no descriptor for it (eventfd(2)).
+    /// `EMFILE` or `ENFILE` if no descriptor is left (eventfd(2)).
     pub fn new(drain_timeout: Duration) -> std::io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (made, drained_after_ns) = (Instant::now(), AtomicU64::new(0));
         Ok(Self { made, drained_after_ns, event, drain_timeout })
     }
 
-    /// Stop accepting; let each conversation end with the reply it is owed. Later calls do nothing.
+    /// Begins to drain: the server stops accepting, and each connection ends with the reply it is
+    /// owed. Later calls have no effect.
     ///
-    /// It may be called by a signal handler (signal-safety(7)): it never waits for another caller,
-    /// which could be what the signal interrupted.
+    /// Async-signal-safe (signal-safety(7)): it never waits for another caller, which could be what
+    /// the signal interrupted.
     pub fn drain(&self) {
         let now_ns = self.made.elapsed().as_nanos() as u64; // enough for 584 years
         let (release, relaxed) = (Ordering::Release, Ordering::Relaxed);
         let drained_after_ns = &self.drained_after_ns;
         let _later = drained_after_ns.compare_exchange(0, now_ns.max(1), release, relaxed);
-        // It can only fail when the counter is full, and then the descriptor is readable already.
+        // Fails only when the counter is full, and then the descriptor is readable already.
         let _full = write(&self.event, &1_u64.to_ne_bytes());
     }
 
-    /// When draining began.
+    /// Start of draining.
     fn draining_since(&self) -> Option<Instant> {
         match self.drained_after_ns.load(Ordering::Acquire) {
             0 => None,
@@ -52,31 +67,31 @@ impl Stop {
         }
     }
 
-    /// Whether draining has begun.
+    /// True once draining has begun.
     pub fn is_draining(&self) -> bool {
         self.draining_since().is_some()
     }
 
-    /// When conversations that still go on are cut; none while the server runs, or when that is
+    /// Time at which connections still open are closed; none while the server runs, or if it is
     /// further away than the clock reaches.
     pub fn deadline(&self) -> Option<Instant> {
         self.draining_since()?.checked_add(self.drain_timeout)
     }
 
-    /// Waits until draining begins, at most for `timeout`; says whether it has. Without a timeout
-    /// it is but a look.
+    /// Waits for draining to begin, for at most `timeout`; returns true if it has begun. A zero
+    /// timeout does not wait.
     pub fn wait(&self, timeout: Duration) -> bool {
         if timeout.is_zero() {
             return self.is_draining();
         }
-        let until = Instant::now() + timeout;
+        let until = Instant::now().checked_add(timeout);
         while !self.is_draining() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
                 return false;
             }
             let mut fds = [PollFd::new(&self.event, PollFlags::IN)];
-            match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+            match poll(&mut fds, left.and_then(|left| Timespec::try_from(left).ok()).as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => return self.is_draining(),
             }
@@ -96,17 +111,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_deadline_counts_from_the_first_call() {
+    fn deadline_counts_from_the_first_call() {
         let stop = Stop::new(Duration::from_secs(60)).unwrap();
         assert_eq!((stop.is_draining(), stop.deadline()), (false, None));
         assert!(!stop.wait(Duration::from_millis(1)));
         let before = Instant::now();
         stop.drain();
         let deadline = stop.deadline().unwrap();
-        assert!(deadline >= before + stop.drain_timeout, "not before it was told");
+        assert!(deadline >= before + stop.drain_timeout, "not before the call");
         assert!(deadline <= Instant::now() + stop.drain_timeout);
         stop.drain();
         assert_eq!(stop.deadline(), Some(deadline));
-        assert!(stop.wait(stop.drain_timeout), "the descriptor says so, too");
+        assert!(stop.wait(stop.drain_timeout), "the descriptor is readable");
     }
 }

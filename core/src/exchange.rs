@@ -1,15 +1,16 @@
-//! One connection's protocol state. Everything that affects a transition lives in this file, and
-//! this file knows neither sockets nor which backend asks.
+//! Protocol state of one connection. Every transition is in this file, which depends neither on
+//! sockets nor on a backend.
 //!
 //! There are two kinds of call. A *completion* ([`received`](Exchange::received),
 //! [`sent`](Exchange::sent), [`failed`](Exchange::failed)) reports the one operation in flight and
-//! returns the next. A *wish* ([`drain`](Exchange::drain), [`terminate`](Exchange::terminate)) may
-//! come at any time, also while the kernel owns the buffer, and takes effect at the next
-//! completion; so [`Op::Close`] is never returned while anything is in flight.
+//! returns the next. An *end request* ([`drain`](Exchange::drain),
+//! [`terminate`](Exchange::terminate)) may be made at any time, also while the kernel owns the
+//! buffer, and takes effect at the next completion. So [`Op::Close`] is never returned while an
+//! operation is in flight.
 
 use crate::{RECV_MAX, Reply, Service};
 
-/// The operation an exchange waits for. There is always exactly one.
+/// Operation that an exchange waits for. There is always exactly one.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[must_use = "an exchange advances only when its operation is performed"]
 pub enum Op {
@@ -27,29 +28,29 @@ pub enum Op {
     Close(Cause),
 }
 
-/// Why a conversation ended. Every accepted connection ends with exactly one cause.
+/// Cause of the end of an exchange. Every accepted connection ends with exactly one.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Cause {
-    /// The service hung up without a reply: the peer said `bye`.
+    /// The service closed without a reply: the client sent `bye`.
     Bye,
     /// The service's last reply was sent in full.
     Done,
-    /// The server was told to stop.
+    /// The server stops.
     Drain,
-    /// The peer will send no more.
+    /// The client has sent a FIN.
     Eof,
     /// An operation failed.
     Error,
-    /// Nothing moved for too long.
+    /// No byte moved within the idle timeout.
     Idle,
 }
 
 impl Cause {
-    /// Every cause, in the order of their declaration.
+    /// All causes, in the order of declaration.
     pub const ALL: [Self; 6] =
         [Self::Bye, Self::Done, Self::Drain, Self::Eof, Self::Error, Self::Idle];
 
-    /// The stable lower-case name, for statistics and records.
+    /// Stable lower-case name, for statistics and records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bye => "bye",
@@ -62,7 +63,7 @@ impl Cause {
     }
 }
 
-/// One connection's protocol state. A few bytes; holds no data and no time.
+/// Protocol state of one connection: a few bytes, without data and without time.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Exchange {
     phase: Phase,
@@ -80,7 +81,7 @@ enum Phase {
     Closed(Cause),
 }
 
-/// How much longer the conversation goes on; it only ever gets shorter.
+/// Remaining life of the exchange, which only becomes shorter.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 enum Ending {
     #[default]
@@ -92,18 +93,18 @@ enum Ending {
 }
 
 impl Exchange {
-    /// A connection just accepted: it waits for its first request.
+    /// Returns the state of a connection just accepted, which waits for its first request.
     pub const fn new() -> Self {
         Self { phase: Phase::Receiving, ending: Ending::Open }
     }
 
-    /// Reports `count` bytes at the start of `buffer`; zero means the peer will send no more.
+    /// Reports `count` bytes received at the start of `buffer`; zero means the client's FIN.
     ///
-    /// Unless the conversation is to end now, the service writes its reply over the request.
+    /// Unless the exchange ends now, the service writes its reply over the request.
     ///
     /// # Panics
     ///
-    /// If no receive was asked for, if `count` is over [`RECV_MAX`], or if the service's reply is.
+    /// If no receive is in flight, or if `count` or the service's reply exceeds [`RECV_MAX`].
     #[inline]
     pub fn received(
         &mut self,
@@ -120,7 +121,7 @@ impl Exchange {
             Ending::Open | Ending::AfterReply(_) => match service.reply(buffer, count) {
                 Reply::Send(end) => self.reply(end),
                 Reply::SendThenClose(end) => {
-                    // A drain that came first keeps its cause; either way this reply is the last.
+                    // An earlier drain keeps its cause; either way this reply is the last.
                     if self.ending == Ending::Open {
                         self.ending = Ending::AfterReply(Cause::Done);
                     }
@@ -136,7 +137,7 @@ impl Exchange {
     ///
     /// # Panics
     ///
-    /// If no send was asked for, or `count` is more than it offered.
+    /// If no send is in flight, or if `count` is more than it offered.
     #[inline]
     pub fn sent(&mut self, count: usize) -> Op {
         let Phase::Sending { start, end } = self.phase else { panic!("sent without a send") };
@@ -156,7 +157,7 @@ impl Exchange {
     ///
     /// # Panics
     ///
-    /// If the conversation is over.
+    /// If the exchange has ended.
     pub fn failed(&mut self) -> Op {
         assert!(!matches!(self.phase, Phase::Closed(_)), "failed after the end");
         self.phase = Phase::Closed(match self.ending {
@@ -166,24 +167,24 @@ impl Exchange {
         self.op()
     }
 
-    /// Wishes for an orderly end: the reply now owed, or the next one, is the last.
+    /// Requests an orderly end: the reply now owed, or the next one, is the last.
     ///
-    /// A receive that then reports zero closes with [`Cause::Drain`]: so a backend ends an idle
-    /// connection by taking its receive back and reporting nothing.
+    /// A receive that then reports zero closes with [`Cause::Drain`]: a backend ends an idle
+    /// connection by cancelling its receive and reporting zero bytes.
     pub fn drain(&mut self) {
         if self.ending == Ending::Open {
             self.ending = Ending::AfterReply(Cause::Drain);
         }
     }
 
-    /// Wishes for the end with `cause` at the next completion. The first such cause wins.
+    /// Requests the end with `cause` at the next completion. The first such cause wins.
     pub fn terminate(&mut self, cause: Cause) {
         if !matches!(self.ending, Ending::Now(_)) {
             self.ending = Ending::Now(cause);
         }
     }
 
-    /// The operation being waited for. Pure: asking twice changes nothing.
+    /// Operation that the exchange waits for.
     #[inline]
     pub const fn op(&self) -> Op {
         match self.phase {
@@ -193,13 +194,13 @@ impl Exchange {
         }
     }
 
-    /// Whether the reply being sent is the last: nothing will be received after it.
+    /// True if the reply being sent is the last, and nothing will be received after it.
     #[inline]
     pub const fn reply_is_last(&self) -> bool {
         matches!(self.phase, Phase::Sending { .. }) && !matches!(self.ending, Ending::Open)
     }
 
-    /// The phase after a reply of `end` bytes was written.
+    /// Returns the phase after a reply of `end` bytes was written.
     fn reply(&self, end: u16) -> Phase {
         assert!(usize::from(end) <= RECV_MAX, "a reply longer than the buffer");
         match (end, self.ending) {

@@ -1,15 +1,15 @@
 //! The lockstep exchange, sans-I/O: *every receive is matched by one send*.
 //!
-//! This crate decides what a connection does next and nothing else. It has no sockets, no clock,
-//! no allocation and no buffer; the caller performs each operation and reports how it went, and
-//! each report returns the next operation. The whole of a server's inner loop is:
+//! This crate decides the next operation of a connection, and nothing else. It has no sockets, no
+//! clock, no allocation and no buffer. The caller performs each operation and reports its result,
+//! and each report returns the next operation. A complete inner loop of a server:
 //!
 //! ```
 //! use lockstep_core::{Echo, Exchange, Op, RECV_MAX};
 //!
-//! // A peer that says "hi" once and then hangs up, and what it hears.
+//! // A client that sends "hi" and then a FIN, and what it receives.
 //! let mut incoming = vec![b"hi".to_vec(), Vec::new()].into_iter();
-//! let mut heard = Vec::new();
+//! let mut received = Vec::new();
 //!
 //! let mut exchange = Exchange::new();
 //! let mut buffer = [0; RECV_MAX];
@@ -21,13 +21,13 @@
 //!             let _next = exchange.received(&mut Echo, &mut buffer, request.len());
 //!         }
 //!         Op::Send { start, end } => {
-//!             heard.extend_from_slice(&buffer[start.into()..end.into()]); // send(2)
+//!             received.extend_from_slice(&buffer[start.into()..end.into()]); // send(2)
 //!             let _next = exchange.sent((end - start).into());
 //!         }
 //!         Op::Close(cause) => break cause, // close(2)
 //!     }
 //! };
-//! assert_eq!(heard, b"hi");
+//! assert_eq!(received, b"hi");
 //! assert_eq!(cause, lockstep_core::Cause::Eof);
 //! ```
 
@@ -40,7 +40,6 @@ mod service;
 pub use exchange::{Cause, Exchange, Op};
 pub use service::{Echo, Hi, Reply, Service};
 
-/// The most bytes one receive asks for, and so the longest request and the longest reply.
-///
-/// The tutorial's `recv(1024)`.
+/// Number of bytes that one receive asks for, and so the longest request and the longest reply: the
+/// tutorial's `recv(1024)`.
 pub const RECV_MAX: usize = 1024;

@@ -1,31 +1,31 @@
-//! What a server says: a request in, a reply out, in the same buffer.
+//! Services: a request in, a reply out, in the same buffer.
 
 use crate::RECV_MAX;
 
-/// What a server says. The reply is written over the request, in place.
+/// Replies to requests. Each connection has a service of its own, which may have state.
 ///
-/// A request is *whatever one receive returned*: a peer's message may arrive in pieces, and each
+/// A request is *whatever one receive returned*: a client's message may arrive in pieces, and each
 /// piece is a request of its own.
 pub trait Service {
-    /// Answers the request in `buffer[..count]`; `count` is in `1..=RECV_MAX`.
+    /// Writes the reply to the request in `buffer[..count]` over it; `count` is in `1..=RECV_MAX`.
     fn reply(&mut self, buffer: &mut [u8; RECV_MAX], count: usize) -> Reply;
 }
 
-/// What a service answers.
+/// Reply of a service.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[must_use = "a reply is owed to the peer"]
+#[must_use = "a reply is owed to the client"]
 pub enum Reply {
-    /// Send the first so many bytes of the buffer, at most [`RECV_MAX`], then receive again.
+    /// Send this many bytes of the buffer, at most [`RECV_MAX`], then receive again.
     ///
     /// TCP cannot carry an empty message, so `Send(0)` sends nothing and receives again.
     Send(u16),
-    /// Send the first so many bytes of the buffer, then end the conversation.
+    /// Send this many bytes of the buffer, then close.
     SendThenClose(u16),
-    /// End the conversation without a reply.
+    /// Close without a reply.
     Close,
 }
 
-/// The benchmark: the same bytes back.
+/// The service of the benchmarks: replies with the request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Echo;
 
@@ -37,7 +37,7 @@ impl Service for Echo {
     }
 }
 
-/// The tutorial's one-shot server: whatever is asked, the answer is `hi`, and that is all.
+/// The tutorial's one-shot server: replies `hi` to any request, then closes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hi;
 

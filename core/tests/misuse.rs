@@ -1,8 +1,8 @@
-//! A report of something that was not asked for is a bug in the backend, and panics as documented.
+//! A report that matches no operation is a bug in the backend, and panics as documented.
 
 use lockstep_core::{Cause, Echo, Exchange, Op, RECV_MAX, Reply, Service};
 
-/// Answers every request alike, without a look at it.
+/// Replies to every request alike.
 struct Always(Reply);
 
 impl Service for Always {
@@ -52,7 +52,7 @@ fn received_more_than_the_buffer_holds() {
 
 #[test]
 #[should_panic(expected = "received more than was asked for")]
-fn received_too_much_although_the_end_is_near() {
+fn received_too_much_after_a_terminate() {
     let mut exchange = Exchange::new();
     exchange.terminate(Cause::Idle);
     let _ = receive(&mut exchange, RECV_MAX + 1);
@@ -99,18 +99,18 @@ fn failed_after_the_end() {
 
 #[test]
 #[should_panic(expected = "a reply longer than the buffer")]
-fn a_reply_longer_than_the_buffer() {
+fn reply_longer_than_the_buffer() {
     let _ = answer(Reply::Send(RECV_MAX as u16 + 1));
 }
 
 #[test]
 #[should_panic(expected = "a reply longer than the buffer")]
-fn a_last_reply_longer_than_the_buffer() {
+fn last_reply_longer_than_the_buffer() {
     let _ = answer(Reply::SendThenClose(u16::MAX));
 }
 
 #[test]
-fn the_longest_request_and_the_longest_reply_are_no_misuse() {
+fn longest_request_and_reply_are_valid() {
     let mut exchange = Exchange::new();
     assert_eq!(receive(&mut exchange, RECV_MAX), Op::Send { start: 0, end: 1024 });
     assert_eq!(exchange.sent(RECV_MAX), Op::Recv);

@@ -1,11 +1,11 @@
 //! A million simulated exchanges against a model of every byte.
 //!
-//! The peer says a random stream of bytes, the kernel delivers it in random pieces and takes
-//! replies in random pieces. In some conversations something happens at a random moment: a drain,
-//! a terminate, an error. The model is told of each piece delivered and says which bytes the peer
-//! must hear, and why the conversation must end.
+//! The client sends a random stream of bytes; the kernel delivers it in random pieces and takes
+//! replies in random pieces. In some conversations there is an event at a random time: a drain, a
+//! terminate, an error. From each piece delivered, the model derives the bytes that the client must
+//! receive, and the cause of the end.
 //!
-//! Set `LOCKSTEP_SEED` to repeat a run; each run prints its seed.
+//! `LOCKSTEP_SEED` repeats a run; each run prints its seed.
 
 use std::ops::ControlFlow;
 
@@ -16,31 +16,31 @@ const ECHO_EXCHANGES: usize = 500_000;
 const HI_EXCHANGES: usize = 200_000;
 const SCRIPTED_EXCHANGES: usize = 300_000;
 
-/// The longest stream of one peer: several of the longest requests.
+/// The longest stream of one client: several of the longest requests.
 const STREAM_MAX: usize = 8 * RECV_MAX;
 
-/// What the model makes of a piece delivered: it appends the reply owed to the bytes that the peer
-/// must hear, and breaks when the service hangs up, at once (`Bye`) or after that reply (`Done`).
+/// Model of a service: it appends the reply to a delivered piece to the bytes that the client must
+/// receive, and breaks if the service closes, immediately (`Bye`) or after that reply (`Done`).
 type Model<'a> = &'a mut dyn FnMut(&[u8], &mut Vec<u8>) -> ControlFlow<Cause>;
 
 #[derive(Clone, Copy, Debug)]
-enum Trouble {
+enum Event {
     Drain,
     Terminate(Cause),
     Failure,
 }
 
-/// One peer, the kernel between, and what the model has said so far.
+/// One client, the kernel between, and the state of the model.
 struct Conversation<'a> {
     random: &'a mut Rng,
     stream: &'a [u8],
     delivered: usize,
-    /// The trouble to come, and after how many completions.
-    trouble: Option<(u32, Trouble)>,
+    /// The event, and the number of completions before it.
+    event: Option<(u32, Event)>,
     drained: bool,
     terminated: Option<Cause>,
-    /// What the peer has heard, and what it must have heard before the next receive.
-    heard: Vec<u8>,
+    /// Bytes that the client has received, and those that it must have before the next receive.
+    received: Vec<u8>,
     owed: Vec<u8>,
     /// The reply owed is the last, for this cause.
     last: Option<Cause>,
@@ -50,40 +50,40 @@ struct Conversation<'a> {
 }
 
 #[test]
-fn echo_says_the_stream() {
+fn echo_replies_with_the_stream() {
     simulate("echo", ECHO_EXCHANGES, |random, stream| {
-        let trouble = trouble(random);
+        let event = event(random);
         let mut model = |request: &[u8], owed: &mut Vec<u8>| {
             owed.extend_from_slice(request);
             ControlFlow::Continue(())
         };
-        let mut conversation = Conversation::new(random, stream, trouble);
-        conversation.hold(&mut Echo, &mut model);
-        assert!(stream.starts_with(&conversation.heard));
-        assert!(trouble.is_some() || conversation.heard == stream);
+        let mut conversation = Conversation::new(random, stream, event);
+        conversation.run(&mut Echo, &mut model);
+        assert!(stream.starts_with(&conversation.received));
+        assert!(event.is_some() || conversation.received == stream);
         conversation.exchanges
     });
 }
 
 #[test]
-fn hi_says_hi_once() {
+fn hi_replies_once() {
     simulate("hi", HI_EXCHANGES, |random, stream| {
-        let trouble = trouble(random);
+        let event = event(random);
         let mut model = |_: &[u8], owed: &mut Vec<u8>| {
             owed.extend_from_slice(b"hi");
             ControlFlow::Break(Cause::Done)
         };
-        let mut conversation = Conversation::new(random, stream, trouble);
-        conversation.hold(&mut Hi, &mut model);
-        assert!(trouble.is_some() || conversation.heard == b"hi");
+        let mut conversation = Conversation::new(random, stream, event);
+        conversation.run(&mut Hi, &mut model);
+        assert!(event.is_some() || conversation.received == b"hi");
         conversation.exchanges
     });
 }
 
 #[test]
-fn a_script_is_followed() {
+fn scripted_service_is_followed() {
     simulate("scripted", SCRIPTED_EXCHANGES, |random, stream| {
-        let trouble = trouble(random);
+        let event = event(random);
         // The service and the model each read the same script at their own pace.
         let mut service = Scripted(random.fork());
         let mut script = service.0.clone();
@@ -104,14 +104,14 @@ fn a_script_is_followed() {
             }
             ControlFlow::Continue(())
         };
-        let mut conversation = Conversation::new(random, stream, trouble);
-        conversation.hold(&mut service, &mut model);
+        let mut conversation = Conversation::new(random, stream, event);
+        conversation.run(&mut service, &mut model);
         conversation.exchanges
     });
 }
 
-/// Holds conversations until there were `exchanges` of them in all.
-fn simulate(name: &str, exchanges: usize, hold: impl Fn(&mut Rng, &[u8]) -> usize) {
+/// Runs conversations until there were `exchanges` in all.
+fn simulate(name: &str, exchanges: usize, run: impl Fn(&mut Rng, &[u8]) -> usize) {
     let seed = seed();
     // The test harness shows this when the test fails; `--nocapture` shows it always.
     println!("{name}: LOCKSTEP_SEED={seed} cargo test -p lockstep-core --test simulation");
@@ -124,7 +124,7 @@ fn simulate(name: &str, exchanges: usize, hold: impl Fn(&mut Rng, &[u8]) -> usiz
         let magnitude = random.u32(..13);
         let length = random.usize(1..=STREAM_MAX >> magnitude);
         let start = random.usize(..said.len() - length);
-        held += hold(&mut random, &said[start..start + length]);
+        held += run(&mut random, &said[start..start + length]);
         conversations += 1;
     }
     println!("{name}: {held} exchanges in {conversations} conversations");
@@ -137,28 +137,28 @@ fn seed() -> u64 {
     }
 }
 
-/// In one conversation of four, what will go wrong and when.
-fn trouble(random: &mut Rng) -> Option<(u32, Trouble)> {
-    let trouble = match random.u8(..16) {
-        0 | 1 => Trouble::Drain,
-        2 => Trouble::Terminate(random.choice([Cause::Drain, Cause::Idle])?),
-        3 => Trouble::Failure,
+/// In one conversation of four, an event and its time.
+fn event(random: &mut Rng) -> Option<(u32, Event)> {
+    let event = match random.u8(..16) {
+        0 | 1 => Event::Drain,
+        2 => Event::Terminate(random.choice([Cause::Drain, Cause::Idle])?),
+        3 => Event::Failure,
         _ => return None,
     };
     let magnitude = random.u32(..6);
-    Some((random.u32(..1 << magnitude), trouble))
+    Some((random.u32(..1 << magnitude), event))
 }
 
 impl<'a> Conversation<'a> {
-    fn new(random: &'a mut Rng, stream: &'a [u8], trouble: Option<(u32, Trouble)>) -> Self {
+    fn new(random: &'a mut Rng, stream: &'a [u8], event: Option<(u32, Event)>) -> Self {
         Self {
             random,
             stream,
             delivered: 0,
-            trouble,
+            event,
             drained: false,
             terminated: None,
-            heard: Vec::new(),
+            received: Vec::new(),
             owed: Vec::new(),
             last: None,
             over: None,
@@ -166,12 +166,12 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Holds the conversation to its end.
-    fn hold(&mut self, service: &mut impl Service, model: Model<'_>) {
+    /// Runs the conversation to its end.
+    fn run(&mut self, service: &mut impl Service, model: Model<'_>) {
         let mut exchange = Exchange::new();
         let mut buffer = [0; RECV_MAX];
         for completed in 0.. {
-            let failing = self.meet_trouble(&mut exchange, completed);
+            let failing = self.apply_event(&mut exchange, completed);
             let next = match exchange.op() {
                 Op::Close(cause) => {
                     assert_eq!(self.over, Some(cause), "after {completed} completions");
@@ -194,28 +194,28 @@ impl<'a> Conversation<'a> {
             let over = matches!(next, Op::Close(_));
             assert_eq!(over, self.over.is_some(), "after {completed} completions: {next:?}");
         }
-        assert!(self.owed.starts_with(&self.heard), "the peer heard something else");
+        assert!(self.owed.starts_with(&self.received), "the client received other bytes");
         if !matches!(self.over, Some(Cause::Error | Cause::Idle)) && self.terminated.is_none() {
-            assert_eq!(self.heard.len(), self.owed.len(), "a reply was cut");
+            assert_eq!(self.received.len(), self.owed.len(), "a reply was cut");
         }
     }
 
-    /// Makes the wish whose time has come; says whether the operation is to fail.
-    fn meet_trouble(&mut self, exchange: &mut Exchange, completed: u32) -> bool {
-        let Some((_, trouble)) = self.trouble.filter(|(when, _)| *when == completed) else {
+    /// Applies the event that is due; returns true if the operation is to fail.
+    fn apply_event(&mut self, exchange: &mut Exchange, completed: u32) -> bool {
+        let Some((_, event)) = self.event.filter(|(when, _)| *when == completed) else {
             return false;
         };
         if self.over.is_some() {
             return false;
         }
-        match trouble {
-            Trouble::Failure => return true,
-            Trouble::Drain => {
+        match event {
+            Event::Failure => return true,
+            Event::Drain => {
                 self.drained = true;
                 self.last = self.last.or(Some(Cause::Drain));
                 exchange.drain();
             }
-            Trouble::Terminate(cause) => {
+            Event::Terminate(cause) => {
                 self.terminated = Some(cause);
                 exchange.terminate(cause);
             }
@@ -225,18 +225,18 @@ impl<'a> Conversation<'a> {
 
     /// Delivers a piece of the stream, as recv(2) does; nothing else in the buffer survives.
     fn receive(&mut self, buffer: &mut [u8; RECV_MAX]) -> usize {
-        let whole = self.heard.len() == self.owed.len();
+        let whole = self.received.len() == self.owed.len();
         assert!(whole, "a receive before the whole reply was sent");
         let rest = &self.stream[self.delivered..];
-        let taken_back = self.drained && self.random.bool();
-        let count = if taken_back { 0 } else { some_of(self.random, rest.len().min(RECV_MAX)) };
+        let cancelled = self.drained && self.random.bool();
+        let count = if cancelled { 0 } else { some_of(self.random, rest.len().min(RECV_MAX)) };
         buffer[..count].copy_from_slice(&rest[..count]);
         buffer[count..].fill(self.random.u8(..));
         self.delivered += count;
         count
     }
 
-    /// What must come of a piece that was delivered.
+    /// Updates the model for a piece that was delivered.
     fn judge_received(&mut self, request: &[u8], model: Model<'_>) {
         if self.terminated.is_some() {
             self.over = self.terminated;
@@ -249,28 +249,28 @@ impl<'a> Conversation<'a> {
                 ControlFlow::Break(cause) => self.last = self.last.or(Some(cause)),
                 ControlFlow::Continue(()) => {}
             }
-            if self.heard.len() == self.owed.len() {
+            if self.received.len() == self.owed.len() {
                 self.over = self.over.or(self.last);
             }
         }
     }
 
-    /// Takes some of what is offered, as send(2) does, and carries it to the peer.
+    /// Takes some of the offered bytes, as send(2) does, and carries them to the client.
     fn send(&mut self, offered: &[u8]) -> usize {
-        let owed = &self.owed[self.heard.len()..];
+        let owed = &self.owed[self.received.len()..];
         assert_eq!(offered, owed, "the send does not offer the rest of the reply");
         let count = some_of(self.random, offered.len());
-        self.heard.extend_from_slice(&offered[..count]);
+        self.received.extend_from_slice(&offered[..count]);
         if self.terminated.is_some() {
             self.over = self.terminated;
-        } else if self.heard.len() == self.owed.len() {
+        } else if self.received.len() == self.owed.len() {
             self.over = self.last;
         }
         count
     }
 }
 
-/// At least one of `most`, where there is one; often one, more often all.
+/// At least one of `most`, if `most` is not zero; often one, more often all.
 fn some_of(random: &mut Rng, most: usize) -> usize {
     match random.u8(..8) {
         0 => most.min(1),
@@ -279,11 +279,11 @@ fn some_of(random: &mut Rng, most: usize) -> usize {
     }
 }
 
-/// What a scripted service says to one request.
+/// Reply of a scripted service to one request.
 struct Line {
     /// The first byte of the reply, and the bytes that fill it up.
     head: u8,
-    /// How much of the request comes back after the first byte.
+    /// Bytes of the request that follow the first byte.
     keep: usize,
     padding: usize,
     ending: Ending,

@@ -16,13 +16,14 @@ pub mod live;
 pub mod measure;
 pub mod observer;
 mod prepare;
-pub mod record;
+pub(crate) mod record;
 mod server_usage;
 mod session;
 pub mod verdict;
 pub mod warmup;
 
+pub use prepare::Job;
 pub(crate) use prepare::Several;
 pub use server_usage::ServerUsage;
 pub(crate) use session::check_cpus;
-pub use session::{Finished, Job, Session, run};
+pub use session::{Finished, Session, run};

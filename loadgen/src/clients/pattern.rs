@@ -28,6 +28,7 @@ pub const SIZE_MAX_ONE_SHOT: u32 = RECV_MAX as u32;
 pub struct Pattern {
     block: Box<[u8]>,
     size: u32,
+    seed: u64,
 }
 
 /// Offset of a request in the pattern.
@@ -50,7 +51,12 @@ impl Pattern {
     pub fn new(size: u32, seed: u64) -> Self {
         let mut block = vec![0; (OFFSETS - 1 + size) as usize].into_boxed_slice();
         fastrand::Rng::with_seed(seed).fill(&mut block);
-        Self { block, size }
+        Self { block, size, seed }
+    }
+
+    /// Seed that determines the bytes.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Bytes in a request.

@@ -97,7 +97,8 @@ fn one(
     };
     let started = SystemTime::now();
     let Observed { counts, queue, counters, signal } = observe(session, &load)?;
-    let (subject, error) = prepared.into_subject(run);
+    let (subject, ended) = prepared.stop(&job);
+    let error = ended.and_then(|ended| ended.error);
     let failures = counts.failures.total() > 0 || error.is_some();
     let notes = error.into_iter().chain(rate_missed(&load, &counts)).collect();
     environment.capture_after();

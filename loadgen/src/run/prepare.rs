@@ -1,67 +1,92 @@
-//! Before a run: a server is started or found, and everybody is put on processors of their own.
+//! Preparation of a run: the server is started or found, and both sides are confined to their CPUs.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
+
+use lockstep_results::{Floor, Subject};
 
 use crate::event::{Event, Ready};
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Place, Placement, pin};
 use crate::machine::processes::Processes;
 use crate::run::args::RunArgs;
-use crate::run::record::{self, Subject};
 use crate::servers::embedded::{Ended, READY_MAX, Server, ServerOptions};
 use crate::servers::{command, target};
 use lockstep_sys::cpus::format_list;
 use lockstep_sys::errno::describe;
 
+/// One run of a session.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// Options of the run.
+    pub args: &'a RunArgs,
+    /// Server to start instead of the one that the options name.
+    pub command: Option<&'a command::Subject>,
+    /// Command line, for the record.
+    pub argv: Vec<String>,
+    /// Label of the progress line.
+    pub label: String,
+    /// Lower bound of the machine's cost, for the record.
+    pub floor: Option<Floor>,
+}
+
 /// The server under test, while it runs.
 pub(crate) struct Prepared {
     pub(crate) addr: SocketAddr,
+    /// Processes of the server, if it is on this machine.
     pub(super) processes: Option<Processes>,
-    pub(super) server: Option<Started>,
-    pub(super) ready: Option<Ready>,
+    server: Option<Started>,
+    ready: Option<Ready>,
 }
 
-impl Prepared {
-    /// Ends the server if it is ours; what it was, and what was wrong about its end.
-    pub(crate) fn into_subject(
-        self,
-        args: &RunArgs,
-    ) -> (lockstep_results::Subject, Option<String>) {
-        let ended = self.server.and_then(Started::stop);
-        let trouble = ended.and_then(|ended| ended.error);
-        let subject = Subject { addr: self.addr, ready: self.ready, ended: None };
-        (record::subject(&subject, args), trouble)
-    }
-}
-
-/// A server that we have started.
-pub(super) enum Started {
+/// A server that was started for the run.
+enum Started {
     Embedded(Server),
     Command(command::Server),
 }
 
-impl Started {
-    /// Ends it; nothing is to be said of how a command ends that is told to.
-    pub(super) fn stop(self) -> Option<Ended> {
-        match self {
-            Self::Embedded(server) => Some(server.stop()),
-            Self::Command(server) => {
+impl Prepared {
+    /// Ends the server if it was started for the run. Returns its description, and what it reported
+    /// at its end: of a command, only an error.
+    pub(crate) fn stop(self, job: &Job<'_>) -> (Subject, Option<Ended>) {
+        let ended = self.server.and_then(|server| match server {
+            Started::Embedded(server) => Some(server.stop()),
+            Started::Command(server) => {
                 server.stop().map(|error| Ended { statistics: None, error: Some(error) })
             }
-        }
+        });
+        let (args, ready) = (job.args, self.ready);
+        let addr = self.addr.to_string();
+        let name = match (job.command, &ready) {
+            (Some(command), _) => &command.name,
+            (None, Some(ready)) => &ready.backend,
+            (None, None) => &addr,
+        };
+        let subject = Subject {
+            name: name.clone(),
+            backend: ready.as_ref().map(|ready| ready.backend.clone()),
+            service: args.service.name().to_owned(),
+            shards: ready.as_ref().map(|ready| ready.shards),
+            backlog: ready.as_ref().map(|ready| ready.backlog),
+            spin_ns: ready
+                .and(args.server.server_spin)
+                .map(|spin| spin.as_nanos() as u64)
+                .filter(|&ns| ns > 0),
+            addr,
+        };
+        (subject, ended)
     }
 }
 
-/// Starts a server or finds the target, and confines this process to its processors.
+/// Starts the server of a job or finds its target, and confines this process to its CPUs.
 pub(super) fn prepare(
-    args: &RunArgs,
-    command: Option<&command::Subject>,
+    job: &Job<'_>,
     allowed: &[usize],
     sender: &Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<(Prepared, Placement), Failure> {
+    let args = job.args;
     let failed = |error: String| Failure::new(exit::FAILURE, error);
     if let Some(target) = &args.target {
         let addr = target::resolve(target, sender, events)?;
@@ -75,9 +100,9 @@ pub(super) fn prepare(
     }
     let placement = place(args, allowed);
     let cpus = placement.server.as_deref().unwrap_or_default();
-    // The child inherits where it may run; so even what it does not pin itself stays there.
+    // The child inherits the CPUs, so threads that it does not pin itself stay there, too.
     pin(cpus).map_err(failed)?;
-    if let Some(command) = command {
+    if let Some(command) = job.command {
         let server = command::Server::start(command)?;
         server.await_ready(events)?;
         pin(&placement.client).map_err(failed)?;
@@ -92,15 +117,15 @@ pub(super) fn prepare(
     Ok((Prepared { addr, processes, server, ready: Some(ready) }, placement))
 }
 
-/// Several embedded servers on one port, and where both sides lie.
+/// Several embedded servers on one port.
 pub(crate) struct Several {
     pub(crate) servers: Vec<Server>,
-    /// What the first of them said.
+    /// Ready line of the first.
     pub(crate) ready: Ready,
     pub(crate) placement: Placement,
 }
 
-/// Starts so many embedded servers, and confines this process to the generator's processors.
+/// Starts `count` embedded servers on one port, and confines this process to the generator's CPUs.
 pub(super) fn several(
     args: &RunArgs,
     count: u32,
@@ -124,7 +149,7 @@ pub(super) fn several(
     Ok(Several { servers, ready, placement })
 }
 
-/// Where both sides of a run with an embedded server, or with a command, lie.
+/// Chooses the CPUs of both sides of a run with a server of its own.
 fn place(args: &RunArgs, allowed: &[usize]) -> Placement {
     let (client, server) = (args.placement.pin.as_deref(), args.placement.server_pin.as_deref());
     match args.server.place {
@@ -133,14 +158,14 @@ fn place(args: &RunArgs, allowed: &[usize]) -> Placement {
     }
 }
 
-/// What is asked of an embedded server on these processors.
+/// Options of an embedded server on these CPUs.
 fn options(args: &RunArgs, cpus: &[usize]) -> ServerOptions {
     let steered = args.server.place == Place::Steered;
     ServerOptions {
         backend: args.backend.clone(),
         service: args.service.name(),
         backlog: args.backlog,
-        // Every processor has clients, so every one needs a shard.
+        // Every CPU has clients, so every one needs a shard.
         shards: args.server.shards.or(steered.then_some(cpus.len())),
         pin: format_list(cpus),
         steered,
@@ -149,7 +174,7 @@ fn options(args: &RunArgs, cpus: &[usize]) -> ServerOptions {
     }
 }
 
-/// Starts an embedded server, and waits until it is ready.
+/// Starts an embedded server and waits until it is ready.
 fn start(
     options: &ServerOptions,
     sender: &Sender<Event>,

@@ -20,27 +20,27 @@ use crate::run::floor;
 use crate::run::live::Live;
 use crate::run::measure::{Run, measure};
 use crate::run::observer::Observer;
-use crate::run::prepare::{self, Prepared, Several, Started, prepare};
-use crate::run::record::{Asked, Subject, record};
-use crate::servers::{command, embedded};
+use crate::run::prepare::{self, Job, Prepared, Several, prepare};
+use crate::run::record::record;
+use crate::servers::embedded;
 use lockstep_sys::cpus;
 use lockstep_sys::cpus::format_list;
 use lockstep_sys::errno::describe;
 
-/// A run that has come to an end.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Finished {
-    /// The record.
+    /// Record of the run.
     pub record: Record,
-    /// The exit code.
+    /// Exit code.
     pub code: u8,
 }
 
-/// Carries out a run.
+/// Runs one measurement in a session of its own.
 ///
 /// # Errors
 ///
-/// When there is no result at all. Connections that fail are a result.
+/// Those of [`Session::check`] and [`Session::run`], and an output file that must not be written.
 pub fn run(args: &RunArgs, argv: Vec<String>, live: &mut Live) -> Result<Finished, Failure> {
     args.output.check()?;
     let session = Session::start()?;
@@ -50,7 +50,7 @@ pub fn run(args: &RunArgs, argv: Vec<String>, live: &mut Live) -> Result<Finishe
     session.run_observed(&job, !live.prints(), live)
 }
 
-/// What all runs of this process share.
+/// State that all runs of this process share.
 #[derive(Debug)]
 pub struct Session {
     allowed: Vec<usize>,
@@ -58,48 +58,34 @@ pub struct Session {
     events: Receiver<Event>,
 }
 
-/// One run of a session.
-#[derive(Debug)]
-pub struct Job<'a> {
-    /// The options.
-    pub args: &'a RunArgs,
-    /// The server to start in place of what the options name.
-    pub command: Option<&'a command::Subject>,
-    /// The command line, for the record.
-    pub argv: Vec<String>,
-    /// What the progress line begins with.
-    pub label: String,
-    /// What the machine can do at all, for the record.
-    pub floor: Option<Floor>,
-}
-
 impl Session {
-    /// Learns where this process may run, and listens to signals from here on. Once a process.
+    /// Reads the CPUs of this process, and catches signals from here on. To be called once.
     ///
     /// # Errors
     ///
-    /// When either cannot be done.
+    /// Those of sched_getaffinity(2) and sigaction(2), or of starting a thread.
     pub fn start() -> Result<Self, Failure> {
         let failed = |error: String| Failure::new(exit::FAILURE, error);
-        let allowed = cpus::allowed()
-            .map_err(|error| failed(format!("cannot tell the CPUs: {}", describe(&error))))?;
+        let allowed = cpus::allowed().map_err(|error| {
+            failed(format!("cannot read the CPUs of this process: {}", describe(&error)))
+        })?;
         let (sender, events) = channel();
         signals::watch(sender.clone())
             .map_err(|error| failed(format!("cannot catch signals: {}", describe(&error))))?;
         Ok(Self { allowed, sender, events })
     }
 
-    /// Checks whether there are the processors and descriptors that a run needs, and raises the
-    /// limit of the latter.
+    /// Checks that this machine has what the options need, and raises the limit of descriptors.
     ///
     /// # Errors
     ///
-    /// One line that names what is missing.
+    /// Names the missing CPU, engine or number of descriptors, or the options that exclude each
+    /// other.
     pub fn check(&self, args: &RunArgs) -> Result<(), Failure> {
         check_cpus("--pin", args.placement.pin.as_deref(), &self.allowed)?;
         check_cpus("--server-pin", args.placement.server_pin.as_deref(), &self.allowed)?;
         if args.server.place == Place::Steered && args.placement.server_pin.is_some() {
-            let error = "--place steered puts the server on the generator's processors";
+            let error = "--place steered puts the server on the generator's CPUs";
             return Err(Failure::new(exit::USAGE, error).hint("say which with --pin alone"));
         }
         let engine = args.engine();
@@ -119,35 +105,34 @@ impl Session {
         })
     }
 
-    /// What the machine can do at all under the load of these options, with these numbers of
-    /// connections. This process may be confined to the generator's processors by then.
+    /// Measures the lower bound of the machine's cost under the load of these options, with these
+    /// numbers of connections. This process may be confined to the generator's CPUs by then.
     pub fn floor(&self, args: &RunArgs, conns: &[u32]) -> Option<Floor> {
         floor::brief(args, conns, &self.allowed)
     }
 
-    /// The signal that came between two runs.
+    /// Returns the signal that arrived between two runs.
     pub fn signal(&self) -> Option<i32> {
         self.events.try_iter().find_map(|event| match event {
             Event::Signal(signal) => Some(signal),
-            _ => None, // It was about a run that is over.
+            _ => None, // An event of a run that is over.
         })
     }
 
-    /// Waits for a signal, at most so long.
-    pub(crate) fn signal_within(&self, longest: Duration) -> Option<i32> {
-        match self.events.recv_timeout(longest) {
+    /// Waits for a signal until the timeout.
+    pub(crate) fn signal_within(&self, timeout: Duration) -> Option<i32> {
+        match self.events.recv_timeout(timeout) {
             Ok(Event::Signal(signal)) => Some(signal),
             _ => None,
         }
     }
 
-    /// Starts the server that a job asks for, or finds its target, and confines this process to
-    /// its processors.
+    /// Starts the server of a job, or finds its target, and confines this process to the
+    /// generator's CPUs.
     pub(crate) fn prepare(&self, job: &Job<'_>) -> Result<Prepared, Failure> {
-        // The one before has confined this thread.
+        // The run before has confined this thread.
         pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-        prepare(job.args, job.command, &self.allowed, &self.sender, &self.events)
-            .map(|(prepared, _)| prepared)
+        prepare(job, &self.allowed, &self.sender, &self.events).map(|(prepared, _)| prepared)
     }
 
     /// Starts several embedded servers on one port; see [`prepare`](Self::prepare).
@@ -156,20 +141,21 @@ impl Session {
         prepare::several(args, count, &self.allowed, &self.sender, &self.events)
     }
 
-    /// Carries out a run.
+    /// Runs a job.
     ///
     /// # Errors
     ///
-    /// As [`run`].
+    /// Those of preparing its server, and of waiting for events. Failed connections are part of
+    /// the result instead.
     pub fn run(&self, job: &Job<'_>) -> Result<Finished, Failure> {
         self.run_observed(job, true, &mut ())
     }
 
-    /// Carries out a run, with a progress line or without, and reports its events to `observer`.
+    /// Runs a job, with or without a progress line, and reports its events to `observer`.
     ///
     /// # Errors
     ///
-    /// As [`run`].
+    /// Those of [`run`](Self::run).
     pub fn run_observed(
         &self,
         job: &Job<'_>,
@@ -178,49 +164,45 @@ impl Session {
     ) -> Result<Finished, Failure> {
         // The run before has confined this thread; the environment is the machine's own state.
         pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-        carry_out(self, job, None, progress, observer)
+        run_job(self, job, None, progress, observer)
     }
 
-    /// Carries out several runs at the same time, under load in turn, each turn so long; the
-    /// results are in the order of the jobs. Their loops have to be closed.
-    ///
-    /// # Errors
-    ///
-    /// As [`run`], for each of them.
+    /// Runs several jobs concurrently, under load alternately in time slices of this length. Their
+    /// loops have to be closed. Returns the results in the order of the jobs.
     pub fn run_in_slices(
         &self,
         jobs: &[Job<'_>],
-        turn: Duration,
+        length: Duration,
     ) -> Vec<Result<Finished, Failure>> {
         thread::scope(|scope| {
             let (mut senders, mut runs) = (Vec::new(), Vec::new());
-            for (job, slices) in jobs.iter().zip(slices::slices(jobs.len(), turn)) {
+            for (job, slices) in jobs.iter().zip(slices::slices(jobs.len(), length)) {
                 let (sender, events) = channel();
                 senders.push(sender.clone());
                 let session = Session { allowed: self.allowed.clone(), sender, events };
                 let (progress, finish) = (runs.is_empty(), FinishGuard(self.sender.clone()));
                 runs.push(scope.spawn(move || {
-                    let _tell = finish;
+                    let _finish = finish;
                     slices.wait_for_predecessors();
                     pin(&session.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-                    carry_out(&session, job, Some(slices), progress, &mut ())
+                    run_job(&session, job, Some(slices), progress, &mut ())
                 }));
             }
-            self.pass_on_signals(&senders);
+            self.forward_signals(&senders);
             let panicked = |_| Err(Failure::new(exit::FAILURE, "a run panicked"));
             runs.into_iter().map(|run| run.join().unwrap_or_else(panicked)).collect()
         })
     }
 
-    /// Lets runs know of signals until all of them have finished.
-    fn pass_on_signals(&self, runs: &[Sender<Event>]) {
+    /// Forwards signals to the runs until all have finished.
+    fn forward_signals(&self, runs: &[Sender<Event>]) {
         let mut finished = 0;
         while finished < runs.len() {
             match self.events.recv() {
                 Ok(Event::Finished) => finished += 1,
                 Ok(Event::Signal(signal)) => {
                     for run in runs {
-                        let _it_is_over = run.send(Event::Signal(signal));
+                        let _run_is_over = run.send(Event::Signal(signal));
                     }
                 }
                 _ => {}
@@ -229,7 +211,7 @@ impl Session {
     }
 }
 
-fn carry_out(
+fn run_job(
     session: &Session,
     job: &Job<'_>,
     slices: Option<SliceHandle>,
@@ -238,14 +220,14 @@ fn carry_out(
 ) -> Result<Finished, Failure> {
     let Session { allowed, sender, events } = session;
     let args = job.args;
-    let environment = Environment::capture();
-    let (subject, placement) = prepare(args, job.command, allowed, sender, events)?;
+    let mut environment = Environment::capture();
+    let (server, placement) = prepare(job, allowed, sender, events)?;
     let threads = args.generator.threads.unwrap_or(placement.client.len().min(args.conns as usize));
     let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..));
     let run = Run {
         plan: Plan {
             engine: args.engine(),
-            target: Target::new(subject.addr),
+            target: Target::new(server.addr),
             service: args.service,
             pattern: Pattern::new(args.size, seed),
             timeout: args.generator.timeout,
@@ -261,11 +243,12 @@ fn carry_out(
         warmup: args.warmup,
         duration: args.duration,
         placement,
-        server: subject.processes,
+        server: server.processes,
         progress: progress.then(|| job.label.clone()),
     };
     let measured = measure(&run, sender, events, observer)?;
-    let ended = subject.server.and_then(Started::stop);
+    let (subject, ended) = server.stop(job);
+    environment.capture_after();
     let failures = &measured.totals.failures;
     let mut outcome = Outcome {
         signal: measured.signal,
@@ -275,25 +258,17 @@ fn carry_out(
         valid: false,
         held: false,
     };
-    let asked = Asked {
-        args,
-        argv: job.argv.clone(),
-        seed,
-        run: &run,
-        subject: Subject { addr: subject.addr, ready: subject.ready, ended },
-        floor: job.floor.clone(),
-        environment,
-    };
-    let mut record = record(asked, measured);
-    if let Some(command) = job.command {
-        record.subject.name.clone_from(&command.name);
-    }
+    let record = record(job, &run, subject, ended.as_ref(), environment, measured);
     outcome.valid = record.valid;
     outcome.held = record.thresholds.iter().all(|threshold| threshold.held);
     Ok(Finished { record, code: outcome.code() })
 }
 
-/// Checks that there are the processors that an option names.
+/// Checks that this process may use the CPUs of an option.
+///
+/// # Errors
+///
+/// Names the option and the first CPU that it may not use.
 pub(crate) fn check_cpus(
     option: &str,
     cpus: Option<&[usize]>,

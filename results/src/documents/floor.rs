@@ -249,5 +249,7 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let one = Floor { server_cpu: None, two_threads: vec![], blocking_ns: None, ..floor() };
         assert!(one.text().contains("there is only one CPU"), "{}", one.text());
+        let disturbed = Floor { two_threads: vec![], ..floor() };
+        assert!(disturbed.text().contains("other programs used"), "{}", disturbed.text());
     }
 }

@@ -72,8 +72,12 @@ impl Floor {
                 "a server on one CPU and its clients on another:   at most {}/s",
                 per_s(best)
             )),
-            None => lines
+            None if self.server_cpu.is_none() => lines
                 .push("two threads were not measured: there is only one CPU for them".to_owned()),
+            None => lines.push(
+                "two threads were not measured: other programs used their CPUs in every round"
+                    .to_owned(),
+            ),
         }
         let round_trip = self.two_threads.iter().find(|exchange| exchange.conns == 1);
         if let Some((blocking, spinning)) = self.blocking_ns.zip(round_trip) {

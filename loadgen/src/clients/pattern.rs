@@ -5,6 +5,8 @@
 //! sent from the block without a copy, a reply is compared in place, and a reply that is stale,
 //! shifted, or another connection's differs in almost every byte.
 
+use std::sync::Arc;
+
 use lockstep_core::RECV_MAX;
 
 /// Number of offsets. A power of two; the block stays small enough for the first-level cache.
@@ -26,7 +28,7 @@ pub const SIZE_MAX_ONE_SHOT: u32 = RECV_MAX as u32;
 /// The bytes of all requests of a run.
 #[derive(Debug)]
 pub struct Pattern {
-    block: Box<[u8]>,
+    block: Arc<[u8]>,
     size: u32,
     seed: u64,
 }
@@ -49,14 +51,19 @@ pub struct Mismatch {
 impl Pattern {
     /// Returns the pattern that `seed` determines, of requests of `size` bytes.
     pub fn new(size: u32, seed: u64) -> Self {
-        let mut block = vec![0; (OFFSETS - 1 + size) as usize].into_boxed_slice();
+        let mut block = vec![0; (OFFSETS - 1 + size) as usize];
         fastrand::Rng::with_seed(seed).fill(&mut block);
-        Self { block, size, seed }
+        Self { block: block.into(), size, seed }
     }
 
     /// Seed that determines the bytes.
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// The bytes that all requests are parts of.
+    pub fn block(&self) -> Arc<[u8]> {
+        Arc::clone(&self.block)
     }
 
     /// Bytes in a request.

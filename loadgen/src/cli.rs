@@ -42,6 +42,12 @@ Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here, 4 c
 connect, 5 some connections failed, 6 a reply differed from its request, 7 a threshold was
 missed, 8 the result is INVALID (its reasons say why), 128+n signal n.";
 
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  loadgen report mio.json io-uring.json               two runs side by side
+  loadgen report compared.json -o compared.html       the charts of a comparison
+  loadgen report results/runs/*.json -o all.html      one page for all of them";
+
 /// Measures a TCP server that answers each request with a reply: throughput, latency, CPU time.
 ///
 /// Each connection sends its next request when the reply has arrived (closed loop), or on a fixed
@@ -97,7 +103,7 @@ impl Cli {
 /// positional HOST:PORT clap would take it for an address, and not suggest the command meant.
 fn unknown_command(line: &[OsString]) -> Option<clap::Error> {
     let word = line.get(1)?.to_str()?;
-    if word.starts_with('-') || word.contains(':') {
+    if word.starts_with('-') || word.contains([':', '.']) {
         return None;
     }
     let commands = clap::Command::new("loadgen").subcommands(Cli::command().get_subcommands());
@@ -132,40 +138,34 @@ pub fn usage_failure(error: &clap::Error, line: &[OsString]) -> Failure {
     Failure::new(exit::USAGE, message).hint(hint)
 }
 
-/// The commands.
+/// The commands, each documented by its options.
 #[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "clap prints the documentation of the options instead")]
 pub enum Command {
-    /// Compare servers in rounds, until the difference is known
     Compare(CompareArgs),
-    /// Measure a server at several rates or numbers of connections, or search for the highest rate
-    /// that meets objectives
     Sweep(SweepArgs),
-    /// Measure the cost of an exchange on this machine without a server
     Floor(FloorArgs),
-    /// Open thousands of connections in a burst, and watch the accept queue
     Storm(StormArgs),
-    /// Show the effect of listen(n) on clients while no connection is accepted
     Backlog(BacklogArgs),
-    /// Print stored results, or draw them as a page
     Report(ReportArgs),
-    /// Embedded server: `lockstep serve`.
     #[command(hide = true)]
     Serve(EmbeddedArgs),
-    /// Server from a command line, which ends with the generator.
     #[command(hide = true)]
     Exec(ExecArgs),
-    /// Trial of `loadgen backlog`.
     #[command(hide = true)]
     BacklogTrial(TrialArgs),
-    /// Worker process of `loadgen sweep`.
     #[command(hide = true)]
     SweepWorker(WorkerArgs),
 }
 
-/// The options of `loadgen report`.
+/// Print stored results, or draw them as a page
+///
+/// Several runs are printed side by side, in relation to the first; other results one after the
+/// other.
 #[derive(Args, Debug)]
+#[command(after_long_help = REPORT_EXAMPLES)]
 pub struct ReportArgs {
-    /// Files written by `-o`; of several runs, the others in relation to the first
+    /// Files written by --output, of any kinds
     #[arg(value_name = "RECORD", required = true)]
     pub records: Vec<PathBuf>,
 

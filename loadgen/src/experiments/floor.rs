@@ -22,9 +22,10 @@ const CONNS: [u32; 3] = [1, 64, CONNS_MAX];
 /// Rounds: an odd number, so that the median is a measured value.
 const ROUNDS: u32 = 7;
 
-/// Options of `loadgen floor`.
+/// Measure the cost of an exchange on this machine without a server
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = LOAD)]
+#[command(after_help = "Of --pin and --server-pin, the first CPU is used.")]
 pub struct FloorArgs {
     /// Bytes in a request, at most 1MiB
     #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = size)]

@@ -88,7 +88,7 @@ pub struct RunArgs {
     #[arg(help_heading = SERVER)]
     pub backend: String,
 
-    /// Length of each shard's listen queue
+    /// Length of each shard's listen queue [default: 1024]
     #[arg(long, value_name = "N", value_parser = backlog, help_heading = SERVER)]
     pub backlog: Option<u32>,
 

@@ -30,8 +30,10 @@ Examples:
   lockstep serve --accept-pause --backlog 8 &
   loadgen backlog --target 127.0.0.1:8898 --release";
 
-/// Fills accept queues while no connection is accepted, then accepts, and shows the fate of every
-/// client: connected, waiting, or connected only on its own side.
+/// Show the effect of listen(n) on clients while no connection is accepted
+///
+/// Fills accept queues, then accepts, and shows the fate of every client: connected, waiting, or
+/// connected only on its own side.
 ///
 /// The result stands beside the prediction from the kernel's rules. The exit code is 8 if they
 /// differ, or if the kernel's counters contradict each other or the clients.

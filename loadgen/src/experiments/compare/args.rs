@@ -38,26 +38,29 @@ const SLICE_SIZE_MAX: u32 = 16 << 10;
 /// Smallest number of slices in a window.
 const SLICES_MIN: u32 = 2;
 
-/// The options of a comparison.
+const EXAMPLES: &str = "\
+Examples:
+  loadgen compare mio io-uring                        64 connections; a minute or two
+  loadgen compare mio io-uring blocking --conns 64,1000 -o compared.json
+  loadgen report compared.json -o compared.html       its charts
+  loadgen compare mio mine='./server --port {port}'   a server of your own
+  loadgen compare mio --peers                         the same server on other runtimes
+  loadgen compare mio io-uring --rate 20k             latency at the same rate
+  loadgen compare mio io-uring --rounds 6 -d 300ms    a first impression, in some seconds
+  loadgen compare mio --aa                            the noise of this machine";
+
+/// Compare servers in rounds, until the differences are known
+///
+/// Reports server CPU per exchange, throughput and latency of each subject in relation to the
+/// first, with confidence intervals. Each run has a new server, on the same CPUs.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = LOAD)]
+#[command(after_long_help = EXAMPLES, next_help_heading = LOAD)]
 pub struct CompareArgs {
     /// Servers to compare, the baseline first: backends by name, or NAME='COMMAND' for any echo
     /// server, a command for `sh -c` in which {addr} stands for the address to listen at, or {port}
     /// for its port
-    #[arg(value_name = "SUBJECT", value_parser = subjects::parse)]
+    #[arg(value_name = "SUBJECT", value_parser = subjects::parse, help_heading = None)]
     pub subjects: Vec<Subject>,
-
-    /// Add the reference servers on other runtimes: programs called peer-*, beside this one or in
-    /// DIR
-    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "", value_parser = OsStringValueParser::new().map(PathBuf::from))]
-    #[arg(help_heading = SERVER)]
-    pub peers: Option<PathBuf>,
-
-    /// Compare one subject with itself, which shows the noise
-    #[arg(long, help_heading = SERVER)]
-    pub aa: bool,
 
     /// Numbers of concurrent connections; each is a comparison of its own
     #[arg(short, long, value_name = "N,...", default_value = "64", value_delimiter = ',')]
@@ -103,7 +106,18 @@ pub struct CompareArgs {
     #[command(flatten)]
     pub generator: GeneratorArgs,
 
-    /// Length of each shard's listen queue
+    /// Add the reference servers on other runtimes: programs called peer-*, beside this one or in
+    /// DIR
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "", value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    #[arg(help_heading = SERVER)]
+    pub peers: Option<PathBuf>,
+
+    /// Compare one subject with itself, which shows the noise
+    #[arg(long, help_heading = SERVER)]
+    pub aa: bool,
+
+    /// Length of each shard's listen queue [default: 1024]
     #[arg(long, value_name = "N", value_parser = backlog, help_heading = SERVER)]
     pub backlog: Option<u32>,
 
@@ -176,5 +190,39 @@ fn precision(text: &str) -> Result<f64, String> {
     match units::share(text)? {
         share @ 0.001..=1.0 => Ok(share),
         _ => Err("must be between 0.1% and 100%".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        compare: CompareArgs,
+    }
+
+    fn parse(line: &str) -> CompareArgs {
+        Line::try_parse_from(line.split_whitespace()).unwrap().compare
+    }
+
+    #[test]
+    fn slice_grows_with_the_connections_until_a_window_has_less_than_two() {
+        let slice = |line, conns| parse(line).slice(conns, 2).map(|slice| slice.as_millis());
+        assert_eq!((slice("compare", 1), slice("compare", 64)), (Some(20), Some(20)));
+        assert_eq!(slice("compare", 1000), Some(320));
+        assert_eq!(slice("compare", 2000), None);
+        assert_eq!(slice("compare --size 64KiB", 64), None);
+        assert_eq!(slice("compare --rate 5k", 64), None);
+        assert_eq!(slice("compare --slice 0", 64), None);
+        assert_eq!(slice("compare --slice 700ms", 64), Some(700));
+    }
+
+    #[test]
+    fn turn_is_an_alias_of_slice() {
+        assert_eq!(parse("compare --turn 5ms").slice, Some(Duration::from_millis(5)));
     }
 }

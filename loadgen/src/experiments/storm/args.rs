@@ -24,9 +24,10 @@ Examples:
   loadgen storm --rate 2k --conns 10k --close rst       2,000 new connections per second
   loadgen storm --target 127.0.0.1:8898 --exchanges 3";
 
-/// Opens many new connections to a server that accepts them, in a burst or at a rate, makes a few
-/// exchanges on each, and closes it. Reports the duration of connects and the depth of the accept
-/// queue.
+/// Open many new connections to a server, in a burst or at a rate
+///
+/// Makes a few exchanges on each connection, and closes it. Reports the duration of connects and the
+/// depth of the server's accept queue.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = EXAMPLES, next_help_heading = LOAD)]
 pub struct StormArgs {
@@ -74,7 +75,7 @@ pub struct StormArgs {
     #[arg(value_parser = backend_parser(), help_heading = SERVER)]
     pub backend: Vec<String>,
 
-    /// Lengths of each shard's listen queue; each is an experiment of its own
+    /// Lengths of each shard's listen queue; each is an experiment of its own [default: 1024]
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = backlog)]
     #[arg(help_heading = SERVER)]
     pub backlog: Vec<u32>,

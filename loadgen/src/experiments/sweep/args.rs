@@ -23,9 +23,24 @@ use lockstep_sys::units;
 /// Shortest warm-up of a closed loop for each connection.
 const WARMUP_PER_CONNECTION: Duration = Duration::from_micros(50);
 
-/// The options of a sweep.
+const EXAMPLES: &str = "\
+Examples:
+  loadgen sweep --rates 5k..50k/10                  latency over the rate, and where it bends
+  loadgen sweep --rates 1k..64k*2 -o curve.json     kept for loadgen report curve.json -o curve.html
+  loadgen sweep --slo 'p99<1ms' --slo 'p99.9<5ms'   the highest rate that meets both
+  loadgen sweep --conns 1..256*2 --backend mio      throughput and latency over the connections
+  loadgen sweep --conns 10,1k,50k --backend mio,io-uring
+                                                    the cost of many connections, idle and busy
+  loadgen sweep --rates 1k,2k,4k --command mine='./server --port {port}'";
+
+/// Measure a server at several rates or numbers of connections, or search for the highest rate that
+/// meets objectives
+///
+/// Levels are measured in random order, each with a new server. A closed loop over several numbers
+/// of connections also reports their opening and the memory of idle connections. Where a process may
+/// not have enough descriptors, several servers share a port, and several processes load them.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = LOAD)]
+#[command(after_long_help = EXAMPLES, next_help_heading = LOAD)]
 pub struct SweepArgs {
     /// Open loop at each of these rates: 5k,10k,20k; or 5k..100k/10 (ten, evenly spaced); or
     /// 1k..64k*2 (each twice the one before)
@@ -33,7 +48,7 @@ pub struct SweepArgs {
     pub rates: Option<Levels>,
 
     /// Numbers of connections: 10,1k,50k or a range as above; several are levels, of a closed loop
-    /// or of the one rate of --rates [default: 64]
+    /// or of the one rate of --rates [default with --rates or --slo: 64]
     #[arg(short, long, value_name = "LEVELS", value_parser = levels::parse)]
     pub conns: Option<Levels>,
 
@@ -103,7 +118,7 @@ pub struct SweepArgs {
     #[arg(conflicts_with_all = ["target", "command"])]
     pub processes: Option<u32>,
 
-    /// Length of each shard's listen queue
+    /// Length of each shard's listen queue [default: 1024]
     #[arg(long, value_name = "N", value_parser = backlog, help_heading = SERVER)]
     pub backlog: Option<u32>,
 

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_with::skip_serializing_none;
 
 use crate::environment::circumstances::{Circumstance, circumstances};
 use crate::html::Page;
@@ -23,6 +24,7 @@ use crate::{Backlog, Comparison, Environment, FloorReport, Record, Storm, Storms
 pub const SCHEMA: u32 = 1;
 
 /// First keys of every file: the layout, and the program that wrote it.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Header {
@@ -42,7 +44,6 @@ pub struct Header {
     /// Command line, program name first.
     pub argv: Vec<String>,
     /// Seed of every random choice, such as bytes, instants and orders.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
 }
 

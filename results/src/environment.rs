@@ -15,80 +15,62 @@ use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 /// The machine, its settings and the build.
 ///
 /// Lists of processors are as the kernel writes them: `0,2-3`.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Environment {
     /// Eight hexadecimal digits that stay the same for a machine and do not tell its name: a hash
     /// of `/etc/machine-id`, else of the host name.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// The maker's and the product's name (DMI); a cloud's instance type stands here.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub product: Option<String>,
     /// What the kernel runs on, such as `KVM`, or `unknown` when it only knows that there is one.
     /// Absent on bare metal.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hypervisor: Option<String>,
     /// The kernel's release, such as `6.1.0-18-amd64`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
     /// The kernel's build, such as `#1 SMP PREEMPT_DYNAMIC …`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_build: Option<String>,
     /// The machine's architecture, such as `x86_64`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub arch: Option<String>,
     /// The processors' model.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
     /// The processors in service.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus_online: Option<String>,
     /// The processors this process might use when it captured the environment.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus_allowed: Option<String>,
     /// Whether two of the processors may share a core.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub smt: Option<bool>,
     /// Whether a processor may exceed its nominal frequency.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub turbo: Option<bool>,
     /// What chooses the processors' frequency, such as `performance`; several are listed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub governor: Option<String>,
     /// The kernel's clock source, such as `tsc`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub clocksource: Option<String>,
     /// Each known flaw of the processors, and what the kernel does about it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub mitigations: BTreeMap<String, String>,
     /// Bytes of memory the kernel manages.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
     /// Processors' worth of time the control group allows; absent when unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup_cpus: Option<f64>,
     /// Bytes of memory the control group allows; absent when unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup_memory_bytes: Option<u64>,
     /// The soft limit of open files, `RLIMIT_NOFILE`; absent when unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub nofile_soft: Option<u64>,
     /// The hard limit of open files; absent when unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub nofile_hard: Option<u64>,
     /// The kernel's settings that bear on a TCP exchange, by their sysctl(8) names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctl: BTreeMap<String, String>,
     /// How busy the machine was before the run.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub load_before: Option<Load>,
     /// How busy the machine was after the run.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub load_after: Option<Load>,
     /// What was no longer the same after the run, as it was then.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -98,6 +80,7 @@ pub struct Environment {
 }
 
 /// How busy the machine is, the run itself included.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Load {
@@ -107,41 +90,32 @@ pub struct Load {
     pub runnable: u64,
     /// Processor time, since boot and over all processors, in which the hypervisor ran something
     /// else although this machine had work (proc_stat(5), `steal`).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub steal_s: Option<f64>,
     /// Time since boot, in which the control group had used up its share of the processors and was
     /// kept from them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throttled_s: Option<f64>,
     /// The mean frequency of the processors, where it can change.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frequency_mhz: Option<f64>,
     /// Seconds since boot, at which this was asked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uptime_s: Option<f64>,
 }
 
 /// The build of a program.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Build {
     /// `release` or `debug`: the profile it is, or inherits from.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
     /// The target triple.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// The compiler, as `rustc -V` names itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rustc: Option<String>,
     /// Flags for the compiler from outside the profile.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rustflags: Option<String>,
     /// The commit; absent in a build from outside a git repository.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub git_revision: Option<String>,
     /// Whether the sources differed from that commit.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub git_dirty: Option<bool>,
 }
 

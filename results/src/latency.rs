@@ -1,39 +1,31 @@
 //! From an HdrHistogram to a [`Latency`] and back.
 
-use std::fmt;
-
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{
-    DeserializeError, Deserializer, Serializer, V2DeflateSerializer,
-};
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 /// Latency by what was timed; a key is absent when nothing was.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Latencies {
     /// From connect(2) to an established connection.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub connect: Option<Latency>,
     /// From the first send on a new connection to its whole reply.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub first_exchange: Option<Latency>,
     /// From a send in the measured window to the whole reply, however late that came. Closed loop
     /// only.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub exchange: Option<Latency>,
     /// From the planned instant to the whole reply, however late: what a user waits. This and the
     /// next two are of the requests planned in the measured window of an open loop.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<Latency>,
     /// From the send to the whole reply.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<Latency>,
     /// From the planned instant to the send; where each exchange has a connection of its own, the
     /// connect is in it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub lateness: Option<Latency>,
 }
 
@@ -93,54 +85,19 @@ impl Latency {
     ///
     /// # Errors
     ///
-    /// When `hdr_v2` is not base64, or not a histogram, or not one of `count` samples.
-    pub fn histogram(&self) -> Result<Histogram<u64>, HistogramError> {
-        let payload = BASE64_STANDARD.decode(&self.hdr_v2).map_err(HistogramError::Base64)?;
+    /// If `hdr_v2` is not base64, or not a histogram, or not one of `count` samples.
+    pub fn histogram(&self) -> Result<Histogram<u64>, String> {
+        let payload = BASE64_STANDARD
+            .decode(&self.hdr_v2)
+            .map_err(|error| format!("hdr_v2 is not base64: {error}"))?;
         let histogram: Histogram<u64> = Deserializer::new()
             .deserialize(&mut payload.as_slice())
-            .map_err(HistogramError::Payload)?;
+            .map_err(|error| format!("hdr_v2 is not a histogram: {error}"))?;
         if histogram.len() != self.count {
-            return Err(HistogramError::Count { stated: self.count, held: histogram.len() });
+            let (held, stated) = (histogram.len(), self.count);
+            return Err(format!("hdr_v2 holds {held} samples where the record states {stated}"));
         }
         Ok(histogram)
-    }
-}
-
-/// Why a record's histogram cannot be decoded.
-#[derive(Debug)]
-pub enum HistogramError {
-    /// The text is not base64.
-    Base64(base64::DecodeError),
-    /// The bytes are not a histogram.
-    Payload(DeserializeError),
-    /// The histogram is not the one the percentiles were taken from.
-    Count {
-        /// The samples the record states.
-        stated: u64,
-        /// The samples the histogram holds.
-        held: u64,
-    },
-}
-
-impl fmt::Display for HistogramError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Base64(cause) => write!(f, "hdr_v2 is not base64: {cause}"),
-            Self::Payload(cause) => write!(f, "hdr_v2 is not a histogram: {cause}"),
-            Self::Count { stated, held } => {
-                write!(f, "hdr_v2 holds {held} samples where the record states {stated}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for HistogramError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Payload(cause) => Some(cause),
-            Self::Base64(cause) => Some(cause),
-            Self::Count { .. } => None,
-        }
     }
 }
 
@@ -200,7 +157,7 @@ mod tests {
         let good = Latency::from_histogram(&uniform()).unwrap();
         let error = |hdr_v2: &str, count| {
             let damaged = Latency { hdr_v2: hdr_v2.into(), count, ..good.clone() };
-            damaged.histogram().unwrap_err().to_string()
+            damaged.histogram().unwrap_err()
         };
         assert!(error("not base64!", 1).starts_with("hdr_v2 is not base64: "));
         assert!(error("Zm9vYmFy", 1).starts_with("hdr_v2 is not a histogram: "));

@@ -55,5 +55,5 @@ pub use documents::sweep::{
 };
 pub use documents::{Document, Header, SCHEMA, Stored, report};
 pub use environment::{Build, Environment, Load};
-pub use latency::{HistogramError, Latencies, Latency};
+pub use latency::{Latencies, Latency};
 pub use text::{polling, wrap};

@@ -37,9 +37,8 @@ mod ratio;
 mod stopping;
 
 pub use bootstrap::median_interval;
-pub use percentile::percentile_interval;
 pub(crate) use percentile::ranks;
 pub use quantile::{median, spread};
-pub use rank::{mann_whitney, signed_rank};
+pub use rank::signed_rank;
 pub use ratio::{Ratio, Verdict};
 pub use stopping::{Stopped, Stopping};

@@ -1,6 +1,5 @@
 //! Files of documents: indented JSON, written whole or not at all, never overwritten by accident.
 
-use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -57,8 +56,8 @@ pub fn write(
     check(path, force)?;
     let mut text = serde_json::to_vec_pretty(document)?;
     text.push(b'\n');
-    if let Err(cause) = parse(&text) {
-        return Err(refusal(ErrorKind::InvalidData, path, &format!("the record is {cause}")));
+    if let Err(error) = parse(&text) {
+        return Err(refusal(ErrorKind::InvalidData, path, &format!("the record is {error}")));
     }
     if !path.is_dir() {
         save(&text, path, force)?;
@@ -93,86 +92,40 @@ pub fn write_page(page: &str, path: &Path, force: bool) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// See [`ReadError`]; shown, each is one line that names the path.
-pub fn read(path: &Path) -> Result<Stored, ReadError> {
-    let error = |cause| ReadError { path: path.to_owned(), cause };
+/// One line that names the path: the file cannot be read, is not JSON, is JSON but no document, or
+/// was written by a newer version.
+pub fn read(path: &Path) -> Result<Stored, String> {
     let mut text = Vec::new();
     File::open(path)
         .and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut text))
-        .map_err(|cause| error(Cause::Io(cause)))?;
-    if text.len() as u64 > FILE_MAX {
-        return Err(error(Cause::NotARecord(format!("larger than {} MiB", FILE_MAX >> 20))));
-    }
-    parse(&text).map_err(error)
+        .map_err(|error| at(path, error).to_string())?;
+    let document = match text.len() as u64 {
+        ..=FILE_MAX => parse(&text),
+        _ => Err(format!("not a record: larger than {} MiB", FILE_MAX >> 20)),
+    };
+    document.map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// Error of a file that cannot be read as a document.
-#[derive(Debug)]
-pub struct ReadError {
-    /// The file.
-    pub path: PathBuf,
-    /// Cause of the error.
-    pub cause: Cause,
-}
-
-/// Cause of a [`ReadError`].
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Cause {
-    /// The file cannot be read.
-    Io(io::Error),
-    /// The file is not JSON, or was cut off.
-    NotJson(serde_json::Error),
-    /// The file is JSON but not a document, for this reason.
-    NotARecord(String),
-    /// The file was written by a newer version, with this layout.
-    NewerSchema(u64),
-}
-
-impl fmt::Display for ReadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.cause)
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => error.fmt(f),
-            Self::NotJson(error) => write!(f, "not JSON: {error}"),
-            Self::NotARecord(reason) => write!(f, "not a record: {reason}"),
-            Self::NewerSchema(schema) => {
-                write!(f, "written by a newer version: schema {schema}, {SCHEMA} is known here")
-            }
-        }
-    }
-}
-
-impl std::error::Error for ReadError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.cause {
-            Cause::Io(error) => Some(error),
-            Cause::NotJson(error) => Some(error),
-            Cause::NotARecord(_) | Cause::NewerSchema(_) => None,
-        }
-    }
-}
-
-fn parse(text: &[u8]) -> Result<Stored, Cause> {
-    let value: Value = serde_json::from_slice(text).map_err(Cause::NotJson)?;
+fn parse(text: &[u8]) -> Result<Stored, String> {
+    let value: Value =
+        serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
+    let no_record = |reason: &str| Err(format!("not a record: {reason}"));
     match value.get("schema").map(Value::as_u64) {
-        None => return Err(Cause::NotARecord("no schema number".into())),
-        Some(None | Some(0)) => return Err(Cause::NotARecord("a strange schema number".into())),
-        Some(Some(schema)) if schema > SCHEMA.into() => return Err(Cause::NewerSchema(schema)),
+        None => return no_record("no schema number"),
+        Some(None | Some(0)) => return no_record("a strange schema number"),
+        Some(Some(schema)) if schema > SCHEMA.into() => {
+            return Err(format!(
+                "written by a newer version: schema {schema}, {SCHEMA} is known here"
+            ));
+        }
         Some(Some(_)) => {}
     }
-    let kind = value.get("kind").map_or(Some("run"), Value::as_str);
-    let kind = kind.unwrap_or_default().to_owned();
+    let kind = value.get("kind").map_or(Some("run"), Value::as_str).unwrap_or_default().to_owned();
     match Stored::parse(&kind, value) {
         Some(Ok(document)) => Ok(document),
-        Some(Err(error)) if kind == "run" => Err(Cause::NotARecord(error.to_string())),
-        Some(Err(error)) => Err(Cause::NotARecord(format!("nor a {kind}: {error}"))),
-        None => Err(Cause::NotARecord(format!("unknown kind {kind:?}"))),
+        Some(Err(error)) if kind == "run" => no_record(&error.to_string()),
+        Some(Err(error)) => no_record(&format!("nor a {kind}: {error}")),
+        None => no_record(&format!("unknown kind {kind:?}")),
     }
 }
 

@@ -10,10 +10,12 @@ mod text;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use crate::{Document, Environment, Header};
 
 /// A whole experiment, as its file holds it.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Backlog {
@@ -29,7 +31,6 @@ pub struct Backlog {
     /// How long nobody was to accept, seconds from the last connect.
     pub hold_s: f64,
     /// The server, where it is not a listener of the program's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// Whether each trial had a network namespace of its own. If not, the counters are those of
     /// everybody in this one.
@@ -68,6 +69,7 @@ impl Document for Backlog {
 }
 
 /// One listener, filled and released.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Trial {
@@ -83,7 +85,6 @@ pub struct Trial {
     pub conns: u32,
     /// When accepting began, seconds from the last connect; absent if it never did, or the server
     /// was released by somebody else.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_s: Option<f64>,
     /// How long it took in all, seconds from the first connect.
     pub length_s: f64,
@@ -223,6 +224,7 @@ impl Outcome {
 }
 
 /// One client.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Client {
@@ -231,7 +233,6 @@ pub struct Client {
     /// How it ended.
     pub fate: Fate,
     /// How long its connect took.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_s: Option<f64>,
     /// SYNs sent again.
     pub syn_retrans: u32,
@@ -242,7 +243,6 @@ pub struct Client {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub request_retrans: u32,
     /// When the reply came, seconds from the first connect.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served_s: Option<f64>,
 }
 

@@ -24,6 +24,7 @@ mod sentences;
 mod text;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 pub use exclusion::Exclusion;
 pub use floors::RoundFloor;
@@ -80,6 +81,7 @@ impl Document for Comparison {
 }
 
 /// What is compared, and how it was asked for.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Plan {
@@ -98,7 +100,6 @@ pub struct Plan {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub absent: Vec<Absent>,
     /// What was asked of every run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
 }
 
@@ -113,6 +114,7 @@ pub struct Absent {
 }
 
 /// The options of every run: with the subjects and the rounds, what it takes to do it again.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Asked {
@@ -127,47 +129,34 @@ pub struct Asked {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub turns_s: Vec<f64>,
     /// The load before it; absent where it lasted until it was steady.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_s: Option<f64>,
     /// The longest that a connect or an exchange may take.
     pub timeout_s: f64,
     /// The planned rate of an open loop, requests a second; absent in a closed loop.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_per_s: Option<u64>,
     /// How its instants lie: `constant` or `poisson`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub arrivals: Option<String>,
     /// How long before them the clock was watched, at most; in a closed loop, how long it was looked
     /// for replies before sleeping.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub spin_s: Option<f64>,
     /// New connections a second; absent where there was no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_rate_per_s: Option<u64>,
     /// Load-generating threads; absent where it was one for each of its processors.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<u32>,
     /// The generator's system calls; absent before there were others than epoll's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
     /// The generator's processors, where they were asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub client_cpus: Option<String>,
     /// The servers' processors, where they were asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cpus: Option<String>,
     /// How the sides were to lie, where that was asked for: as [`Record::placement`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<String>,
     /// How long the backends that can do so poll before they sleep, nanoseconds; absent where none
     /// was to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_spin_ns: Option<u64>,
     /// Shards of the backends, where they were asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub shards: Option<u32>,
     /// The listen queue of the backends' shards, where it was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub backlog: Option<u32>,
     /// The commands of subjects that are not backends, with `{addr}` or `{port}` in them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -198,6 +187,7 @@ pub struct Run {
 }
 
 /// What was measured with one number of connections and one size.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cell {
@@ -210,7 +200,6 @@ pub struct Cell {
     /// The rounds begun, with invalid runs.
     pub rounds: u32,
     /// Why no further round was made; absent when there should be more.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
     /// What the machine could do at all, in each round in which that was measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -220,6 +209,7 @@ pub struct Cell {
 }
 
 /// A subject in a cell.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Measured {
@@ -232,10 +222,8 @@ pub struct Measured {
     /// The processors the generator could use, as a kernel CPU list.
     pub client_cpus: String,
     /// The processors the server could use.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cpus: Option<String>,
     /// How they lay, as in the record of its first run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<String>,
     /// Runs left out of some or all summaries: invalid or interrupted.
     pub excluded: u32,
@@ -248,11 +236,11 @@ pub struct Measured {
     pub runs: Vec<Measurement>,
     /// The latencies of all runs whose latency counts, as one distribution. Its percentiles weigh each
     /// exchange alike, the summaries' each round.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub pooled: Option<Latency>,
 }
 
 /// One run's numbers.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Measurement {
@@ -274,11 +262,11 @@ pub struct Measurement {
     /// What was measured.
     pub values: ByMetric<f64>,
     /// The file of the run's whole record, if it was kept.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<String>,
 }
 
 /// One metric of one subject, over the rounds that count.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Summary {
@@ -288,7 +276,6 @@ pub struct Summary {
     /// Gaussian noise is the standard deviation. It includes what drifts from round to round.
     pub spread: f64,
     /// The subject's values over the baseline's; absent for the baseline itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<Ratio>,
 }
 

@@ -8,10 +8,12 @@
 mod text;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use crate::{Document, Environment, Header, Record, format};
 
 /// What was measured, each the median of several interleaved rounds with the lowest and the highest.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Floor {
@@ -26,7 +28,6 @@ pub struct Floor {
     /// The processor of the forms with one thread, and of the client in those with two.
     pub client_cpu: u32,
     /// The processor of the server in the forms with two threads; absent when there is only one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cpu: Option<u32>,
     /// TCP connections that were opened for it in the network namespace of the run, where the
     /// kernel counts them as everybody's; 0 if it could have a namespace of its own.
@@ -42,10 +43,8 @@ pub struct Floor {
     pub two_threads: Vec<Exchange>,
     /// A round trip on one connection between two threads that sleep in recv(2), on two
     /// processors: what being woken adds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub blocking_ns: Option<Spread>,
     /// Calls that an event loop makes.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub calls: Option<Calls>,
 }
 

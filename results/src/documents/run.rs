@@ -14,11 +14,13 @@ pub(crate) mod text;
 mod timeline;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use crate::environment::circumstances::Circumstance;
 use crate::{Document, Environment, Floor, Header, Latencies, format};
 
 /// One measured run.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Record {
@@ -40,7 +42,6 @@ pub struct Record {
     /// How requests are timed: `closed`, as fast as the replies come; `open`, when they are due.
     pub load: String,
     /// In an open loop, what was due and what became of it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
     /// Connections asked for.
     pub conns: u32,
@@ -53,13 +54,11 @@ pub struct Record {
     pub engine: String,
     /// In a closed loop, how long the generator looks for replies before it sleeps, at most; its
     /// cost is the client's. Absent where it sleeps at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spin_ns: Option<u64>,
     /// Seconds between the last connection's opening and the measured window.
     pub warmup_s: f64,
     /// How a warm-up ended that was watched: `steady`, the load having settled, or `bound`, having
     /// taken as long as it may. Absent where its length was given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup_end: Option<String>,
     /// Seconds actually measured; the divisor of every rate.
     pub duration_s: f64,
@@ -82,7 +81,6 @@ pub struct Record {
     /// What the generator itself cost in the measured window.
     pub client: Cost,
     /// What the server cost in the measured window, where it could be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Cost>,
     /// Whose processors were full: `server`, `client`, `both`, `neither` or `unknown`.
     pub limit: String,
@@ -90,18 +88,14 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub thresholds: Vec<Threshold>,
     /// How evenly the connections were served in the measured window.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub fairness: Option<Fairness>,
     /// How the sides lay, where the server's processors are known: `apart`, on processors of their
     /// own; `steered`, on the same, each connection served on the processor of its client;
     /// `shared`, on the same otherwise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<String>,
     /// An embedded server's own statistics, as it printed them when it stopped; whole run.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub server_statistics: Option<serde_json::Value>,
     /// What this machine can do at all, as measured before the run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Floor>,
     /// Where it ran.
     pub environment: Environment,
@@ -144,37 +138,34 @@ fn epoll() -> String {
 }
 
 /// The server under test.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Subject {
     /// The backend's name for an embedded server, else the target address.
     pub name: String,
     /// The backend that ran, never the one that was wished for.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
     /// What was asked of it: `echo` or `hi`.
     pub service: String,
     /// The address connected to.
     pub addr: String,
     /// Threads with a listener each.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub shards: Option<u32>,
     /// The listen queue asked for, per shard.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub backlog: Option<u32>,
     /// How long an embedded server polls before it sleeps, nanoseconds; absent where it does not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spin_ns: Option<u64>,
 }
 
 /// Failures of one kind.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorCount {
     /// `connect`, `send`, `receive`, `eof`, `timeout`, `mismatch` or `surplus`.
     pub kind: String,
     /// The errno's name, such as `ECONNRESET`, where there was one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub errno: Option<String>,
     /// How many.
     pub count: u64,
@@ -183,6 +174,7 @@ pub struct ErrorCount {
 }
 
 /// What an open loop planned in the measured window, and what became of it.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rate {
@@ -200,7 +192,6 @@ pub struct Rate {
     pub waited: u64,
     /// The 99th percentile of that part of the lateness that is the generator's own: without the
     /// wait for an idle connection. Absent when nothing was sent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub own_lateness_p99_ns: Option<u64>,
     /// How long before a request was due the clock was watched, at most; its cost is the client's.
     pub spin_ns: u64,
@@ -211,6 +202,7 @@ pub struct Rate {
 /// Percentiles are of `response` in an open loop, else of `exchange`; they are absent when nothing
 /// was timed. An exchange belongs to the interval in which its reply was complete; what completed
 /// after the window's end belongs to none of the counts, and its latency to the last interval.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Interval {
@@ -223,20 +215,17 @@ pub struct Interval {
     /// Failures noticed in it.
     pub errors: u64,
     /// Half were faster.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_ns: Option<u64>,
     /// Nine of ten were faster.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p90_ns: Option<u64>,
     /// 99 of 100 were faster.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_ns: Option<u64>,
     /// The slowest.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ns: Option<u64>,
 }
 
 /// What a run was to be held against.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Threshold {
@@ -244,7 +233,6 @@ pub struct Threshold {
     pub expression: String,
     /// What was measured: nanoseconds, exchanges a second, failures, or a share of one. Absent when
     /// it was not.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<f64>,
     /// Whether the threshold was held; what was not measured is missed.
     pub held: bool,
@@ -254,6 +242,7 @@ pub struct Threshold {
 ///
 /// Times are of the processors, from the kernel's accounting of the whole process: the sum from its
 /// clock (clock_getcpuclockid(3)), the division from `/proc/PID/stat` (proc_pid_stat(5)).
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cost {
@@ -265,14 +254,12 @@ pub struct Cost {
     pub system_us_per_exchange: f64,
     /// Voluntary and involuntary switches of its threads; absent where these were too many to be
     /// read without disturbing the run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_switches_per_exchange: Option<f64>,
     /// Processor time over the window's length times the processors it may use: 1 is full.
     pub busy: f64,
     /// The processors it may use, as a kernel CPU list such as `0,2-3`.
     pub cpus: String,
     /// System calls an exchange, where the side counts them (over its whole life).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub syscalls_per_exchange: Option<f64>,
 }
 

@@ -4,11 +4,13 @@
 mod text;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use crate::backlog::{Counters, Depth, Kernel};
 use crate::{Document, Environment, ErrorCount, Header, Latencies, SCHEMA, Subject};
 
 /// A storm, as its file holds it.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Storm {
@@ -20,14 +22,12 @@ pub struct Storm {
     /// The server.
     pub subject: Subject,
     /// How the sides were to lie, where that was not apart: as [`Record::placement`](crate::Record).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<String>,
     /// The settings of the network namespace.
     pub kernel: Kernel,
     /// Connections planned.
     pub conns: u64,
     /// New connections a second; absent if all came at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_per_s: Option<f64>,
     /// Exchanges on each connection.
     pub exchanges_each: u32,
@@ -54,7 +54,6 @@ pub struct Storm {
     /// Connections of which a request had to be sent again.
     pub resent: u64,
     /// The accept queues; absent if the kernel does not show them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<Queue>,
     /// What the kernel has counted meanwhile, for all in this network namespace.
     pub counters: Counters,

@@ -16,6 +16,7 @@ mod picture;
 mod text;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 pub use knee::{Knee, Level};
 
@@ -23,6 +24,7 @@ use crate::html::Page;
 use crate::{Document, Environment, Floor, Header, Latencies, Record};
 
 /// A whole sweep, as its file holds it.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Sweep {
@@ -37,13 +39,10 @@ pub struct Sweep {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub omitted: Vec<Omission>,
     /// Where the curve bends; absent when it does not, or cannot be told.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub knee: Option<Knee>,
     /// What the search for the highest rate found.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub slo: Option<SloResult>,
     /// What the machine can do at all.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub floor: Option<Floor>,
     /// Where it ran; the load is that before the first run and after the last.
     pub environment: Environment,
@@ -76,6 +75,7 @@ impl Document for Sweep {
 }
 
 /// What is measured, and how it was asked for.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SweepPlan {
@@ -93,20 +93,15 @@ pub struct SweepPlan {
     /// How often each level is measured.
     pub rounds: u32,
     /// Connections of every run; absent when they are the levels.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub conns: Option<u32>,
     /// Requests a second of every run, if there is a rate that is not the level.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_per_s: Option<u64>,
     /// How the planned instants lie, as in [`Rate::arrivals`](crate::Rate::arrivals); absent in a
     /// closed loop.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub arrivals: Option<String>,
     /// How the sides were to lie, where that was not apart: as [`Record::placement`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<String>,
     /// How long an embedded server polls before it sleeps, nanoseconds; absent where it does not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_spin_ns: Option<u64>,
     /// Bytes in a request.
     pub size: u32,
@@ -128,11 +123,11 @@ pub enum Axis {
 }
 
 /// One run.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Point {
     /// Name of the server, in a sweep of several.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// The rate or the number of connections.
     pub level: u64,
@@ -147,7 +142,6 @@ pub struct Point {
     /// What may be said of it.
     pub outcome: Outcome,
     /// Whether it met the objectives of a search; absent where there are none, or it cannot tell.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<bool>,
     /// Why the server was overloaded or the run is invalid, as in
     /// [`Record::invalid_reasons`].
@@ -156,7 +150,6 @@ pub struct Point {
     /// Connections.
     pub conns: u32,
     /// Requests planned a second; absent in a closed loop.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub offered_per_s: Option<f64>,
     /// Exchanges completed a second.
     pub achieved_per_s: f64,
@@ -165,15 +158,12 @@ pub struct Point {
     /// Failures.
     pub errors_total: u64,
     /// Processor time of the server, where it could be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cpu_us_per_exchange: Option<f64>,
     /// The share of its processors.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub server_busy: Option<f64>,
     /// Processor time of the generator.
     pub client_cpu_us_per_exchange: f64,
     /// The share of its processors.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_busy: Option<f64>,
     /// Whose processors were full, as in [`Record::limit`].
     pub limit: String,
@@ -183,16 +173,14 @@ pub struct Point {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// Cost of opening the connections; absent where it was not measured.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[serde(flatten)]
     pub opening: Option<Opening>,
     /// Memory while all connections were idle; absent where it was not measured.
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[serde(flatten)]
     pub idle_memory: Option<IdleMemory>,
     /// Server processes that shared the port; absent for one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_processes: Option<u32>,
     /// Load-generating processes; absent for one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_processes: Option<u32>,
 }
 
@@ -266,16 +254,15 @@ pub enum Outcome {
 }
 
 /// The highest rate that meets the objectives.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SloResult {
     /// The objectives, as asked for: `p99<1ms`.
     pub objectives: Vec<String>,
     /// The highest rate that met them and did so again, requests a second; absent when none did.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_per_s: Option<u64>,
     /// The lowest rate above it that missed them; absent when something else ended the search.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub missed_per_s: Option<u64>,
     /// What ended the search upward.
     pub bound: Bound,

@@ -1,4 +1,4 @@
-//! Rank tests, exact also with ties, for the small samples that rounds are.
+//! Wilcoxon's signed-rank test, exact also with ties, for small samples.
 
 /// Wilcoxon's signed-rank test: how probable it is, if each difference were as likely to have the
 /// opposite sign, that they lean to one side at least as much as they do. Two-sided.
@@ -21,28 +21,6 @@ pub fn signed_rank(differences: &[f64]) -> f64 {
     }
     let positive = ranks.iter().zip(&differences).filter(|&(_, &difference)| difference > 0.0);
     two_sided(&chances, positive.map(|(rank, _)| rank).sum())
-}
-
-/// The Mann-Whitney U test (Wilcoxon's rank-sum test): how probable it is, if the values had been
-/// dealt to the two samples at random, that one gets values at least as high on the whole as it
-/// did. Two-sided; for runs that were not made in pairs.
-///
-/// Equal values share their mean rank, and the distribution is the exact one given those ranks.
-/// Meant for up to some hundred values: more than about a thousand overflow the count of deals.
-pub fn mann_whitney(a: &[f64], b: &[f64]) -> f64 {
-    let ranks = doubled_ranks(&[a, b].concat());
-    let total: usize = ranks.iter().sum();
-    // How many ways there are to deal so many ranks with each sum.
-    let mut ways = vec![vec![0.0; total + 1]; a.len() + 1];
-    ways[0][0] = 1.0;
-    for &rank in &ranks {
-        for dealt in (1..=a.len()).rev() {
-            for sum in rank..=total {
-                ways[dealt][sum] += ways[dealt - 1][sum - rank];
-            }
-        }
-    }
-    two_sided(&ways[a.len()], ranks[..a.len()].iter().sum())
 }
 
 /// The chance of a sum as far out as `found`, on either side, from the weight of each sum.
@@ -68,42 +46,10 @@ fn doubled_ranks(values: &[f64]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{mann_whitney, signed_rank};
+    use super::signed_rank;
 
     fn near(found: f64, expected: f64) {
         assert!((found / expected - 1.0).abs() <= 1e-9, "{found} for {expected}");
-    }
-
-    const A: [f64; 8] = [3.1, 4.7, 2.2, 6.4, 5.1, 2.9, 4.4, 3.6];
-    const B: [f64; 8] = [3.9, 5.0, 7.7, 8.1, 6.9, 4.1, 5.7, 6.2];
-
-    /// `scipy.stats.mannwhitneyu(range(n), range(n, 2 * n), method="exact").pvalue`, scipy 1.17.1.
-    /// The crate statrs 0.19.1 gives 1 for each of them.
-    #[test]
-    fn equal_groups_fully_apart() {
-        for (count, expected) in [(3, 0.1), (5, 0.007936507936507936), (8, 0.0001554001554001554)] {
-            let values: Vec<f64> = (0..2 * count).map(|value| value as f64).collect();
-            let (low, high) = values.split_at(count);
-            near(mann_whitney(low, high), expected);
-            near(mann_whitney(high, low), expected);
-        }
-    }
-
-    /// `scipy.stats.mannwhitneyu(a, b, method="exact").pvalue`, scipy 1.17.1.
-    #[test]
-    fn mann_whitney_is_scipys() {
-        near(mann_whitney(&A[..3], &[3.9, 5.0, 1.7]), 1.0);
-        near(mann_whitney(&A[..5], &B[..5]), 0.15079365079365079);
-        near(mann_whitney(&A, &B), 0.037917637917637914);
-        near(mann_whitney(&A[..5], &B), 0.17094017094017094);
-        near(mann_whitney(&[], &B), 1.0);
-    }
-
-    /// `scipy.stats.mannwhitneyu(a, b, method=PermutationMethod(n_resamples=10**9)).pvalue`:
-    /// scipy's `exact` does not know ties.
-    #[test]
-    fn mann_whitney_with_ties_is_scipys_permutation() {
-        near(mann_whitney(&[1.0, 2.0, 2.0, 3.0, 5.0], &[2.0, 3.0, 4.0, 5.0, 6.0]), 2.0 / 9.0);
     }
 
     /// `scipy.stats.wilcoxon(d, method="exact").pvalue`, scipy 1.17.1.

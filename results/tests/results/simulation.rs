@@ -4,8 +4,7 @@
 //! is documented.
 
 use fastrand::Rng;
-use hdrhistogram::Histogram;
-use lockstep_results::statistics::{Ratio, Stopping, Verdict, percentile_interval};
+use lockstep_results::statistics::{Ratio, Stopping, Verdict};
 
 /// What disturbs a run.
 #[derive(Clone, Copy)]
@@ -149,20 +148,4 @@ fn a_family_of_five_claims_as_seldom_as_one() {
         });
         assert!(claimed < 0.055, "{count} rounds: {claimed}");
     }
-}
-
-#[test]
-fn a_percentiles_interval_holds_it() {
-    let mut rng = Rng::with_seed(6);
-    let held = share(1000, || {
-        let mut histogram = Histogram::<u64>::new(3).unwrap();
-        for _ in 0..2000 {
-            // Exponential, with a mean of a millisecond.
-            let ns = -1e6 * (1.0 - rng.f64()).ln();
-            histogram.record(ns as u64).unwrap();
-        }
-        let (low, high) = percentile_interval(&histogram, 0.99, 0.95).unwrap();
-        (low..=high).contains(&((100f64.ln() * 1e6) as u64))
-    });
-    assert!((0.93..0.99).contains(&held), "{held}");
 }

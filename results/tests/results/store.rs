@@ -6,10 +6,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use lockstep_results::Stored;
 use lockstep_results::statistics::Stopping;
-use lockstep_results::store::{self, Cause};
-use lockstep_results::{Comparison, Plan, Record, Run, SCHEMA};
+use lockstep_results::{Comparison, Plan, Record, Run, SCHEMA, Stored, store};
 use tempfile::tempdir;
 
 use crate::{SAMPLE, header, sample};
@@ -202,13 +200,11 @@ fn what_is_not_a_record_is_named() {
     let path = directory.path().join("run.json");
     let error = |text: &str| {
         fs::write(&path, text).unwrap();
-        let error = store::read(&path).unwrap_err();
-        (one_line(&error, &path), error.cause)
+        one_line(&store::read(&path).unwrap_err(), &path)
     };
 
     for text in ["", "throughput: 241.9k/s\n", &SAMPLE[..SAMPLE.len() / 2], "\u{0}\u{1}"] {
-        let (line, cause) = error(text);
-        assert!(matches!(cause, Cause::NotJson(_)), "{cause:?}");
+        let line = error(text);
         assert!(line.starts_with("not JSON: "), "{line}");
     }
     for (text, reason) in [
@@ -223,13 +219,11 @@ fn what_is_not_a_record_is_named() {
             "invalid value: integer `-1`, expected u32",
         ),
     ] {
-        let (line, cause) = error(text);
-        assert!(matches!(cause, Cause::NotARecord(_)), "{cause:?}");
+        let line = error(text);
         assert_eq!(line, format!("not a record: {reason}"));
     }
     let newer = SAMPLE.replacen("\"schema\": 1", "\"schema\": 2", 1);
-    let (line, cause) = error(&newer);
-    assert!(matches!(cause, Cause::NewerSchema(2)), "{cause:?}");
+    let line = error(&newer);
     assert_eq!(line, format!("written by a newer version: schema 2, {SCHEMA} is known here"));
 }
 
@@ -238,7 +232,6 @@ fn what_cannot_be_read_is_named() {
     let directory = tempdir().unwrap();
     let missing = directory.path().join("none.json");
     let error = store::read(&missing).unwrap_err();
-    assert!(matches!(error.cause, Cause::Io(_)));
     assert_eq!(one_line(&error, &missing), "No such file or directory (os error 2)");
 
     let error = store::read(directory.path()).unwrap_err();

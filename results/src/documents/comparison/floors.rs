@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::{Cell, Measured, Metric, Run, by_round};
 use crate::statistics::{Ratio, median};
 
 /// The floor of a round of a cell, measured just before the round's runs: see
 /// [`Floor`](crate::Floor).
+#[skip_serializing_none]
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RoundFloor {
@@ -18,7 +20,6 @@ pub struct RoundFloor {
     pub one_thread_ns: f64,
     /// Time from a reply to the next between two threads that spin on two processors, nanoseconds;
     /// absent where there is one processor, or other programs used them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub two_threads_ns: Option<f64>,
 }
 

@@ -1,6 +1,7 @@
 //! What is compared.
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use crate::{Latency, Record, format};
 
@@ -105,21 +106,16 @@ fn percentile(record: &Record, quantile: f64, value: fn(&Latency) -> u64) -> Opt
 }
 
 /// Something for each metric; absent where there is nothing.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[allow(missing_docs, reason = "each is the metric of its name")]
 pub struct ByMetric<T> {
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cpu_us_per_exchange: Option<T>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub throughput_per_s: Option<T>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_ns: Option<T>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_ns: Option<T>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p999_ns: Option<T>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub client_cpu_us_per_exchange: Option<T>,
 }
 

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_with::skip_serializing_none;
 
 use super::{Axis, Outcome, Point, Purpose, Sweep};
 use crate::Latency;
@@ -21,6 +22,7 @@ const GROWTH: f64 = 3.0;
 const ALL: f64 = 0.95;
 
 /// The point where more load costs more than it brings.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Knee {
@@ -31,7 +33,6 @@ pub struct Knee {
     /// Exchanges a second there.
     pub achieved_per_s: f64,
     /// The 99th percentile of the response there, nanoseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_ns: Option<f64>,
 }
 

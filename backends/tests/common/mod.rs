@@ -7,7 +7,6 @@ pub(crate) mod child;
 pub(crate) mod client;
 pub(crate) mod kernel;
 pub(crate) mod rounds;
-pub(crate) mod sockets;
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -103,7 +103,7 @@ fn serve_who_do_not_listen(backend: &str, drain_timeout: &str) -> (Served, Vec<C
         if more > 0 || rows != before {
             (before, since) = (rows, Instant::now());
         }
-        let stuck = before.iter().filter(|row| row.unread > 0 && row.unsent > 0).count();
+        let stuck = before.iter().filter(|socket| socket.rqueue > 0 && socket.wqueue > 0).count();
         stuck > CLIENTS / 2 && since.elapsed() >= A_WHILE
     });
     (server, clients)

@@ -16,6 +16,7 @@ mod open_loop;
 mod output;
 mod placement;
 mod processes;
+mod progress;
 mod replies;
 mod report_page;
 mod signals;

@@ -162,8 +162,7 @@ mod tests {
         let own = rustix::process::getpid();
         for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
             let Ok(socket) = TcpListener::bind(address) else {
-                println!("SKIPPED: cannot listen on {address}");
-                continue;
+                continue; // no IPv6
             };
             let mut addr = socket.local_addr().unwrap();
             if addr.ip().is_unspecified() {

@@ -65,7 +65,7 @@ impl Conversation {
         }
     }
 
-    /// Receives a request that contains its number, and sends the reply, which must contain it, too.
+    /// Receives a request with its number, and sends the reply, which must contain the number, too.
     fn exchange(&mut self) {
         let request = self.exchanges.to_le_bytes();
         self.buffer[..8].copy_from_slice(&request);

@@ -1,5 +1,5 @@
-//! A reference server on monoio, with io_uring or epoll: a runtime for each CPU, and a task for each
-//! connection.
+//! A reference server on monoio, with io_uring or epoll: a runtime for each CPU, and a task for
+//! each connection.
 
 mod common;
 

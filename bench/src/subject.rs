@@ -100,8 +100,8 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Returns the server's counts. Its connections are planned to end after the peer's half-close or
-    /// the service's last reply.
+    /// Returns the server's counts. Its connections are planned to end after the peer's half-close
+    /// or the service's last reply.
     fn of(stats: &Stats) -> Self {
         use lockstep_core::Cause;
         let planned = stats.closed.count(Cause::Eof) + stats.closed.count(Cause::Done);

@@ -280,10 +280,10 @@ pub(crate) fn table(comparisons: &Comparisons) -> String {
             floor.unwrap_or_default()
         );
     }
-    let legend = "+: the median reaches the target. ?: it does not, but the interval (99 %, bootstrap \
-                  over rounds) contains values that do. x: it does not, and neither does the floor, \
-                  which is measured in every round: exchanges by plain system calls without an event \
-                  loop. -: it does not.";
+    let legend = "+: the median reaches the target. ?: it does not, but the interval (99 %, \
+                  bootstrap over rounds) contains values that do. x: it does not, and neither does \
+                  the floor, which is measured in every round: exchanges by plain system calls \
+                  without an event loop. -: it does not.";
     format!(
         "{table}\n{reached} of {known} are reached, {beyond} are beyond the floor\n{}\n",
         wrap(legend, WIDTH, 0)

@@ -189,8 +189,8 @@ impl Server {
         Pid::from_child(&self.child)
     }
 
-    /// Returns the failure of a server that ended before it was ready: its exit code, and no text if
-    /// the server has printed the cause itself.
+    /// Returns the failure of a server that ended before it was ready: its exit code, and no text
+    /// if the server has printed the cause itself.
     pub fn into_failure(mut self) -> Failure {
         let status = match self.statistics.recv_timeout(STOP_MAX) {
             Ok(_) => self.child.wait().ok(),

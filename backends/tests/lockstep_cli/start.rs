@@ -3,7 +3,6 @@
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 
 use rustix::process::Signal;
-use rustix::thread::sched_getaffinity;
 
 use crate::common::child::{Process, Served, lockstep};
 use crate::common::kernel::listen_queues;
@@ -42,7 +41,7 @@ fn the_defaults_are_the_documented_ones(backend: &str) {
     let line = process.stdout.next().expect("a readiness line");
     let cpus = match backend {
         "blocking" => 1,
-        _ => sched_getaffinity(None).unwrap().count(),
+        _ => lockstep_sys::cpus::allowed().unwrap().len(),
     };
     assert_eq!(field(&line, "shards="), cpus.to_string());
     assert_eq!(field(&line, "backlog="), "1024");

@@ -1,10 +1,10 @@
 //! The commands of the documents' `sh` blocks. Those of README.md are run in order in one folder,
 //! the rest is parsed.
 //!
-//! A command is `lockstep` or `loadgen` of this build, whether the document runs it with
-//! `cargo run --bin` or from `target/release`. To be short, a run changes options by name, for every
-//! command alike (`SHORTENED`, `CONNS_MAX`). Servers run in the background until the end, and listen
-//! on a port of the kernel's choice, which replaces their documented address in later commands.
+//! A command is `lockstep` or `loadgen` of this build, whether the document runs it with `cargo run
+//! --bin` or from `target/release`. To be short, a run changes options by name, for every command
+//! alike (`SHORTENED`, `CONNS_MAX`). Servers run in the background until the end, and listen on a
+//! port of the kernel's choice, which replaces their documented address in later commands.
 //! `--peers` and subjects that this build does not have are left out. Other `cargo` commands only
 //! have to name packages of this workspace.
 

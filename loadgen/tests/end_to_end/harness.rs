@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use crate::machine_load;
 
-/// A server that runs a script for every connection, each in its own thread. It lasts as long as the
-/// test process.
+/// A server that runs a script for every connection, each in its own thread. It lasts as long as
+/// the test process.
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     /// Number of accepted connections.

@@ -16,8 +16,8 @@ fn counter(name: &str) -> u64 {
     values.split(' ').nth(index).unwrap().parse().unwrap()
 }
 
-/// Runs the command in its own network namespace. Also returns the kernel's number of connects in it.
-/// `None` where namespaces are not allowed.
+/// Runs the command in its own network namespace. Also returns the kernel's number of connects in
+/// it. `None` where namespaces are not allowed.
 fn run_in_namespace(args: &'static [&str]) -> Option<(Finished, u64)> {
     let thread = thread::spawn(move || {
         netns::enter()?;

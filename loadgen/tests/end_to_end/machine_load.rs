@@ -49,8 +49,8 @@ fn reasons(stdout: &str) -> Vec<String> {
         Ok(document) => collect(&document, &mut reasons),
         Err(_) => {
             let lines = stdout.lines().filter_map(|line| line.strip_prefix("INVALID"));
-            // `INVALID late: …` of a run, `INVALID at 5k/s: late: …` of a sweep. The first line of a
-            // run's text only points to the others.
+            // `INVALID late: …` of a run, `INVALID at 5k/s: late: …` of a sweep. The first line of
+            // a run's text only points to the others.
             reasons.extend(lines.filter_map(|line| {
                 line.split(": ").map(str::trim).find(|part| !part.contains(' ')).map(str::to_owned)
             }));

@@ -134,8 +134,8 @@ fn stalling(stall: Duration, period: Duration) -> Server {
 }
 
 fn server_stall_is_in_response_not_service(engine: &str) {
-    // A tenth of the requests is planned in a stall of 300 ms, evenly spread. A share x of all waits
-    // longer than 300 ms * (1 - 10 x): p95 is 150 ms and p99 is 270 ms.
+    // A tenth of the requests is planned in a stall of 300 ms, evenly spread. A share x of all
+    // waits longer than 300 ms * (1 - 10 x): p95 is 150 ms and p99 is 270 ms.
     let server = stalling(Duration::from_millis(300), Duration::from_secs(3));
     let args = ["--rate", "1000", "--conns", "10", "-d", "3s", "--warmup", "100ms"];
     let finished = against(engine, &server.target(), &args);

@@ -1,5 +1,5 @@
-//! `--place` and `--server-spin`: the same in every command that starts a server, and named in every
-//! result.
+//! `--place` and `--server-spin`: the same in every command that starts a server, and named in
+//! every result.
 
 use crate::harness::run;
 

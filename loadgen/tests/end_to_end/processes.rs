@@ -33,8 +33,8 @@ fn reuse_port_servers_are_accounted_together() {
     assert!(!record["warnings"].to_string().contains("server-changed"), "{record}");
 }
 
-/// A server that leaves its process group, its session and the shell that started it, as daemons do.
-/// It appends its process id to the file.
+/// A server that leaves its process group, its session and the shell that started it, as daemons
+/// do. It appends its process id to the file.
 fn daemon(mark: &Path) -> String {
     let program = env!("CARGO_BIN_EXE_loadgen");
     let serve = format!("exec \"{program}\" serve --backend blocking --listen {{addr}}");

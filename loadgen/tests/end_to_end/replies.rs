@@ -132,8 +132,8 @@ fn extra_byte_is_surplus(engine: &str) {
 }
 
 fn unsolicited_bytes_are_surplus(engine: &str) {
-    // Right replies, and more bytes while the first connection is idle: the loop begins when the last
-    // connection is open.
+    // Right replies, and more bytes while the first connection is idle: the loop begins when the
+    // last connection is open.
     let server = Server::start(|mut stream, number| {
         let mut buffer = [0; 64];
         for exchange in 0.. {

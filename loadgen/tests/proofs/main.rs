@@ -42,9 +42,9 @@ enum Slowdown {
 /// (`results/src/statistics.rs`). Two or more of three do with 0.005, in both attempts with 2e-5.
 ///
 /// 20 us more multiply the CPU time per exchange by at least three. Eight rounds miss a factor of
-/// three with a probability of 0.001 if the ratio of one round scatters by 40 % (by simulation; with
-/// a load of 20 it scattered by 30 %). One or more of three miss it with 0.003, in both attempts
-/// with 1e-5.
+/// three with a probability of 0.001 if the ratio of one round scatters by 40 % (by simulation;
+/// with a load of 20 it scattered by 30 %). One or more of three miss it with 0.003, in both
+/// attempts with 1e-5.
 const SHORT: Form = Form {
     count: 3,
     options: &["--conns", "8", "--duration", "60ms", "--warmup", "30ms", "--rounds", "8"],
@@ -54,8 +54,8 @@ const SHORT: Form = Form {
     attempts: 2,
 };
 
-/// Slices of 10 ms: the throughput of two neighbouring intervals of 20 ms differed by 13 to 27 % on a
-/// shared machine, and that of two of 200 ms by as much. So ten short slices say as much as ten
+/// Slices of 10 ms: the throughput of two neighbouring intervals of 20 ms differed by 13 to 27 % on
+/// a shared machine, and that of two of 200 ms by as much. So ten short slices say as much as ten
 /// long ones. More than two of twenty comparisons between equals report a difference with a
 /// probability of 0.01 to 0.04.
 const FULL: Form = Form {
@@ -67,7 +67,7 @@ const FULL: Form = Form {
         "400ms",
         "--warmup",
         "100ms",
-        "--turn",
+        "--slice",
         "10ms",
         "--rounds",
         "24",

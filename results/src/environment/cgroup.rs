@@ -1,30 +1,32 @@
-//! Limits of this process's control group, cgroups(7): version 1 and version 2.
+//! Limits of this process's control group, cgroups(7), versions 1 and 2.
 //!
-//! A group is bound by its own limits and by those of every group around it, so the least counts.
-//! In a container the outer groups may be out of sight.
+//! A group is bound by its own limits and by those of every group around it: the least counts. In a
+//! container the outer groups may be out of sight.
 
 use std::path::{Path, PathBuf};
 
+use procfs::ProcessCGroups;
+use procfs::process::{MountInfos, Process};
+
 use super::read;
 
-/// What a control group leaves to a process.
+/// Limits of a control group and of the groups around it.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Limits {
-    /// Processors' worth of time; `None` when unlimited.
+    /// CPUs' worth of time; `None` if unlimited.
     pub cpus: Option<f64>,
-    /// Bytes of memory; `None` when unlimited.
+    /// Bytes of memory; `None` if unlimited.
     pub memory_bytes: Option<u64>,
 }
 
 /// The directories of this process's group for `controller` and of every group around it.
 fn directories_of_this_process(controller: &str) -> Vec<PathBuf> {
-    let groups = read("/proc/self/cgroup").unwrap_or_default();
-    let mounts = read("/proc/self/mountinfo").unwrap_or_default();
-    directories(&groups, &mounts, controller)
+    let found = Process::myself().and_then(|me| Ok((me.cgroups()?, me.mountinfo()?)));
+    found.map(|(groups, mounts)| directories(&groups, &mounts, controller)).unwrap_or_default()
 }
 
-/// How long a group of this process was kept from the processors since it was made, for having used
-/// up its share; of several groups, the one that was kept longest.
+/// Time since boot for which a group of this process was kept from the CPUs, having used up its
+/// share, seconds; of several groups, the longest.
 pub(super) fn throttled_s_of_this_process() -> Option<f64> {
     let directories = directories_of_this_process("cpu");
     let stats = directories.iter().filter_map(|at| throttled_s(&read(at.join("cpu.stat"))?));
@@ -67,7 +69,7 @@ fn memory_bytes(group: &Path) -> Option<u64> {
     memory_limit(&text.or_else(|| read(group.join("memory.limit_in_bytes")))?)
 }
 
-/// Processors' worth of time in `quota period`, both in microseconds; the quota is `max` (version
+/// CPUs' worth of time in `quota period`, both in microseconds; the quota is `max` (version
 /// 2) or -1 (version 1) when unlimited.
 fn cpu_share(text: &str) -> Option<f64> {
     let (quota, period) = text.split_once(' ')?;
@@ -82,57 +84,34 @@ fn memory_limit(text: &str) -> Option<u64> {
     text.parse().ok().filter(|&bytes| bytes < UNLIMITED)
 }
 
-/// The directories of the process's group for `controller` and of every group around it, from
-/// `/proc/self/cgroup` and `/proc/self/mountinfo`; the own one first.
-fn directories(groups: &str, mounts: &str, controller: &str) -> Vec<PathBuf> {
-    let has = |list: &str| list.split(',').any(|name| name == controller);
+/// The directories of a process's group for `controller` and of every group around it; the own one
+/// first.
+fn directories(groups: &ProcessCGroups, mounts: &MountInfos, controller: &str) -> Vec<PathBuf> {
     // A controller belongs to version 1 where such a hierarchy has it, else to version 2.
-    let v1 = groups.lines().find_map(|line| group(line).filter(|(list, _)| has(list)));
-    let v2 = || groups.lines().find_map(|line| group(line).filter(|(list, _)| list.is_empty()));
-    let Some((controllers, path)) = v1.or_else(v2) else { return Vec::new() };
-    let mount = mounts.lines().filter_map(Mount::parse).find(|mount| {
-        if controllers.is_empty() {
-            mount.kind == "cgroup2"
-        } else {
-            mount.kind == "cgroup" && has(mount.options)
-        }
+    let v1 = groups.0.iter().find(|group| group.controllers.iter().any(|name| name == controller));
+    let v2 = || groups.0.iter().find(|group| group.hierarchy == 0);
+    let Some(group) = v1.or_else(v2) else { return Vec::new() };
+    let mount = mounts.0.iter().find(|mount| match group.hierarchy {
+        0 => mount.fs_type == "cgroup2",
+        _ => mount.fs_type == "cgroup" && mount.super_options.contains_key(controller),
     });
     let Some(mount) = mount else { return Vec::new() };
-    let inner = Path::new(path).strip_prefix(mount.root).unwrap_or(Path::new(""));
-    inner.ancestors().map(|inner| Path::new(mount.point).join(inner)).collect()
-}
-
-/// The controllers and the path in a line `number:controllers:path`.
-fn group(line: &str) -> Option<(&str, &str)> {
-    let (_number, rest) = line.split_once(':')?;
-    rest.split_once(':')
-}
-
-/// A line of `/proc/self/mountinfo`, proc_pid_mountinfo(5).
-struct Mount<'a> {
-    root: &'a str,
-    point: &'a str,
-    kind: &'a str,
-    options: &'a str,
-}
-
-impl Mount<'_> {
-    fn parse(line: &str) -> Option<Mount<'_>> {
-        let (ours, filesystems) = line.split_once(" - ")?;
-        let mut ours = ours.split(' ').skip(3);
-        let mut filesystems = filesystems.split(' ');
-        Some(Mount {
-            root: ours.next()?,
-            point: ours.next()?,
-            kind: filesystems.next()?,
-            options: filesystems.nth(1)?,
-        })
-    }
+    let inner = Path::new(&group.pathname);
+    let inner = inner.strip_prefix(&mount.root).unwrap_or(Path::new(""));
+    inner.ancestors().map(|inner| mount.mount_point.join(inner)).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use procfs::FromRead;
+
     use super::*;
+
+    fn directories(groups: &str, mounts: &str, controller: &str) -> Vec<PathBuf> {
+        let groups = ProcessCGroups::from_read(groups.as_bytes()).unwrap();
+        let mounts = MountInfos::from_read(mounts.as_bytes()).unwrap();
+        super::directories(&groups, &mounts, controller)
+    }
 
     const V1_MOUNTS: &str = "\
         31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\

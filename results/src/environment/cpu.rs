@@ -1,12 +1,20 @@
-//! The processors, and what stands between them and us.
+//! CPUs, their settings, and the hypervisor.
 
 use std::collections::BTreeSet;
 use std::fs;
 
-use super::kernel::field;
 use super::read;
 
-/// The processors' model from `/proc/cpuinfo`, whose layout differs between architectures.
+/// Value of `name` in lines of `name: value`, such as `/proc/cpuinfo`.
+pub(super) fn field(text: &str, name: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        let value = value.trim();
+        (found.trim_end() == name && !value.is_empty()).then(|| value.to_owned())
+    })
+}
+
+/// Model of the CPUs from `/proc/cpuinfo`, whose layout differs between architectures.
 pub(super) fn model(cpuinfo: &str) -> Option<String> {
     // x86 and some Arm; POWER; RISC-V.
     let named = ["model name", "cpu", "uarch"].iter().find_map(|name| field(cpuinfo, name));
@@ -18,7 +26,7 @@ pub(super) fn model(cpuinfo: &str) -> Option<String> {
     })
 }
 
-/// The hypervisor under this kernel, or `None` on bare metal.
+/// Hypervisor under this kernel; `None` on bare metal.
 pub(super) fn hypervisor_of_this_machine(cpuinfo: &str) -> Option<String> {
     let clocks = read("/sys/devices/system/clocksource/clocksource0/available_clocksource");
     hypervisor(
@@ -29,12 +37,12 @@ pub(super) fn hypervisor_of_this_machine(cpuinfo: &str) -> Option<String> {
     )
 }
 
-/// Names the hypervisor by the traces it leaves.
+/// Name of the hypervisor by the traces it leaves.
 ///
-/// * `cpuinfo`: on x86, the flag `hypervisor` (CPUID leaf 1, ECX bit 31) says that there is one.
-/// * `kind`: `/sys/hypervisor/type`, which Xen has.
-/// * `clocks`: the clock sources on offer; the paravirtual ones tell their maker.
-/// * `product`: the machine's name, by which virtual machines of any architecture go.
+/// * `cpuinfo`: on x86, the flag `hypervisor` (CPUID leaf 1, ECX bit 31).
+/// * `kind`: `/sys/hypervisor/type` (Xen).
+/// * `clocks`: the available clock sources; paravirtual ones name their maker.
+/// * `product`: the machine's name; virtual machines of any architecture have one.
 fn hypervisor(cpuinfo: &str, kind: Option<&str>, clocks: &str, product: &str) -> Option<String> {
     const CLOCKS: [(&str, &str); 4] = [
         ("kvm-clock", "KVM"),
@@ -67,7 +75,7 @@ fn hypervisor(cpuinfo: &str, kind: Option<&str>, clocks: &str, product: &str) ->
     named.or_else(|| (flagged == Some(true)).then_some("unknown")).map(str::to_owned)
 }
 
-/// The maker's and the product's name.
+/// Names of the maker and of the product.
 pub(super) fn product() -> Option<String> {
     let dmi = |name| read(format!("/sys/class/dmi/id/{name}"));
     match (dmi("sys_vendor"), dmi("product_name")) {
@@ -76,7 +84,7 @@ pub(super) fn product() -> Option<String> {
     }
 }
 
-/// A setting of one digit: `1` is on and `0` off.
+/// Setting of one digit: `1` is on and `0` off.
 pub(super) fn flag(text: &str) -> Option<bool> {
     match text {
         "1" => Some(true),
@@ -85,15 +93,15 @@ pub(super) fn flag(text: &str) -> Option<bool> {
     }
 }
 
-/// Whether a processor may exceed its nominal frequency: cpufreq's `boost`, or Intel's own driver,
-/// which says the opposite.
+/// True if a CPU may exceed its nominal frequency: cpufreq's `boost`, or the opposite of
+/// `no_turbo` of Intel's driver.
 pub(super) fn turbo_of_this_machine() -> Option<bool> {
     let boost = || flag(&read("/sys/devices/system/cpu/cpufreq/boost")?);
     let intel = || flag(&read("/sys/devices/system/cpu/intel_pstate/no_turbo")?).map(|no| !no);
     boost().or_else(intel)
 }
 
-/// The frequency governors in use, joined by commas; one almost always.
+/// Frequency governors in use, joined by commas; almost always one.
 pub(super) fn governor_of_this_machine() -> Option<String> {
     let policies = fs::read_dir("/sys/devices/system/cpu/cpufreq").ok()?;
     let governors: BTreeSet<String> = policies
@@ -104,7 +112,7 @@ pub(super) fn governor_of_this_machine() -> Option<String> {
     (!governors.is_empty()).then(|| governors.join(","))
 }
 
-/// The mean of the processors' present frequencies, where the kernel can change them.
+/// Mean of the CPUs' present frequencies, where the kernel can change them.
 pub(super) fn frequency_mhz_of_this_machine() -> Option<f64> {
     let policies = fs::read_dir("/sys/devices/system/cpu/cpufreq").ok()?;
     let frequencies: Vec<f64> = policies
@@ -129,6 +137,16 @@ mod tests {
     const POWER: &str = "processor\t: 0\ncpu\t\t: POWER9 (architected), altivec supported\n";
 
     #[test]
+    fn fields_by_name() {
+        let status = "Name:\tloadgen\nUmask:\t0022\nCpus_allowed:\t3\nCpus_allowed_list:\t0-1\n\
+                      Groups:\t \n";
+        assert_eq!(field(status, "Cpus_allowed_list").as_deref(), Some("0-1"));
+        assert_eq!(field(status, "Cpus_allowed").as_deref(), Some("3"));
+        assert_eq!(field(status, "Groups"), None, "empty is absent");
+        assert_eq!(field(status, "Cpus"), None, "a whole name, not its beginning");
+    }
+
+    #[test]
     fn models_of_four_architectures() {
         assert_eq!(model(EPYC).as_deref(), Some("AMD EPYC"));
         assert_eq!(model(XEON).as_deref(), Some("Intel(R) Xeon(R) Gold 6230"));
@@ -138,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hypervisor_is_named_by_its_clock() {
+    fn hypervisor_is_named_by_its_clock() {
         let found = hypervisor(EPYC, None, "tsc kvm-clock", "");
         assert_eq!(found.as_deref(), Some("KVM"));
         let found = hypervisor(EPYC, None, "tsc hyperv_clocksource_tsc_page acpi_pm", "");
@@ -147,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hypervisor_is_named_by_its_product() {
+    fn hypervisor_is_named_by_its_product() {
         let found = hypervisor(GRAVITON, None, "arch_sys_counter", "QEMU KVM Virtual Machine");
         assert_eq!(found.as_deref(), Some("KVM or QEMU"));
         let found = hypervisor(EPYC, None, "tsc", "innotek GmbH VirtualBox");
@@ -155,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hypervisor_that_says_no_name_is_unknown() {
+    fn hypervisor_without_a_name_is_unknown() {
         assert_eq!(hypervisor(EPYC, None, "tsc", "").as_deref(), Some("unknown"));
     }
 

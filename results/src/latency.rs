@@ -1,4 +1,4 @@
-//! From an HdrHistogram to a [`Latency`] and back.
+//! Latency distributions: HdrHistograms with their percentiles.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -7,31 +7,30 @@ use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer}
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
-/// Latency by what was timed; a key is absent when nothing was.
+/// Latencies by what was timed; a key is absent if nothing was.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Latencies {
-    /// From connect(2) to an established connection.
+    /// Time from connect(2) to an established connection.
     pub connect: Option<Latency>,
-    /// From the first send on a new connection to its whole reply.
+    /// Time from the first send on a new connection to its whole reply.
     pub first_exchange: Option<Latency>,
-    /// From a send in the measured window to the whole reply, however late that came. Closed loop
-    /// only.
+    /// Time from a send in the measured window to the whole reply, however late. Closed loop only.
     pub exchange: Option<Latency>,
-    /// From the planned instant to the whole reply, however late: what a user waits. This and the
-    /// next two are of the requests planned in the measured window of an open loop.
+    /// Time from the planned instant to the whole reply, however late: what a user waits. This and
+    /// the next two are of the requests planned in the measured window of an open loop.
     pub response: Option<Latency>,
-    /// From the send to the whole reply.
+    /// Time from the send to the whole reply.
     pub service: Option<Latency>,
-    /// From the planned instant to the send; where each exchange has a connection of its own, the
-    /// connect is in it.
+    /// Time from the planned instant to the send. It includes the connect if each exchange has a
+    /// connection of its own.
     pub lateness: Option<Latency>,
 }
 
 impl Latencies {
-    /// Latency that a user waits, by which a run is known: the response of an open loop, the
-    /// exchange of a closed one.
+    /// The latency that a run is known by: the response of an open loop, the exchange of a closed
+    /// one.
     pub fn main(&self) -> Option<&Latency> {
         self.response.as_ref().or(self.exchange.as_ref())
     }
@@ -56,7 +55,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Sums up a histogram of nanoseconds; `None` when it is empty.
+    /// Percentiles and encoding of a histogram of nanoseconds; `None` if it is empty.
     ///
     /// The values have the histogram's resolution: three digits mean up to 0.1 % above the
     /// sample. The minimum is rounded down and everything else up, so no latency is flattered.

@@ -1,8 +1,9 @@
-//! An experiment on `listen(n)`: who gets in while nobody accepts, and what becomes of the others.
+//! Experiment on `listen(n)`: clients that get a connection while nothing accepts, and the fate of
+//! the others.
 //!
-//! The file holds what was predicted from the kernel's rules and what was measured, client by
-//! client, with the kernel's own counters and the depth of the accept queue over time, so that
-//! every sentence about it can be checked from it.
+//! The file holds the prediction from the kernel's rules and the measurement, client by client,
+//! with the kernel's counters and the depth of the accept queue over time, so that every sentence
+//! about it can be checked.
 
 pub(crate) mod picture;
 mod text;
@@ -22,25 +23,26 @@ pub struct Backlog {
     /// First keys of the file.
     #[serde(flatten)]
     pub header: Header,
-    /// Whether a signal cut it short.
+    /// True if a signal cut it short.
     pub interrupted: bool,
-    /// `seq`: each connect after the last has succeeded or waits; `storm`: all at once.
+    /// Pace: `seq`, each connect after the last has succeeded or waits; `storm`, all connects
+    /// concurrently.
     pub mode: String,
-    /// Connects beyond what the accept queue holds.
+    /// Connects beyond the room of the accept queue.
     pub extra: u32,
-    /// How long nobody was to accept, seconds from the last connect.
+    /// Seconds from the last connect in which nothing was to accept.
     pub hold_s: f64,
-    /// The server, where it is not a listener of the program's own.
+    /// Server, if it is not a listener of the program's own.
     pub target: Option<String>,
-    /// Whether each trial had a network namespace of its own. If not, the counters are those of
-    /// everybody in this one.
+    /// True if each trial had a network namespace of its own. If not, the counters include every
+    /// program in this one.
     pub private: bool,
-    /// What could not be done as asked.
+    /// Parts that could not be done as asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// One for each `n`.
+    /// Trials, one for each `n`.
     pub trials: Vec<Trial>,
-    /// Where it ran.
+    /// Machine and build.
     pub environment: Environment,
 }
 
@@ -73,52 +75,52 @@ impl Document for Backlog {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Trial {
-    /// What was given to listen(2); of a server that runs already, the limit that the kernel shows.
+    /// Argument of listen(2); for a running server, the limit that the kernel shows.
     pub n: u32,
-    /// Listeners at the address, one unless it is shared with `SO_REUSEPORT`.
+    /// Listeners at the address; more than one share it with `SO_REUSEPORT`.
     pub listeners: u32,
-    /// The limit of each accept queue as the kernel shows it. The queue holds one more.
+    /// Limit of each accept queue as the kernel shows it. The queue holds one more.
     pub limit: u32,
-    /// The settings it ran under.
+    /// Settings of the kernel.
     pub kernel: Kernel,
-    /// Connects.
+    /// Number of connects.
     pub conns: u32,
-    /// When accepting began, seconds from the last connect; absent if it never did, or the server
-    /// was released by somebody else.
+    /// Start of accepting, seconds from the last connect; absent if it never started, or something
+    /// else released the server.
     pub released_s: Option<f64>,
-    /// How long it took in all, seconds from the first connect.
+    /// Length of the trial, seconds from the first connect.
     pub length_s: f64,
-    /// What the kernel's rules say.
+    /// Prediction from the kernel's rules.
     pub predicted: Prediction,
-    /// What happened.
+    /// Measured outcome.
     pub measured: Outcome,
-    /// What counters must have to do with each other and with the clients.
+    /// Relations that must hold between the counters and the clients.
     pub checks: Vec<Check>,
-    /// The depth of all accept queues together, whenever it has changed.
+    /// Depth of all accept queues together, at each change.
     pub depth: Vec<Depth>,
-    /// What the kernel has counted until accepting began.
+    /// Counters of the kernel at the start of accepting.
     pub held: Counters,
-    /// What it has counted until the end.
+    /// Counters of the kernel at the end.
     pub ended: Counters,
-    /// Every client, in the order they connected.
+    /// Clients, in the order they connected.
     pub clients: Vec<Client>,
-    /// What disturbed it.
+    /// Disturbances.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// Whether a signal cut it short.
+    /// True if a signal cut it short.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub interrupted: bool,
 }
 
-/// Differences of the kernel's counters by their names in `/proc/net/netstat` and `/proc/net/snmp`;
+/// Differences of the kernel's counters by their names in `/proc/net/netstat` and `/proc/net/snmp`,
 /// those that this kernel has.
 pub type Counters = BTreeMap<String, i64>;
 
-/// The settings of the network namespace (tcp(7), ip-sysctl.rst); absent where they cannot be read.
+/// Settings of the network namespace (tcp(7), ip-sysctl.rst); absent if they cannot be read.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Kernel {
-    /// The release, as uname(2) has it.
+    /// Release of the kernel, as uname(2) returns it.
     pub release: String,
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u32>,
@@ -134,29 +136,29 @@ pub struct Kernel {
     pub syn_linear_timeouts: Option<u32>,
 }
 
-/// From `least` to `most`, both possible.
+/// Range from `least` to `most`, both included.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Range {
-    /// Not fewer.
+    /// Lower end.
     pub least: u64,
-    /// Not more.
+    /// Upper end.
     pub most: u64,
 }
 
 impl Range {
-    /// Nothing but `count`.
+    /// Range of exactly `count`.
     pub const fn exactly(count: u64) -> Self {
         Self { least: count, most: count }
     }
 
-    /// Whether `count` lies in it.
+    /// True if the range contains `count`.
     pub const fn contains(self, count: u64) -> bool {
         self.least <= count && count <= self.most
     }
 }
 
-/// What the kernel's rules say will happen.
+/// Prediction from the kernel's rules.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Prediction {
@@ -164,9 +166,9 @@ pub struct Prediction {
     pub instant: Range,
     /// Connected by a later SYN, after accepting began.
     pub late: Range,
-    /// Of those connected, unknown to the server.
+    /// Connected clients that the server does not know.
     pub ghosts: Range,
-    /// Answered with a reset to their SYN: `ECONNREFUSED`.
+    /// SYNs answered with a reset: `ECONNREFUSED`.
     pub refused: Range,
     /// Connected, then reset: `ECONNRESET`.
     pub reset: Range,
@@ -176,8 +178,8 @@ pub struct Prediction {
     pub overflows: Range,
 }
 
-/// How many clients ended how. But for `ghosts`, which are counted among the connected, and for
-/// `served` and `unserved`, which share those between them, each client is in one of them.
+/// Number of clients by their fate. `ghosts` are also counted as connected; `served` and `unserved`
+/// divide the connected; otherwise each client is counted once.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Outcome {
@@ -185,7 +187,7 @@ pub struct Outcome {
     pub instant: u64,
     /// Connected by a later SYN.
     pub late: u64,
-    /// Of those connected, unknown to the server a while after they were.
+    /// Connected clients that the server did not know a while later.
     pub ghosts: u64,
     /// Refused.
     pub refused: u64,
@@ -193,14 +195,14 @@ pub struct Outcome {
     pub reset: u64,
     /// Not connected by the end.
     pub timed_out: u64,
-    /// Of those connected, had a reply to their request.
+    /// Connected clients that had a reply to their request.
     pub served: u64,
-    /// Of those connected, had none by the end.
+    /// Connected clients that had no reply by the end.
     pub unserved: u64,
 }
 
 impl Outcome {
-    /// How many of these clients ended how.
+    /// Counts these clients.
     pub fn of(clients: &[Client]) -> Self {
         let count = |is_so: fn(&Client) -> bool| {
             clients.iter().filter(|client| is_so(client)).count() as u64
@@ -228,25 +230,25 @@ impl Outcome {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Client {
-    /// When its connect was issued, seconds from the first.
+    /// Time of its connect, seconds from the first.
     pub started_s: f64,
-    /// How it ended.
+    /// Fate of its connect.
     pub fate: Fate,
-    /// How long its connect took.
+    /// Duration of its connect, seconds.
     pub connect_s: Option<f64>,
-    /// SYNs sent again.
+    /// Number of SYNs sent again.
     pub syn_retrans: u32,
-    /// Whether the server did not know it a while after it was connected.
+    /// True if the server did not know it a while after it had connected.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ghost: bool,
-    /// Segments of its request that were sent again.
+    /// Number of segments of its request that were sent again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub request_retrans: u32,
-    /// When the reply came, seconds from the first connect.
+    /// Time of the reply, seconds from the first connect.
     pub served_s: Option<f64>,
 }
 
-/// How a client's connect ended.
+/// Fate of a client's connect.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -263,7 +265,7 @@ pub enum Fate {
     TimedOut,
 }
 
-/// The accept queues at an instant.
+/// Depth of the accept queues at an instant.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Depth {
@@ -277,19 +279,19 @@ pub struct Depth {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Check {
-    /// What must agree, in words: `at release: ListenOverflows = SYNs of those who wait`.
+    /// Relation, in words: `at release: ListenOverflows = SYNs without an answer`.
     pub name: String,
-    /// The left side.
+    /// Left side.
     pub left: i64,
-    /// The right side.
+    /// Right side.
     pub right: i64,
-    /// Whether they agree.
+    /// True if the relation holds.
     pub holds: bool,
 }
 
 impl Backlog {
-    /// What is wrong, in words, trial by trial: where the measurement is not as predicted, or a
-    /// check does not hold. Counters are judged only where nobody else can have moved them.
+    /// Differences from the prediction and checks that do not hold, trial by trial. Counters are
+    /// judged only if no other program can have moved them.
     pub fn disagreements(&self) -> Vec<String> {
         let trials = self.trials.iter().filter(|trial| !trial.interrupted);
         trials
@@ -336,7 +338,7 @@ impl Trial {
         wrong
     }
 
-    /// What was predicted and measured of each kind of end.
+    /// Prediction and measurement of each fate.
     fn compared(&self) -> [(&'static str, Range, u64); 6] {
         let (predicted, measured) = (&self.predicted, &self.measured);
         [

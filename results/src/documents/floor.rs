@@ -1,9 +1,8 @@
-//! What a machine can do at all: the limits that a run's numbers are a share of.
+//! Floor of a machine: limits for the numbers of a run.
 //!
-//! Nothing here knows about event loops or I/O models: sockets are asked when the answer is known to
-//! be there, or asked over and over. So no server of this exchange costs less than
-//! [`one_thread`](Floor::one_thread), and no pair of a server and a generator, each on one
-//! processor, does more than [`two_threads`](Floor::two_threads).
+//! There is no event loop or I/O model here: sockets are read when the data is known to be there,
+//! or polled. No server of this exchange costs less than [`one_thread`](Floor::one_thread), and no
+//! server and generator on a CPU each reach more than [`two_threads`](Floor::two_threads).
 
 mod text;
 
@@ -12,52 +11,51 @@ use serde_with::skip_serializing_none;
 
 use crate::{Document, Environment, Header, Record, format};
 
-/// What was measured, each the median of several interleaved rounds with the lowest and the highest.
+/// Measurements, each the median of several interleaved rounds with the lowest and the highest.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Floor {
-    /// When it began, RFC 3339, UTC.
+    /// Start of the measurement, RFC 3339, UTC.
     pub measured: String,
-    /// How long it took, connecting included, seconds.
+    /// Length of the measurement including connecting, seconds.
     pub duration_s: f64,
-    /// The rounds behind each median.
+    /// Rounds behind each median.
     pub rounds: u32,
     /// Bytes in a request, and in its reply.
     pub size: u32,
-    /// The processor of the forms with one thread, and of the client in those with two.
+    /// CPU of the forms with one thread, and of the client in those with two.
     pub client_cpu: u32,
-    /// The processor of the server in the forms with two threads; absent when there is only one.
+    /// CPU of the server in the forms with two threads; absent if there is only one.
     pub server_cpu: Option<u32>,
-    /// TCP connections that were opened for it in the network namespace of the run, where the
-    /// kernel counts them as everybody's; 0 if it could have a namespace of its own.
+    /// TCP connections that were opened in the network namespace of the run, where the kernel
+    /// counts them with all others; 0 if the floor had a namespace of its own.
     pub connections: u32,
     /// A whole exchange in one thread: the client's send, the server's receive and send, the
-    /// client's receive, over loopback TCP, with nothing to wait for. Processor time, of both sides.
+    /// client's receive, over loopback TCP, without waiting. CPU time of both sides.
     pub one_thread: Vec<Exchange>,
-    /// The same between two threads on two processors that ask their sockets over and over, a
-    /// request in flight on every connection. The time is that between two replies: with one
-    /// connection a round trip, with many the reciprocal of the throughput. Absent where other
-    /// programs used the processors in every round.
+    /// The same between two spinning threads on two CPUs, with a request in flight on every
+    /// connection. The time between two replies: with one connection a round trip, with many the
+    /// reciprocal of the throughput. Absent if other programs used the CPUs in every round.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub two_threads: Vec<Exchange>,
-    /// A round trip on one connection between two threads that sleep in recv(2), on two
-    /// processors: what being woken adds.
+    /// Round trip on one connection between two threads that sleep in recv(2), on two CPUs: it adds
+    /// the cost of waking.
     pub blocking_ns: Option<Spread>,
     /// Calls that an event loop makes.
     pub calls: Option<Calls>,
 }
 
-/// A floor with where it was measured, as its file holds it.
+/// A floor with its machine, as its file holds it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FloorReport {
     /// First keys of the file.
     #[serde(flatten)]
     pub header: Header,
-    /// What was measured.
+    /// Measurements.
     pub floor: Floor,
-    /// Where.
+    /// Machine and build.
     pub environment: Environment,
 }
 
@@ -83,17 +81,17 @@ impl Document for FloorReport {
     }
 }
 
-/// The time of an exchange with a number of connections that take turns.
+/// Time of an exchange with a number of connections in rotation.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exchange {
     /// Connections, each with its buffers in the kernel: many do not fit the caches.
     pub conns: u32,
-    /// Nanoseconds an exchange.
+    /// Nanoseconds for each exchange.
     pub ns: Spread,
 }
 
-/// What calls take that are made for every exchange, or would be; nanoseconds of processor time.
+/// Cost of calls that an exchange needs or might need, nanoseconds of CPU time.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Calls {
@@ -107,7 +105,7 @@ pub struct Calls {
     pub epoll_nothing_ns: Spread,
 }
 
-/// The values of the rounds.
+/// Values of the rounds.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Spread {
@@ -120,7 +118,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of a round each; `None` without any.
+    /// Spread of one value for each round; `None` without values.
     pub fn of(values: &[f64]) -> Option<Spread> {
         Some(Spread {
             median: crate::statistics::median(values)?,
@@ -131,12 +129,12 @@ impl Spread {
 }
 
 impl Floor {
-    /// An exchange in one thread, with as many connections as a run has, or nearly.
+    /// Exchange in one thread, with the measured number of connections that is nearest to a run's.
     pub fn one_thread_ns(&self, conns: u32) -> Option<f64> {
         nearest(&self.one_thread, conns)
     }
 
-    /// The most exchanges a second between two threads on two processors, likewise.
+    /// Most exchanges a second between two threads on two CPUs, likewise.
     pub fn two_threads_per_s(&self, conns: u32) -> Option<f64> {
         nearest(&self.two_threads, conns).map(|ns| 1e9 / ns)
     }
@@ -152,7 +150,7 @@ fn nearest(measured: &[Exchange], conns: u32) -> Option<f64> {
 }
 
 impl Record {
-    /// What the run used, as a multiple or a share of its [`floor`](Record::floor), in a sentence.
+    /// Sentence that compares the run with its [`floor`](Record::floor).
     pub fn against_floor(&self) -> Option<String> {
         let floor = self.floor.as_ref()?;
         let least_ns = floor.one_thread_ns(self.conns)?;
@@ -168,8 +166,8 @@ impl Record {
             format::duration(used_ns as u64),
             used_ns / least_ns
         );
-        // A rate that was asked for is no share of what is possible; and what two processors can do
-        // together bounds nobody whose connections have both ends on one.
+        // A planned rate is no share of the possible rate; and two CPUs are no bound for
+        // connections with both ends on one.
         let bounded =
             self.rate.is_none() && self.placement.as_deref().is_none_or(|it| it == "apart");
         if let Some(most) = floor.two_threads_per_s(self.conns).filter(|_| bounded) {

@@ -1,8 +1,7 @@
-//! The record of one run: what was asked, what was measured, and where.
+//! The record of one run.
 //!
-//! One type serves `loadgen --json`, the stored files and the comparison. A key that does not
-//! apply is absent, never zero. Units stand last in the names. A change that a reader of old
-//! files would trip over raises [`SCHEMA`].
+//! One type serves `loadgen --json`, the stored files and comparisons. A key that does not apply is
+//! absent, never zero. Units stand last in the names.
 
 mod bars;
 mod costs;
@@ -27,47 +26,47 @@ pub struct Record {
     /// First keys of the file.
     #[serde(flatten)]
     pub header: Header,
-    /// Whether the numbers may be quoted as the subject's.
+    /// True if the numbers may be quoted as the subject's.
     pub valid: bool,
-    /// Why not; empty when valid. Each begins with a word for programs and a colon, such as
-    /// `generator-full: `, and goes on in words for people.
+    /// Reasons for an invalid run; empty if valid. Each begins with a word for programs and a
+    /// colon, such as `generator-full: `.
     pub invalid_reasons: Vec<String>,
-    /// What a reader should know all the same, in the same form.
+    /// Warnings, in the same form.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Whether a signal cut the run short.
+    /// True if a signal cut the run short.
     pub interrupted: bool,
-    /// The server under test.
+    /// Server under test.
     pub subject: Subject,
-    /// How requests are timed: `closed`, as fast as the replies come; `open`, when they are due.
+    /// Timing of requests: `closed`, as soon as the reply has arrived; `open`, on a schedule.
     pub load: String,
-    /// In an open loop, what was due and what became of it.
+    /// Plan of an open loop, and what became of it.
     pub rate: Option<Rate>,
-    /// Connections asked for.
+    /// Number of connections asked for.
     pub conns: u32,
     /// Bytes in a request.
     pub size: u32,
     /// Load-generating threads.
     pub threads: u32,
-    /// Their system calls: `epoll` or `io-uring`.
+    /// I/O of the load generator: `epoll` or `io-uring`.
     #[serde(default = "epoll")]
     pub engine: String,
-    /// In a closed loop, how long the generator looks for replies before it sleeps, at most; its
-    /// cost is the client's. Absent where it sleeps at once.
+    /// Longest busy-poll of the generator for replies in a closed loop, nanoseconds; its cost is
+    /// the client's. Absent if it sleeps at once.
     pub spin_ns: Option<u64>,
     /// Seconds between the last connection's opening and the measured window.
     pub warmup_s: f64,
-    /// How a warm-up ended that was watched: `steady`, the load having settled, or `bound`, having
-    /// taken as long as it may. Absent where its length was given.
+    /// End of a warm-up of variable length: `steady`, the load has settled; `bound`, it took as
+    /// long as it may. Absent for a fixed length.
     pub warmup_end: Option<String>,
-    /// Seconds actually measured; the divisor of every rate.
+    /// Seconds measured; the divisor of every rate.
     pub duration_s: f64,
-    /// Exchanges completed in the measured window, each verified byte for byte; of a run of a given
-    /// number, those that began in it.
+    /// Exchanges completed in the measured window, each verified byte for byte. Of a run of a given
+    /// number of exchanges: those that began in it.
     pub exchanges: u64,
     /// `exchanges / duration_s`.
     pub throughput_per_s: f64,
-    /// The sum of `errors[].count`, over the whole run.
+    /// Sum of `errors[].count`, over the whole run.
     pub errors_total: u64,
     /// Failures by kind and errno.
     pub errors: Vec<ErrorCount>,
@@ -75,29 +74,29 @@ pub struct Record {
     pub unserved: u64,
     /// Latency by what was timed.
     pub latency: Latencies,
-    /// The measured window in pieces, in order and without gaps.
+    /// Intervals of the measured window, in order and without gaps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub intervals: Vec<Interval>,
-    /// What the generator itself cost in the measured window.
+    /// Cost of the generator in the measured window.
     pub client: Cost,
-    /// What the server cost in the measured window, where it could be read.
+    /// Cost of the server in the measured window, where it could be read.
     pub server: Option<Cost>,
-    /// Whose processors were full: `server`, `client`, `both`, `neither` or `unknown`.
+    /// Side whose CPUs were full: `server`, `client`, `both`, `neither` or `unknown`.
     pub limit: String,
-    /// What the run was to be held against, and whether it held.
+    /// Thresholds of the run, met or missed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub thresholds: Vec<Threshold>,
-    /// How evenly the connections were served in the measured window.
+    /// Fairness between the connections in the measured window.
     pub fairness: Option<Fairness>,
-    /// How the sides lay, where the server's processors are known: `apart`, on processors of their
-    /// own; `steered`, on the same, each connection served on the processor of its client;
-    /// `shared`, on the same otherwise.
+    /// Placement of the sides, if the server's CPUs are known: `apart`, on CPUs of their own;
+    /// `steered`, on the same CPUs, each connection served on the CPU of its client; `shared`, on
+    /// the same CPUs otherwise.
     pub placement: Option<String>,
-    /// An embedded server's own statistics, as it printed them when it stopped; whole run.
+    /// Statistics of an embedded server, as it printed them at its end; of the whole run.
     pub server_statistics: Option<serde_json::Value>,
-    /// What this machine can do at all, as measured before the run.
+    /// Floor of the machine, measured before the run.
     pub floor: Option<Floor>,
-    /// Where it ran.
+    /// Machine and build.
     pub environment: Environment,
 }
 
@@ -132,29 +131,30 @@ impl Document for Record {
     }
 }
 
-/// What the generator used before there was another engine.
+/// The only engine of the first versions.
 fn epoll() -> String {
     "epoll".to_owned()
 }
 
-/// The server under test.
+/// Server under test.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Subject {
-    /// The backend's name for an embedded server, else the target address.
+    /// Name of the backend of an embedded server, else the target address.
     pub name: String,
-    /// The backend that ran, never the one that was wished for.
+    /// Backend that ran; never one that was asked for and fell back.
     pub backend: Option<String>,
-    /// What was asked of it: `echo` or `hi`.
+    /// Service: `echo` or `hi`.
     pub service: String,
-    /// The address connected to.
+    /// Address connected to.
     pub addr: String,
     /// Threads with a listener each.
     pub shards: Option<u32>,
-    /// The listen queue asked for, per shard.
+    /// Listen queue asked for, per shard.
     pub backlog: Option<u32>,
-    /// How long an embedded server polls before it sleeps, nanoseconds; absent where it does not.
+    /// Busy-poll time of an embedded server before it sleeps, nanoseconds; absent if it does not
+    /// busy-poll.
     pub spin_ns: Option<u64>,
 }
 
@@ -165,43 +165,43 @@ pub struct Subject {
 pub struct ErrorCount {
     /// `connect`, `send`, `receive`, `eof`, `timeout`, `mismatch` or `surplus`.
     pub kind: String,
-    /// The errno's name, such as `ECONNRESET`, where there was one.
+    /// Name of the errno, such as `ECONNRESET`, if there was one.
     pub errno: Option<String>,
-    /// How many.
+    /// Number of failures.
     pub count: u64,
-    /// The first one in words.
+    /// The first of them in words.
     pub first: String,
 }
 
-/// What an open loop planned in the measured window, and what became of it.
+/// Plan of an open loop in the measured window, and what became of it.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rate {
-    /// The rate asked for, requests a second.
+    /// Rate asked for, requests a second.
     pub planned_per_s: f64,
-    /// The rate at which they were sent, counting those that were sent before the window's end.
+    /// Rate of sending, counting requests sent before the window's end.
     pub achieved_per_s: f64,
-    /// How the planned instants lie: `constant`, at equal distances; `poisson`, at random.
+    /// Distribution of the planned instants: `constant`, at equal distances; `poisson`, at random.
     pub arrivals: String,
     /// Requests planned.
     pub planned: u64,
-    /// Those of them that were not sent at all.
+    /// Planned requests that were not sent at all.
     pub unsent: u64,
-    /// Those of them that found no idle connection when they were due, and waited for one.
+    /// Planned requests that found no idle connection when they were due, and waited for one.
     pub waited: u64,
-    /// The 99th percentile of that part of the lateness that is the generator's own: without the
-    /// wait for an idle connection. Absent when nothing was sent.
+    /// 99th percentile of the generator's own part of the lateness, without the wait for an idle
+    /// connection. Absent if nothing was sent.
     pub own_lateness_p99_ns: Option<u64>,
-    /// How long before a request was due the clock was watched, at most; its cost is the client's.
+    /// Longest busy-poll before a request is due, nanoseconds; its cost is the client's.
     pub spin_ns: u64,
 }
 
-/// A piece of the measured window.
+/// An interval of the measured window.
 ///
-/// Percentiles are of `response` in an open loop, else of `exchange`; they are absent when nothing
-/// was timed. An exchange belongs to the interval in which its reply was complete; what completed
-/// after the window's end belongs to none of the counts, and its latency to the last interval.
+/// Percentiles are of the [main latency](crate::Latencies::main); absent if nothing was timed. An
+/// exchange belongs to the interval in which its reply was complete. What completed after the
+/// window's end is in none of the counts, and its latency in the last interval.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -214,69 +214,69 @@ pub struct Interval {
     pub exchanges: u64,
     /// Failures noticed in it.
     pub errors: u64,
-    /// Half were faster.
+    /// Median.
     pub p50_ns: Option<u64>,
-    /// Nine of ten were faster.
+    /// 90th percentile.
     pub p90_ns: Option<u64>,
-    /// 99 of 100 were faster.
+    /// 99th percentile.
     pub p99_ns: Option<u64>,
-    /// The slowest.
+    /// Maximum.
     pub max_ns: Option<u64>,
 }
 
-/// What a run was to be held against.
+/// A condition that fails the run.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Threshold {
-    /// What must not be, as it was asked: `p99>5ms`.
+    /// The condition as it was written: `p99>5ms`.
     pub expression: String,
-    /// What was measured: nanoseconds, exchanges a second, failures, or a share of one. Absent when
-    /// it was not.
+    /// Measured value: nanoseconds, exchanges a second, failures, or a share of one. Absent if it
+    /// was not measured.
     pub value: Option<f64>,
-    /// Whether the threshold was held; what was not measured is missed.
+    /// True if the condition was not met; false if its value was not measured.
     pub held: bool,
 }
 
-/// What one side of the exchange cost in the measured window.
+/// Cost of one side of the exchange in the measured window.
 ///
-/// Times are of the processors, from the kernel's accounting of the whole process: the sum from its
-/// clock (clock_getcpuclockid(3)), the division from `/proc/PID/stat` (proc_pid_stat(5)).
+/// CPU times are the kernel's accounting of the whole process: the sum from its clock
+/// (clock_getcpuclockid(3)), the division from `/proc/PID/stat` (proc_pid_stat(5)).
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cost {
     /// User and system time.
     pub cpu_us_per_exchange: f64,
-    /// Time in the program.
+    /// User time.
     pub user_us_per_exchange: f64,
-    /// Time in the kernel on its behalf.
+    /// System time.
     pub system_us_per_exchange: f64,
-    /// Voluntary and involuntary switches of its threads; absent where these were too many to be
-    /// read without disturbing the run.
+    /// Voluntary and involuntary context switches of its threads; absent if there are too many
+    /// threads to be read without disturbing the run.
     pub context_switches_per_exchange: Option<f64>,
-    /// Processor time over the window's length times the processors it may use: 1 is full.
+    /// CPU time over the window's length times the CPUs it may use: 1 is full.
     pub busy: f64,
-    /// The processors it may use, as a kernel CPU list such as `0,2-3`.
+    /// CPUs it may use, as a kernel CPU list such as `0,2-3`.
     pub cpus: String,
-    /// System calls an exchange, where the side counts them (over its whole life).
+    /// System calls for each exchange, if the side counts them (over its whole life).
     pub syscalls_per_exchange: Option<f64>,
 }
 
-/// How evenly the connections were served: exchanges per connection.
+/// Fairness between connections, by their numbers of exchanges.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fairness {
-    /// The fewest a connection completed.
+    /// Fewest exchanges of a connection.
     pub min: u64,
-    /// The most.
+    /// Most exchanges of a connection.
     pub max: u64,
-    /// Jain's index (Jain, Chiu, Hawe 1984): 1 when all are equal, 1/n when one has everything.
+    /// Jain's index (Jain, Chiu, Hawe 1984): 1 if all are equal, 1/n if one has everything.
     pub jain: f64,
 }
 
 impl Threshold {
-    /// The value with its unit, which the metric's name tells; `None` if it was not measured.
+    /// Value with the unit of its metric; `None` if it was not measured.
     pub fn shown(&self) -> Option<String> {
         let metric = self.expression.split(['<', '>']).next().unwrap_or_default().trim();
         let value = self.value?;
@@ -290,7 +290,7 @@ impl Threshold {
 }
 
 impl Fairness {
-    /// Sums up the exchanges each connection completed; `None` when there were none at all.
+    /// Fairness of the exchanges that each connection completed; `None` if there were none.
     pub fn from_counts(exchanges: impl IntoIterator<Item = u64>) -> Option<Fairness> {
         let (mut connections, mut sum, mut squares) = (0u64, 0f64, 0f64);
         let (mut min, mut max) = (u64::MAX, 0);

@@ -1,5 +1,5 @@
-//! A storm of new connections against a server that accepts: how long connects take, and what the
-//! accept queue has to do with it.
+//! Burst of new connections to a server that accepts: the duration of connects, and the accept
+//! queue.
 
 mod text;
 
@@ -9,7 +9,7 @@ use serde_with::skip_serializing_none;
 use crate::backlog::{Counters, Depth, Kernel};
 use crate::{Document, Environment, ErrorCount, Header, Latencies, SCHEMA, Subject};
 
-/// A storm, as its file holds it.
+/// A burst of new connections, as its file holds it.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -17,55 +17,55 @@ pub struct Storm {
     /// First keys of the file.
     #[serde(flatten)]
     pub header: Header,
-    /// Whether a signal cut it short.
+    /// True if a signal cut it short.
     pub interrupted: bool,
-    /// The server.
+    /// Server.
     pub subject: Subject,
-    /// How the sides were to lie, where that was not apart: as [`Record::placement`](crate::Record).
+    /// Placement, if not `apart`; as [`Record::placement`](crate::Record).
     pub placement: Option<String>,
-    /// The settings of the network namespace.
+    /// Settings of the network namespace.
     pub kernel: Kernel,
     /// Connections planned.
     pub conns: u64,
-    /// New connections a second; absent if all came at once.
+    /// New connections a second; absent if all were concurrent.
     pub rate_per_s: Option<f64>,
     /// Exchanges on each connection.
     pub exchanges_each: u32,
     /// Bytes in a request.
     pub size: u32,
-    /// How the client closes: `fin` or `rst`.
+    /// Closing by the client: `fin` or `rst`.
     pub close: String,
-    /// From the first connect to the last, seconds.
+    /// Seconds from the first connect to the last.
     pub issued_s: f64,
-    /// From the first connect to the last close.
+    /// Seconds from the first connect to the last close.
     pub length_s: f64,
     /// Connections that had all their replies.
     pub completed: u64,
-    /// Connections that a signal has cut short, or that were not tried because of it.
+    /// Connections that a signal cut short, or that were not tried because of it.
     pub unfinished: u64,
     /// Connections that failed.
     pub errors_total: u64,
-    /// Why.
+    /// Failures by kind and errno.
     pub errors: Vec<ErrorCount>,
-    /// Connects, first exchanges, and all exchanges.
+    /// Latencies of connects, first exchanges and all exchanges.
     pub latency: Latencies,
     /// Connections by the SYN that was answered.
     pub by_syn: Vec<BySyn>,
-    /// Connections of which a request had to be sent again.
+    /// Connections that had to send a request again.
     pub resent: u64,
-    /// The accept queues; absent if the kernel does not show them.
+    /// Accept queues; absent if the kernel does not show them.
     pub queue: Option<Queue>,
-    /// What the kernel has counted meanwhile, for all in this network namespace.
+    /// Counters of the kernel meanwhile, for every program in this network namespace.
     pub counters: Counters,
-    /// What else went wrong.
+    /// Other disturbances.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// Where it ran.
+    /// Machine and build.
     pub environment: Environment,
 }
 
-/// Storms of one or several servers, listen queues or sizes, one after another. The file of a
-/// single storm holds that storm alone.
+/// Bursts of new connections to one or several servers, listen queues or sizes, one after another.
+/// The file of a single burst holds that burst alone.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "Layout", into = "Layout")]
@@ -81,7 +81,7 @@ enum Layout {
 }
 
 impl Storms {
-    /// Storms as one document.
+    /// Bursts as one document.
     ///
     /// # Panics
     ///
@@ -91,7 +91,7 @@ impl Storms {
         Self(storms)
     }
 
-    /// The storms, at least one.
+    /// The bursts, at least one.
     pub fn storms(&self) -> &[Storm] {
         &self.0
     }
@@ -154,44 +154,44 @@ impl Document for Storms {
         }
     }
 }
-/// The connections that the same SYN has connected.
+/// Connections that were connected by the same SYN.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BySyn {
-    /// Which SYN, from 1.
+    /// Number of the SYN, from 1.
     pub syn: u32,
-    /// How many.
+    /// Number of connections.
     pub connections: u64,
-    /// The median of how long their connects took, nanoseconds.
+    /// Median duration of their connects, nanoseconds.
     pub connect_p50_ns: u64,
 }
 
-/// The accept queues of a server.
+/// Accept queues of a server.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Queue {
     /// Listeners at the address.
     pub listeners: u32,
-    /// The limit of each one's queue, which holds one more.
+    /// Limit of each queue, which holds one more.
     pub limit: u32,
-    /// The depth of all together, whenever it was seen to have changed.
+    /// Depth of all queues together, at each change that was seen.
     pub depth: Vec<Depth>,
 }
 
 impl Queue {
-    /// How many connections fit.
+    /// Number of connections that fit.
     pub fn room(&self) -> u64 {
         u64::from(self.listeners) * (u64::from(self.limit) + 1)
     }
 
-    /// The most that were seen.
+    /// Greatest depth that was seen.
     pub fn deepest(&self) -> u32 {
         self.depth.iter().map(|sample| sample.depth).max().unwrap_or(0)
     }
 }
 
 impl Storm {
-    /// Connections served in a second, over the whole storm.
+    /// Connections served a second, over the whole burst.
     pub fn served_per_s(&self) -> f64 {
         self.completed as f64 / self.length_s.max(1e-9)
     }
@@ -201,7 +201,7 @@ impl Storm {
         self.by_syn.iter().filter(|by| by.syn > 1).map(|by| by.connections).sum()
     }
 
-    /// How many SYNs a connection needed, of so many in a thousand that needed the fewest.
+    /// SYNs that a connection needed at a quantile, in thousandths.
     fn syns_at(&self, permille: u64) -> Option<u32> {
         let total: u64 = self.by_syn.iter().map(|by| by.connections).sum();
         let rank = (total * permille).div_ceil(1000).max(1);

@@ -1,12 +1,11 @@
-//! A curve: one server under a series of loads, a run each, and where it bends.
+//! Curve of one or several servers under a series of loads, one run for each.
 //!
-//! The levels are rates (an open loop) or numbers of connections. They are measured in an order
-//! drawn by lot, so that what drifts is not taken for an effect of the load, each against a fresh
-//! server. A level that the server could not keep up with is part of the curve; one at which the
-//! generator was the limit says nothing of the server, and is shown but not counted.
+//! Levels are rates (open loop) or numbers of connections. They are measured in random order, so
+//! that drift does not look like an effect of the load, each against a new server. A level that
+//! overloads the server is part of the curve. A level at which the generator was the limit says
+//! nothing about the server: it is shown but does not count.
 //!
-//! With objectives (an SLO), the levels are chosen by a search for the highest rate that meets
-//! them, and the curve is that of the search.
+//! With objectives (an SLO), a search for the highest rate that meets them chooses the levels.
 
 mod curve;
 mod knee;
@@ -28,23 +27,23 @@ use crate::{Document, Environment, Floor, Header, Latencies, Record};
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Sweep {
-    /// What was planned.
+    /// Plan.
     #[serde(flatten)]
     pub plan: SweepPlan,
-    /// Whether a signal, or a server that did not start, ended it before its time.
+    /// True if a signal, or a server that did not start, ended it early.
     pub interrupted: bool,
     /// Every run, in the order they were made.
     pub points: Vec<Point>,
     /// Levels that were left out, such as those that the machine has too few descriptors for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub omitted: Vec<Omission>,
-    /// Where the curve bends; absent when it does not, or cannot be told.
+    /// Knee of the curve; absent if there is none.
     pub knee: Option<Knee>,
-    /// What the search for the highest rate found.
+    /// Result of the search for the highest rate.
     pub slo: Option<SloResult>,
-    /// What the machine can do at all.
+    /// Floor of the machine.
     pub floor: Option<Floor>,
-    /// Where it ran; the load is that before the first run and after the last.
+    /// Machine and build; the load is that before the first run and after the last.
     pub environment: Environment,
 }
 
@@ -74,7 +73,7 @@ impl Document for Sweep {
     }
 }
 
-/// What is measured, and how it was asked for.
+/// Server, levels and options of a sweep.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -82,26 +81,26 @@ pub struct SweepPlan {
     /// First keys of the file.
     #[serde(flatten)]
     pub header: Header,
-    /// The server: a backend's name, a command's, or an address.
+    /// Server: the name of a backend or of a command, or an address.
     pub subject: String,
-    /// What was asked of it: `echo` or `hi`.
+    /// Service: `echo` or `hi`.
     pub service: String,
-    /// What the levels are.
+    /// Meaning of the levels.
     pub axis: Axis,
-    /// The levels asked for, ascending; empty for a search, which chooses its own.
+    /// Levels asked for, ascending; empty for a search, which chooses its own.
     pub levels: Vec<u64>,
-    /// How often each level is measured.
+    /// Runs of each level.
     pub rounds: u32,
-    /// Connections of every run; absent when they are the levels.
+    /// Connections of every run; absent if they are the levels.
     pub conns: Option<u32>,
     /// Requests a second of every run, if there is a rate that is not the level.
     pub rate_per_s: Option<u64>,
-    /// How the planned instants lie, as in [`Rate::arrivals`](crate::Rate::arrivals); absent in a
-    /// closed loop.
+    /// Distribution of the planned instants, as [`Rate::arrivals`](crate::Rate::arrivals); absent
+    /// in a closed loop.
     pub arrivals: Option<String>,
-    /// How the sides were to lie, where that was not apart: as [`Record::placement`].
+    /// Placement, if not `apart`; as [`Record::placement`].
     pub placement: Option<String>,
-    /// How long an embedded server polls before it sleeps, nanoseconds; absent where it does not.
+    /// Busy-poll time of an embedded server, nanoseconds; absent if it does not busy-poll.
     pub server_spin_ns: Option<u64>,
     /// Bytes in a request.
     pub size: u32,
@@ -111,7 +110,7 @@ pub struct SweepPlan {
     pub duration_s: f64,
 }
 
-/// What is varied.
+/// Quantity that is varied.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -131,20 +130,19 @@ pub struct Point {
     pub subject: Option<String>,
     /// The rate or the number of connections.
     pub level: u64,
-    /// The round, from 1; of a search, how often this rate was measured.
+    /// Round, from 1; of a search, the number of runs at this rate so far.
     pub round: u32,
-    /// Why it was made.
+    /// Purpose of the run.
     pub purpose: Purpose,
-    /// When its measured window began, RFC 3339, UTC.
+    /// Start of its measured window, RFC 3339, UTC.
     pub started: String,
     /// Seconds measured.
     pub duration_s: f64,
-    /// What may be said of it.
+    /// Outcome of the run.
     pub outcome: Outcome,
-    /// Whether it met the objectives of a search; absent where there are none, or it cannot tell.
+    /// True if it met the objectives of a search; absent if there are none or it cannot tell.
     pub held: Option<bool>,
-    /// Why the server was overloaded or the run is invalid, as in
-    /// [`Record::invalid_reasons`].
+    /// Reasons for an overload or an invalid run, as [`Record::invalid_reasons`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<String>,
     /// Connections.
@@ -157,15 +155,15 @@ pub struct Point {
     pub exchanges: u64,
     /// Failures.
     pub errors_total: u64,
-    /// Processor time of the server, where it could be read.
+    /// CPU time of the server, if it could be read.
     pub server_cpu_us_per_exchange: Option<f64>,
-    /// The share of its processors.
+    /// CPU time as a share of the CPUs that it may use.
     pub server_busy: Option<f64>,
-    /// Processor time of the generator.
+    /// CPU time of the generator.
     pub client_cpu_us_per_exchange: f64,
-    /// The share of its processors.
+    /// CPU time as a share of the CPUs that it may use.
     pub client_busy: Option<f64>,
-    /// Whose processors were full, as in [`Record::limit`].
+    /// Side whose CPUs were full, as [`Record::limit`].
     pub limit: String,
     /// The distributions, whole.
     pub latency: Latencies,
@@ -225,63 +223,63 @@ pub struct Omission {
     pub reason: String,
 }
 
-/// Why a run of a sweep was made.
+/// Purpose of a run of a sweep.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
     /// The level was asked for.
     Level,
-    /// The search looked at this rate.
+    /// The search tried this rate.
     Search,
-    /// The search's result was measured again, longer.
+    /// The result of the search is measured again, longer.
     Confirm,
-    /// It is 50, 70 or 90 % of the search's result.
+    /// A share of the search's result: 50, 70 or 90 %.
     Share,
 }
 
-/// What may be said of a run of a sweep.
+/// Outcome of a run of a sweep.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The numbers are the server's at this load.
     Ok,
-    /// The server did not keep up: a point of the curve, past its knee.
+    /// The server did not keep up: a point of the curve beyond its knee.
     Overloaded,
-    /// The numbers say nothing of the server.
+    /// The numbers say nothing about the server.
     Invalid,
 }
 
-/// The highest rate that meets the objectives.
+/// Highest rate that meets the objectives.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SloResult {
-    /// The objectives, as asked for: `p99<1ms`.
+    /// Objectives, as asked for: `p99<1ms`.
     pub objectives: Vec<String>,
-    /// The highest rate that met them and did so again, requests a second; absent when none did.
+    /// Highest rate that met them twice, requests a second; absent if none did.
     pub rate_per_s: Option<u64>,
-    /// The lowest rate above it that missed them; absent when something else ended the search.
+    /// Lowest rate above it that missed them; absent if something else ended the search.
     pub missed_per_s: Option<u64>,
-    /// What ended the search upward.
+    /// Upper end of the search.
     pub bound: Bound,
-    /// How far apart the two rates may lie, as a share.
+    /// Tolerance between the two rates, as a share.
     pub tolerance: f64,
 }
 
-/// What ended a search upward.
+/// Upper end of a search.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
     /// The server missed the objectives at the next higher rate.
     Objectives,
-    /// The generator cannot send faster: the server's own limit lies higher, or may.
+    /// The generator cannot send faster: the server's own limit may be higher.
     Generator,
     /// The highest rate that was allowed met them.
     Highest,
-    /// It was interrupted.
+    /// The search was interrupted.
     Unfinished,
 }
 
@@ -335,7 +333,7 @@ fn outcome(record: &Record) -> Outcome {
     }
 }
 
-/// The word before the colon that groups reasons; all of a reason that has none.
+/// Word before the colon of a reason; the whole reason without a colon.
 fn slug(reason: &str) -> &str {
     reason.split_once(':').map_or(reason, |(slug, _)| slug)
 }

@@ -1,15 +1,16 @@
-//! The pictures of a trial: the depth of the queue over time, and who connected by which SYN.
+//! Pictures of a trial: the depth of the queue over time, and the clients by the SYN that connected
+//! them.
 
 use super::{Client, Depth, Fate};
 
-/// Columns of the timeline, and the longest bar.
+/// Columns of the timeline, and of the longest bar.
 const WIDTH: usize = 40;
 
 /// Heights of a column, in eighths of a character cell.
 const HEIGHTS: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// The depth over `length_s` seconds, left to right: each column the greatest depth in its time,
-/// `full` as high as a line.
+/// Depth over `length_s` seconds, left to right. A column shows the greatest depth in its time;
+/// `full` is a full line.
 pub(crate) fn timeline(depth: &[Depth], full: u64, length_s: f64) -> String {
     if !(length_s > 0.0 && length_s.is_finite()) {
         return String::new();
@@ -32,14 +33,14 @@ pub(crate) fn timeline(depth: &[Depth], full: u64, length_s: f64) -> String {
     columns.iter().map(height).collect()
 }
 
-/// One step of the ladder: the clients that a SYN has connected.
+/// One step of the ladder: the clients that the same SYN connected.
 #[derive(Debug, PartialEq)]
 pub(super) struct Rung {
-    /// Which SYN, from 1.
+    /// Number of the SYN, from 1.
     pub(super) syn: u32,
-    /// How many it has connected.
+    /// Clients that it connected.
     pub(super) clients: usize,
-    /// The median of how long their connects took, seconds; absent if there are none.
+    /// Median duration of their connects, seconds; absent if there are none.
     pub(super) connect_s: Option<f64>,
 }
 

@@ -1,4 +1,4 @@
-//! The experiment in words and tables, in at most 100 columns.
+//! Text of a backlog experiment.
 
 use std::fmt::Write as _;
 
@@ -67,7 +67,7 @@ impl Backlog {
         text + "a/b: measured and predicted\n"
     }
 
-    /// The counters against each other and against the clients.
+    /// The kernel's counters against each other and against the clients.
     fn checks(&self) -> String {
         let mut text = String::new();
         for trials in self.trials.chunks(SIDE_BY_SIDE) {
@@ -123,7 +123,7 @@ impl Backlog {
 }
 
 impl Trial {
-    /// What happened, in a sentence and two pictures.
+    /// A sentence and two pictures.
     fn story(&self) -> String {
         let mut text = "\n".to_owned() + &wrap(&self.sentence(), COLUMNS, 0) + "\n";
         for note in &self.notes {

@@ -1,9 +1,9 @@
-//! Which runs are left out, and of what.
+//! Runs that are left out of some or all metrics.
 //!
-//! What spoils a run need not spoil all of it. While only the generator was full, the throughput and
-//! the latencies are the generator's; what the server spent on an exchange is still the server's.
-//! To drop that too would be worse than needless: it happens in a cheap server's best runs, and
-//! choosing runs by their outcome finds differences between equals.
+//! A disturbance need not spoil all of a run. If only the generator was full, throughput and
+//! latency are the generator's, but server CPU per exchange is still the server's. Leaving that out
+//! would bias it: the generator is full in a cheap server's best runs, and choosing runs by their
+//! outcome finds differences between equals.
 
 use std::collections::BTreeSet;
 
@@ -12,24 +12,24 @@ use serde::{Deserialize, Serialize};
 use super::{Measurement, Metric};
 use crate::Record;
 
-/// What begins a reason that names no kind of its own.
+/// Kind of a reason that names none.
 const OTHER: &str = "other";
 
 /// Runs of a subject that are left out for the same kind of reason.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exclusion {
-    /// What the reasons begin with, such as `generator-full`; `other` where that is nothing.
+    /// Kind: the word that the reasons begin with, such as `generator-full`; `other` without one.
     pub kind: String,
-    /// How many runs.
+    /// Number of runs.
     pub runs: u32,
-    /// The reason of the first of them, whole.
+    /// Whole reason of the first of them.
     pub example: String,
-    /// What they are left out of.
+    /// Metrics that they are left out of.
     pub metrics: Vec<Metric>,
 }
 
-/// Why a run is left out of some or all metrics; empty if it is not.
+/// Reasons for leaving a run out of some or all metrics.
 pub(super) fn reasons(record: &Record) -> Vec<String> {
     let mut reasons = record.invalid_reasons.clone();
     if record.interrupted {
@@ -41,7 +41,7 @@ pub(super) fn reasons(record: &Record) -> Vec<String> {
     reasons
 }
 
-/// How many runs warn of what, the most frequent first.
+/// Number of runs with each kind of warning, the most frequent first.
 pub(super) fn warnings<'a>(runs: impl Iterator<Item = &'a Measurement>) -> Vec<(&'a str, u32)> {
     let mut found: Vec<(&str, u32)> = Vec::new();
     for run in runs {
@@ -57,18 +57,18 @@ pub(super) fn warnings<'a>(runs: impl Iterator<Item = &'a Measurement>) -> Vec<(
     found
 }
 
-/// The kind of a reason: `late` of `late: a millisecond and more`.
+/// Kind of a reason: `late` of `late: a millisecond and more`.
 fn kind(reason: &str) -> &str {
     let plain =
         |kind: &str| !kind.is_empty() && kind.chars().all(|c| c.is_ascii_lowercase() || c == '-');
     reason.split_once(':').map(|(kind, _)| kind).filter(|kind| plain(kind)).unwrap_or(OTHER)
 }
 
-/// What a reason spoils; of a kind that is not known here, everything.
+/// True if a reason spoils a metric. An unknown kind spoils all.
 fn spoils(reason: &str, metric: Metric) -> bool {
     match kind(reason) {
-        // Time on a processor is counted only while it lasts: neither the generator's limit, nor
-        // waiting for a processor, nor a load that came otherwise than planned adds to it.
+        // CPU time counts only while a thread runs: neither the generator's limit, nor waiting for
+        // a CPU, nor a load that differs from the plan adds to it.
         "generator-full" | "disturbed" | "overloaded" | "late" | "rate-missed" | "spacing" => {
             !metric.is_processor_time()
         }
@@ -76,13 +76,13 @@ fn spoils(reason: &str, metric: Metric) -> bool {
     }
 }
 
-/// The metrics that a run with these reasons is left out of.
+/// Metrics that a run with these reasons is left out of.
 pub(super) fn left_out(reasons: &[String]) -> Vec<Metric> {
     let spoilt = |metric: &Metric| reasons.iter().any(|reason| spoils(reason, *metric));
     Metric::ALL.into_iter().filter(spoilt).collect()
 }
 
-/// The reasons of a subject's runs by kind, the most frequent first.
+/// Reasons of a subject's runs by kind, the most frequent first.
 pub(super) fn by_kind(runs: &[Measurement]) -> Vec<Exclusion> {
     let mut found: Vec<Exclusion> = Vec::new();
     for run in runs {

@@ -1,4 +1,4 @@
-//! What the machine could do at all while a comparison went on, round by round.
+//! Floors of the machine during a comparison, round by round.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +8,21 @@ use serde_with::skip_serializing_none;
 use super::{Cell, Measured, Metric, Run, by_round};
 use crate::statistics::{Ratio, median};
 
-/// The floor of a round of a cell, measured just before the round's runs: see
-/// [`Floor`](crate::Floor).
+/// Floor of a round of a cell, measured just before the round's runs: see [`Floor`](crate::Floor).
 #[skip_serializing_none]
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RoundFloor {
     /// The round, from 1.
     pub round: u32,
-    /// Processor time of an exchange of which one thread does both sides, nanoseconds.
+    /// CPU time of an exchange with both sides in one thread, nanoseconds.
     pub one_thread_ns: f64,
-    /// Time from a reply to the next between two threads that spin on two processors, nanoseconds;
-    /// absent where there is one processor, or other programs used them.
+    /// Time from one reply to the next between two spinning threads on two CPUs, nanoseconds;
+    /// absent if there is one CPU, or other programs used them.
     pub two_threads_ns: Option<f64>,
 }
 
-/// The floor of every round that has one, as its runs' records hold it.
+/// Floor of every round that has one, from the records of its runs.
 pub(super) fn floors(runs: &[&Run]) -> Vec<RoundFloor> {
     let of_run = |run: &&Run| {
         let (floor, conns) = (run.record.floor.as_ref()?, run.record.conns);
@@ -39,12 +38,12 @@ pub(super) fn floors(runs: &[&Run]) -> Vec<RoundFloor> {
 }
 
 impl Cell {
-    /// The median of what `limit` makes of the floors.
+    /// Median of `limit` over the floors.
     pub fn at_the_floor(&self, limit: impl Fn(&RoundFloor) -> Option<f64>) -> Option<f64> {
         median(&self.floors.iter().filter_map(limit).collect::<Vec<_>>())
     }
 
-    /// How a subject's metric compares with what `limit` makes of the floor, round by round.
+    /// Ratio of a subject's metric to `limit` of the floor, round by round.
     pub fn over_the_floor(
         &self,
         subject: &Measured,

@@ -1,4 +1,4 @@
-//! Ratios to the baseline, with their intervals: who is better at what, and how surely.
+//! Chart of the ratios to the baseline with their intervals.
 
 use super::{decimals, interval};
 use crate::html::figure::Figure;

@@ -1,4 +1,4 @@
-//! From the runs to the verdicts.
+//! Verdicts from runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,15 +10,15 @@ use crate::statistics::{Ratio, median, spread};
 use crate::{Environment, Latency};
 
 impl Comparison {
-    /// Judges the runs made so far, in any order. A cell is what has the same connections and
-    /// size; runs of a subject that the plan does not name are ignored.
+    /// Judges the runs so far, in any order. A cell is all runs with the same connections and size.
+    /// Runs of a subject that the plan does not name are ignored.
     ///
-    /// A run that is invalid or interrupted is left out of the metrics that its reasons spoil, and
-    /// listed with them. In a round where the baseline or the subject is left out they make no
-    /// pair. Of several runs of a subject in one round the first that is not left out counts.
+    /// An invalid or interrupted run is left out of the metrics that its reasons spoil. A round in
+    /// which the baseline or the subject is left out makes no pair. Of several runs of a subject in
+    /// one round, the first that counts is taken.
     ///
-    /// Cheap enough to be asked after every round: [`Cell::stopped`] tells the cells that have
-    /// rounds enough.
+    /// Cheap enough to be called after every round: [`Cell::stopped`] marks the cells that have
+    /// enough rounds.
     pub fn judge(plan: Plan, runs: &[Run]) -> Comparison {
         let primary = primary(&plan, runs);
         let keys: BTreeSet<(u32, u32)> = runs.iter().map(key).collect();
@@ -40,15 +40,15 @@ impl Comparison {
     }
 }
 
-/// What makes a cell.
+/// Key of a cell.
 fn key(run: &Run) -> (u32, u32) {
     (run.record.conns, run.record.size)
 }
 
-/// The metric that the claim rests on, by what could be read and never by its values: a metric
-/// chosen for its result would find a difference between equals.
+/// Metric that the claim rests on. It depends on what could be read and never on the values: a
+/// metric chosen for its result would find a difference between equals.
 fn primary(plan: &Plan, runs: &[Run]) -> Metric {
-    // A subject that has no run yet, or none that counts, does not stand against it.
+    // A subject without a run that counts does not decide.
     let mut readable: BTreeMap<((u32, u32), &str), bool> = BTreeMap::new();
     let metric = Metric::ServerCpuUsPerExchange;
     for run in runs.iter().filter(|run| plan.subjects.contains(&run.subject)) {
@@ -92,7 +92,7 @@ fn cell(plan: &Plan, primary: Metric, runs: &[&Run]) -> Cell {
     }
 }
 
-/// What a subject's runs in a cell come to; `None` if there are none.
+/// Summary of a subject's runs in a cell; `None` if there are none.
 fn measured(name: &str, runs: &[&Run]) -> Option<Measured> {
     let mut runs: Vec<&Run> = runs.iter().copied().filter(|run| run.subject == name).collect();
     runs.sort_by_key(|run| run.round);
@@ -121,8 +121,8 @@ fn measured(name: &str, runs: &[&Run]) -> Option<Measured> {
     })
 }
 
-/// Whether a run that counts has too few samples for a percentile. What the faster rounds have is
-/// then left out as well: it would speak of those alone.
+/// True if a run that counts has too few samples for a percentile. Then the percentile is left out
+/// for all runs: those that have it are the faster ones.
 fn lacks_samples(run: &Measurement, metric: Metric) -> bool {
     let percentile = matches!(metric, Metric::P50Ns | Metric::P99Ns | Metric::P999Ns);
     percentile && !run.left_out_of.contains(&metric) && run.values.get(metric).is_none()
@@ -156,7 +156,7 @@ fn compare(subject: &mut Measured, baseline: &Measured, primary: Metric) {
     subject.metrics = metrics;
 }
 
-/// The latencies of the runs whose latency counts, added up.
+/// Latencies of the runs that count for latency, added up.
 fn pooled(runs: &[&Run]) -> Option<Latency> {
     let mut sum: Option<Histogram<u64>> = None;
     let counts = |run: &&&Run| {

@@ -1,34 +1,34 @@
-//! What is compared.
+//! Metrics that are compared.
 
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
 use crate::{Latency, Record, format};
 
-/// The fewest samples that have to lie above a percentile for it to be compared.
+/// Fewest samples above a percentile for it to be compared.
 const SAMPLES_BEYOND: f64 = 10.0;
 
-/// A number that every run has, or should have.
+/// A metric of a run.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Processor time of the server, user and system, microseconds.
+    /// Server CPU time for an exchange, user and system, microseconds.
     ServerCpuUsPerExchange,
     /// Exchanges a second.
     ThroughputPerS,
-    /// The median latency, nanoseconds: of the exchange, or with a planned rate of the response.
+    /// Median of the [main latency](crate::Latencies::main), nanoseconds.
     P50Ns,
-    /// The 99th percentile of it.
+    /// Its 99th percentile.
     P99Ns,
-    /// The 99.9th percentile of it.
+    /// Its 99.9th percentile.
     P999Ns,
-    /// Processor time of the load generator, user and system, microseconds.
+    /// CPU time of the load generator for an exchange, user and system, microseconds.
     ClientCpuUsPerExchange,
 }
 
 impl Metric {
-    /// All of them, in the order they are shown.
+    /// All metrics, in the order they are shown.
     pub const ALL: [Metric; 6] = [
         Metric::ServerCpuUsPerExchange,
         Metric::ThroughputPerS,
@@ -38,8 +38,8 @@ impl Metric {
         Metric::ClientCpuUsPerExchange,
     ];
 
-    /// What a run measured; absent what it could not, and a percentile with fewer than ten samples
-    /// above it.
+    /// Value of a run; `None` if it was not measured, and for a percentile with fewer than ten
+    /// samples above it.
     pub fn of(self, record: &Record) -> Option<f64> {
         match self {
             Self::ServerCpuUsPerExchange => Some(record.server.as_ref()?.cpu_us_per_exchange),
@@ -51,7 +51,7 @@ impl Metric {
         }
     }
 
-    /// In a table; processor time is that of an exchange.
+    /// Label in a table; CPU time is for an exchange.
     pub fn label(self) -> &'static str {
         match self {
             Self::ServerCpuUsPerExchange => "server CPU",
@@ -63,7 +63,7 @@ impl Metric {
         }
     }
 
-    /// In a sentence.
+    /// Name in a sentence.
     pub fn words(self) -> &'static str {
         match self {
             Self::ServerCpuUsPerExchange => "server CPU per exchange",
@@ -72,7 +72,7 @@ impl Metric {
         }
     }
 
-    /// What a subject does with it, before the ratio.
+    /// Verb of a sentence about a subject.
     pub(super) fn verb(self) -> &'static str {
         match self {
             Self::ServerCpuUsPerExchange | Self::ClientCpuUsPerExchange => "needs",
@@ -81,12 +81,12 @@ impl Metric {
         }
     }
 
-    /// Whether it is time on a processor, which who waits for what does not change.
+    /// True if it is CPU time, which does not depend on waiting.
     pub(super) fn is_processor_time(self) -> bool {
         matches!(self, Self::ServerCpuUsPerExchange | Self::ClientCpuUsPerExchange)
     }
 
-    /// A value for people, with its unit.
+    /// Value with its unit.
     pub fn show(self, value: f64) -> String {
         match self {
             Self::ThroughputPerS => format::count(value) + "/s",
@@ -101,11 +101,11 @@ impl Metric {
 fn percentile(record: &Record, quantile: f64, value: fn(&Latency) -> u64) -> Option<f64> {
     let latency = record.latency.main()?;
     let beyond = latency.count as f64 * (1.0 - quantile);
-    // Just not ten may be ten less a rounding error.
+    // Ten may be computed as ten less a rounding error.
     (beyond > SAMPLES_BEYOND - 1e-6).then(|| value(latency) as f64)
 }
 
-/// Something for each metric; absent where there is nothing.
+/// A value for each metric; absent if there is none.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -120,7 +120,7 @@ pub struct ByMetric<T> {
 }
 
 impl<T> ByMetric<T> {
-    /// Takes for each metric what `value` gives.
+    /// Takes the result of `value` for each metric.
     pub fn from_fn(mut value: impl FnMut(Metric) -> Option<T>) -> ByMetric<T> {
         ByMetric {
             server_cpu_us_per_exchange: value(Metric::ServerCpuUsPerExchange),
@@ -132,7 +132,7 @@ impl<T> ByMetric<T> {
         }
     }
 
-    /// What there is for a metric.
+    /// Value for a metric.
     pub fn get(&self, metric: Metric) -> Option<&T> {
         match metric {
             Metric::ServerCpuUsPerExchange => self.server_cpu_us_per_exchange.as_ref(),

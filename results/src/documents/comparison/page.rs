@@ -1,4 +1,4 @@
-//! The section of a comparison: its answer, the ratios of all cells, and each cell.
+//! Section of a comparison: its answer, the ratios of all cells, and each cell.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::statistics::{Stopped, Verdict};
 use crate::text::{grouped, load};
 use crate::{Cell, Comparison, Metric, format};
 
-/// The most sentences that are an answer; of more, a count is one.
+/// Most sentences that are an answer. Beyond, there is one for each subject.
 const ANSWERS: usize = 4;
 
 /// Adds the answer, the ratios of all cells, and the charts of each cell.
@@ -74,7 +74,7 @@ fn listed(items: &[String]) -> String {
     }
 }
 
-/// What was found: a sentence for each claim, or where that would be many, for each subject.
+/// Answer: a sentence for each claim, or if there are many, for each subject.
 fn answers(comparison: &Comparison) -> Vec<String> {
     let baseline = &comparison.plan.baseline;
     let comparisons: usize =
@@ -86,7 +86,7 @@ fn answers(comparison: &Comparison) -> Vec<String> {
     others.filter_map(|subject| summary(comparison, subject)).collect()
 }
 
-/// In how many cells a subject differs from the baseline, and how far.
+/// Number of cells in which a subject differs from the baseline, and the range of its ratios.
 fn summary(comparison: &Comparison, subject: &str) -> Option<String> {
     let metric = comparison.primary;
     let ratios: Vec<_> = (comparison.cells.iter())
@@ -169,7 +169,7 @@ fn matrix(page: &mut Page, id: &str, comparison: &Comparison) {
     page.push("</tbody></table></div>");
 }
 
-/// Whether a verdict is good for who gets it.
+/// CSS class of a verdict: better or worse than the baseline.
 fn judgement(metric: Metric, verdict: Verdict) -> &'static str {
     match (verdict, metric) {
         (Verdict::Lower, Metric::ThroughputPerS) => "worse",

@@ -1,4 +1,4 @@
-//! One metric of every subject of a comparison: its rounds, their median, and its interval.
+//! Chart of one metric of every subject: its rounds, their median, and its interval.
 
 use crate::html::figure::Figure;
 use crate::html::rows::{Mark, Row, Rows};
@@ -8,7 +8,7 @@ use crate::html::unit::Unit;
 use crate::statistics::median_interval;
 use crate::{Cell, Measured, Metric};
 
-/// The confidence of the interval.
+/// Confidence of the interval.
 const CONFIDENCE: f64 = 0.95;
 
 /// The chart of a metric in a cell, or `None` where it was not measured.
@@ -69,11 +69,11 @@ pub(crate) fn rounds(cell: &Cell, metric: Metric, title: &str) -> Option<Figure>
     })
 }
 
-/// Each run's value, and whether it counts.
+/// Value of each run; true if it counts.
 fn values(subject: &Measured, metric: Metric) -> Vec<(f64, bool)> {
     let value = |run: &crate::Measurement| {
         let value = *run.values.get(metric)?;
-        // Where it is not said what a run is left out of, it is everything.
+        // Old files do not name the metrics: then the run is left out of all.
         let counts = match run.left_out_of.as_slice() {
             [] => run.excluded.is_empty(),
             metrics => !metrics.contains(&metric),

@@ -1,4 +1,4 @@
-//! What a comparison shows, in words.
+//! Findings of a comparison, in words.
 
 use super::exclusion::by_kind;
 use super::{Cell, Comparison, Exclusion, Measured, Metric};
@@ -23,7 +23,7 @@ impl Comparison {
         primary.chain(excluded(cell)).collect()
     }
 
-    /// Of the [`sentences`](Comparison::sentences) those on the primary metric.
+    /// The [`sentences`](Comparison::sentences) on the primary metric.
     pub(crate) fn primary_sentences(&self) -> Vec<String> {
         let sentences = self.cells.iter().flat_map(|cell| {
             let others = cell.others(&self.plan.baseline);
@@ -32,8 +32,8 @@ impl Comparison {
         sentences.collect()
     }
 
-    /// With the same server on all sides: how large a difference the noise alone makes, for each
-    /// cell.
+    /// Largest difference that noise alone makes, for each cell, if all subjects are the same
+    /// server.
     pub fn noise_floor(&self) -> Vec<String> {
         let floors = |cell: &Cell| -> Vec<String> {
             let shown = |metric: Metric| {
@@ -70,7 +70,7 @@ impl Comparison {
         sentences
     }
 
-    /// Says which cell a sentence is about, if there are several.
+    /// Names the cell of a sentence, if there are several.
     fn in_cell(&self, cell: &Cell, sentence: &str) -> String {
         match self.cells.len() {
             1 => sentence.to_owned(),

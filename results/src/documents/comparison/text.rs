@@ -213,7 +213,7 @@ fn is_partial(ratio: &Ratio, cell: &Cell) -> bool {
     all.map(|other| other.rounds).max().is_some_and(|most| ratio.rounds < most)
 }
 
-/// What the machine can do at all under the cell's load.
+/// Floor of the machine under the cell's load.
 fn floor(cell: &Cell) -> Option<String> {
     let one_thread = cell.at_the_floor(|floor| Some(floor.one_thread_ns))?;
     let one_thread = format::duration(one_thread as u64);
@@ -227,7 +227,7 @@ fn floor(cell: &Cell) -> Option<String> {
     ))
 }
 
-/// Meaning of the marks that occur, and what stands against believing the numbers.
+/// Meaning of the marks that occur, and doubts about the numbers.
 fn notes(comparison: &Comparison) -> Vec<String> {
     let (primary, baseline) = (comparison.primary.words(), &comparison.plan.baseline);
     let subjects = || comparison.cells.iter().flat_map(|cell| &cell.subjects);

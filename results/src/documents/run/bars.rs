@@ -56,7 +56,7 @@ fn bins(histogram: &Histogram<u64>) -> Vec<Bin> {
     bins.push(Bin { low: last, high: high.max(last), count: 0 });
     let end = bins.len() - 1;
     for value in histogram.iter_recorded() {
-        // The value stands for all values that the histogram does not distinguish from it.
+        // The value represents all values that the histogram does not distinguish from it.
         let sample = histogram.lowest_equivalent(value.value_iterated_to());
         let bin = bins[..end].iter().position(|bin| sample < bin.high).unwrap_or(end);
         bins[bin].count += value.count_at_value();

@@ -1,4 +1,4 @@
-//! What single runs cost and reached: processor time by part, and throughput.
+//! Charts of CPU time and throughput of single runs.
 
 use crate::html::figure::Figure;
 use crate::html::rows::{Mark, Row, Rows};
@@ -10,7 +10,7 @@ use crate::{Cost, Record, format};
 /// One side of the exchange, if its cost is known.
 type Side = fn(&Record) -> Option<&Cost>;
 
-/// Processor time an exchange of server and client, user and system.
+/// CPU time for an exchange of server and client, user and system.
 pub(crate) fn costs(runs: &[(&str, &Record)]) -> Option<Figure> {
     let mut rows = Vec::new();
     let mut max = 0.0f64;

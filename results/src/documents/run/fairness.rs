@@ -1,4 +1,4 @@
-//! How evenly the connections of a run were served.
+//! Chart of the fairness between the connections of a run.
 
 use crate::Record;
 use crate::html::figure::Figure;

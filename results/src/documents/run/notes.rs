@@ -1,11 +1,11 @@
-//! What stands below a table: why two records may not be comparable, or one not believable.
+//! Notes below a table: differences between runs, and doubts about a run.
 
 use std::collections::BTreeSet;
 
 use crate::environment::circumstances::{self, Circumstance, value};
 use crate::{Environment, Record, format, text};
 
-/// A line for each setting or circumstance that is not the same in all records.
+/// One line for each circumstance that is not the same in all runs.
 pub(super) fn differences(records: &[(&str, &Record)]) -> Vec<String> {
     let circumstances: Vec<_> = records.iter().map(|(_, record)| circumstances(record)).collect();
     let mut seen = BTreeSet::new();
@@ -40,7 +40,7 @@ fn difference(name: &str, values: &[(&str, &str)]) -> String {
     text::line(&line)
 }
 
-/// A run's circumstances.
+/// Circumstances of a run.
 pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
     let subject = &record.subject;
     let number = |value: Option<u32>| value.map(|value| value.to_string());
@@ -67,7 +67,7 @@ pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
     named.into_iter().chain(circumstances::circumstances(&record.environment)).collect()
 }
 
-/// `1.0s`; a warm-up that was watched is as long as it has to be.
+/// `1.0s`, or `until steady` for a warm-up of variable length.
 fn warmup(record: &Record) -> String {
     match &record.warmup_end {
         None => format!("{:.1}s", record.warmup_s),
@@ -75,7 +75,7 @@ fn warmup(record: &Record) -> String {
     }
 }
 
-/// What stands against believing a record.
+/// Doubts about a run.
 pub(super) fn doubts(label: &str, record: &Record) -> Vec<String> {
     let mut doubts = Vec::new();
     if !record.valid {
@@ -111,7 +111,7 @@ pub(super) fn doubts(label: &str, record: &Record) -> Vec<String> {
     doubts.iter().map(line).collect()
 }
 
-/// Processor time the hypervisor gave to others during the run.
+/// CPU time that the hypervisor gave to others during the run.
 fn stolen_s(environment: &Environment) -> Option<f64> {
     let before = environment.load_before.as_ref()?.steal_s?;
     let after = environment.load_after.as_ref()?.steal_s?;

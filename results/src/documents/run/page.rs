@@ -1,4 +1,4 @@
-//! The section of single runs: their numbers, what stands against them, and charts of all.
+//! Section of single runs: their numbers, doubts, and charts of all.
 
 use super::table::metrics;
 use super::{costs, fairness, timeline};
@@ -9,7 +9,7 @@ use crate::html::spectrum::{Named, spectrum};
 use crate::html::table::Table;
 use crate::{Document, Latency, Record, format};
 
-/// The most runs in a chart: there are as many colours.
+/// Most runs in a chart: there are as many colours.
 const TOGETHER: usize = 8;
 
 /// Adds the section; alone, the page's heading is its own. The names are of files.
@@ -41,7 +41,7 @@ pub(crate) fn section(page: &mut Page, runs: &[(&str, &Record)], alone: bool) {
     page.push("</section>");
 }
 
-/// What to call runs in charts: by subject, with the load where that is not enough, or by number.
+/// Names of runs in charts: the subject, with the load if that is not enough, or with a number.
 pub(super) fn labels(runs: &[(&str, &Record)]) -> Vec<String> {
     let subject = |run: &Record| run.subject.name.clone();
     let loaded =
@@ -59,7 +59,7 @@ pub(super) fn labels(runs: &[(&str, &Record)]) -> Vec<String> {
     numbered.map(|(index, (_, run))| format!("{} #{}", run.subject.name, index + 1)).collect()
 }
 
-/// A run's main numbers.
+/// Main numbers of a run.
 fn card(page: &mut Page, file: &str, label: &str, run: &Record) {
     let state = match (run.valid, run.interrupted) {
         (false, _) => ("invalid", "INVALID"),
@@ -169,7 +169,7 @@ fn charts(page: &mut Page, runs: &[(&str, &Record)]) {
     page.charts(figures);
 }
 
-/// What was timed in a run; the connects and first exchanges are in the table.
+/// Distributions of a run, without connects and first exchanges, which are in the table.
 fn timed(run: &Record) -> Vec<Named<'_>> {
     let latency = &run.latency;
     let kinds: [(&str, Option<&Latency>); 4] = [
@@ -184,10 +184,10 @@ fn timed(run: &Record) -> Vec<Named<'_>> {
     kinds.into_iter().filter_map(named).collect()
 }
 
-/// How a run was made, in one respect.
+/// One fact about how a run was made.
 type Fact = fn(&Record) -> String;
 
-/// All metrics, and how the runs were made.
+/// Tables of all metrics and of how the runs were made.
 fn details(page: &mut Page, runs: &[(&str, &Record)]) {
     let names = runs.iter().map(|(name, _)| (*name).to_owned());
     let mut numbers = Table::new(std::iter::once(String::new()).chain(names.clone()));

@@ -12,10 +12,10 @@ const COLUMNS_MAX: usize = 3;
 
 /// Compares records, each under its name.
 ///
-/// Every metric that one of them has is a row, and every record a column; from the second record on,
-/// a value is followed by its ratio to the first's. More than three records take a row each, with
-/// the main metrics only. What is absent is `-`. Below the table: the places and settings that
-/// differ, and what stands against believing a run.
+/// Every metric that one of them has is a row, and every run a column; from the second run on, a
+/// value is followed by its ratio to the first. More than three runs take a row each, with the main
+/// metrics only. What is absent is `-`. Below the table: differences in place and settings, and
+/// doubts.
 pub fn table(records: &[(&str, &Record)]) -> String {
     let labels = labels(records);
     let labelled: Vec<(&str, &Record)> =
@@ -46,7 +46,7 @@ pub(crate) struct Metric {
     pub(crate) label: &'static str,
     value: fn(&Record) -> Option<f64>,
     show: fn(f64) -> String,
-    /// Whether a ratio to the first record says anything.
+    /// True if a ratio to the first run is meaningful.
     compared: bool,
 }
 
@@ -72,7 +72,7 @@ impl Metric {
     }
 }
 
-/// The latency that a record is known by: the response of an open loop, else the exchange.
+/// Percentiles of the main latency.
 const MAIN: [Metric; 2] = [
     Metric::new("p50", |r| main(r, |l| l.p50_ns), nanoseconds),
     Metric::new("p99", |r| main(r, |l| l.p99_ns), nanoseconds),

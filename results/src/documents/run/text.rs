@@ -210,7 +210,7 @@ fn cost(name: &str, cost: &Cost) -> String {
     )
 }
 
-/// Facts about the whole run, and everything that stands against believing it.
+/// Facts about the whole run, and all doubts.
 fn verdict(record: &Record) -> String {
     let mut text = String::new();
     if record.exchanges > 0 {

@@ -1,4 +1,4 @@
-//! Latency over time: what a percentile of the whole run hides.
+//! Chart of latency over time, which a percentile of the whole run hides.
 
 use crate::html::figure::Figure;
 use crate::html::lines::{Lines, Point, Series};
@@ -7,10 +7,10 @@ use crate::html::table::Table;
 use crate::html::unit::Unit;
 use crate::{Interval, Record, format};
 
-/// A latency of an interval, if there was any exchange.
+/// Latency of an interval, if there was any exchange.
 type Value = fn(&Interval) -> Option<u64>;
 
-/// What is drawn of an interval.
+/// Lines of the chart.
 const LINES: [(&str, Value); 3] = [
     ("p50", |interval| interval.p50_ns),
     ("p99", |interval| interval.p99_ns),
@@ -40,7 +40,7 @@ pub(crate) fn timeline(name: &str, run: &Record, all: &[&Record]) -> Option<Figu
             .intervals
             .iter()
             .filter_map(|interval| {
-                // In the middle of what it sums up.
+                // In the middle of the interval.
                 let middle = interval.start_s + interval.length_s / 2.0;
                 Some(Point::new(middle, value(interval)? as f64))
             })

@@ -1,4 +1,4 @@
-//! A storm in words and pictures, in at most 100 columns.
+//! Text of bursts of new connections.
 
 use std::fmt::Write as _;
 
@@ -129,7 +129,7 @@ impl Storm {
         text + "\n"
     }
 
-    /// What the numbers mean, where an overflow of the accept queue is behind them.
+    /// Explanation of the numbers, if an overflow of the accept queue caused them.
     pub fn signature(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         let overflows = self.counters.get("ListenOverflows").copied();

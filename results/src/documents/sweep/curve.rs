@@ -1,4 +1,4 @@
-//! What a server does under more and more load.
+//! Charts of a server under increasing load.
 
 use crate::html::figure::Figure;
 use crate::html::lines::{Lines, Point, Series};

@@ -1,9 +1,9 @@
-//! Where a curve bends.
+//! Knee of a curve.
 //!
 //! Over rates, the response stays nearly the same until the server has hardly any time left, and
 //! then grows without bound: the knee is the highest rate before that. Over connections of a closed
-//! loop, it is the throughput that grows first and then stays: the knee is the fewest connections
-//! that have nearly all of it, since every further one only waits (Little's law).
+//! loop, throughput first grows and then stays: the knee is the fewest connections that reach
+//! nearly all of it, since every further connection only waits (Little's law).
 
 use std::collections::BTreeMap;
 
@@ -14,19 +14,19 @@ use super::{Axis, Outcome, Point, Purpose, Sweep};
 use crate::Latency;
 use crate::statistics::median;
 
-/// How many times its lowest value the 99th percentile may be for a rate to lie before the knee.
-/// Noise of a shared machine moves a 99th percentile by less, saturation by far more.
+/// Largest multiple of the lowest 99th percentile that a rate before the knee may have. Noise of a
+/// shared machine moves a 99th percentile by less, saturation by far more.
 const GROWTH: f64 = 3.0;
 
-/// The part of the highest throughput that counts as all of it: runs differ by that much.
+/// Share of the highest throughput that counts as all of it: runs differ by that much.
 const ALL: f64 = 0.95;
 
-/// The point where more load costs more than it brings.
+/// Point beyond which more load costs more than it brings.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Knee {
-    /// The level: of the rates below the first that overloads the server, the highest whose 99th
+    /// Level: of the rates below the first that overloads the server, the highest whose 99th
     /// percentile is at most 3 times the lowest among them; or the fewest connections with 95 % of
     /// the highest throughput.
     pub level: u64,
@@ -43,22 +43,22 @@ pub struct Level {
     pub subject: Option<String>,
     /// The rate or the number of connections.
     pub level: u64,
-    /// Whether most of its runs that count overloaded the server.
+    /// True if most of its runs that count overloaded the server.
     pub overloaded: bool,
-    /// The median of what they achieved, exchanges a second.
+    /// Median of the achieved exchanges a second.
     pub achieved_per_s: f64,
-    /// The median of their medians, nanoseconds.
+    /// Median of their medians, nanoseconds.
     pub p50_ns: Option<f64>,
-    /// The median of their 99th percentiles.
+    /// Median of their 99th percentiles.
     pub p99_ns: Option<f64>,
-    /// The median of their 99.9th percentiles.
+    /// Median of their 99.9th percentiles.
     pub p999_ns: Option<f64>,
-    /// The median of the server's processor time an exchange, microseconds.
+    /// Median of the server's CPU time for an exchange, microseconds.
     pub server_cpu_us: Option<f64>,
 }
 
 impl Sweep {
-    /// The levels that have a run that counts, ascending, one server after the other.
+    /// Levels with a run that counts, ascending, one server after the other.
     pub fn levels(&self) -> Vec<Level> {
         let runs = self.by_level(|point| point.outcome != Outcome::Invalid);
         runs.into_iter().map(|runs| Level::of(&runs)).collect()
@@ -89,8 +89,8 @@ impl Sweep {
         groups.into_values().collect()
     }
 
-    /// Where the curve bends, from the points there are; `None` if every level lies on one side, or
-    /// for a search.
+    /// Knee of the points so far; `None` if every level lies on one side, for a search, and for
+    /// several servers.
     pub fn find_knee(&self) -> Option<Knee> {
         let searched = self.points.iter().any(|point| point.purpose != Purpose::Level);
         if searched || self.servers().len() > 1 {
@@ -137,12 +137,12 @@ fn percentile(run: &Point, quantile: f64, value: fn(&Latency) -> u64) -> Option<
     (beyond >= 1.0).then(|| value(latency) as f64)
 }
 
-/// The last level before the bend, if there is one past it.
+/// Last level before the bend, if there is one beyond it.
 fn knee_of_rates(levels: &[Level]) -> Option<&Level> {
     let end = levels.iter().position(|level| level.overloaded).unwrap_or(levels.len());
     let before = &levels[..end];
     let lowest = before.iter().filter_map(|level| level.p99_ns).fold(f64::INFINITY, f64::min);
-    // With too few samples for a percentile, only an overload tells.
+    // With too few samples for a percentile, only an overload shows.
     let fits = |level: &Level| level.p99_ns.is_none_or(|p99| p99 <= GROWTH * lowest);
     let knee = before.iter().rposition(fits)?;
     (knee + 1 < levels.len()).then(|| &levels[knee])

@@ -1,11 +1,11 @@
-//! The section of a sweep: where it bends, its curve, and what stands against points of it.
+//! Section of a sweep.
 
 use super::curve;
 use crate::html::Page;
 use crate::text::{grouped, load, plural};
 use crate::{Axis, Outcome, Sweep};
 
-/// Adds what the sweep shows, and its curves.
+/// Adds the findings and the curves.
 pub(super) fn draw(sweep: &Sweep, page: &mut Page) {
     if sweep.interrupted {
         page.paragraph("loud", "Interrupted: there should be more points.");

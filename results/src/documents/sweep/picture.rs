@@ -1,4 +1,4 @@
-//! The curve as a picture of characters: levels to the right, the response upward on a logarithmic
+//! Curve as a picture of characters: levels to the right, the response upward on a logarithmic
 //! scale.
 
 use super::{Axis, Level, Sweep};

@@ -10,7 +10,7 @@ const NAME: usize = 12;
 /// Fewest connections whose memory is shown: below, it is a few pages that a server takes anyway.
 const MEMORY_CONNS_MIN: u32 = 1000;
 
-/// What was asked, the curve as a table and as a picture, and what it shows.
+/// Plan, curve as a table and as a picture, and findings.
 pub(super) fn text(sweep: &Sweep) -> String {
     let sentences: Vec<String> = sweep.sentences().iter().map(|text| line(text)).collect();
     let mut blocks = vec![line(&sweep.heading()), sweep.grid()];
@@ -22,8 +22,8 @@ pub(super) fn text(sweep: &Sweep) -> String {
 }
 
 impl Sweep {
-    /// What it shows: the knee or the rate that was searched for, and what does not count. A
-    /// sentence each, as long as it is.
+    /// Findings: the knee or the rate that was searched for, and the runs that do not count. One
+    /// sentence each.
     pub fn sentences(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         match (&self.slo, &self.knee) {
@@ -49,7 +49,7 @@ impl Sweep {
         sentences
     }
 
-    /// What was asked for.
+    /// Plan.
     pub(super) fn heading(&self) -> String {
         let plan = &self.plan;
         let size = plural(plan.size.into(), "byte");
@@ -320,7 +320,7 @@ fn invalid(point: &Point) -> String {
     format!("INVALID {why}").trim_end().to_owned()
 }
 
-/// What the runs of a level come to.
+/// Verdict on the runs of a level.
 fn verdict(runs: &[&Point], counted: &[&Point]) -> String {
     let left_out = runs.iter().find(|run| run.outcome == Outcome::Invalid);
     let left_out = left_out.map(|run| invalid(run));

@@ -56,7 +56,7 @@ static ALLOCATOR: Counting = Counting;
 
 /// One test, so that nothing else is counted.
 #[test]
-fn an_exchange_allocates_nothing() {
+fn exchange_allocates_nothing() {
     for backend in ["mio", "io-uring"] {
         if is_available(backend) {
             let allocated = allocations_of(backend);

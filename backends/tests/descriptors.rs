@@ -38,7 +38,7 @@ fn descriptors_are_back_after_join() {
                 client.exchange(b"request");
             }
             server.drain();
-            clients.iter_mut().for_each(Client::hear_the_end);
+            clients.iter_mut().for_each(Client::expect_end);
             drop(clients);
             server.join();
             // The first server also opens what the process keeps.

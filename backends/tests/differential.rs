@@ -99,12 +99,12 @@ impl From<Stats> for Counted {
 }
 
 #[test]
-fn every_backend_echoes_alike() {
+fn echo_is_alike_on_every_backend() {
     compare("echo", Echo, echo_script, echo);
 }
 
 #[test]
-fn every_backend_says_hi_alike() {
+fn hi_is_alike_on_every_backend() {
     compare("hi", Hi, hi_script, hi);
 }
 
@@ -176,21 +176,21 @@ fn echo(server: &harness::Running, script: &[Step], heard: &mut BTreeMap<usize, 
             Step::Connect(client) => drop(open.insert(client, server.connect())),
             Step::Exchange(client, size) => {
                 let it = open.get_mut(&client).unwrap();
-                it.say(&noise(number, size));
-                heard.entry(client).or_default().extend(it.hear(size));
+                it.send(&noise(number, size));
+                heard.entry(client).or_default().extend(it.receive(size));
             }
             Step::Pieces(client, count) => {
                 let it = open.get_mut(&client).unwrap();
                 for byte in noise(number, count) {
-                    it.say(&[byte]);
-                    heard.entry(client).or_default().extend(it.hear(1));
+                    it.send(&[byte]);
+                    heard.entry(client).or_default().extend(it.receive(1));
                 }
             }
             Step::HalfClose(client, size) => {
                 let mut it = open.remove(&client).unwrap();
-                it.say(&noise(number, size));
+                it.send(&noise(number, size));
                 it.finish();
-                heard.entry(client).or_default().extend(it.hear_the_rest());
+                heard.entry(client).or_default().extend(it.receive_to_end());
             }
             Step::Close(client) => drop(open.remove(&client)),
             Step::Reset(client) => open.remove(&client).unwrap().reset(),
@@ -205,11 +205,11 @@ fn echo(server: &harness::Running, script: &[Step], heard: &mut BTreeMap<usize, 
     common::until("the others are gone", gone);
     bystander.exchange(b"after them");
     bystander.finish();
-    bystander.hear_the_end();
+    bystander.expect_end();
     drop(bystander);
     server.drain();
     for (number, mut client) in open {
-        heard.entry(number).or_default().extend(client.hear_the_rest());
+        heard.entry(number).or_default().extend(client.receive_to_end());
     }
 }
 
@@ -230,13 +230,13 @@ fn hi(server: &harness::Running, script: &[Step], heard: &mut BTreeMap<usize, Ve
         match *step {
             Step::Exchange(client, size) => {
                 let mut it = server.connect();
-                it.say(&noise(number, size));
-                heard.insert(client, it.hear_the_rest());
+                it.send(&noise(number, size));
+                heard.insert(client, it.receive_to_end());
             }
             Step::HalfClose(client, size) => {
                 let mut it = server.connect();
-                it.say_and_finish(&noise(number, size));
-                heard.insert(client, it.hear_the_rest());
+                it.send_and_finish(&noise(number, size));
+                heard.insert(client, it.receive_to_end());
             }
             Step::Close(_) => drop(server.connect()),
             Step::Reset(_) => server.connect().reset(),
@@ -246,8 +246,8 @@ fn hi(server: &harness::Running, script: &[Step], heard: &mut BTreeMap<usize, Ve
     }
     // The last has been answered when all before it have been seen.
     let mut last = server.connect();
-    last.say(b"the last");
-    assert_eq!(last.hear_the_rest(), b"hi");
+    last.send(b"the last");
+    assert_eq!(last.receive_to_end(), b"hi");
     drop(last);
     kernel::until_closed(server.addr);
     server.drain();
@@ -256,7 +256,7 @@ fn hi(server: &harness::Running, script: &[Step], heard: &mut BTreeMap<usize, Ve
 /// One conversation after the other, each with its lines: what the client says, and what the
 /// operator answers. `bye` ends it, whoever says it.
 #[test]
-fn every_backend_chats_alike() {
+fn chat_is_alike_on_every_backend() {
     let conversations: [&[(&str, &str)]; 4] = [
         &[("hello!", "hi"), ("how are you?", "fine"), ("bye", "")],
         &[("小文说", "明威说"), ("still there?", "bye")],
@@ -272,13 +272,13 @@ fn every_backend_chats_alike() {
         for conversation in conversations {
             let mut client = server.connect();
             for (said, answer) in conversation {
-                client.say(said.as_bytes());
+                client.send(said.as_bytes());
                 if !answer.is_empty() {
                     server.process.type_line(answer);
-                    assert_eq!(client.hear(answer.len()), answer.as_bytes());
+                    assert_eq!(client.receive(answer.len()), answer.as_bytes());
                 }
             }
-            client.hear_the_end();
+            client.expect_end();
         }
         server.process.signal(rustix::process::Signal::TERM);
         let ended = server.process.wait();

@@ -21,8 +21,8 @@ fn example_service_counts_on_every_backend() {
             (1, "request 1 of this connection, 3 of all"),
         ] {
             let client = &mut clients[client];
-            client.say(b"next");
-            assert_eq!(String::from_utf8(client.hear(reply.len())).unwrap(), reply, "{backend}");
+            client.send(b"next");
+            assert_eq!(String::from_utf8(client.receive(reply.len())).unwrap(), reply, "{backend}");
         }
         drop(clients);
         server.drain();

@@ -50,17 +50,17 @@ fn assert_unharmed(server: &Served) {
     }
     let bytes = noise(1, 50_000);
     for client in &mut clients {
-        client.say(&bytes);
+        client.send(&bytes);
         client.finish();
     }
     for mut client in clients {
-        assert!(client.hear_the_rest() == bytes, "the bytes differ");
+        assert!(client.receive_to_end() == bytes, "the bytes differ");
     }
     kernel::until_closed(server.addr);
 }
 
 #[test]
-fn an_interrupted_call_is_made_again() {
+fn interrupted_call_is_made_again() {
     let cases: [(&str, &[&str]); 3] = [
         ("blocking", &["recvfrom", "sendto", "accept4"]),
         ("mio", &["recvfrom", "sendto", "accept4", "epoll_wait"]),
@@ -82,7 +82,7 @@ fn an_interrupted_call_is_made_again() {
 
 /// EAGAIN: memory is short; EBUSY: completions have to be taken first (io_uring_enter(2)).
 #[test]
-fn a_ring_that_is_busy_is_entered_again() {
+fn busy_ring_is_entered_again() {
     for errno in ["EAGAIN", "EBUSY"] {
         let fault = format!("io_uring_enter:error={errno}:when=3+5");
         let Some(server) = serve(&fault, "io-uring") else { continue };
@@ -93,7 +93,7 @@ fn a_ring_that_is_busy_is_entered_again() {
 
 /// The error is the peer's, or will pass; the next is served.
 #[test]
-fn a_failed_accept_is_counted_and_the_next_succeeds() {
+fn failed_accept_is_counted_and_the_next_succeeds() {
     for backend in ["blocking", "mio"] {
         for errno in ["ECONNABORTED", "EPROTO", "EPERM", "ENFILE", "ENOMEM", "ENOBUFS"] {
             let fault = format!("accept4:error={errno}:when=3..5");
@@ -110,7 +110,7 @@ fn a_failed_accept_is_counted_and_the_next_succeeds() {
 }
 
 #[test]
-fn a_failed_receive_or_send_ends_only_its_own_connection() {
+fn failed_receive_or_send_ends_only_its_own_connection() {
     for backend in ["blocking", "mio"] {
         for call in ["recvfrom", "sendto"] {
             for errno in ["ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "EIO"] {
@@ -141,14 +141,14 @@ fn is_answered(client: &mut Client) -> bool {
 
 /// epoll_ctl(2): ENOSPC at the limit of `/proc/sys/fs/epoll/max_user_watches`.
 #[test]
-fn a_connection_that_cannot_be_watched_is_closed() {
+fn failed_registration_closes_the_connection() {
     for errno in ["ENOSPC", "ENOMEM"] {
         // The listener and the stop signal are the first two.
         let fault = format!("epoll_ctl:error={errno}:when=4");
         let Some(server) = serve(&fault, "mio") else { return };
         let mut first = server.connect();
         first.exchange(b"served?");
-        server.connect().hear_the_end();
+        server.connect().expect_end();
         server.connect().exchange(b"served?");
         first.exchange(b"served?");
         drop(first);
@@ -161,12 +161,12 @@ fn a_connection_that_cannot_be_watched_is_closed() {
 
 /// A thread that cannot be started: the limit of processes, or memory (pthread_create(3)).
 #[test]
-fn a_connection_for_which_there_is_no_thread_is_closed() {
+fn failed_thread_start_closes_the_connection() {
     // The main thread starts fewer than that; the one that accepts, one for each connection.
     let Some(server) = serve("clone3:error=EAGAIN:when=6", "blocking") else { return };
     let mut clients: Vec<_> = (0..5).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| client.exchange(b"served?"));
-    server.connect().hear_the_end();
+    server.connect().expect_end();
     server.connect().exchange(b"served?");
     clients.iter_mut().for_each(|client| client.exchange(b"served?"));
     drop(clients);
@@ -179,7 +179,7 @@ fn a_connection_for_which_there_is_no_thread_is_closed() {
 /// EINVAL is the answer of a kernel before 6.1 to io_uring_setup(2), and before 5.19 to
 /// io_uring_register(2).
 #[test]
-fn a_kernel_that_is_too_old_for_io_uring_is_named_as_the_cause() {
+fn old_kernel_is_named_as_the_cause() {
     if !can_inject("io-uring") {
         return;
     }
@@ -195,7 +195,7 @@ fn a_kernel_that_is_too_old_for_io_uring_is_named_as_the_cause() {
 
 /// The shard ends, and the server with it; its descriptors and its memory go with the process.
 #[test]
-fn a_ring_that_fails_ends_the_server() {
+fn failed_ring_ends_the_server() {
     let fault = "io_uring_enter:error=EBADF:when=9+";
     let Some(server) = serve(fault, "io-uring") else { return };
     let mut client = server.connect();
@@ -207,7 +207,7 @@ fn a_ring_that_fails_ends_the_server() {
 
 /// Also while it is about to listen, and nobody is there who could be told to stop.
 #[test]
-fn a_signal_before_it_is_ready_ends_it_once_it_is() {
+fn signal_before_ready_drains_once_ready() {
     for backend in ["blocking", "mio", "io-uring"] {
         let Some(server) = serve("bind:signal=SIGTERM:when=1", backend) else { continue };
         let ended = server.process.wait();
@@ -217,7 +217,7 @@ fn a_signal_before_it_is_ready_ends_it_once_it_is() {
 }
 
 #[test]
-fn a_second_signal_before_it_is_ready_ends_it_at_once() {
+fn second_signal_before_ready_ends_immediately() {
     for backend in ["blocking", "mio", "io-uring"] {
         if can_inject(backend) {
             let process = Process::start(command("bind,listen:signal=SIGINT", backend));

@@ -19,16 +19,16 @@ const CONNECTIONS: u64 = 4000;
 const COST_MAX: u64 = 128;
 
 #[test]
-fn an_idle_connection_is_cheap_with_mio() {
-    an_idle_connection_is_cheap("mio");
+fn idle_connection_is_cheap_with_mio() {
+    idle_connection_is_cheap("mio");
 }
 
 #[test]
-fn an_idle_connection_is_cheap_with_io_uring() {
-    an_idle_connection_is_cheap("io-uring");
+fn idle_connection_is_cheap_with_io_uring() {
+    idle_connection_is_cheap("io-uring");
 }
 
-fn an_idle_connection_is_cheap(backend: &str) {
+fn idle_connection_is_cheap(backend: &str) {
     if !is_available(backend) {
         return;
     }

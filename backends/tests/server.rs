@@ -85,14 +85,14 @@ fn run(first: Fate, others: Fate, stop_when_ready: bool) -> (Result<Stats, Start
 }
 
 #[test]
-fn it_ends_when_it_is_told_to() {
+fn server_runs_until_it_is_drained() {
     let (ended, was_ready) = run(Fate::Ends, Fate::Ends, true);
     assert_eq!(ended.unwrap().accepted_per_shard, [0, 0, 0]);
     assert!(was_ready);
 }
 
 #[test]
-fn it_is_ready_when_every_shard_is() {
+fn server_is_ready_when_every_shard_is() {
     let (can, cannot) = (Fate::Ends, Fate::CannotBegin);
     for (first, others) in [(cannot, can), (can, cannot), (cannot, cannot)] {
         let (ended, was_ready) = run(first, others, false);
@@ -103,7 +103,7 @@ fn it_is_ready_when_every_shard_is() {
 }
 
 #[test]
-fn a_shard_that_fails_or_panics_ends_the_others_and_is_told_of() {
+fn failed_shard_ends_the_others_and_is_reported() {
     for (fate, told) in [(Fate::Fails, "it fails"), (Fate::Panics, "a shard panicked")] {
         for (first, others) in [(fate, Fate::Ends), (Fate::Ends, fate)] {
             let (ended, was_ready) = run(first, others, false);

@@ -13,7 +13,7 @@ const ROUNDS: usize = 100;
 
 /// A receive and a send, and its share of the wait.
 #[test]
-fn mio_receives_once_and_sends_once_even_for_the_longest_request() {
+fn mio_needs_one_receive_and_one_send_per_exchange() {
     for length in [64, 1024] {
         let per_exchange = per_exchange("mio", length);
         assert!(per_exchange <= 2.1, "{per_exchange} for {length} bytes");
@@ -23,7 +23,7 @@ fn mio_receives_once_and_sends_once_even_for_the_longest_request() {
 
 /// One call submits the replies of a turn and waits for the next one.
 #[test]
-fn io_uring_has_a_share_of_a_call() {
+fn io_uring_needs_a_fraction_of_a_call_per_exchange() {
     if !is_available("io-uring") {
         return;
     }

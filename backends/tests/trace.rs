@@ -56,7 +56,7 @@ fn accepted(conversation: &[String]) -> &str {
 }
 
 #[test]
-fn blocking_tells_the_tutorials_conversation() {
+fn trace_of_blocking_is_the_tutorials_conversation() {
     let Some((told, conversation)) = told_of_chat("blocking") else { return };
     let (fd, listener) = (accepted(&conversation), told::listener(&told));
     assert_eq!(
@@ -75,7 +75,7 @@ fn blocking_tells_the_tutorials_conversation() {
 }
 
 #[test]
-fn mio_tells_of_its_epoll_as_well() {
+fn trace_of_mio_shows_epoll() {
     let Some((told, conversation)) = told_of_chat("mio") else { return };
     let (fd, listener) = (accepted(&conversation), told::listener(&told));
     let epoll =
@@ -99,7 +99,7 @@ fn mio_tells_of_its_epoll_as_well() {
 }
 
 #[test]
-fn io_uring_tells_of_a_receive_for_all_requests() {
+fn trace_of_io_uring_shows_one_multishot_receive() {
     let Some((told, conversation)) = told_of_chat("io-uring") else { return };
     let (fd, listener) = (accepted(&conversation), told::listener(&told));
     assert_eq!(
@@ -119,7 +119,7 @@ fn io_uring_tells_of_a_receive_for_all_requests() {
 }
 
 #[test]
-fn every_backend_tells_how_it_began_to_listen_and_when_it_ended() {
+fn trace_shows_listening_and_the_end() {
     for backend in ["blocking", "mio", "io-uring"] {
         let Some((told, _)) = told_of_chat(backend) else { continue };
         let fd = told::listener(&told);
@@ -147,7 +147,7 @@ fn every_backend_tells_how_it_began_to_listen_and_when_it_ended() {
 
 /// An error is what teaches most: there is nobody to accept any more, so mio is told to wait.
 #[test]
-fn errors_are_told_by_name() {
+fn trace_names_errors() {
     let server = Served::start("mio", ["--trace", "--shards=1"]);
     let mut client = server.connect();
     client.exchange(b"hello!");
@@ -161,7 +161,7 @@ fn errors_are_told_by_name() {
 }
 
 #[test]
-fn connections_are_numbered_as_they_come_and_bytes_are_shown_short() {
+fn trace_numbers_connections_and_shortens_bytes() {
     for backend in ["blocking", "mio", "io-uring"] {
         if !is_available(backend) {
             continue;
@@ -184,7 +184,7 @@ fn connections_are_numbered_as_they_come_and_bytes_are_shown_short() {
 }
 
 #[test]
-fn the_client_tells_its_side() {
+fn trace_of_talk_shows_the_clients_calls() {
     let server = Served::start("mio", ["--service=hi"]);
     let mut client = Process::start(lockstep(["talk", "--trace", &server.addr.to_string()]));
     client.type_line("hello!");
@@ -216,18 +216,18 @@ fn the_client_tells_its_side() {
 
 /// There is one telephone: who calls meanwhile is connected, and waits until it is hung up.
 #[test]
-fn one_thread_takes_the_next_call_when_the_last_is_over() {
+fn trace_of_a_single_thread_shows_clients_in_sequence() {
     let args = ["--threads=1", "--trace", "--backlog=5"];
     let server = Served::start("blocking", args);
     let mut first = server.connect();
     first.exchange(b"first");
     let mut second = server.connect();
-    second.say(b"second");
+    second.send(b"second");
     common::until("the second waits", || common::kernel::listen_queues(server.addr) == [1]);
     first.exchange(b"still the first");
-    assert!(!second.has_news(), "two at once, on one telephone");
+    assert!(!second.is_readable(), "two at once, on one telephone");
     drop(first);
-    assert_eq!(second.hear(6), b"second");
+    assert_eq!(second.receive(6), b"second");
     drop(second);
     common::kernel::until_closed(server.addr);
     let told = Told::all(&end(server));
@@ -255,7 +255,7 @@ fn one_thread_takes_the_next_call_when_the_last_is_over() {
 /// Somebody else's word for it: strace sees the same calls on the connection, with the same
 /// results, in the same order.
 #[test]
-fn strace_says_the_same() {
+fn trace_agrees_with_strace() {
     if let Err(why) = strace::is_available() {
         return common::skipped(&why);
     }
@@ -263,8 +263,8 @@ fn strace_says_the_same() {
         let files = strace::Files::new(backend);
         let mut server = Served::start_command(strace::watch(&files, backend, &CHAT));
         let mut quick = Client::connect(server.addr);
-        quick.say(b"bye");
-        quick.hear_the_end();
+        quick.send(b"bye");
+        quick.expect_end();
         drop(quick);
         assert_eq!(server.next_request().1, "bye");
         talk_to(&mut server);

@@ -34,7 +34,7 @@ fn printed(command: Command) -> Vec<String> {
 }
 
 #[test]
-fn the_two_programs_talk_to_each_other() {
+fn server_and_client_program_talk_to_each_other() {
     if !has_python() {
         return;
     }
@@ -46,7 +46,7 @@ fn the_two_programs_talk_to_each_other() {
 }
 
 #[test]
-fn the_client_talks_to_every_backend() {
+fn client_program_talks_to_every_backend() {
     if !has_python() {
         return;
     }
@@ -60,7 +60,7 @@ fn the_client_talks_to_every_backend() {
 
 /// How a stream is cut into receives is the kernel's affair; that nothing is lost is not.
 #[test]
-fn a_stream_has_no_messages() {
+fn stream_program_shows_that_a_stream_has_no_messages() {
     if !has_python() {
         return;
     }
@@ -96,7 +96,7 @@ fn stream_program_ends_when_the_server_closes_early() {
 }
 
 #[test]
-fn who_keeps_the_address_is_as_the_page_has_it() {
+fn time_wait_program_prints_what_the_page_shows() {
     if !has_python() {
         return;
     }

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::client::Client;
-use super::{LOOK_AGAIN, PATIENCE, is_required, skipped};
+use super::{PATIENCE, POLL_INTERVAL, is_required, skipped};
 
 /// The program under test.
 pub(crate) const LOCKSTEP: &str = env!("CARGO_BIN_EXE_lockstep");
@@ -95,7 +95,7 @@ impl Process {
                 break status;
             }
             assert!(Instant::now() < deadline, "{} has not ended", self.id());
-            thread::sleep(LOOK_AGAIN);
+            thread::sleep(POLL_INTERVAL);
         };
         Ended { status, stdout: self.stdout.rest(), stderr: self.stderr.rest() }
     }

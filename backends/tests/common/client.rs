@@ -48,12 +48,12 @@ impl Client {
         self.stream.local_addr().unwrap()
     }
 
-    pub(crate) fn say(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap_or_else(|error| panic!("cannot send: {error}"));
     }
 
     /// The next `count` bytes.
-    pub(crate) fn hear(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn receive(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.stream
             .read_exact(&mut bytes)
@@ -63,8 +63,8 @@ impl Client {
 
     /// Sends a request, and hears the same back.
     pub(crate) fn exchange(&mut self, request: &[u8]) {
-        self.say(request);
-        assert!(self.hear(request.len()) == request, "the reply differs from the request");
+        self.send(request);
+        assert!(self.receive(request.len()) == request, "the reply differs from the request");
     }
 
     /// Sends a FIN; goes on receiving.
@@ -73,7 +73,7 @@ impl Client {
     }
 
     /// Whatever comes until the server's FIN; a reset is a failure.
-    pub(crate) fn hear_the_rest(&mut self) -> Vec<u8> {
+    pub(crate) fn receive_to_end(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.stream
             .read_to_end(&mut bytes)
@@ -82,12 +82,12 @@ impl Client {
     }
 
     /// Hears nothing more but the server's FIN.
-    pub(crate) fn hear_the_end(&mut self) {
-        assert_eq!(self.hear_the_rest(), b"", "more than the end was heard");
+    pub(crate) fn expect_end(&mut self) {
+        assert_eq!(self.receive_to_end(), b"", "more than the end was heard");
     }
 
     /// Sends the bytes with the FIN right behind them, in one segment.
-    pub(crate) fn say_and_finish(&mut self, bytes: &[u8]) {
+    pub(crate) fn send_and_finish(&mut self, bytes: &[u8]) {
         let sent = SockRef::from(&self.stream).send_with_flags(bytes, libc::MSG_MORE).unwrap();
         assert_eq!(sent, bytes.len());
         self.finish();
@@ -120,12 +120,12 @@ impl Client {
     }
 
     /// Whether there is something to hear now: bytes, the end, or a reset.
-    pub(crate) fn has_news(&self) -> bool {
+    pub(crate) fn is_readable(&self) -> bool {
         self.wait_for(PollFlags::IN, Duration::ZERO)
     }
 
     /// Waits, without reading, until the server has broken the connection off.
-    pub(crate) fn wait_for_break(&self) {
+    pub(crate) fn wait_for_reset(&self) {
         assert!(self.wait_for(PollFlags::empty(), PATIENCE), "the connection is not broken off");
     }
 

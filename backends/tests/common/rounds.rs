@@ -40,16 +40,16 @@ impl Rounds {
     /// One exchange on every connection; all but the first one's have `length` bytes.
     pub(crate) fn exchange(&mut self, length: usize) {
         self.count += 1;
-        self.first.say(WAIT);
+        self.first.send(WAIT);
         self.barrier.wait();
         let request = noise(self.count, length);
         for client in &mut self.others {
-            client.say(&request);
+            client.send(&request);
         }
         self.barrier.wait();
-        assert_eq!(self.first.hear(WAIT.len()), WAIT);
+        assert_eq!(self.first.receive(WAIT.len()), WAIT);
         for client in &mut self.others {
-            assert!(client.hear(request.len()) == request, "the reply differs");
+            assert!(client.receive(request.len()) == request, "the reply differs");
         }
     }
 }

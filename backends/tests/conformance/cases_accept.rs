@@ -36,7 +36,7 @@ fn is_connected(socket: &Socket, patience: Duration) -> bool {
 /// The kernel admits one more than was asked for (`sk_acceptq_is_full`, include/net/sock.h); who
 /// comes then is not told anything, and tries again after a second.
 #[test]
-fn a_paused_server_has_room_for_one_more_than_the_backlog_and_serves_nobody() {
+fn accept_pause_fills_the_listen_queue_to_backlog_plus_one() {
     for backlog in [0, 1, 8] {
         let accept_pause = Duration::MAX;
         let few = Options { backlog, accept_pause, ..options_of(&SUBJECT, 1) };
@@ -44,15 +44,15 @@ fn a_paused_server_has_room_for_one_more_than_the_backlog_and_serves_nobody() {
         let mut admitted = server.connect_many(backlog as usize + 1);
         let late = begin_to_connect(&server);
         for (client, number) in admitted.iter_mut().zip(0..) {
-            client.say(&noise(number, 100));
+            client.send(&noise(number, 100));
         }
         assert!(!is_connected(&late, Duration::from_millis(100)), "listen({backlog})");
         assert_eq!(kernel::listen_queues(server.addr), [backlog + 1]);
-        assert!(!admitted.iter().any(Client::has_news), "served by a server that is paused");
+        assert!(!admitted.iter().any(Client::is_readable), "served by a server that is paused");
 
         server.release();
         for (client, number) in admitted.iter_mut().zip(0..) {
-            assert!(client.hear(100) == noise(number, 100), "client {number}");
+            assert!(client.receive(100) == noise(number, 100), "client {number}");
         }
         assert!(is_connected(&late, crate::common::PATIENCE), "it tries again until it gets in");
         late.set_nonblocking(false).unwrap();
@@ -73,15 +73,15 @@ fn a_paused_server_has_room_for_one_more_than_the_backlog_and_serves_nobody() {
 }
 
 #[test]
-fn a_pause_of_some_length_ends_by_itself() {
+fn accept_pause_ends_after_its_length() {
     let pause = Duration::from_millis(300);
     let brief = Options { accept_pause: pause, ..options(&SUBJECT) };
     let start = Instant::now();
     let Some(server) = start_with(&SUBJECT, Echo, brief) else { return };
     let mut clients = server.connect_many(8);
-    clients.iter_mut().for_each(|client| client.say(b"hello!"));
+    clients.iter_mut().for_each(|client| client.send(b"hello!"));
     for client in &mut clients {
-        assert_eq!(client.hear(6), b"hello!");
+        assert_eq!(client.receive(6), b"hello!");
     }
     assert!(start.elapsed() >= pause, "after {:?}", start.elapsed());
     drop(clients);
@@ -89,16 +89,16 @@ fn a_pause_of_some_length_ends_by_itself() {
 }
 
 #[test]
-fn every_shard_is_paused_and_released() {
+fn accept_pause_holds_every_shard() {
     let two = Options { accept_pause: Duration::MAX, ..options_of(&SUBJECT, 2) };
     let Some(server) = start_with(&SUBJECT, Echo, two) else { return };
     let mut clients = server.connect_many(64);
-    clients.iter_mut().for_each(|client| client.say(b"hello!"));
+    clients.iter_mut().for_each(|client| client.send(b"hello!"));
     assert_eq!(kernel::listen_queues(server.addr).iter().sum::<u32>(), 64);
     server.release();
     server.release();
     for client in &mut clients {
-        assert_eq!(client.hear(6), b"hello!");
+        assert_eq!(client.receive(6), b"hello!");
     }
     drop(clients);
     kernel::until_closed(server.addr);
@@ -108,18 +108,18 @@ fn every_shard_is_paused_and_released() {
 }
 
 #[test]
-fn a_paused_server_that_stops_accepts_who_waits() {
+fn drain_during_accept_pause_serves_the_listen_queue() {
     let Some(server) = start_with(&SUBJECT, Echo, paused()) else { return };
     let mut asking = server.connect_many(16);
     for (client, number) in asking.iter_mut().zip(0..) {
-        client.say(&noise(number, 100));
+        client.send(&noise(number, 100));
     }
     let mut silent = server.connect_many(16);
     server.drain();
     for (mut client, number) in asking.into_iter().zip(0..) {
-        assert!(client.hear_the_rest() == noise(number, 100), "client {number}");
+        assert!(client.receive_to_end() == noise(number, 100), "client {number}");
     }
-    silent.iter_mut().for_each(Client::hear_the_end);
+    silent.iter_mut().for_each(Client::expect_end);
     drop(silent);
     let stats = server.join();
     assert_eq!((stats.accepted, stats.closed.count(Cause::Drain)), (32, 32), "{stats:?}");
@@ -127,14 +127,14 @@ fn a_paused_server_that_stops_accepts_who_waits() {
 }
 
 #[test]
-fn a_paused_server_without_connections_ends_at_once() {
+fn drain_during_accept_pause_ends_immediately() {
     let Some(server) = start_with(&SUBJECT, Echo, paused()) else { return };
     assert_eq!(server.stop().accepted, 0);
 }
 
 /// Each waits for those before it; who has been accepted does not wait any more.
 #[test]
-fn a_slow_operator_waits_before_each_accept() {
+fn accept_delay_comes_before_each_accept() {
     const DELAY: Duration = Duration::from_millis(100);
     // One that accepts: where several do, each has a delay of its own.
     let threads = SUBJECT.threads.map(|_| 1);
@@ -154,16 +154,16 @@ fn a_slow_operator_waits_before_each_accept() {
 
 /// The delay is for those who come while the server runs; nobody has to sit it out at the end.
 #[test]
-fn a_slow_operator_who_stops_accepts_who_waits() {
+fn drain_during_accept_delay_serves_the_listen_queue() {
     let slow = Options { accept_delay: Duration::from_secs(3600), ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Echo, slow) else { return };
     let mut clients = server.connect_many(8);
-    clients.iter_mut().for_each(|client| client.say(b"hello!"));
+    clients.iter_mut().for_each(|client| client.send(b"hello!"));
     thread::sleep(Duration::from_millis(50));
     until("they wait", || kernel::listen_queues(server.addr).iter().sum::<u32>() == 8);
     server.drain();
     for client in &mut clients {
-        assert_eq!(client.hear_the_rest(), b"hello!");
+        assert_eq!(client.receive_to_end(), b"hello!");
     }
     drop(clients);
     let stats = server.join();

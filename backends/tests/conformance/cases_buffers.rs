@@ -7,7 +7,7 @@ use crate::common::noise;
 use crate::harness::start;
 
 #[test]
-fn who_finds_no_buffer_is_served_when_one_comes_back() {
+fn connection_waiting_for_a_buffer_is_served_later() {
     const CONNECTIONS: usize = 200;
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let bytes = noise(1, 20_000);
@@ -16,7 +16,7 @@ fn who_finds_no_buffer_is_served_when_one_comes_back() {
         assert_eq!(client.push(&bytes), bytes.len());
     }
     for client in &mut clients {
-        assert!(client.hear(bytes.len()) == bytes, "the bytes differ");
+        assert!(client.receive(bytes.len()) == bytes, "the bytes differ");
     }
     drop(clients);
     let stats = server.stop();

@@ -20,7 +20,7 @@ use crate::harness::{options, options_of, start, start_with};
 const LINGER: Duration = Duration::from_secs(1);
 
 #[test]
-fn who_waits_is_shown_the_end() {
+fn drain_closes_waiting_connections() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let mut clients = server.connect_many(16);
     for client in &mut clients[..8] {
@@ -28,7 +28,7 @@ fn who_waits_is_shown_the_end() {
     }
     server.drain();
     for client in &mut clients {
-        client.hear_the_end();
+        client.expect_end();
     }
     drop(clients);
     let stats = server.join();
@@ -37,12 +37,12 @@ fn who_waits_is_shown_the_end() {
 }
 
 #[test]
-fn every_shard_ends() {
+fn drain_ends_every_shard() {
     let Some(server) = start_with(&SUBJECT, Echo, options_of(&SUBJECT, 2)) else { return };
     let mut clients = server.connect_many(32);
     clients.iter_mut().for_each(|client| client.exchange(b"x"));
     server.drain();
-    clients.iter_mut().for_each(Client::hear_the_end);
+    clients.iter_mut().for_each(Client::expect_end);
     drop(clients);
     let stats = server.join();
     assert_eq!((stats.accepted, stats.closed.count(Cause::Drain)), (32, 32), "{stats:?}");
@@ -50,7 +50,7 @@ fn every_shard_ends() {
 }
 
 #[test]
-fn a_request_sent_before_is_answered() {
+fn drain_answers_requests_sent_before() {
     for round in 0..5 {
         let Some(server) = start(&SUBJECT, Echo) else { return };
         let mut clients = server.connect_many(64);
@@ -59,11 +59,11 @@ fn a_request_sent_before_is_answered() {
         }
         let request = |client: u64| noise(round * 64 + client, 1024);
         for (client, number) in clients.iter_mut().zip(0..) {
-            client.say(&request(number));
+            client.send(&request(number));
         }
         server.drain();
         for (client, number) in clients.iter_mut().zip(0..) {
-            assert!(client.hear_the_rest() == request(number), "client {number}, round {round}");
+            assert!(client.receive_to_end() == request(number), "client {number}, round {round}");
         }
         drop(clients);
         let stats = server.join();
@@ -74,7 +74,7 @@ fn a_request_sent_before_is_answered() {
 
 /// They have connected, and the server has not taken notice of them.
 #[test]
-fn who_is_still_in_the_listen_queue_is_served() {
+fn drain_serves_the_listen_queue() {
     let one = Options { conns_max: 1, backlog: 64, ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Echo, one) else { return };
     let mut first = server.connect();
@@ -82,16 +82,16 @@ fn who_is_still_in_the_listen_queue_is_served() {
     let mut asking = server.connect_many(16);
     let mut silent = server.connect_many(16);
     for (client, number) in asking.iter_mut().zip(0..) {
-        client.say(&noise(number, 100));
+        client.send(&noise(number, 100));
     }
     server.drain();
-    first.hear_the_end();
+    first.expect_end();
     drop(first);
     for (mut client, number) in asking.into_iter().zip(0..) {
-        assert!(client.hear_the_rest() == noise(number, 100), "client {number}");
+        assert!(client.receive_to_end() == noise(number, 100), "client {number}");
     }
     for client in &mut silent {
-        client.hear_the_end();
+        client.expect_end();
     }
     drop(silent);
     let stats = server.join();
@@ -100,7 +100,7 @@ fn who_is_still_in_the_listen_queue_is_served() {
 }
 
 #[test]
-fn under_load_replies_are_whole_and_followed_by_the_end() {
+fn drain_under_load_sends_whole_replies_and_a_fin() {
     const CLIENTS: u64 = 8;
     for round in 0..5 {
         let Some(server) = start(&SUBJECT, Echo) else { return };
@@ -153,7 +153,7 @@ fn exchange_to_the_end(mut client: Client, number: u64) -> u64 {
 }
 
 #[test]
-fn a_reply_owed_to_a_slow_reader_is_sent() {
+fn drain_sends_the_reply_owed_to_a_slow_reader() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let bytes = noise(1, 1 << 20);
     let mut slow = Client::connect_narrow(server.addr);
@@ -161,7 +161,7 @@ fn a_reply_owed_to_a_slow_reader_is_sent() {
     kernel::until_stuck(server.addr, 1);
     server.drain();
     thread::sleep(Duration::from_millis(50)); // most likely it knows by now
-    let heard = slow.hear_the_rest();
+    let heard = slow.receive_to_end();
     assert!(bytes.starts_with(&heard), "the bytes differ");
     drop(slow);
     let stats = server.join();
@@ -171,7 +171,7 @@ fn a_reply_owed_to_a_slow_reader_is_sent() {
 }
 
 #[test]
-fn who_never_reads_is_cut_off_at_the_drain_timeout() {
+fn drain_timeout_cuts_clients_that_never_read() {
     let drain_timeout = Duration::from_millis(300);
     let short = Options { drain_timeout, ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Echo, short) else { return };
@@ -194,7 +194,7 @@ fn who_never_reads_is_cut_off_at_the_drain_timeout() {
 
 /// Well before the drain timeout: what there was to say has been said.
 #[test]
-fn who_never_closes_does_not_hold_up_the_end() {
+fn drain_does_not_wait_for_clients_that_never_close() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let mut clients = server.connect_many(8);
     for client in &mut clients[..4] {
@@ -203,7 +203,7 @@ fn who_never_closes_does_not_hold_up_the_end() {
     server.drain();
     let start = Instant::now();
     for client in &mut clients {
-        client.hear_the_end();
+        client.expect_end();
     }
     let stats = server.join();
     assert!(start.elapsed() < LINGER * 10, "after {:?}", start.elapsed());
@@ -212,7 +212,7 @@ fn who_never_closes_does_not_hold_up_the_end() {
 
 /// The same, by clients that go on sending all the while.
 #[test]
-fn who_never_stops_sending_does_not_hold_up_the_end() {
+fn drain_does_not_wait_for_clients_that_never_stop_sending() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let mut clients = server.connect_many(2);
     thread::scope(|scope| {
@@ -245,7 +245,7 @@ fn who_never_stops_sending_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_server_without_connections_ends_at_once() {
+fn drain_without_connections_ends_immediately() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let addr = server.addr;
     let stats = server.stop();

@@ -13,7 +13,7 @@ use crate::common::{kernel, noise, skipped};
 use crate::harness::{options, start, start_at, start_with};
 
 #[test]
-fn a_request_gets_its_reply() {
+fn request_gets_its_reply() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let mut client = server.connect();
     client.exchange(b"hello!");
@@ -26,7 +26,7 @@ fn a_request_gets_its_reply() {
 }
 
 #[test]
-fn every_request_gets_its_reply() {
+fn every_request_of_every_length_gets_its_reply() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let mut client = server.connect();
     let mut total = 0;
@@ -47,11 +47,11 @@ fn connections_do_not_mix() {
     for round in 0..20 {
         let request = |client: usize| noise((round * 64 + client) as u64, 1 + client * 16);
         for (number, client) in clients.iter_mut().enumerate() {
-            client.say(&request(number));
+            client.send(&request(number));
         }
         for (number, client) in clients.iter_mut().enumerate() {
             let request = request(number);
-            assert!(client.hear(request.len()) == request, "client {number}, round {round}");
+            assert!(client.receive(request.len()) == request, "client {number}, round {round}");
         }
     }
     drop(clients);
@@ -60,38 +60,38 @@ fn connections_do_not_mix() {
 }
 
 #[test]
-fn as_much_as_one_receive_takes_is_one_exchange() {
+fn longest_request_is_one_exchange() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     server.connect().exchange(&noise(1, 1024));
     assert_eq!(server.stop().exchanges, 1);
 }
 
 #[test]
-fn one_byte_more_is_two_exchanges() {
+fn longest_request_plus_one_byte_is_two_exchanges() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     server.connect().exchange(&noise(1, 1025));
     assert_eq!(server.stop().exchanges, 2);
 }
 
 #[test]
-fn a_byte_at_a_time_comes_back_in_order() {
+fn single_bytes_come_back_in_order() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let mut clients = server.connect_many(8);
     let bytes = noise(1, 300);
     for byte in &bytes {
         for client in &mut clients {
-            client.say(&[*byte]);
+            client.send(&[*byte]);
         }
     }
     for client in &mut clients {
-        assert!(client.hear(bytes.len()) == bytes);
+        assert!(client.receive(bytes.len()) == bytes);
     }
     drop(clients);
     assert_eq!(server.stop().bytes_sent, 8 * 300);
 }
 
 #[test]
-fn pipelined_megabytes_come_back_in_order() {
+fn pipelined_requests_come_back_in_order() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let bytes = noise(1, 8 << 20);
     let mut client = Client::connect_narrow(server.addr);
@@ -99,11 +99,11 @@ fn pipelined_megabytes_come_back_in_order() {
         let mut writer = Client { stream: client.stream.try_clone().unwrap() };
         let bytes = &bytes;
         scope.spawn(move || {
-            writer.say(bytes);
+            writer.send(bytes);
             writer.finish();
         });
         kernel::until_stuck(server.addr, 1);
-        assert!(client.hear_the_rest() == *bytes, "the bytes differ");
+        assert!(client.receive_to_end() == *bytes, "the bytes differ");
     });
     drop(client);
     kernel::until_closed(server.addr);
@@ -116,19 +116,19 @@ fn pipelined_megabytes_come_back_in_order() {
 }
 
 #[test]
-fn a_half_closed_connection_still_gets_its_reply() {
+fn half_close_still_gets_the_reply() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     for round in 0..1000 {
         let request = noise(round, 64);
         let mut client = server.connect();
         match round % 2 {
-            0 => client.say_and_finish(&request),
+            0 => client.send_and_finish(&request),
             _ => {
-                client.say(&request);
+                client.send(&request);
                 client.finish();
             }
         }
-        assert!(client.hear_the_rest() == request, "round {round}");
+        assert!(client.receive_to_end() == request, "round {round}");
     }
     kernel::until_closed(server.addr);
     let stats = server.stop();
@@ -136,13 +136,13 @@ fn a_half_closed_connection_still_gets_its_reply() {
 }
 
 #[test]
-fn a_half_closed_connection_gets_all_its_replies() {
+fn half_close_still_gets_all_replies() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     for round in 0..50 {
         let requests = noise(round, 20_000);
         let mut client = server.connect();
-        client.say_and_finish(&requests);
-        assert!(client.hear_the_rest() == requests, "round {round}");
+        client.send_and_finish(&requests);
+        assert!(client.receive_to_end() == requests, "round {round}");
     }
     kernel::until_closed(server.addr);
     assert_eq!(server.stop().closed.count(Cause::Eof), 50);
@@ -151,28 +151,28 @@ fn a_half_closed_connection_gets_all_its_replies() {
 /// A receive stops short of the byte that was sent as urgent data (tcp(7)), although there is
 /// more behind it: a short receive does not always mean that nothing is left.
 #[test]
-fn urgent_data_does_not_hold_up_what_follows() {
+fn urgent_data_does_not_block_the_stream() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     for round in 0..100 {
         let mut client = server.connect();
         if round % 2 == 0 {
             client.exchange(b"a"); // it is waiting for the next request
         }
-        client.say(b"before");
+        client.send(b"before");
         SockRef::from(&client.stream).send_out_of_band(b"!").unwrap();
-        client.say(b"after");
-        assert_eq!(client.hear(11), b"beforeafter", "the urgent byte is not in the stream");
+        client.send(b"after");
+        assert_eq!(client.receive(11), b"beforeafter", "the urgent byte is not in the stream");
     }
     server.stop();
 }
 
 #[test]
-fn hi_is_answered_and_then_comes_the_end() {
+fn hi_replies_once_and_closes() {
     let Some(server) = start(&SUBJECT, Hi) else { return };
     for request in [&b"hello!"[..], b"h", &noise(1, 1024)] {
         let mut client = server.connect();
-        client.say(request);
-        assert_eq!(client.hear_the_rest(), b"hi");
+        client.send(request);
+        assert_eq!(client.receive_to_end(), b"hi");
     }
     let stats = server.stop();
     assert_eq!((stats.exchanges, stats.closed.count(Cause::Done)), (3, 3));
@@ -182,12 +182,12 @@ fn hi_is_answered_and_then_comes_the_end() {
 /// Their connection is closed at once, and the next has the same descriptor: nothing that was
 /// meant for one may reach the other.
 #[test]
-fn hi_reaches_everybody_who_has_finished_speaking() {
+fn hi_reaches_half_closed_clients() {
     let Some(server) = start(&SUBJECT, Hi) else { return };
     for round in 0..500 {
         let mut client = server.connect();
-        client.say_and_finish(b"hello!");
-        assert_eq!(client.hear_the_rest(), b"hi", "round {round}");
+        client.send_and_finish(b"hello!");
+        assert_eq!(client.receive_to_end(), b"hi", "round {round}");
     }
     let stats = server.stop();
     assert_eq!((stats.exchanges, stats.closed.count(Cause::Done)), (500, 500), "{stats:?}");
@@ -195,23 +195,23 @@ fn hi_reaches_everybody_who_has_finished_speaking() {
 
 /// Closing a socket while bytes are unread answers with a reset, which can overtake the reply.
 #[test]
-fn who_says_too_much_still_hears_hi_and_the_end() {
+fn hi_and_fin_survive_unread_bytes() {
     let Some(server) = start(&SUBJECT, Hi) else { return };
     for round in 0..100 {
         let mut client = server.connect();
         client.push(&noise(round, 100 + 300 * round as usize));
-        assert_eq!(client.hear_the_rest(), b"hi", "round {round}");
+        assert_eq!(client.receive_to_end(), b"hi", "round {round}");
     }
     let stats = server.stop();
     assert_eq!((stats.exchanges, stats.closed.count(Cause::Done)), (100, 100));
 }
 
 #[test]
-fn who_says_nothing_to_hi_hears_the_end() {
+fn hi_closes_after_a_fin_without_a_request() {
     let Some(server) = start(&SUBJECT, Hi) else { return };
     let mut client = server.connect();
     client.finish();
-    client.hear_the_end();
+    client.expect_end();
     drop(client);
     kernel::until_closed(server.addr);
     let stats = server.stop();
@@ -219,7 +219,7 @@ fn who_says_nothing_to_hi_hears_the_end() {
 }
 
 #[test]
-fn a_greedy_client_starves_nobody() {
+fn greedy_client_does_not_starve_others() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let enough = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -229,11 +229,11 @@ fn a_greedy_client_starves_nobody() {
             let enough = &enough;
             scope.spawn(move || {
                 while !enough.load(Relaxed) {
-                    writer.say(&[b'x'; 65_536]);
+                    writer.send(&[b'x'; 65_536]);
                 }
                 writer.finish();
             });
-            scope.spawn(move || assert!(reader.hear_the_rest().iter().all(|byte| *byte == b'x')));
+            scope.spawn(move || assert!(reader.receive_to_end().iter().all(|byte| *byte == b'x')));
         }
         let mut modest = server.connect();
         for round in 0..100 {
@@ -246,7 +246,7 @@ fn a_greedy_client_starves_nobody() {
 }
 
 #[test]
-fn the_real_port_is_known_when_the_kernel_chooses_it() {
+fn port_zero_becomes_the_real_port() {
     let Some(server) = start_with(&SUBJECT, Echo, options(&SUBJECT)) else { return };
     assert_ne!(server.addr.port(), 0);
     server.connect().exchange(b"x");

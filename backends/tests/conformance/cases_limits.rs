@@ -19,14 +19,14 @@ fn with_idle_timeout() -> Options {
 }
 
 #[test]
-fn who_is_silent_for_too_long_is_shown_the_end() {
+fn idle_timeout_closes_silent_connections() {
     let Some(server) = start_with(&SUBJECT, Echo, with_idle_timeout()) else { return };
     let start = Instant::now();
     let mut silent = server.connect();
     let mut fell_silent = server.connect();
     fell_silent.exchange(b"x");
     for client in [&mut silent, &mut fell_silent] {
-        client.hear_the_end();
+        client.expect_end();
         assert!(start.elapsed() >= IDLE_TIMEOUT, "after {:?}", start.elapsed());
     }
     drop((silent, fell_silent));
@@ -35,7 +35,7 @@ fn who_is_silent_for_too_long_is_shown_the_end() {
 }
 
 #[test]
-fn who_is_not_silent_stays() {
+fn idle_timeout_spares_active_connections() {
     // A test that is itself held up for too long has been silent: that proves nothing.
     for _ in 0..10 {
         let Some(server) = start_with(&SUBJECT, Echo, with_idle_timeout()) else { return };
@@ -53,7 +53,7 @@ fn who_is_not_silent_stays() {
         if longest >= IDLE_TIMEOUT / 2 {
             continue;
         }
-        silent.hear_the_end();
+        silent.expect_end();
         active.exchange(&noise(1, 10));
         drop((active, silent));
         let stats = server.stop();
@@ -64,50 +64,50 @@ fn who_is_not_silent_stays() {
 }
 
 #[test]
-fn who_does_not_read_for_too_long_is_cut_off() {
+fn idle_timeout_closes_clients_that_never_read() {
     let Some(server) = start_with(&SUBJECT, Echo, with_idle_timeout()) else { return };
     let mut deaf = Client::connect_narrow(server.addr);
     deaf.push(&noise(1, 1 << 20));
-    deaf.wait_for_break();
+    deaf.wait_for_reset();
     let stats = server.stop();
     assert_eq!((stats.accepted, stats.closed.count(Cause::Idle)), (1, 1), "{stats:?}");
 }
 
 #[test]
-fn no_more_are_served_at_once_than_there_are_places() {
+fn connection_limit_is_kept() {
     serve_in_turns(4, 1, 12, Duration::from_millis(50));
 }
 
 /// A place that is given back on one shard can be taken on the other.
 #[test]
-fn the_shards_have_their_places_in_common() {
+fn connection_limit_is_shared_by_shards() {
     serve_in_turns(4, 2, 8, LONGEST_PAUSE);
 }
 
 #[test]
-fn the_only_place_goes_from_shard_to_shard() {
+fn single_slot_goes_from_shard_to_shard() {
     serve_in_turns(1, 2, 5, LONGEST_PAUSE);
 }
 
 #[test]
-fn who_leaves_while_waiting_for_a_place_takes_none() {
+fn connections_that_leave_the_listen_queue_take_no_slot() {
     let one = Options { conns_max: 1, ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Echo, one) else { return };
     let mut first = server.connect();
     first.exchange(b"first");
     for number in 0..10 {
         let mut client = server.connect();
-        client.say(b"never mind");
+        client.send(b"never mind");
         if number % 2 == 0 {
             client.reset();
         }
     }
     kernel::until_queued(server.addr);
     let mut last = server.connect();
-    last.say(b"last");
+    last.send(b"last");
     first.exchange(b"still here");
     drop(first);
-    assert_eq!(last.hear(4), b"last");
+    assert_eq!(last.receive(4), b"last");
     drop(last);
     kernel::until_closed(server.addr);
     let stats = server.stop();
@@ -124,18 +124,19 @@ fn serve_in_turns(places: usize, shards: usize, count: usize, stay: Duration) {
     let Some(server) = start_with(&SUBJECT, Echo, few) else { return };
     let mut waiting = server.connect_many(count);
     for client in &mut waiting {
-        client.say(b"served?");
+        client.send(b"served?");
     }
     while !waiting.is_empty() {
         until("every place is taken", || {
-            waiting.iter().filter(|client| client.has_news()).count() >= places.min(waiting.len())
+            waiting.iter().filter(|client| client.is_readable()).count()
+                >= places.min(waiting.len())
         });
         thread::sleep(stay);
         let (served, rest): (Vec<_>, Vec<_>) =
-            waiting.into_iter().partition(|client| client.has_news());
+            waiting.into_iter().partition(|client| client.is_readable());
         assert!(served.len() <= places, "{} served at once", served.len());
         for mut client in served {
-            assert_eq!(client.hear(7), b"served?");
+            assert_eq!(client.receive(7), b"served?");
         }
         waiting = rest;
     }

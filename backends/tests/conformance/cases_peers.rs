@@ -9,7 +9,7 @@ use crate::common::{kernel, noise};
 use crate::harness::start;
 
 #[test]
-fn a_reset_ends_only_its_own_connection() {
+fn reset_ends_only_its_own_connection() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let mut bystander = server.connect();
     for round in 0..500 {
@@ -17,17 +17,17 @@ fn a_reset_ends_only_its_own_connection() {
         match round % 4 {
             0 => {} // before the first request
             1 => client.exchange(&noise(round, 100)),
-            2 => client.say(&noise(round, 100)), // with a reply on its way
+            2 => client.send(&noise(round, 100)), // with a reply on its way
             _ => {
                 client.push(&noise(round, 20_000));
-                client.hear(1 + round as usize * 4); // in the middle of the replies
+                client.receive(1 + round as usize * 4); // in the middle of the replies
             }
         }
         client.reset();
         bystander.exchange(&noise(round, 10));
     }
     bystander.finish();
-    bystander.hear_the_end();
+    bystander.expect_end();
     drop(bystander);
     kernel::until_closed(server.addr);
     let stats = server.stop();
@@ -37,7 +37,7 @@ fn a_reset_ends_only_its_own_connection() {
 }
 
 #[test]
-fn who_comes_and_goes_without_a_word_is_counted() {
+fn silent_connections_are_counted() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     for _ in 0..1000 {
         drop(server.connect());
@@ -49,38 +49,38 @@ fn who_comes_and_goes_without_a_word_is_counted() {
 }
 
 #[test]
-fn one_who_never_reads_starves_nobody() {
-    some_who_never_read_starve_nobody(1);
+fn client_that_never_reads_does_not_starve_others() {
+    clients_that_never_read_do_not_starve_others(1);
 }
 
 #[test]
-fn many_who_never_read_starve_nobody() {
-    some_who_never_read_starve_nobody(64);
+fn many_clients_that_never_read_do_not_starve_others() {
+    clients_that_never_read_do_not_starve_others(64);
 }
 
 /// Until then they have kept to lockstep.
 #[test]
-fn who_falls_deaf_gets_all_replies_in_order() {
+fn client_that_stops_reading_gets_all_replies_later() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let flood = noise(1, 1 << 20);
-    let mut falling_deaf: Vec<_> = (0..8).map(|_| Client::connect_narrow(server.addr)).collect();
+    let mut clients: Vec<_> = (0..8).map(|_| Client::connect_narrow(server.addr)).collect();
     for round in 0..3 {
-        falling_deaf.iter_mut().for_each(|client| client.exchange(&noise(round, 100)));
+        clients.iter_mut().for_each(|client| client.exchange(&noise(round, 100)));
     }
-    let pushed: Vec<_> = falling_deaf.iter_mut().map(|client| client.push(&flood)).collect();
-    kernel::until_stuck(server.addr, falling_deaf.len());
+    let pushed: Vec<_> = clients.iter_mut().map(|client| client.push(&flood)).collect();
+    kernel::until_stuck(server.addr, clients.len());
     server.connect().exchange(b"and the others?");
-    for (client, pushed) in falling_deaf.iter_mut().zip(pushed) {
-        assert!(client.hear(pushed) == flood[..pushed], "the bytes differ");
+    for (client, pushed) in clients.iter_mut().zip(pushed) {
+        assert!(client.receive(pushed) == flood[..pushed], "the bytes differ");
         client.exchange(b"in lockstep again");
     }
-    drop(falling_deaf);
+    drop(clients);
     let stats = server.stop();
     assert_eq!(stats.bytes_sent, stats.bytes_received, "{stats:?}");
 }
 
 /// All are on one shard.
-fn some_who_never_read_starve_nobody(count: usize) {
+fn clients_that_never_read_do_not_starve_others(count: usize) {
     let Some(server) = start(&SUBJECT, Echo) else { return };
     let flood = noise(1, 1 << 20);
     let mut deaf: Vec<_> = (0..count).map(|_| Client::connect_narrow(server.addr)).collect();
@@ -94,7 +94,7 @@ fn some_who_never_read_starve_nobody(count: usize) {
     }
     // They have not been forgotten: when they do read, all of it comes.
     for client in &mut deaf {
-        assert!(client.hear(5000) == flood[..5000], "the bytes differ");
+        assert!(client.receive(5000) == flood[..5000], "the bytes differ");
     }
     drop((client, deaf));
     let stats = server.stop();

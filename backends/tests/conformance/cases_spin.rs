@@ -19,7 +19,7 @@ fn spinning() -> Options {
 }
 
 #[test]
-fn whatever_comes_is_found_by_polling() {
+fn busy_polling_finds_connections_and_requests() {
     let Some(server) = start_with(&SUBJECT, Echo, spinning()) else { return };
     for number in 0..5 {
         let mut client = server.connect();
@@ -34,25 +34,25 @@ fn whatever_comes_is_found_by_polling() {
 }
 
 #[test]
-fn the_end_is_not_late() {
+fn busy_polling_does_not_delay_the_drain() {
     let Some(server) = start_with(&SUBJECT, Echo, spinning()) else { return };
     let mut clients = server.connect_many(8);
     clients[0].exchange(b"x");
     server.drain();
-    clients.iter_mut().for_each(Client::hear_the_end);
+    clients.iter_mut().for_each(Client::expect_end);
     drop(clients);
     let stats = server.join();
     assert_eq!((stats.accepted, stats.closed.count(Cause::Drain)), (8, 8), "{stats:?}");
 }
 
 #[test]
-fn deadlines_are_not_late() {
+fn busy_polling_keeps_deadlines() {
     let idle_timeout = Duration::from_millis(300);
     let limited = Options { idle_timeout: Some(idle_timeout), ..spinning() };
     let Some(server) = start_with(&SUBJECT, Echo, limited) else { return };
     let start = Instant::now();
     let mut silent = server.connect();
-    silent.hear_the_end();
+    silent.expect_end();
     assert!(start.elapsed() >= idle_timeout, "after {:?}", start.elapsed());
     drop(silent);
     let stats = server.stop();

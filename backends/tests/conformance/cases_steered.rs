@@ -21,7 +21,7 @@ fn connect_from(server: &Running, cpu: usize, count: usize) {
 }
 
 #[test]
-fn who_connects_from_a_processor_is_served_there() {
+fn connections_go_to_the_shard_on_their_cpu() {
     let cpus = lockstep_sys::cpus::allowed().unwrap();
     let [first, second, ..] = cpus[..] else { return skipped("there is one processor") };
     for (from_first, from_second) in [(24, 8), (0, 32), (32, 0)] {
@@ -36,7 +36,7 @@ fn who_connects_from_a_processor_is_served_there() {
 }
 
 #[test]
-fn unsteered_they_are_spread_wherever_they_come_from() {
+fn unsteered_connections_are_spread_over_shards() {
     let cpu = lockstep_sys::cpus::allowed().unwrap()[0];
     let spread = Options { steer: Some(false), ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Echo, spread) else { return };
@@ -49,7 +49,7 @@ fn unsteered_they_are_spread_wherever_they_come_from() {
 
 /// Where nobody's processor is a shard's, the kernel spreads as if it were not steered.
 #[test]
-fn who_comes_from_elsewhere_is_served_all_the_same() {
+fn connections_from_other_cpus_are_served() {
     let cpus = lockstep_sys::cpus::allowed().unwrap();
     let [first, second, ..] = cpus[..] else { return skipped("there is one processor") };
     let elsewhere = Options { pin: vec![first], ..options(&SUBJECT) };

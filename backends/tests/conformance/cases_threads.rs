@@ -9,23 +9,26 @@ use crate::common::{kernel, noise, until};
 use crate::harness::{options, start_with};
 
 #[test]
-fn one_thread_serves_one_conversation_and_the_rest_wait() {
+fn single_thread_leaves_others_in_the_listen_queue() {
     let one = Options { threads: Some(1), ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Echo, one) else { return };
     let mut first = server.connect();
     first.exchange(b"first");
     let mut waiting = server.connect_many(3);
     for client in &mut waiting {
-        client.say(b"next");
+        client.send(b"next");
     }
     until("the rest wait in the listen queue", || kernel::listen_queues(server.addr) == [3]);
     for round in 0..100 {
         first.exchange(&noise(round, 100));
     }
-    assert!(!waiting.iter().any(|client| client.has_news()), "served although it was not its turn");
+    assert!(
+        !waiting.iter().any(|client| client.is_readable()),
+        "served although it was not its turn"
+    );
     drop(first);
     for mut client in waiting {
-        assert_eq!(client.hear(4), b"next", "in the order in which they came");
+        assert_eq!(client.receive(4), b"next", "in the order in which they came");
     }
     kernel::until_closed(server.addr);
     let stats = server.stop();
@@ -34,34 +37,34 @@ fn one_thread_serves_one_conversation_and_the_rest_wait() {
 }
 
 #[test]
-fn one_thread_says_hi_to_one_after_the_other() {
+fn single_thread_serves_hi_in_sequence() {
     let one = Options { threads: Some(1), ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Hi, one) else { return };
     let mut clients = server.connect_many(10);
     for client in &mut clients {
-        client.say(b"hello!");
+        client.send(b"hello!");
     }
     for mut client in clients {
-        assert_eq!(client.hear_the_rest(), b"hi");
+        assert_eq!(client.receive_to_end(), b"hi");
     }
     assert_eq!(server.stop().closed.count(Cause::Done), 10);
 }
 
 #[test]
-fn one_thread_ends_while_others_wait() {
+fn single_thread_drains_the_listen_queue() {
     let one = Options { threads: Some(1), ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Echo, one) else { return };
     let mut first = server.connect();
     first.exchange(b"first");
     let mut waiting = server.connect_many(3);
     for client in &mut waiting {
-        client.say(b"next");
+        client.send(b"next");
     }
     server.drain();
-    first.hear_the_end();
+    first.expect_end();
     drop(first);
     for mut client in waiting {
-        assert_eq!(client.hear_the_rest(), b"next");
+        assert_eq!(client.receive_to_end(), b"next");
     }
     let stats = server.join();
     assert_eq!((stats.closed.count(Cause::Drain), stats.drain_cut), (4, 0), "{stats:?}");

@@ -22,15 +22,15 @@ fn assert_shown(server: &Served, client: &Client, request: &str) {
 
 fn assert_answered(server: &mut Served, client: &mut Client, answer: &str) {
     server.process.type_line(answer);
-    assert_eq!(client.hear(answer.len()), answer.as_bytes());
+    assert_eq!(client.receive(answer.len()), answer.as_bytes());
 }
 
 #[test]
-fn a_conversation_goes_back_and_forth() {
+fn chat_alternates_requests_and_answers() {
     with_each_backend(|mut server| {
         let mut client = server.connect();
         for (said, answer) in [("hello!", "hi"), ("小文说", "明威说>>>>:"), ("3", " ")] {
-            client.say(said.as_bytes());
+            client.send(said.as_bytes());
             assert_shown(&server, &client, said);
             assert_answered(&mut server, &mut client, answer);
         }
@@ -45,12 +45,12 @@ fn bye_from_the_client_ends_it_without_an_answer() {
     with_each_backend(|mut server| {
         for said in ["bye", "bye\n", "bye\r\n"] {
             let mut client = server.connect();
-            client.say(b"hello!");
+            client.send(b"hello!");
             assert_shown(&server, &client, "hello!");
             assert_answered(&mut server, &mut client, "hi");
-            client.say(said.as_bytes());
+            client.send(said.as_bytes());
             assert_shown(&server, &client, "bye");
-            client.hear_the_end();
+            client.expect_end();
         }
         assert_eq!(server.stop()["closed"]["bye"], 3);
     });
@@ -60,9 +60,9 @@ fn bye_from_the_client_ends_it_without_an_answer() {
 fn bye_from_the_operator_is_sent_and_ends_it() {
     with_each_backend(|mut server| {
         let mut client = server.connect();
-        client.say(b"hello!");
+        client.send(b"hello!");
         server.process.type_line("bye");
-        assert_eq!(client.hear_the_rest(), b"bye");
+        assert_eq!(client.receive_to_end(), b"bye");
         drop(client);
         assert_eq!(server.stop()["closed"]["done"], 1);
     });
@@ -72,8 +72,8 @@ fn bye_from_the_operator_is_sent_and_ends_it() {
 fn operator_sees_who_connects_asks_and_leaves() {
     with_each_backend(|server| {
         let mut client = server.connect();
-        client.say(b"bye");
-        client.hear_the_end();
+        client.send(b"bye");
+        client.expect_end();
         let addr = client.addr();
         drop(client);
         for event in [" connected", ": bye", " left"] {
@@ -85,11 +85,11 @@ fn operator_sees_who_connects_asks_and_leaves() {
 
 /// It is a whole request that says bye, not a word in one.
 #[test]
-fn a_part_of_a_request_is_no_bye() {
+fn bye_must_be_the_whole_request() {
     with_each_backend(|mut server| {
         let mut client = server.connect();
         for said in ["bye bye", "Bye", "goodbye", "by"] {
-            client.say(said.as_bytes());
+            client.send(said.as_bytes());
             assert_shown(&server, &client, said);
             assert_answered(&mut server, &mut client, "still here");
         }
@@ -99,7 +99,7 @@ fn a_part_of_a_request_is_no_bye() {
 }
 
 #[test]
-fn what_would_break_the_line_or_drive_the_terminal_is_shown_escaped() {
+fn chat_escapes_control_characters() {
     with_each_backend(|mut server| {
         let mut client = server.connect();
         let cases: [(&[u8], &str); 4] = [
@@ -109,7 +109,7 @@ fn what_would_break_the_line_or_drive_the_terminal_is_shown_escaped() {
             (b"one\ntwo\n", "one\\ntwo"),
         ];
         for (said, shown) in cases {
-            client.say(said);
+            client.send(said);
             assert_shown(&server, &client, shown);
             assert_answered(&mut server, &mut client, "seen");
         }
@@ -119,10 +119,10 @@ fn what_would_break_the_line_or_drive_the_terminal_is_shown_escaped() {
 }
 
 #[test]
-fn an_empty_line_is_no_answer() {
+fn empty_line_is_not_an_answer() {
     with_each_backend(|mut server| {
         let mut client = server.connect();
-        client.say(b"hello!");
+        client.send(b"hello!");
         server.process.type_line("");
         server.process.type_line("");
         assert_answered(&mut server, &mut client, "at last");
@@ -133,14 +133,14 @@ fn an_empty_line_is_no_answer() {
 
 /// A reply has 1024 bytes at the most, and is not cut in the middle of a character.
 #[test]
-fn an_answer_that_is_too_long_is_cut_and_the_operator_told() {
+fn long_answer_is_cut_with_a_note() {
     with_each_backend(|mut server| {
         let mut client = server.connect();
-        client.say(b"tell me more");
+        client.send(b"tell me more");
         server.process.type_line(&"明".repeat(400));
-        assert_eq!(client.hear(1023), "明".repeat(341).as_bytes());
+        assert_eq!(client.receive(1023), "明".repeat(341).as_bytes());
         assert!(server.process.stderr.next().unwrap().contains("1024"));
-        client.say(b"and more");
+        client.send(b"and more");
         assert_answered(&mut server, &mut client, "no");
         drop(client);
         server.stop();
@@ -148,12 +148,12 @@ fn an_answer_that_is_too_long_is_cut_and_the_operator_told() {
 }
 
 #[test]
-fn who_asks_while_another_is_answered_is_answered_next() {
+fn chat_answers_in_order_of_arrival() {
     with_each_backend(|mut server| {
         let (mut first, mut second) = (server.connect(), server.connect());
-        first.say(b"first");
+        first.send(b"first");
         assert_shown(&server, &first, "first");
-        second.say(b"second");
+        second.send(b"second");
         assert_answered(&mut server, &mut first, "to the first");
         assert_shown(&server, &second, "second");
         assert_answered(&mut server, &mut second, "to the second");
@@ -163,15 +163,15 @@ fn who_asks_while_another_is_answered_is_answered_next() {
 }
 
 #[test]
-fn the_end_of_the_operators_input_ends_it_in_order() {
+fn end_of_operator_input_drains() {
     with_each_backend(|mut server| {
         let (mut idle, mut asking) = (server.connect(), server.connect());
-        idle.say(b"hello!");
+        idle.send(b"hello!");
         assert_answered(&mut server, &mut idle, "hi");
-        asking.say(b"anybody there?");
+        asking.send(b"anybody there?");
         server.process.type_end();
-        asking.hear_the_end();
-        idle.hear_the_end();
+        asking.expect_end();
+        idle.expect_end();
         drop((idle, asking));
         let ended = server.process.wait();
         assert_eq!(ended.status.code(), Some(0), "{:?}", ended.stderr);
@@ -181,14 +181,14 @@ fn the_end_of_the_operators_input_ends_it_in_order() {
 
 /// What was typed before the end is still said.
 #[test]
-fn the_last_line_needs_no_line_ending() {
+fn last_line_needs_no_line_ending() {
     with_each_backend(|mut server| {
         use std::io::Write;
         let mut client = server.connect();
-        client.say(b"hello!");
+        client.send(b"hello!");
         server.process.stdin().write_all(b"last words").unwrap();
         server.process.type_end();
-        assert_eq!(client.hear(10), b"last words");
+        assert_eq!(client.receive(10), b"last words");
         drop(client);
         server.process.signal(Signal::TERM);
         assert_eq!(server.process.wait().status.code(), Some(0));
@@ -196,14 +196,14 @@ fn the_last_line_needs_no_line_ending() {
 }
 
 #[test]
-fn a_signal_does_not_wait_for_the_operator() {
+fn signal_does_not_wait_for_the_operator() {
     with_each_backend(|server| {
         let (mut asking, mut idle) = (server.connect(), server.connect());
-        asking.say(b"anybody there?");
+        asking.send(b"anybody there?");
         assert_shown(&server, &asking, "anybody there?");
         server.process.signal(Signal::INT);
-        asking.hear_the_end();
-        idle.hear_the_end();
+        asking.expect_end();
+        idle.expect_end();
         drop((asking, idle));
         let ended = server.process.wait();
         assert_eq!(ended.status.code(), Some(0), "{:?}", ended.stderr);
@@ -213,16 +213,16 @@ fn a_signal_does_not_wait_for_the_operator() {
 
 /// Neither of who waits for the answer nor of who waits for the turn.
 #[test]
-fn a_thoughtful_operator_makes_nobody_idle() {
+fn idle_timeout_does_not_count_the_operators_time() {
     for backend in ["blocking", "mio", "io-uring"] {
         if !is_available(backend) {
             continue;
         }
         let mut server = Served::start(backend, ["--service", "chat", "--idle-timeout", "200ms"]);
         let (mut first, mut second) = (server.connect(), server.connect());
-        first.say(b"first");
+        first.send(b"first");
         assert_shown(&server, &first, "first");
-        second.say(b"second");
+        second.send(b"second");
         std::thread::sleep(std::time::Duration::from_millis(500));
         assert_answered(&mut server, &mut first, "to the first");
         assert_shown(&server, &second, "second");
@@ -235,20 +235,20 @@ fn a_thoughtful_operator_makes_nobody_idle() {
 
 /// Who has said so before the operator's answer is found after it, when its time has long been over.
 #[test]
-fn who_says_bye_while_the_operator_thinks_is_not_idle() {
+fn bye_sent_while_the_operator_types_is_not_idle() {
     for backend in ["blocking", "mio", "io-uring"] {
         if !is_available(backend) {
             continue;
         }
         let mut server = Served::start(backend, ["--service", "chat", "--idle-timeout", "500ms"]);
         let (mut leaving, mut asking) = (server.connect(), server.connect());
-        asking.say(b"hello!");
+        asking.send(b"hello!");
         assert_shown(&server, &asking, "hello!");
-        leaving.say(b"bye");
+        leaving.send(b"bye");
         std::thread::sleep(std::time::Duration::from_millis(800));
         assert_answered(&mut server, &mut asking, "hi");
         assert_shown(&server, &leaving, "bye");
-        leaving.hear_the_end();
+        leaving.expect_end();
         drop((leaving, asking));
         let stats = server.stop();
         assert_eq!((&stats["closed"]["bye"], &stats["closed"]["idle"]), (&1.into(), &0.into()));
@@ -257,15 +257,15 @@ fn who_says_bye_while_the_operator_thinks_is_not_idle() {
 
 /// A client that leaves while the operator thinks costs nothing but the answer.
 #[test]
-fn who_does_not_wait_for_the_answer_is_no_trouble() {
+fn chat_survives_a_client_that_resets() {
     with_each_backend(|mut server| {
         let mut hasty = server.connect();
-        hasty.say(b"never mind");
+        hasty.send(b"never mind");
         assert_shown(&server, &hasty, "never mind");
         hasty.reset();
         server.process.type_line("too late");
         let mut next = server.connect();
-        next.say(b"my turn");
+        next.send(b"my turn");
         assert_shown(&server, &next, "my turn");
         assert_answered(&mut server, &mut next, "yes");
         drop(next);

@@ -6,40 +6,40 @@ use crate::common::child::{Process, Served, lockstep, statistics};
 use crate::common::{client::Client, kernel};
 
 on_every_backend! {
-    sigusr1_releases_a_paused_server
-    a_paused_server_ends_in_order
-    a_server_that_is_not_paused_does_not_mind_sigusr1
+    sigusr1_ends_the_accept_pause
+    accept_pause_ends_on_a_signal
+    sigusr1_without_a_pause_has_no_effect
 }
 
-fn sigusr1_releases_a_paused_server(backend: &str) {
+fn sigusr1_ends_the_accept_pause(backend: &str) {
     let server = Served::start(backend, ["--shards=1", "--backlog=8", "--accept-pause"]);
     let how = format!("accepting nothing until SIGUSR1: kill -USR1 {}", server.id());
     assert_eq!(server.process.stderr.next(), Some(how));
     let mut clients: Vec<_> = (0..9).map(|_| server.connect()).collect();
-    clients.iter_mut().for_each(|client| client.say(b"hello!"));
+    clients.iter_mut().for_each(|client| client.send(b"hello!"));
     assert_eq!(kernel::listen_queues(server.addr), [9], "listen(8) has room for nine");
     server.process.signal(Signal::USR1);
     for client in &mut clients {
-        assert_eq!(client.hear(6), b"hello!");
+        assert_eq!(client.receive(6), b"hello!");
     }
     drop(clients);
     kernel::until_closed(server.addr);
     assert_eq!(server.stop()["closed"]["eof"], 9);
 }
 
-fn a_paused_server_ends_in_order(backend: &str) {
+fn accept_pause_ends_on_a_signal(backend: &str) {
     let server = Served::start(backend, ["--accept-pause"]);
     let (mut asking, mut silent) = (server.connect(), server.connect());
-    asking.say(b"hello!");
+    asking.send(b"hello!");
     server.process.signal(Signal::TERM);
-    assert_eq!(asking.hear_the_rest(), b"hello!");
-    silent.hear_the_end();
+    assert_eq!(asking.receive_to_end(), b"hello!");
+    silent.expect_end();
     drop((asking, silent));
     let stats = statistics(&server.process.wait());
     assert_eq!((&stats["accepted"], &stats["closed"]["drain"]), (&2.into(), &2.into()), "{stats}");
 }
 
-fn a_server_that_is_not_paused_does_not_mind_sigusr1(backend: &str) {
+fn sigusr1_without_a_pause_has_no_effect(backend: &str) {
     let server = Served::start(backend, []);
     server.process.signal(Signal::USR1);
     server.connect().exchange(b"hello!");
@@ -48,7 +48,7 @@ fn a_server_that_is_not_paused_does_not_mind_sigusr1(backend: &str) {
 }
 
 #[test]
-fn a_pause_has_a_length_or_none() {
+fn accept_pause_takes_a_length_or_none() {
     let args = "serve --backend=mio --listen=127.0.0.1:0 --accept-pause 200ms --shards 1";
     let process = Process::start(lockstep(args.split(' ')));
     let line = process.stdout.next().unwrap();

@@ -9,10 +9,10 @@ use crate::common::{PATIENCE, until};
 use crate::harness::assert_printed;
 
 on_every_backend! {
-    a_whole_input_is_sent_line_by_line
+    piped_input_is_sent_line_by_line
 }
 
-fn a_whole_input_is_sent_line_by_line(backend: &str) {
+fn piped_input_is_sent_line_by_line(backend: &str) {
     let server = Served::start(backend, []);
     let ended = talk_through_a_pipe(&server, "one\\ntwo\\r\\n\\n小文\\nno line ending");
     assert_printed(&ended, &["one", "two", "小文", "no line ending"]);
@@ -22,7 +22,7 @@ fn a_whole_input_is_sent_line_by_line(backend: &str) {
 }
 
 #[test]
-fn nothing_is_sent_after_bye() {
+fn talk_sends_nothing_after_bye() {
     let server = Served::start("mio", []);
     assert_printed(&talk_through_a_pipe(&server, "one\\nbye\\nthree\\n"), &["one"]);
     let received = server.stop()["bytes_received"].as_u64().unwrap();
@@ -30,14 +30,14 @@ fn nothing_is_sent_after_bye() {
 }
 
 #[test]
-fn the_one_shot_service_fits_a_pipe() {
+fn talk_with_hi_works_in_a_pipe() {
     let server = Served::start("mio", ["--service", "hi"]);
     assert_printed(&talk_through_a_pipe(&server, "hello!\\n"), &["hi"]);
     assert_eq!(server.stop()["closed"]["done"], 1);
 }
 
 #[test]
-fn input_that_is_not_utf8_is_sent_with_replacement_characters() {
+fn talk_replaces_invalid_utf8() {
     let server = Served::start("mio", []);
     assert_printed(&talk_through_a_pipe(&server, "a\\377b\\n"), &["a\u{fffd}b"]);
     server.stop();
@@ -52,10 +52,10 @@ fn talk_through_a_pipe(server: &Served, input: &str) -> Ended {
 }
 
 #[test]
-fn a_server_that_closes_instead_of_answering_is_noticed_at_once() {
+fn talk_reports_a_close_instead_of_a_reply() {
     let (mut client, mut server) = talk_with_us();
     client.type_line("hello!");
-    assert_eq!(hear(&mut server), b"hello!");
+    assert_eq!(receive(&mut server), b"hello!");
     drop(server);
     let ended = client.wait();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
@@ -63,29 +63,29 @@ fn a_server_that_closes_instead_of_answering_is_noticed_at_once() {
 }
 
 #[test]
-fn what_comes_between_two_requests_is_no_answer_to_the_second() {
+fn talk_prints_late_bytes_before_the_next_request() {
     let (mut client, mut server) = talk_with_us();
     client.type_line("hello!");
-    assert_eq!(hear(&mut server), b"hello!");
+    assert_eq!(receive(&mut server), b"hello!");
     server.write_all(b"the first piece").unwrap();
     assert_eq!(client.stdout.next().as_deref(), Some("the first piece"));
     server.write_all(b"the second piece").unwrap();
     client.type_line("and you?");
     assert_eq!(client.stdout.next().as_deref(), Some("the second piece"));
-    assert_eq!(hear(&mut server), b"and you?");
+    assert_eq!(receive(&mut server), b"and you?");
     server.write_all(b"bye").unwrap();
     assert_printed(&client.wait(), &["bye"]);
 }
 
 #[test]
-fn what_comes_late_is_not_lost_at_the_end_of_the_input() {
+fn talk_prints_late_bytes_at_the_end_of_input() {
     let (mut client, mut server) = talk_with_us();
     client.type_line("hello!");
     client.type_end();
-    assert_eq!(hear(&mut server), b"hello!");
+    assert_eq!(receive(&mut server), b"hello!");
     server.write_all(b"the first piece").unwrap();
     assert_eq!(client.stdout.next().as_deref(), Some("the first piece"));
-    assert_eq!(hear(&mut server), b"", "the end of the input is passed on");
+    assert_eq!(receive(&mut server), b"", "the end of the input is passed on");
     server.write_all(b"the second piece").unwrap();
     drop(server);
     assert_printed(&client.wait(), &["the second piece"]);
@@ -109,7 +109,7 @@ fn talk_with_us() -> (Process, TcpStream) {
 }
 
 /// One request: it was sent in one piece and comes in one.
-fn hear(stream: &mut TcpStream) -> Vec<u8> {
+fn receive(stream: &mut TcpStream) -> Vec<u8> {
     let mut request = vec![0; 1024];
     let count = stream.read(&mut request).unwrap();
     request.truncate(count);

@@ -73,7 +73,7 @@ const REFUSALS: [(i32, &str, &str); 4] = [
 ];
 
 #[test]
-fn a_refused_io_uring_names_its_cause() {
+fn refused_io_uring_names_its_cause() {
     for (errno, name, cause) in REFUSALS {
         let args = "serve --backend io-uring --listen 127.0.0.1:0";
         let Some(command) = refused(args, errno) else { return };
@@ -88,7 +88,7 @@ fn a_refused_io_uring_names_its_cause() {
 }
 
 #[test]
-fn auto_takes_the_next_best_and_says_why() {
+fn auto_takes_the_next_backend_and_prints_why() {
     for (errno, name, _) in REFUSALS {
         let args = "serve --backend auto --json --listen 127.0.0.1:0";
         let Some(command) = refused(args, errno) else { return };
@@ -118,7 +118,7 @@ fn auto_runs_with_any_limit_of_locked_memory() {
 }
 
 #[test]
-fn the_table_of_backends_says_why_not() {
+fn backends_prints_why_io_uring_is_refused() {
     let Some(command) = refused("backends", libc::EPERM) else { return };
     let ended = Process::start(command).wait();
     assert_eq!(ended.status.code(), Some(0));

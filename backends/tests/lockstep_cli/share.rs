@@ -6,9 +6,9 @@ use crate::common::kernel;
 use crate::harness::{assert_complains, run};
 
 on_every_backend! {
-    two_servers_share_a_port_and_both_serve
-    who_does_not_share_is_refused_and_refuses
-    when_one_ends_the_other_goes_on
+    reuse_port_spreads_over_two_servers
+    reuse_port_needs_both_servers
+    reuse_port_server_outlives_the_other
 }
 
 /// So many that chance leaves neither server without one.
@@ -24,7 +24,7 @@ fn two(backend: &str) -> [Served; 2] {
     [first, second]
 }
 
-fn two_servers_share_a_port_and_both_serve(backend: &str) {
+fn reuse_port_spreads_over_two_servers(backend: &str) {
     let servers = two(backend);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| servers[0].connect()).collect();
     clients.iter_mut().for_each(|client| client.exchange(b"whoever you are"));
@@ -39,7 +39,7 @@ fn two_servers_share_a_port_and_both_serve(backend: &str) {
     }
 }
 
-fn who_does_not_share_is_refused_and_refuses(backend: &str) {
+fn reuse_port_needs_both_servers(backend: &str) {
     for (shards, first, second) in [
         ("1", &["--reuse-port"][..], &[][..]),
         ("2", &["--reuse-port"], &[]),
@@ -57,16 +57,16 @@ fn who_does_not_share_is_refused_and_refuses(backend: &str) {
     }
 }
 
-fn when_one_ends_the_other_goes_on(backend: &str) {
+fn reuse_port_server_outlives_the_other(backend: &str) {
     let [first, second] = two(backend);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| first.connect()).collect();
     clients.iter_mut().for_each(|client| client.exchange(b"both are there"));
 
     let stats = first.stop();
-    let (ended, mut open): (Vec<_>, Vec<_>) = clients.into_iter().partition(Client::has_news);
+    let (ended, mut open): (Vec<_>, Vec<_>) = clients.into_iter().partition(Client::is_readable);
     assert_eq!(stats["closed"]["drain"], ended.len(), "{stats}");
     for mut client in ended {
-        client.hear_the_end();
+        client.expect_end();
     }
     open.extend((0..CLIENTS).map(|_| second.connect()));
     open.iter_mut().for_each(|client| client.exchange(b"one is left"));

@@ -9,12 +9,12 @@ use crate::common::{PATIENCE, kernel, noise, until};
 use crate::harness::on;
 
 on_every_backend! {
-    there_is_a_thread_for_each_shard
-    signals_interrupt_nothing
-    signals_at_once_end_it_one_way_or_the_other
+    server_has_a_thread_for_each_shard
+    signals_do_not_interrupt_exchanges
+    simultaneous_signals_end_the_server
 }
 
-fn there_is_a_thread_for_each_shard(backend: &str) {
+fn server_has_a_thread_for_each_shard(backend: &str) {
     for (number, shards) in [(1, "1"), (3, "3")] {
         let server = Served::start(backend, ["--shards", shards]);
         let mut client = server.connect();
@@ -35,7 +35,7 @@ fn there_is_a_thread_for_each_shard(backend: &str) {
 }
 
 /// Each is there while the server has something to do.
-fn signals_interrupt_nothing(backend: &str) {
+fn signals_do_not_interrupt_exchanges(backend: &str) {
     const SIGNALS: u64 = 1000;
     let server = Served::start(backend, ["--shards", "1"]);
     let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
@@ -45,9 +45,9 @@ fn signals_interrupt_nothing(backend: &str) {
             clients[index] = server.connect();
         }
         let request = noise(round, 1 + round as usize);
-        clients[index].say(&request);
+        clients[index].send(&request);
         server.process.signal(Signal::USR1);
-        assert!(clients[index].hear(request.len()) == request, "the reply differs");
+        assert!(clients[index].receive(request.len()) == request, "the reply differs");
     }
     let clients_ever = clients.len() as u64 + SIGNALS / 50;
     drop(clients);
@@ -59,7 +59,7 @@ fn signals_interrupt_nothing(backend: &str) {
 }
 
 /// Whoever is interrupted by whom, it is neither stuck nor killed.
-fn signals_at_once_end_it_one_way_or_the_other(backend: &str) {
+fn simultaneous_signals_end_the_server(backend: &str) {
     for _ in 0..10 {
         let server = Served::start(backend, ["--shards", "2"]);
         let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
@@ -78,7 +78,7 @@ fn signals_at_once_end_it_one_way_or_the_other(backend: &str) {
 
 /// It would poll for longer than anybody waits.
 #[test]
-fn a_signal_ends_it_while_it_polls() {
+fn signal_ends_a_busy_polling_server() {
     const FOR: Duration = PATIENCE.saturating_mul(60);
     for backend in ["mio", "io-uring"] {
         on(backend, |backend| {
@@ -90,7 +90,7 @@ fn a_signal_ends_it_while_it_polls() {
             let before = used();
             until("it polls", || used() > before + Duration::from_millis(50));
             server.process.signal(Signal::TERM);
-            client.hear_the_end();
+            client.expect_end();
             drop(client);
             let ended = server.process.wait();
             assert_eq!(ended.status.code(), Some(0), "{ended:?}");

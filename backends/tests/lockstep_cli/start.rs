@@ -10,14 +10,14 @@ use crate::common::{client::Client, skipped};
 use crate::harness::{assert_complains, run};
 
 on_every_backend! {
-    the_readiness_line_says_what_was_started
-    the_defaults_are_the_documented_ones
-    a_taken_port_is_an_error_in_one_line
-    a_stopped_server_can_be_started_again_at_once
-    a_killed_server_can_be_started_again_at_once
+    readiness_line_names_address_backend_shards_backlog_pid
+    defaults_are_the_documented_ones
+    taken_port_is_an_error_in_one_line
+    stopped_server_can_be_restarted_immediately
+    killed_server_can_be_restarted_immediately
 }
 
-fn the_readiness_line_says_what_was_started(backend: &str) {
+fn readiness_line_names_address_backend_shards_backlog_pid(backend: &str) {
     let args = ["serve", "--listen", "127.0.0.1:0", "--shards", "2", "--backlog", "77"];
     let mut command = lockstep(args);
     command.args(["--backend", backend]);
@@ -36,7 +36,7 @@ fn the_readiness_line_says_what_was_started(backend: &str) {
     assert_eq!(process.wait().stdout, [""; 0], "the readiness line is all there is");
 }
 
-fn the_defaults_are_the_documented_ones(backend: &str) {
+fn defaults_are_the_documented_ones(backend: &str) {
     let process = Process::start(lockstep(["serve", "--listen=127.0.0.1:0", "--backend", backend]));
     let line = process.stdout.next().expect("a readiness line");
     let cpus = match backend {
@@ -47,7 +47,7 @@ fn the_defaults_are_the_documented_ones(backend: &str) {
     assert_eq!(field(&line, "backlog="), "1024");
 }
 
-fn a_taken_port_is_an_error_in_one_line(backend: &str) {
+fn taken_port_is_an_error_in_one_line(backend: &str) {
     let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
     for shards in ["1", "2"] {
         let server = Served::start(backend, ["--shards", shards]);
@@ -63,10 +63,10 @@ fn a_taken_port_is_an_error_in_one_line(backend: &str) {
 }
 
 /// Connections are in TIME_WAIT then, since it was the server that closed first.
-fn a_stopped_server_can_be_started_again_at_once(backend: &str) {
+fn stopped_server_can_be_restarted_immediately(backend: &str) {
     start_again_and_again(backend, |server, mut clients| {
         server.process.signal(Signal::TERM);
-        clients.iter_mut().for_each(Client::hear_the_end);
+        clients.iter_mut().for_each(Client::expect_end);
         drop(clients);
         assert_eq!(server.process.wait().status.code(), Some(0));
     });
@@ -74,7 +74,7 @@ fn a_stopped_server_can_be_started_again_at_once(backend: &str) {
 
 /// Nobody has closed the connections then, nor has the server closed its listener: the kernel
 /// does, and for a ring not before the process has ended but a little later.
-fn a_killed_server_can_be_started_again_at_once(backend: &str) {
+fn killed_server_can_be_restarted_immediately(backend: &str) {
     start_again_and_again(backend, |server, clients| {
         server.process.signal(Signal::KILL);
         assert_eq!(server.process.wait().status.code(), None);
@@ -102,7 +102,7 @@ fn start_again_and_again(backend: &str, end: impl Fn(Served, Vec<Client>)) {
 }
 
 #[test]
-fn names_and_ipv6_addresses_can_be_listened_on() {
+fn listen_takes_names_and_ipv6_addresses() {
     let server = Served::start("mio", ["--listen", "localhost:0"]);
     assert!(server.addr.ip().is_loopback());
     server.connect().exchange(b"hello!");

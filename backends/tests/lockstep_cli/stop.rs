@@ -13,14 +13,14 @@ use crate::common::kernel::{listen_queues, open_connections};
 use crate::common::{noise, until};
 
 on_every_backend! {
-    either_signal_ends_it_in_order
-    a_second_signal_does_not_wait
-    the_drain_timeout_cuts_and_says_so
-    the_statistics_are_one_json_object
-    the_statistics_are_text_for_people
+    sigterm_and_sigint_drain
+    second_signal_ends_immediately
+    drain_timeout_closes_connections_with_exit_code_5
+    statistics_are_one_json_object
+    statistics_are_text_without_json
 }
 
-fn either_signal_ends_it_in_order(backend: &str) {
+fn sigterm_and_sigint_drain(backend: &str) {
     for signal in [Signal::TERM, Signal::INT] {
         let server = Served::start(backend, []);
         let mut clients = [(); 3].map(|()| server.connect());
@@ -29,7 +29,7 @@ fn either_signal_ends_it_in_order(backend: &str) {
         }
         server.process.signal(signal);
         for client in &mut clients {
-            client.hear_the_end();
+            client.expect_end();
         }
         drop(clients);
         let ended = server.process.wait();
@@ -41,7 +41,7 @@ fn either_signal_ends_it_in_order(backend: &str) {
 
 /// The terminal is closed: SIGHUP ends it, unless it was started to ignore that, as by nohup(1).
 #[test]
-fn a_hangup_ends_it_unless_it_is_ignored_from_the_start() {
+fn sighup_drains_unless_ignored_from_the_start() {
     for (disposition, goes_on) in [(libc::SIG_DFL, false), (libc::SIG_IGN, true)] {
         let mut command = lockstep(["serve", "--json", "--backend=mio", "--listen=127.0.0.1:0"]);
         // SAFETY: no handler is installed.
@@ -60,16 +60,16 @@ fn a_hangup_ends_it_unless_it_is_ignored_from_the_start() {
             drop(client);
             assert_eq!(server.stop()["exchanges"], 2);
         } else {
-            client.hear_the_end();
+            client.expect_end();
             drop(client);
             assert_eq!(server.process.wait().status.code(), Some(0));
         }
     }
 }
 
-fn a_second_signal_does_not_wait(backend: &str) {
+fn second_signal_ends_immediately(backend: &str) {
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
-        let (server, _clients) = serve_who_do_not_listen(backend, "1h");
+        let (server, _clients) = serve_clients_that_never_read(backend, "1h");
         server.process.signal(signal);
         until("the first signal has been taken", || listen_queues(server.addr).is_empty());
         server.process.signal(signal);
@@ -77,9 +77,9 @@ fn a_second_signal_does_not_wait(backend: &str) {
     }
 }
 
-fn the_drain_timeout_cuts_and_says_so(backend: &str) {
+fn drain_timeout_closes_connections_with_exit_code_5(backend: &str) {
     // So little, lest the kernel make room for the last reply meanwhile.
-    let (server, _clients) = serve_who_do_not_listen(backend, "1ms");
+    let (server, _clients) = serve_clients_that_never_read(backend, "1ms");
     server.process.signal(Signal::TERM);
     let ended = server.process.wait();
     assert_eq!(ended.status.code(), Some(5), "{ended:?}");
@@ -90,7 +90,7 @@ fn the_drain_timeout_cuts_and_says_so(backend: &str) {
 ///
 /// There are several, since a last reply may fit after all: the kernel wakes who waits to send
 /// only for a good deal of room, and the drain tries once more.
-fn serve_who_do_not_listen(backend: &str, drain_timeout: &str) -> (Served, Vec<Client>) {
+fn serve_clients_that_never_read(backend: &str, drain_timeout: &str) -> (Served, Vec<Client>) {
     const CLIENTS: usize = 8;
     const A_WHILE: Duration = Duration::from_millis(200);
     let server = Served::start(backend, ["--shards", "1", "--drain-timeout", drain_timeout]);
@@ -109,7 +109,7 @@ fn serve_who_do_not_listen(backend: &str, drain_timeout: &str) -> (Served, Vec<C
     (server, clients)
 }
 
-fn the_statistics_are_one_json_object(backend: &str) {
+fn statistics_are_one_json_object(backend: &str) {
     let server = Served::start(backend, ["--shards", "2"]);
     let mut clients = [(); 2].map(|()| server.connect());
     for client in &mut clients {
@@ -117,9 +117,9 @@ fn the_statistics_are_one_json_object(backend: &str) {
         client.exchange(b"twelve bytes");
     }
     clients[0].finish();
-    clients[0].hear_the_end();
+    clients[0].expect_end();
     server.process.signal(Signal::TERM);
-    clients[1].hear_the_end();
+    clients[1].expect_end();
     drop(clients);
 
     let ended = server.process.wait();
@@ -161,13 +161,13 @@ fn the_statistics_are_one_json_object(backend: &str) {
     assert_eq!(stats, expected);
 }
 
-fn the_statistics_are_text_for_people(backend: &str) {
+fn statistics_are_text_without_json(backend: &str) {
     let args = ["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--backend", backend];
     let server = Served::start_command(lockstep(args));
     let mut client = server.connect();
     client.exchange(b"hello!");
     client.finish();
-    client.hear_the_end();
+    client.expect_end();
     server.process.signal(Signal::TERM);
     let ended = server.process.wait();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");

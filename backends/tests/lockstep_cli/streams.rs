@@ -58,22 +58,22 @@ fn end_of(mut child: Child) -> ExitStatus {
 }
 
 #[test]
-fn a_server_whose_output_nobody_reads_serves() {
+fn closed_stdout_does_not_stop_the_server() {
     assert_serves(own_addr(1), serve(own_addr(1), broken_pipe(), Stdio::null()));
 }
 
 #[test]
-fn a_server_whose_errors_nobody_reads_serves() {
+fn closed_stderr_does_not_stop_the_server() {
     assert_serves(own_addr(2), serve(own_addr(2), Stdio::null(), broken_pipe()));
 }
 
 #[test]
-fn a_server_whose_output_is_full_serves() {
+fn full_stdout_does_not_stop_the_server() {
     assert_serves(own_addr(3), serve(own_addr(3), full(), full()));
 }
 
 #[test]
-fn a_server_without_standard_streams_serves() {
+fn missing_standard_streams_do_not_stop_the_server() {
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh", LOCKSTEP, "serve", "--listen"]);
     command.arg(own_addr(4).to_string());
@@ -82,7 +82,7 @@ fn a_server_without_standard_streams_serves() {
 
 /// Nothing is left of an error but its code.
 #[test]
-fn a_command_that_nobody_listens_to_ends_quietly() {
+fn closed_stdout_ends_a_command_quietly() {
     let cases: [(&[&str], i32); 7] = [
         (&["backends"], 0),
         (&["--help"], 0),

@@ -14,7 +14,7 @@ fn talk(addr: SocketAddr) -> Process {
 }
 
 #[test]
-fn every_line_is_a_request_and_its_answer_is_printed() {
+fn talk_prints_the_reply_to_each_line() {
     let server = Served::start("mio", []);
     let mut client = talk(server.addr);
     for line in ["hello!", "小文说", "x", "bye bye"] {
@@ -32,7 +32,7 @@ fn every_line_is_a_request_and_its_answer_is_printed() {
 }
 
 #[test]
-fn bye_is_said_and_ends_it() {
+fn talk_sends_bye_and_ends() {
     let server = Served::start("mio", []);
     let mut client = talk(server.addr);
     client.type_line("hello!");
@@ -44,7 +44,7 @@ fn bye_is_said_and_ends_it() {
 }
 
 #[test]
-fn a_line_longer_than_a_request_is_several_requests() {
+fn long_line_is_sent_as_several_requests() {
     let server = Served::start("mio", []);
     let line = "明".repeat(1000); // 3000 bytes, 1023 at a time
     let mut client = talk(server.addr);
@@ -57,7 +57,7 @@ fn a_line_longer_than_a_request_is_several_requests() {
 }
 
 #[test]
-fn the_server_that_says_hi_has_the_last_word() {
+fn talk_prints_hi_and_ends() {
     let server = Served::start("mio", ["--service", "hi"]);
     let mut client = talk(server.addr);
     client.type_line("hello!");
@@ -70,7 +70,7 @@ fn the_server_that_says_hi_has_the_last_word() {
 }
 
 #[test]
-fn two_people_have_a_conversation() {
+fn talk_and_chat_have_a_conversation() {
     let mut server = Served::start("mio", ["--service", "chat"]);
     for ends in ["client", "operator"] {
         let mut client = talk(server.addr);
@@ -98,20 +98,20 @@ fn two_people_have_a_conversation() {
 
 /// A server is not to be trusted with the terminal.
 #[test]
-fn what_would_drive_the_terminal_is_shown_escaped() {
+fn talk_escapes_control_characters() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = talk(listener.local_addr().unwrap());
     client.type_line("hello!");
     let mut server = Client { stream: listener.accept().unwrap().0 };
-    assert_eq!(server.hear(6), b"hello!");
-    server.say(b"\x1b[2J\xff");
+    assert_eq!(server.receive(6), b"hello!");
+    server.send(b"\x1b[2J\xff");
     assert_eq!(client.stdout.next().as_deref(), Some("\\u{1b}[2J\\xff"));
     client.type_end();
     assert_eq!(client.wait().status.code(), Some(0));
 }
 
 #[test]
-fn a_port_where_nobody_listens_is_an_error_with_a_hint() {
+fn refused_connection_is_an_error_with_a_hint() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     for addr in [free.to_string(), "nonsense".to_owned()] {
         let mut client = Process::start(lockstep(["talk", &addr]));
@@ -125,7 +125,7 @@ fn a_port_where_nobody_listens_is_an_error_with_a_hint() {
 }
 
 #[test]
-fn a_server_that_breaks_off_is_an_error() {
+fn talk_reports_a_reset() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = talk(listener.local_addr().unwrap());
     client.type_line("hello!");
@@ -138,7 +138,7 @@ fn a_server_that_breaks_off_is_an_error() {
 
 /// As in `lockstep talk ADDR | head -1`.
 #[test]
-fn it_ends_quietly_when_nobody_reads_its_output() {
+fn talk_ends_quietly_if_stdout_is_closed() {
     let server = Served::start("mio", []);
     let script = format!("exec {LOCKSTEP} talk {} | true", server.addr);
     let mut command = std::process::Command::new("sh");
@@ -155,7 +155,7 @@ fn it_ends_quietly_when_nobody_reads_its_output() {
 }
 
 #[test]
-fn it_is_the_servers_end_that_ends_it_when_its_input_is_over() {
+fn talk_waits_for_the_servers_fin() {
     let server = Served::start("blocking", []);
     let mut client = talk(server.addr);
     client.type_line("hello!");

@@ -6,8 +6,8 @@ use crate::common::kernel::listen_queues;
 
 on_every_backend! {
     clients_take_turns
-    the_end_of_the_operators_input_is_no_reset_for_anybody
-    an_operator_who_is_not_there_is_noticed_at_the_first_request
+    end_of_operator_input_resets_no_client
+    missing_operator_drains_at_the_first_request
 }
 
 /// A server whose drain timeout no test outlasts: whatever ends, ends by itself.
@@ -23,46 +23,46 @@ fn assert_shown(server: &Served, client: &Client, request: &str) {
 
 #[track_caller]
 fn assert_hears(client: &mut Client, answer: &str) {
-    assert_eq!(String::from_utf8(client.hear(answer.len())).as_deref(), Ok(answer));
+    assert_eq!(String::from_utf8(client.receive(answer.len())).as_deref(), Ok(answer));
 }
 
 fn clients_take_turns(backend: &str) {
     let mut server = chat(backend);
     let (mut one, mut two) = (server.connect(), server.connect());
-    one.say(b"one asks");
+    one.send(b"one asks");
     assert_shown(&server, &one, "one asks");
     for _ in 0..3 {
         // While the operator thinks about the one, the other has to wait, and vice versa.
-        two.say(b"two asks");
+        two.send(b"two asks");
         server.process.type_line("for one");
         assert_hears(&mut one, "for one");
         assert_shown(&server, &two, "two asks");
-        assert!(!two.has_news(), "an answer that nobody gave");
-        one.say(b"one asks");
+        assert!(!two.is_readable(), "an answer that nobody gave");
+        one.send(b"one asks");
         server.process.type_line("for two");
         assert_hears(&mut two, "for two");
         assert_shown(&server, &one, "one asks");
-        assert!(!one.has_news(), "an answer that nobody gave");
+        assert!(!one.is_readable(), "an answer that nobody gave");
     }
     server.process.type_line("bye");
-    assert_eq!(one.hear_the_rest(), b"bye");
-    two.say(b"bye");
+    assert_eq!(one.receive_to_end(), b"bye");
+    two.send(b"bye");
     assert_shown(&server, &two, "bye");
-    two.hear_the_end();
+    two.expect_end();
     drop((one, two));
     server.stop();
 }
 
 /// Not for the one who was being answered, not for the next, nor for who has not said anything.
-fn the_end_of_the_operators_input_is_no_reset_for_anybody(backend: &str) {
+fn end_of_operator_input_resets_no_client(backend: &str) {
     let mut server = chat(backend);
     let mut clients = [(); 3].map(|()| server.connect());
-    clients[0].say(b"one asks");
+    clients[0].send(b"one asks");
     assert_shown(&server, &clients[0], "one asks");
-    clients[1].say(b"two asks");
+    clients[1].send(b"two asks");
     server.process.type_end();
     for client in &mut clients {
-        client.hear_the_end();
+        client.expect_end();
     }
     drop(clients);
     let ended = server.process.wait();
@@ -71,12 +71,12 @@ fn the_end_of_the_operators_input_is_no_reset_for_anybody(backend: &str) {
     assert_eq!((&stats["accepted"], &stats["drain_cut"]), (&3.into(), &0.into()));
 }
 
-fn an_operator_who_is_not_there_is_noticed_at_the_first_request(backend: &str) {
+fn missing_operator_drains_at_the_first_request(backend: &str) {
     let mut server = chat(backend);
     server.process.type_end();
     let mut client = server.connect();
-    client.say(b"is anybody there?");
-    client.hear_the_end();
+    client.send(b"is anybody there?");
+    client.expect_end();
     assert_shown(&server, &client, "is anybody there?");
     drop(client);
     let ended = server.process.wait();
@@ -86,22 +86,22 @@ fn an_operator_who_is_not_there_is_noticed_at_the_first_request(backend: &str) {
 
 /// The tutorial's server.
 #[test]
-fn one_thread_serves_one_client_to_the_end_and_then_the_next() {
+fn single_thread_chats_with_one_client_after_the_other() {
     let mut server = Served::start("blocking", ["--service", "chat", "--threads", "1"]);
     let mut one = server.connect();
-    one.say(b"one asks");
+    one.send(b"one asks");
     assert_shown(&server, &one, "one asks");
     let mut two = server.connect();
-    two.say(b"two asks");
+    two.send(b"two asks");
     for _ in 0..3 {
         server.process.type_line("for one");
         assert_hears(&mut one, "for one");
-        one.say(b"one asks");
+        one.send(b"one asks");
         assert_shown(&server, &one, "one asks");
     }
     assert_eq!(listen_queues(server.addr), [1], "the other waits in the listen queue");
     server.process.type_line("bye");
-    assert_eq!(one.hear_the_rest(), b"bye");
+    assert_eq!(one.receive_to_end(), b"bye");
     drop(one);
     assert_shown(&server, &two, "two asks");
     server.process.type_line("for two");

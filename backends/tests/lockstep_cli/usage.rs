@@ -34,7 +34,7 @@ fn assert_refused_in_two_lines(args: &str, code: i32, causes: &[&str]) {
 }
 
 #[test]
-fn a_wrong_command_line_is_a_usage_error() {
+fn wrong_command_line_is_a_usage_error() {
     assert_refused("serve --backend nonsense", 2, &["nonsense", "blocking", "mio", "io-uring"]);
     assert_refused("serve --service nonsense", 2, &["nonsense", "echo", "hi", "chat"]);
     assert_refused("serve --nonsense", 2, &["--nonsense"]);
@@ -54,19 +54,19 @@ fn a_wrong_command_line_is_a_usage_error() {
 }
 
 #[test]
-fn threads_are_for_the_blocking_backend() {
+fn threads_with_mio_is_a_usage_error() {
     let args = "serve --backend mio --threads 2 --listen 127.0.0.1:0";
     assert_refused_in_two_lines(args, 2, &["--threads", "blocking"]);
 }
 
 #[test]
-fn spinning_is_not_for_the_blocking_backend() {
+fn spin_with_blocking_is_a_usage_error() {
     let args = "serve --backend blocking --spin 50us --listen 127.0.0.1:0";
     assert_refused_in_two_lines(args, 2, &["--spin", "mio", "io-uring"]);
 }
 
 #[test]
-fn steering_needs_a_processor_for_each_shard() {
+fn steering_needs_a_cpu_for_each_shard() {
     for args in ["--shards 2", ""] {
         let args = format!("serve --backend mio --steer cpu {args} --listen 127.0.0.1:0");
         assert_refused_in_two_lines(&args, 2, &["steering", "pinned", "--pin 0,1 --shards 2"]);
@@ -74,7 +74,7 @@ fn steering_needs_a_processor_for_each_shard() {
 }
 
 #[test]
-fn a_taken_port_is_refused_whoever_has_it() {
+fn taken_port_is_refused_by_every_kind_of_server() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let single = Served::start("mio", ["--shards", "1"]);
     let shared = Served::start("mio", ["--shards", "2"]);
@@ -90,7 +90,7 @@ fn a_taken_port_is_refused_whoever_has_it() {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_is_refused() {
+fn foreign_or_malformed_address_is_refused() {
     // Of the block for documentation (RFC 5737): nobody has it.
     let foreign = "serve --backend mio --listen 192.0.2.1:8898";
     assert_refused_in_two_lines(foreign, 4, &["192.0.2.1:8898", "EADDRNOTAVAIL"]);
@@ -105,7 +105,7 @@ fn an_address_that_cannot_be_had_is_refused() {
 /// A name that nobody has (RFC 6761); whatever the resolver says about it, it is no address either
 /// way, and not a matter of how it is written.
 #[test]
-fn a_name_without_an_address_is_the_resolvers_to_explain() {
+fn unknown_host_name_is_an_error_with_a_hint() {
     for command in ["serve --listen", "talk"] {
         let args = format!("{command} nobody.invalid:8898");
         assert_refused_in_two_lines(&args, 4, &["nobody.invalid:8898: failed to lookup", "name"]);
@@ -121,7 +121,7 @@ fn serve_with_few_descriptors(backend: &str, shards: &str) -> Ended {
 }
 
 #[test]
-fn listeners_for_which_there_are_no_descriptors_are_refused() {
+fn missing_descriptors_for_listeners_are_an_error() {
     let ended = serve_with_few_descriptors("mio", "100");
     assert_complains(&ended, 4, &["(EMFILE)"]);
     let hint = &ended.stderr[1];
@@ -130,7 +130,7 @@ fn listeners_for_which_there_are_no_descriptors_are_refused() {
 
 /// There are enough for the listeners, but not for the epoll instances or rings behind them.
 #[test]
-fn shards_for_which_there_are_no_descriptors_are_refused_before_it_is_ready() {
+fn missing_descriptors_for_shards_are_an_error_before_ready() {
     for backend in ["mio", "io-uring"] {
         if is_available(backend) {
             let ended = serve_with_few_descriptors(backend, "40");
@@ -160,7 +160,7 @@ fn timeouts_reach_365_days() {
 }
 
 #[test]
-fn the_backends_are_listed_with_what_they_can_do_here() {
+fn backends_lists_what_this_machine_supports() {
     let ended = run("backends");
     assert_eq!((ended.status.code(), ended.stderr.len()), (Some(0), 0));
     for backend in lockstep_backends::BACKENDS {

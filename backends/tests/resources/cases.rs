@@ -32,7 +32,7 @@ fn resume(server: &Served) {
 }
 
 #[test]
-fn ten_thousand_connections_leave_nothing_behind() {
+fn ten_thousand_connections_leak_nothing() {
     let Some(server) = serve(&["--shards", "1"]) else { return };
     // Once it is served, everything that the server needs for itself is there.
     let mut bystander = server.connect();
@@ -53,7 +53,7 @@ fn ten_thousand_connections_leave_nothing_behind() {
                     client.reset();
                 }
                 _ => {
-                    client.say(b"and do not wait");
+                    client.send(b"and do not wait");
                     client.reset();
                 }
             }
@@ -78,7 +78,7 @@ fn ten_thousand_connections_leave_nothing_behind() {
 /// They are on one processor with those who never let it rest; where each has a thread, the one that
 /// accepts is one among many.
 #[test]
-fn a_thousand_who_come_while_others_are_greedy_are_all_served() {
+fn thousand_connections_are_served_beside_greedy_clients() {
     const GREEDY: u64 = 16;
     let processor = lockstep_sys::cpus::allowed().unwrap()[0].to_string();
     let Some(server) = serve(&["--shards", "1", "--pin", &processor]) else { return };
@@ -93,7 +93,7 @@ fn a_thousand_who_come_while_others_are_greedy_are_all_served() {
                 let (mut client, enough) = (client, &enough);
                 move || {
                     while !enough.load(Relaxed) {
-                        client.say(&[b'x'; 65_536]);
+                        client.send(&[b'x'; 65_536]);
                     }
                     client.finish();
                 }
@@ -101,9 +101,9 @@ fn a_thousand_who_come_while_others_are_greedy_are_all_served() {
             scope.spawn(move || io::copy(&mut reader, &mut io::sink()).unwrap());
         }
         let mut crowd: Vec<_> = (0..1000).map(|_| server.connect()).collect();
-        crowd.iter_mut().for_each(|client| client.say(b"served?"));
+        crowd.iter_mut().for_each(|client| client.send(b"served?"));
         for client in &mut crowd {
-            assert_eq!(client.hear(7), b"served?");
+            assert_eq!(client.receive(7), b"served?");
         }
     });
     kernel::until_closed(server.addr);
@@ -121,7 +121,7 @@ impl Drop for SetOnDrop<'_> {
 }
 
 #[test]
-fn without_descriptors_the_others_are_served_and_nothing_spins() {
+fn missing_descriptors_neither_stop_nor_spin_the_server() {
     if !is_available(BACKEND) {
         return;
     }
@@ -131,12 +131,12 @@ fn without_descriptors_the_others_are_served_and_nothing_spins() {
     let start = Instant::now();
     let mut clients: Vec<_> = (0..120).map(|_| server.connect()).collect();
     for client in &mut clients {
-        client.say(b"served?");
+        client.send(b"served?");
     }
     until("no descriptor is left", || {
         let open = kernel::descriptors(server.id());
         (0..DESCRIPTORS).all(|descriptor| open.contains(&descriptor))
-            && clients.iter().filter(|client| client.has_news()).count() > 30
+            && clients.iter().filter(|client| client.is_readable()).count() > 30
     });
 
     let used = kernel::processor_time(server.id());
@@ -145,15 +145,15 @@ fn without_descriptors_the_others_are_served_and_nothing_spins() {
     assert!(used <= Duration::from_millis(100), "it used {used:?} of a second to do nothing");
 
     let (mut served, waiting): (Vec<_>, Vec<_>) =
-        clients.into_iter().partition(|client| client.has_news());
+        clients.into_iter().partition(|client| client.is_readable());
     assert!(!waiting.is_empty());
     for client in &mut served {
-        assert_eq!(client.hear(7), b"served?");
+        assert_eq!(client.receive(7), b"served?");
         client.exchange(b"and on");
     }
     drop(served);
     for mut client in waiting {
-        assert_eq!(client.hear(7), b"served?");
+        assert_eq!(client.receive(7), b"served?");
     }
     kernel::until_closed(server.addr);
     let stats = server.stop();
@@ -165,7 +165,7 @@ fn without_descriptors_the_others_are_served_and_nothing_spins() {
 }
 
 #[test]
-fn peers_that_never_read_cost_little_memory() {
+fn clients_that_never_read_cost_little_memory() {
     const PEERS: u64 = 64;
     let Some(server) = serve(&["--shards", "1"]) else { return };
     server.connect().exchange(&noise(1, 1024));
@@ -184,7 +184,7 @@ fn peers_that_never_read_cost_little_memory() {
 
 /// The queue holds one more than asked for (`sk_acceptq_is_full`, include/net/sock.h).
 #[test]
-fn the_backlog_is_what_was_asked_for() {
+fn listen_queue_has_the_backlog_asked_for() {
     for backlog in [1, 8, 200] {
         let asked = backlog.to_string();
         let Some(server) = serve(&["--shards", "1", "--backlog", &asked]) else { return };
@@ -203,7 +203,7 @@ fn the_backlog_is_what_was_asked_for() {
 }
 
 #[test]
-fn every_shard_serves_its_share() {
+fn every_shard_serves_connections() {
     let Some(server) = serve(&["--shards", "2"]) else { return };
     suspend(&server);
     let mut clients: Vec<_> = (0..64).map(|_| server.connect()).collect();
@@ -223,7 +223,7 @@ fn every_shard_serves_its_share() {
 
 /// Whoever has sent a request in the meantime has not been silent.
 #[test]
-fn a_server_that_was_suspended_does_not_take_its_own_silence_for_the_peers() {
+fn suspended_server_does_not_time_out_its_clients() {
     // Long enough for all to be here in time, on a busy machine, too.
     let idle_timeout = Duration::from_millis(1500);
     let Some(server) = serve(&["--shards", "1", "--idle-timeout", "1500ms"]) else { return };
@@ -235,12 +235,12 @@ fn a_server_that_was_suspended_does_not_take_its_own_silence_for_the_peers() {
     let mut clients: Vec<_> = (0..40).map(connect).collect();
     suspend(&server);
     for client in &mut clients {
-        client.say(b"still here");
+        client.send(b"still here");
     }
     thread::sleep(idle_timeout + idle_timeout / 2);
     resume(&server);
     for client in &mut clients {
-        assert_eq!(client.hear(10), b"still here");
+        assert_eq!(client.receive(10), b"still here");
     }
     drop(clients);
     kernel::until_closed(server.addr);
@@ -249,7 +249,7 @@ fn a_server_that_was_suspended_does_not_take_its_own_silence_for_the_peers() {
 
 /// It is what the tutorial's reader does most: start, stop, start again.
 #[test]
-fn the_port_can_be_used_again_at_once_after_a_kill() {
+fn port_is_free_immediately_after_a_kill() {
     let Some(mut server) = serve(&[]) else { return };
     for round in 0..10 {
         let addr = server.addr;
@@ -262,7 +262,7 @@ fn the_port_can_be_used_again_at_once_after_a_kill() {
             0 => server.process.signal(Signal::KILL),
             _ => {
                 server.process.signal(Signal::TERM);
-                clients.iter_mut().for_each(|client| client.hear_the_end());
+                clients.iter_mut().for_each(|client| client.expect_end());
             }
         }
         drop(clients);

@@ -12,7 +12,7 @@ fn serve() -> Option<Served> {
 }
 
 #[test]
-fn with_nothing_to_do_it_sleeps() {
+fn busy_polling_sleeps_without_traffic() {
     let Some(server) = serve() else { return };
     let mut client = server.connect();
     client.exchange(b"something to do");
@@ -26,7 +26,7 @@ fn with_nothing_to_do_it_sleeps() {
 
 /// Every request comes after the polling is over: most of them are waited for asleep.
 #[test]
-fn with_little_to_do_it_mostly_sleeps() {
+fn busy_polling_backs_off_with_little_traffic() {
     const ROUNDS: u32 = 40;
     let Some(server) = serve() else { return };
     let mut client = server.connect();

@@ -1,8 +1,8 @@
 //! An exchange allocates nothing, on the backends that serve many connections in one thread.
 //!
-//! The global allocator counts what the shard's thread allocates; the clients run in other
-//! threads. Every round gives the server all its requests at once, so that nothing is left that
-//! could still have to grow after the warm-up.
+//! The global allocator counts the allocations of the shard's thread; the clients run in other threads.
+//! Every round gives the server all its requests together, so that no table still has to grow after the
+//! warm-up.
 
 mod common;
 
@@ -19,10 +19,10 @@ const CONNECTIONS: usize = 64;
 const WARM_UP: u64 = 20;
 const ROUNDS: u64 = 160;
 
-/// What an exchange may allocate.
+/// Allocations allowed.
 const ALLOCATIONS: u64 = 0;
 
-/// Counts the allocations of the threads that ask for it.
+/// Counts the allocations of the threads that set `COUNTED`.
 struct Counting;
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -54,7 +54,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One test, so that nothing else is counted.
+/// One test, so that no other one is counted.
 #[test]
 fn exchange_allocates_nothing() {
     for backend in ["mio", "io-uring"] {

@@ -1,8 +1,8 @@
 //! One suite of rules over real sockets, the same for every backend.
 //!
-//! A rule is an ordinary test in one of the files of `conformance/`; a backend, or another tuning
-//! of one, is a module here that contains them all. A backend that this machine cannot run is
-//! skipped aloud, unless its name is in the environment variable `LOCKSTEP_REQUIRE`
+//! A rule is an ordinary test in one of the files of `conformance/`. Each backend, and each tuning of
+//! one, is a module here that contains them all. A backend that this machine does not support is
+//! skipped with a note, unless it is named in the environment variable `LOCKSTEP_REQUIRE`
 //! (`blocking,mio,io-uring`).
 
 #![allow(clippy::duplicate_mod, reason = "the cases are there once for each backend")]
@@ -25,7 +25,7 @@ use lockstep_backends::{BACKENDS, Backend};
 
 use harness::Subject;
 
-/// One thread for each connection.
+/// A thread per connection.
 #[path = "."]
 mod blocking {
     use super::{Blocking, Subject};
@@ -36,7 +36,7 @@ mod blocking {
     mod cases;
 }
 
-/// More threads than any test has connections open at once.
+/// More threads than any test has open connections.
 #[path = "."]
 mod blocking_threads {
     use super::{Blocking, Subject};
@@ -59,7 +59,7 @@ mod mio {
     mod cases;
 }
 
-/// Two shards, on a processor each.
+/// Two shards, each on a CPU of its own.
 #[path = "."]
 mod mio_steered {
     use super::{Mio, Subject};
@@ -119,7 +119,7 @@ mod io_uring_spinning {
     mod cases_spin;
 }
 
-/// Fewer buffers than some tests have requests under way: receives find none, and try again.
+/// Fewer buffers than some tests have requests in flight.
 #[path = "."]
 mod io_uring_few_buffers {
     use super::{IoUring, Subject};

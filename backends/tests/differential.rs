@@ -1,11 +1,10 @@
-//! The same script against every backend: the same bytes come back, and the same is counted.
+//! The same script against every backend: the same bytes come back, with the same counts.
 //!
-//! A script is made from a seed: connections come and go, say things in one piece or in several,
-//! stop talking, break off, and some are left when the server stops. It waits for each reply
-//! before it goes on, so that everything it brings about is determined: also how many exchanges
-//! there are.
+//! A script is made from a seed: clients connect and close, send in one piece or in several, half-close
+//! or reset, and some are connected when the server drains. It waits for each reply before the next
+//! step, so that its outcome is determined, including the number of exchanges.
 //!
-//! Set `LOCKSTEP_SEED` to repeat a run; each run prints its seed.
+//! `LOCKSTEP_SEED` repeats a run; each run prints its seed.
 
 mod common;
 
@@ -32,8 +31,8 @@ use harness::{Subject, TestService, start};
 const SCRIPTS: u64 = 4;
 const STEPS: usize = 300;
 
-/// The most that is said before something is heard. It travels in one piece, so that the server
-/// receives it in as few requests as it can.
+/// Most bytes sent before a receive. They travel in one piece, so that the server receives them in as
+/// few requests as possible.
 const AT_ONCE_MAX: usize = 16 * 1024;
 
 const FEW: IoUring = IoUring { buffers: 16 };
@@ -46,29 +45,29 @@ const SUBJECTS: [(&str, Subject); 5] = [
     ("io-uring, 16 buffers", Subject::of(&FEW)),
 ];
 
-/// What a client does; the number is the client's.
+/// Step of a client; the number is the client's.
 #[derive(Clone, Debug)]
 enum Step {
     Connect(usize),
-    /// Says so many bytes at once, and hears them.
+    /// Sends this many bytes in one piece, and receives the reply.
     Exchange(usize, usize),
-    /// Says so many bytes, one after the other, and hears each before the next.
+    /// Sends this many bytes one by one, and receives the reply to each before the next.
     Pieces(usize, usize),
-    /// Says so many bytes with the FIN behind them, and hears them and the end.
+    /// Sends this many bytes with a FIN behind them, and receives the reply and the FIN.
     HalfClose(usize, usize),
     Close(usize),
     Reset(usize),
     Pause(Duration),
 }
 
-/// What came of a script: all that was heard, by client, and what was counted.
+/// Outcome of a script: the bytes received by each client, and the counts.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     heard: BTreeMap<usize, Vec<u8>>,
     counted: Counted,
 }
 
-/// The counts that do not depend on how bytes are moved.
+/// Counts that do not depend on the I/O model.
 #[derive(Debug, PartialEq)]
 struct Counted {
     accepted: u64,
@@ -253,8 +252,8 @@ fn hi(server: &harness::Running, script: &[Step], heard: &mut BTreeMap<usize, Ve
     server.drain();
 }
 
-/// One conversation after the other, each with its lines: what the client says, and what the
-/// operator answers. `bye` ends it, whoever says it.
+/// Conversations in sequence, each with its lines: the client's, and the operator's answer. `bye` from
+/// either ends it.
 #[test]
 fn chat_is_alike_on_every_backend() {
     let conversations: [&[(&str, &str)]; 4] = [

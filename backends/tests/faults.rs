@@ -1,6 +1,6 @@
-//! System calls that fail. strace(1) makes them: it can have the kernel answer certain calls of a
-//! process with an error, without performing them. Where there is no strace, or it may not trace,
-//! that is said aloud, and is a failure if `LOCKSTEP_REQUIRE` names `strace`.
+//! Failing system calls. strace(1) injects them: the kernel returns an error for certain calls of a
+//! process without performing them. Without strace, or if it may not trace, the tests are skipped with
+//! a note, or fail if `LOCKSTEP_REQUIRE` names `strace`.
 //!
 //! `when=F..L` and `when=F+S` count the calls of each thread by itself.
 
@@ -12,8 +12,8 @@ use common::child::{LOCKSTEP, Process, Served, is_available, statistics};
 use common::client::Client;
 use common::{is_required, kernel, noise, skipped};
 
-/// `lockstep serve` with some of its calls failing. With `-D`, strace is the one that goes to the
-/// background, and the child is the server.
+/// Command for `lockstep serve` with failing calls. With `-D`, strace is in the background, and the
+/// child is the server.
 fn command(fault: &str, backend: &str) -> Command {
     let call = fault.split(':').next().unwrap();
     let mut command = Command::new("strace");
@@ -40,7 +40,7 @@ fn can_inject(backend: &str) -> bool {
     false
 }
 
-/// Everything is answered, whatever a call has to be made again for.
+/// Every request is answered, whichever call has to be made again.
 fn assert_unharmed(server: &Served) {
     let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
     for round in 0..20 {
@@ -80,7 +80,7 @@ fn interrupted_call_is_made_again() {
     }
 }
 
-/// EAGAIN: memory is short; EBUSY: completions have to be taken first (io_uring_enter(2)).
+/// EAGAIN: out of memory; EBUSY: completions have to be taken first (io_uring_enter(2)).
 #[test]
 fn busy_ring_is_entered_again() {
     for errno in ["EAGAIN", "EBUSY"] {
@@ -91,7 +91,7 @@ fn busy_ring_is_entered_again() {
     }
 }
 
-/// The error is the peer's, or will pass; the next is served.
+/// The error concerns one client or is transient; the next client is served.
 #[test]
 fn failed_accept_is_counted_and_the_next_succeeds() {
     for backend in ["blocking", "mio"] {
@@ -159,7 +159,7 @@ fn failed_registration_closes_the_connection() {
     }
 }
 
-/// A thread that cannot be started: the limit of processes, or memory (pthread_create(3)).
+/// No thread can be started: the limit of processes, or memory (pthread_create(3)).
 #[test]
 fn failed_thread_start_closes_the_connection() {
     // The main thread starts fewer than that; the one that accepts, one for each connection.
@@ -176,8 +176,7 @@ fn failed_thread_start_closes_the_connection() {
     assert_eq!(stats["accept_errors"], serde_json::json!({ "EAGAIN": 1 }));
 }
 
-/// EINVAL is the answer of a kernel before 6.1 to io_uring_setup(2), and before 5.19 to
-/// io_uring_register(2).
+/// EINVAL is the error of io_uring_setup(2) before Linux 6.1, and of io_uring_register(2) before 5.19.
 #[test]
 fn old_kernel_is_named_as_the_cause() {
     if !can_inject("io-uring") {
@@ -193,7 +192,7 @@ fn old_kernel_is_named_as_the_cause() {
     }
 }
 
-/// The shard ends, and the server with it; its descriptors and its memory go with the process.
+/// The shard ends, and the server with it; descriptors and memory go with the process.
 #[test]
 fn failed_ring_ends_the_server() {
     let fault = "io_uring_enter:error=EBADF:when=9+";
@@ -205,7 +204,7 @@ fn failed_ring_ends_the_server() {
     assert!(ended.stderr.iter().any(|line| line.contains("EBADF")), "{ended:?}");
 }
 
-/// Also while it is about to listen, and nobody is there who could be told to stop.
+/// Also before the server listens.
 #[test]
 fn signal_before_ready_drains_once_ready() {
     for backend in ["blocking", "mio", "io-uring"] {

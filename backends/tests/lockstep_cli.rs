@@ -1,8 +1,8 @@
-//! The `lockstep` program from end to end: what it prints, how it ends, and with which code.
+//! The `lockstep` program from end to end: output, exit codes, signals.
 
 mod common;
 
-/// Makes a test of a rule for each backend: a function that takes the backend's name.
+/// Makes a test for each backend of a rule: a function that takes the backend's name.
 macro_rules! on_every_backend {
     ($($rule:ident)+) => {$(
         mod $rule {

@@ -1,12 +1,11 @@
-//! What an idle connection costs in the server's own memory, on the backends where it has no
-//! thread. (What it costs in the kernel's is the same for all.)
+//! Memory of an idle connection in the server, for the backends without a thread per connection. (In
+//! the kernel it is the same for all.)
 //!
-//! The server is a process of its own. What counts is `Anonymous` of /proc/PID/smaps_rollup: the
-//! pages that belong to it alone, be they heap, stacks or mappings, counted one by one; the faster
-//! `RssAnon` of /proc/PID/status may lag behind (proc_pid_status(5)). It is read twice, with a few
-//! connections and with many. By then each has had an exchange and waits for the next request,
-//! with a deadline: what is kept for the deadline is counted as well. The difference also contains
-//! whatever was set aside for more connections to come.
+//! The server is a process of its own. The measure is `Anonymous` of /proc/PID/smaps_rollup: private
+//! pages of heap, stacks and mappings, counted one by one; the faster `RssAnon` of /proc/PID/status may
+//! lag behind (proc_pid_status(5)). It is read with a few connections and with many, each of which has
+//! had an exchange and has an idle timeout. The difference includes memory reserved for more
+//! connections.
 
 mod common;
 
@@ -15,7 +14,7 @@ use common::{kernel, noise};
 
 const CONNECTIONS: u64 = 4000;
 
-/// Bytes for each, at most.
+/// Most bytes for each connection.
 const COST_MAX: u64 = 128;
 
 #[test]

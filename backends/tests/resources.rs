@@ -1,6 +1,5 @@
-//! What a server uses up, and what it does when there is no more: descriptors, memory, processor
-//! time, and places in the listen queue. Each server is a process of its own, so that what is
-//! counted is its alone.
+//! Use of descriptors, memory, CPU time and places in the listen queue, and behaviour without them.
+//! Each server is a process of its own, so that its use can be measured.
 
 #![allow(clippy::duplicate_mod, reason = "the cases are there once for each backend")]
 
@@ -9,7 +8,7 @@ mod common;
 #[path = "."]
 mod blocking {
     const BACKEND: &str = "blocking";
-    /// A conversation has a thread, and a thread a stack: so many bytes of it are used.
+    /// Pages used of the stack of a connection's thread.
     const MEMORY_PER_DEAF_PEER: u64 = 48 * 1024;
 
     #[path = "resources/cases.rs"]
@@ -19,7 +18,7 @@ mod blocking {
 #[path = "."]
 mod mio {
     const BACKEND: &str = "mio";
-    /// The reply that is not sent yet, and what goes with it.
+    /// The unsent reply and its bookkeeping.
     const MEMORY_PER_DEAF_PEER: u64 = 4 * 1024;
 
     #[path = "resources/cases.rs"]

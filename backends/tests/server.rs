@@ -1,4 +1,4 @@
-//! A server whose first shard runs on the caller's thread: what the caller is told, and when.
+//! A server whose first shard runs on the caller's thread: readiness, errors and panics.
 
 use std::io;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use lockstep_backends::{
 };
 use lockstep_core::Echo;
 
-/// How long anything that has to happen may take.
+/// Longest wait for anything that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What befalls a shard.
+/// Outcome of a shard.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fate {
     Ends,
@@ -23,7 +23,7 @@ enum Fate {
     Panics,
 }
 
-/// Serves nobody until it is told to stop, or meets its fate.
+/// Serves no connection until it is stopped, or ends with its fate.
 #[derive(Debug)]
 struct Fated {
     caller: ThreadId,
@@ -62,7 +62,7 @@ impl Backend for Fated {
     }
 }
 
-/// Runs three shards; says how they ended, and whether they were ready before.
+/// Runs three shards; returns their result, and whether they were ready before.
 fn run(first: Fate, others: Fate, stop_when_ready: bool) -> (Result<Stats, StartError>, bool) {
     let backend = Box::leak(Box::new(Fated { caller: thread::current().id(), first, others }));
     let options = Options { shards: Some(3), ..Options::default() };

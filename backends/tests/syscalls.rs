@@ -1,5 +1,5 @@
-//! How many system calls an exchange takes, by the server's own count, where every turn finds its
-//! requests already there: nothing of it depends on who is faster.
+//! System calls per exchange, by the server's own count. Every iteration finds its requests in the
+//! sockets, so the result does not depend on timing.
 
 mod common;
 
@@ -8,10 +8,10 @@ use common::rounds;
 
 const CONNECTIONS: usize = 1000;
 
-/// So many that what a connection costs by itself, accepting and closing, no longer counts.
+/// Enough rounds to make the calls of accepting and closing negligible.
 const ROUNDS: usize = 100;
 
-/// A receive and a send, and its share of the wait.
+/// A receive and a send, and a share of the wait.
 #[test]
 fn mio_needs_one_receive_and_one_send_per_exchange() {
     for length in [64, 1024] {
@@ -21,7 +21,7 @@ fn mio_needs_one_receive_and_one_send_per_exchange() {
     }
 }
 
-/// One call submits the replies of a turn and waits for the next one.
+/// One call submits the replies of an iteration and waits for the next one.
 #[test]
 fn io_uring_needs_a_fraction_of_a_call_per_exchange() {
     if !is_available("io-uring") {

@@ -1,4 +1,4 @@
-//! `--trace`: what is told of a conversation is what was done, in that order, and all of it.
+//! `--trace`: the lines are the calls that were made, in their order, without a gap.
 
 mod common;
 
@@ -13,10 +13,10 @@ use rustix::process::Signal;
 
 use told::{Told, conversation};
 
-/// The arguments of a server of one shard whose calls are told.
+/// Arguments of a traced server with one shard.
 const CHAT: [&str; 4] = ["--service=chat", "--trace", "--shards=1", "--backlog=5"];
 
-/// The tutorial's client: says hello, hears the operator's answer, says bye.
+/// The tutorial's client: sends hello, receives the operator's answer, sends bye.
 fn talk_to(server: &mut Served) {
     let mut client = Process::start(lockstep(["talk", &server.addr.to_string()]));
     client.type_line("hello!");
@@ -36,8 +36,8 @@ fn end(server: Served) -> Ended {
     ended
 }
 
-/// A conversation with the tutorial's client, as told; without the calls that found nothing yet,
-/// of which there may be any number.
+/// Trace of a conversation with the tutorial's client, without the calls that returned EAGAIN, whose
+/// number varies.
 fn told_of_chat(backend: &str) -> Option<(Vec<Told>, Vec<String>)> {
     if !is_available(backend) {
         return None;
@@ -145,7 +145,7 @@ fn trace_shows_listening_and_the_end() {
     }
 }
 
-/// An error is what teaches most: there is nobody to accept any more, so mio is told to wait.
+/// An error teaches most: the listen queue is empty, so accept returns EAGAIN.
 #[test]
 fn trace_names_errors() {
     let server = Served::start("mio", ["--trace", "--shards=1"]);
@@ -214,7 +214,7 @@ fn trace_of_talk_shows_the_clients_calls() {
     end(server);
 }
 
-/// There is one telephone: who calls meanwhile is connected, and waits until it is hung up.
+/// One thread, as one telephone: a second client is connected, and waits until the first has closed.
 #[test]
 fn trace_of_a_single_thread_shows_clients_in_sequence() {
     let args = ["--threads=1", "--trace", "--backlog=5"];
@@ -252,8 +252,7 @@ fn trace_of_a_single_thread_shows_clients_in_sequence() {
     assert_eq!(calls, expected.each_ref().map(|(who, call)| (*who, &**call)));
 }
 
-/// Somebody else's word for it: strace sees the same calls on the connection, with the same
-/// results, in the same order.
+/// strace reports the same calls on the connection, with the same results, in the same order.
 #[test]
 fn trace_agrees_with_strace() {
     if let Err(why) = strace::is_available() {

@@ -1,4 +1,4 @@
-//! The tutorial's programs in `docs/programs`: what the pages in `docs/` show is what they print.
+//! The tutorial's programs in `docs/programs` print what the pages in `docs/` show.
 
 mod common;
 
@@ -18,7 +18,7 @@ fn python(program: &str, args: &[&str]) -> Command {
     command
 }
 
-/// Whether there is a Python here; if not, that is said aloud.
+/// Checks that Python is installed; prints a note if not.
 fn has_python() -> bool {
     let found = Command::new("python3").arg("--version").output().is_ok();
     if !found {
@@ -58,7 +58,7 @@ fn client_program_talks_to_every_backend() {
     }
 }
 
-/// How a stream is cut into receives is the kernel's affair; that nothing is lost is not.
+/// The kernel decides how a stream is cut into receives; no byte may be lost.
 #[test]
 fn stream_program_shows_that_a_stream_has_no_messages() {
     if !has_python() {

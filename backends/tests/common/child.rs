@@ -24,7 +24,7 @@ pub(crate) fn lockstep(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Com
     command
 }
 
-/// Whether the backend can run here. If not, that is said aloud, or is a failure if it is required.
+/// Checks that the backend can run here. If not, prints a note, or fails if it is required.
 pub(crate) fn is_available(name: &str) -> bool {
     let refused = match by_name(name).unwrap().probe(1) {
         Ok(_how) => return true,
@@ -43,11 +43,11 @@ pub(crate) struct Process {
     pub(crate) stderr: Lines,
 }
 
-/// How a process has ended.
+/// End of a process.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
-    /// What it had not been asked for before.
+    /// Lines that were not read before.
     pub(crate) stdout: Vec<String>,
     pub(crate) stderr: Vec<String>,
 }
@@ -87,7 +87,7 @@ impl Process {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits for its end.
     pub(crate) fn wait(mut self) -> Ended {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
@@ -138,7 +138,7 @@ impl Lines {
     }
 }
 
-/// `lockstep serve --json`, once it has said that it is ready.
+/// `lockstep serve --json`, after its readiness line.
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) process: Process,
@@ -146,7 +146,7 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Serves on a port of the kernel's choice.
+    /// Serves on a port chosen by the kernel.
     pub(crate) fn start<'a>(backend: &'a str, args: impl IntoIterator<Item = &'a str>) -> Self {
         let args: Vec<_> = args.into_iter().collect();
         let mut command = lockstep(["serve", "--json", "--backend", backend]);
@@ -157,7 +157,7 @@ impl Served {
         Self::start_command(command)
     }
 
-    /// As [`start`](Self::start), with at most so many descriptors.
+    /// As [`start`](Self::start), with at most `descriptors` descriptors.
     pub(crate) fn start_limited(descriptors: u32, backend: &str, args: &[&str]) -> Self {
         let mut command = Command::new("sh");
         let limit = format!("ulimit -n {descriptors}; exec \"$@\"");
@@ -194,7 +194,7 @@ impl Served {
         self.process.id()
     }
 
-    /// Stops it with SIGTERM; it must end well. Gives the statistics, whose balance must hold.
+    /// Stops it with SIGTERM; returns the statistics, which must balance.
     pub(crate) fn stop(self) -> Value {
         self.process.signal(Signal::TERM);
         let ended = self.process.wait();

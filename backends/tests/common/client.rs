@@ -1,4 +1,4 @@
-//! A client that gives up after [`PATIENCE`], and says what it expected.
+//! A client that gives up after [`PATIENCE`], and reports what it expected.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -19,10 +19,10 @@ impl Client {
         Self::connect_prepared(addr, |_socket| ())
     }
 
-    /// A client for whom little is kept on the way: soon there is more for it than anybody takes.
+    /// A client with small buffers on its way: soon the server cannot send to it.
     ///
-    /// Its own receive buffer is the smallest there is, and the server's send buffer goes by the
-    /// segment size that the client announces (`tcp_sndbuf_expand`, net/ipv4/tcp_input.c).
+    /// Its receive buffer is the smallest possible, and the server's send buffer depends on the segment
+    /// size that the client announces (`tcp_sndbuf_expand`, net/ipv4/tcp_input.c).
     pub(crate) fn connect_narrow(addr: SocketAddr) -> Self {
         Self::connect_prepared(addr, |socket| {
             socket.set_recv_buffer_size(4096).unwrap();
@@ -52,7 +52,7 @@ impl Client {
         self.stream.write_all(bytes).unwrap_or_else(|error| panic!("cannot send: {error}"));
     }
 
-    /// The next `count` bytes.
+    /// Receives the next `count` bytes.
     pub(crate) fn receive(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.stream
@@ -61,18 +61,18 @@ impl Client {
         bytes
     }
 
-    /// Sends a request, and hears the same back.
+    /// Sends a request, and receives the same bytes.
     pub(crate) fn exchange(&mut self, request: &[u8]) {
         self.send(request);
         assert!(self.receive(request.len()) == request, "the reply differs from the request");
     }
 
-    /// Sends a FIN; goes on receiving.
+    /// Sends a FIN.
     pub(crate) fn finish(&mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Whatever comes until the server's FIN; a reset is a failure.
+    /// Receives everything before the server's FIN; a reset is a failure.
     pub(crate) fn receive_to_end(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.stream
@@ -81,25 +81,24 @@ impl Client {
         bytes
     }
 
-    /// Hears nothing more but the server's FIN.
+    /// Receives the server's FIN and nothing before it.
     pub(crate) fn expect_end(&mut self) {
         assert_eq!(self.receive_to_end(), b"", "more than the end was heard");
     }
 
-    /// Sends the bytes with the FIN right behind them, in one segment.
+    /// Sends the bytes with a FIN in one segment.
     pub(crate) fn send_and_finish(&mut self, bytes: &[u8]) {
         let sent = SockRef::from(&self.stream).send_with_flags(bytes, libc::MSG_MORE).unwrap();
         assert_eq!(sent, bytes.len());
         self.finish();
     }
 
-    /// Breaks the connection off with a RST.
+    /// Resets the connection.
     pub(crate) fn reset(self) {
         SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// Sends as much of the bytes as goes, until nothing more has gone for a while; says how much
-    /// that was.
+    /// Sends bytes until the socket has taken none for a while; returns their number.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> usize {
         const A_WHILE: Duration = Duration::from_millis(30);
         self.stream.set_nonblocking(true).unwrap();
@@ -119,12 +118,12 @@ impl Client {
         sent
     }
 
-    /// Whether there is something to hear now: bytes, the end, or a reset.
+    /// True if bytes, a FIN or a reset can be received now.
     pub(crate) fn is_readable(&self) -> bool {
         self.wait_for(PollFlags::IN, Duration::ZERO)
     }
 
-    /// Waits, without reading, until the server has broken the connection off.
+    /// Waits, without reading, for a reset.
     pub(crate) fn wait_for_reset(&self) {
         assert!(self.wait_for(PollFlags::empty(), PATIENCE), "the connection is not broken off");
     }

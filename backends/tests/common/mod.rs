@@ -1,5 +1,5 @@
-//! What the server's tests share: a client, a server as a child process, and what the kernel says
-//! about either.
+//! Shared by the server's tests: a client, a server as a child process, and both as the kernel sees
+//! them.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-/// How long anything that has to happen may take. No test depends on how much of it is used.
+/// Longest wait for anything that must happen. No test depends on how much of it is used.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often a condition is looked at.
+/// Interval at which a condition is checked.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Waits until the condition holds.
@@ -28,20 +28,20 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Bytes of which no two stretches are alike, the same for the same seed.
+/// Random bytes, the same for the same seed.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     Rng::with_seed(seed).fill(&mut bytes);
     bytes
 }
 
-/// Says why a test did not run. A test that cannot run here must not look as if it had.
+/// Prints why a test is skipped.
 pub(crate) fn skipped(why: &str) {
     let test = thread::current().name().unwrap_or("a test").to_owned();
     eprintln!("SKIPPED {test}: {why}");
 }
 
-/// Whether the backend must not be skipped: its name is in `LOCKSTEP_REQUIRE`.
+/// True if the backend must not be skipped: its name is in `LOCKSTEP_REQUIRE`.
 pub(crate) fn is_required(backend: &str) -> bool {
     std::env::var("LOCKSTEP_REQUIRE").is_ok_and(|names| names.split(',').any(|it| it == backend))
 }

@@ -1,5 +1,5 @@
-//! Rounds in which a shard finds all its requests at once, whatever the machine is busy with: a
-//! service that waits for the test at the first of them lets the rest pile up.
+//! Rounds in which a shard finds all its requests in the sockets, whatever else the machine does: a
+//! service that waits for the test at the first request lets the others queue up.
 
 use std::net::TcpListener;
 use std::sync::Barrier;
@@ -14,8 +14,7 @@ use super::{PATIENCE, noise};
 /// The request at which the service waits.
 const WAIT: &[u8] = b"wait";
 
-/// Echoes, and waits for the test where it is asked to: once to say that it is there, once to be
-/// let go on.
+/// Echoes; at [`WAIT`], reports to the test that it is waiting, and waits for it.
 struct Waiting(&'static Barrier);
 
 impl Service for Waiting {
@@ -54,8 +53,8 @@ impl Rounds {
     }
 }
 
-/// Serves so many connections with one shard, on a thread that runs `prepare` first, while the test
-/// lets them have their rounds.
+/// Serves `connections` connections with one shard, on a thread that runs `prepare` first, during
+/// `test`.
 pub(crate) fn serve(
     backend: &str,
     connections: usize,

@@ -1,4 +1,4 @@
-//! The rules for one subject.
+//! Rules for one subject.
 
 use super::SUBJECT;
 

@@ -1,5 +1,4 @@
-//! Servers that do not accept at once: what waits in the listen queue meanwhile, and what becomes
-//! of it.
+//! Servers that accept later: the listen queue in the meantime, and its connections afterwards.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ fn paused() -> Options {
     Options { accept_pause: Duration::MAX, ..options(&SUBJECT) }
 }
 
-/// Asks for a connection, and does not wait for it.
+/// Begins to connect; does not wait.
 fn begin_to_connect(server: &Running) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
     let in_progress = socket.connect(&server.addr.into()).unwrap_err();
@@ -27,14 +26,14 @@ fn begin_to_connect(server: &Running) -> Socket {
     socket
 }
 
-/// Whether the connection is established; it may take `patience`.
+/// True if the connection is established within `patience`.
 fn is_connected(socket: &Socket, patience: Duration) -> bool {
     let patience = Timespec::try_from(patience).unwrap();
     poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&patience)).unwrap() > 0
 }
 
-/// The kernel admits one more than was asked for (`sk_acceptq_is_full`, include/net/sock.h); who
-/// comes then is not told anything, and tries again after a second.
+/// The kernel admits one more than the backlog (`sk_acceptq_is_full`, include/net/sock.h). Further
+/// clients get no answer, and try again after a second.
 #[test]
 fn accept_pause_fills_the_listen_queue_to_backlog_plus_one() {
     for backlog in [0, 1, 8] {
@@ -132,7 +131,7 @@ fn drain_during_accept_pause_ends_immediately() {
     assert_eq!(server.stop().accepted, 0);
 }
 
-/// Each waits for those before it; who has been accepted does not wait any more.
+/// Each connection waits for those before it; an accepted one does not wait any more.
 #[test]
 fn accept_delay_comes_before_each_accept() {
     const DELAY: Duration = Duration::from_millis(100);
@@ -152,7 +151,7 @@ fn accept_delay_comes_before_each_accept() {
     assert_eq!((stats.accepted, stats.exchanges), (5, 10), "{stats:?}");
 }
 
-/// The delay is for those who come while the server runs; nobody has to sit it out at the end.
+/// The delay applies while the server runs, not when it drains.
 #[test]
 fn drain_during_accept_delay_serves_the_listen_queue() {
     let slow = Options { accept_delay: Duration::from_secs(3600), ..options(&SUBJECT) };

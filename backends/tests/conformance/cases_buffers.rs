@@ -1,4 +1,4 @@
-//! io_uring's receive buffers, when there are not enough of them.
+//! io_uring with too few receive buffers.
 
 use lockstep_core::Echo;
 

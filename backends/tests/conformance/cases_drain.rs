@@ -1,4 +1,4 @@
-//! The orderly end: nobody is cut off who can be served, and nobody can hold up the end.
+//! Draining: every request sent before is answered, and no client can delay the end.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -16,7 +16,7 @@ use crate::common::client::Client;
 use crate::common::{kernel, noise};
 use crate::harness::{options, options_of, start, start_with};
 
-/// How long the server waits for a peer to close after the last reply.
+/// Longest wait of a server for the client's FIN after its last reply.
 const LINGER: Duration = Duration::from_secs(1);
 
 #[test]
@@ -72,7 +72,7 @@ fn drain_answers_requests_sent_before() {
     }
 }
 
-/// They have connected, and the server has not taken notice of them.
+/// They are connected, and the server has not accepted them.
 #[test]
 fn drain_serves_the_listen_queue() {
     let one = Options { conns_max: 1, backlog: 64, ..options(&SUBJECT) };
@@ -126,8 +126,7 @@ fn drain_under_load_sends_whole_replies_and_a_fin() {
     }
 }
 
-/// Goes on until the server ends the conversation; says how many replies came. Each must be
-/// whole.
+/// Exchanges until the server closes; returns the number of replies, each of which must be whole.
 fn exchange_to_the_end(mut client: Client, number: u64) -> u64 {
     for round in 0.. {
         let request = noise(round, 1 + (number * 131 + round * 17) as usize % 1024);
@@ -192,7 +191,7 @@ fn drain_timeout_cuts_clients_that_never_read() {
     assert!(stats.drain_cut <= 3, "{stats:?}");
 }
 
-/// Well before the drain timeout: what there was to say has been said.
+/// It ends well before the drain timeout: every reply has been sent.
 #[test]
 fn drain_does_not_wait_for_clients_that_never_close() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
@@ -210,7 +209,7 @@ fn drain_does_not_wait_for_clients_that_never_close() {
     assert_eq!((stats.closed.count(Cause::Drain), stats.drain_cut), (8, 0), "{stats:?}");
 }
 
-/// The same, by clients that go on sending all the while.
+/// The same with clients that keep sending.
 #[test]
 fn drain_does_not_wait_for_clients_that_never_stop_sending() {
     let Some(server) = start(&SUBJECT, Echo) else { return };

@@ -1,4 +1,4 @@
-//! Every receive is matched by one send, whatever the pieces in which the bytes travel.
+//! Exchanges: one send for each receive, however the bytes are cut into pieces.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -148,8 +148,8 @@ fn half_close_still_gets_all_replies() {
     assert_eq!(server.stop().closed.count(Cause::Eof), 50);
 }
 
-/// A receive stops short of the byte that was sent as urgent data (tcp(7)), although there is
-/// more behind it: a short receive does not always mean that nothing is left.
+/// A receive ends before the byte sent as urgent data (tcp(7)), although more is in the socket: a
+/// short receive does not always mean that the socket is empty.
 #[test]
 fn urgent_data_does_not_block_the_stream() {
     let Some(server) = start(&SUBJECT, Echo) else { return };
@@ -179,8 +179,8 @@ fn hi_replies_once_and_closes() {
     assert_eq!(stats.bytes_sent, 6);
 }
 
-/// Their connection is closed at once, and the next has the same descriptor: nothing that was
-/// meant for one may reach the other.
+/// The connection is closed immediately, and the next one has the same descriptor: an operation of
+/// one must not reach the other.
 #[test]
 fn hi_reaches_half_closed_clients() {
     let Some(server) = start(&SUBJECT, Hi) else { return };
@@ -193,7 +193,7 @@ fn hi_reaches_half_closed_clients() {
     assert_eq!((stats.exchanges, stats.closed.count(Cause::Done)), (500, 500), "{stats:?}");
 }
 
-/// Closing a socket while bytes are unread answers with a reset, which can overtake the reply.
+/// Closing a socket with unread bytes answers with a reset, which can overtake the reply.
 #[test]
 fn hi_and_fin_survive_unread_bytes() {
     let Some(server) = start(&SUBJECT, Hi) else { return };

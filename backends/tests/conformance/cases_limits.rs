@@ -1,4 +1,4 @@
-//! The limits: how long a connection may be idle, and how many there may be.
+//! Limits: idle time, and number of open connections.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -78,7 +78,7 @@ fn connection_limit_is_kept() {
     serve_in_turns(4, 1, 12, Duration::from_millis(50));
 }
 
-/// A place that is given back on one shard can be taken on the other.
+/// A slot released by one shard can be acquired by the other.
 #[test]
 fn connection_limit_is_shared_by_shards() {
     serve_in_turns(4, 2, 8, LONGEST_PAUSE);
@@ -114,11 +114,11 @@ fn connections_that_leave_the_listen_queue_take_no_slot() {
     assert_eq!((stats.accepted, stats.connections_peak), (12, 1), "{stats:?}");
 }
 
-/// Longer than a server ever waits before it looks for a free place again.
+/// Longer than the interval at which a server tries again to acquire a slot.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Serves more clients than there are places: exactly as many as there are places, then when these
-/// leave as many others, until all have been served. Those who are served stay for a while.
+/// Serves more clients than there are slots: as many as there are slots, then when these leave as
+/// many others, until all have been served. Each stays for a while.
 fn serve_in_turns(places: usize, shards: usize, count: usize, stay: Duration) {
     let few = Options { conns_max: places, ..options_of(&SUBJECT, shards) };
     let Some(server) = start_with(&SUBJECT, Echo, few) else { return };

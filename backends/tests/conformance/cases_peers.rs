@@ -1,4 +1,4 @@
-//! Peers that break off, say nothing, or do not listen.
+//! Clients that reset, send nothing, or do not read.
 
 use lockstep_core::Cause;
 use lockstep_core::Echo;
@@ -58,7 +58,7 @@ fn many_clients_that_never_read_do_not_starve_others() {
     clients_that_never_read_do_not_starve_others(64);
 }
 
-/// Until then they have kept to lockstep.
+/// They have kept to lockstep before.
 #[test]
 fn client_that_stops_reading_gets_all_replies_later() {
     let Some(server) = start(&SUBJECT, Echo) else { return };

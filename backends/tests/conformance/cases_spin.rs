@@ -1,4 +1,4 @@
-//! Polling before sleeping: nothing is late for it, whatever its length.
+//! Busy-polling delays nothing, however long it is.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::harness::{options, start_with};
 
 const LONG: Duration = Duration::from_secs(3600);
 
-/// It never sleeps while these tests go on.
+/// Busy-polls for longer than a test takes.
 fn spinning() -> Options {
     Options { spin: LONG, ..options(&SUBJECT) }
 }

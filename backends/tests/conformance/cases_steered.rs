@@ -1,5 +1,5 @@
-//! Connections that go to the shard of the processor where their packets are processed: on loopback,
-//! that of who connects.
+//! Connections that go to the shard on the CPU where their packets are processed: on loopback, the
+//! CPU of the client.
 
 use std::thread;
 
@@ -10,7 +10,7 @@ use super::SUBJECT;
 use crate::common::{kernel, noise, skipped};
 use crate::harness::{Running, options, start_with};
 
-/// Connects from the processor, and has every connection served.
+/// Connects from the CPU, with an exchange on every connection.
 fn connect_from(server: &Running, cpu: usize, count: usize) {
     let connect = || {
         lockstep_sys::cpus::pin(&[cpu]).unwrap();
@@ -47,7 +47,7 @@ fn unsteered_connections_are_spread_over_shards() {
     assert!(stats.accepted_per_shard.iter().all(|count| *count > 0), "{stats:?}");
 }
 
-/// Where nobody's processor is a shard's, the kernel spreads as if it were not steered.
+/// If no shard is on the CPU, the kernel spreads connections as if they were not steered.
 #[test]
 fn connections_from_other_cpus_are_served() {
     let cpus = lockstep_sys::cpus::allowed().unwrap();

@@ -1,4 +1,4 @@
-//! The blocking backend with a fixed number of threads: the tutorial's server, if it is one.
+//! The blocking backend with a fixed number of threads; with one, the tutorial's server.
 
 use lockstep_backends::Options;
 use lockstep_core::Cause;

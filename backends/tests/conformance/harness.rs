@@ -1,4 +1,4 @@
-//! A server in this process, and the checks that every test ends with.
+//! A server in this process, and the checks at the end of every test.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -16,12 +16,11 @@ use crate::common::{PATIENCE, is_required, skipped};
 /// A backend under test, with its tuning.
 pub(crate) struct Subject {
     pub(crate) backend: &'static dyn Backend,
-    /// The blocking backend's threads, where it has a fixed number of them.
+    /// Number of threads of the blocking backend, if fixed.
     pub(crate) threads: Option<usize>,
-    /// Whether it has two shards, each with a processor of its own if there are two, and
-    /// connections are steered to them.
+    /// Two shards, each on a CPU of its own if there are two, with connections steered to them.
     pub(crate) steered: bool,
-    /// How long it polls before it sleeps.
+    /// Longest busy-poll.
     pub(crate) spin: Duration,
 }
 
@@ -36,19 +35,19 @@ pub(crate) trait TestService: Service + Copy + Send + Sync + 'static {}
 
 impl<S: Service + Copy + Send + Sync + 'static> TestService for S {}
 
-/// A running server. Dropped without having been stopped, it stops by itself.
+/// A running server. Dropping it drains it.
 pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
     server: Option<Server>,
 }
 
-/// What the tests start from: one shard, so that who meets whom is not left to chance, unless it
-/// is not to be left to chance otherwise; and time enough to drain even on a busy machine.
+/// Options of most tests: one shard, so that all connections meet, unless connections are steered;
+/// and time enough to drain on a busy machine.
 pub(crate) fn options(subject: &Subject) -> Options {
     options_of(subject, if subject.steered { 2 } else { 1 })
 }
 
-/// The same for so many shards.
+/// The same with `shards` shards.
 pub(crate) fn options_of(subject: &Subject, shards: usize) -> Options {
     let processors =
         if subject.steered { lockstep_sys::cpus::allowed().unwrap() } else { Vec::new() };
@@ -63,7 +62,7 @@ pub(crate) fn options_of(subject: &Subject, shards: usize) -> Options {
     }
 }
 
-/// Starts a server on a loopback port. None, said aloud, if the backend cannot run here.
+/// Starts a server on a loopback port. None, after a note, if the backend cannot run here.
 pub(crate) fn start(subject: &Subject, service: impl TestService) -> Option<Running> {
     start_with(subject, service, options(subject))
 }
@@ -104,17 +103,17 @@ impl Running {
         (0..count).map(|_| self.connect()).collect()
     }
 
-    /// Ends its pause.
+    /// Ends the accept pause.
     pub(crate) fn release(&self) {
         self.server.as_ref().unwrap().accept_pause().end();
     }
 
-    /// Tells it to stop, and does not wait.
+    /// Begins to drain; does not wait.
     pub(crate) fn drain(&self) {
         self.server.as_ref().unwrap().drain();
     }
 
-    /// Waits until it has stopped, and checks what it counted.
+    /// Waits for the end, and checks the counts.
     pub(crate) fn join(mut self) -> Stats {
         let server = self.server.take().unwrap();
         let (sender, receiver) = channel();
@@ -127,7 +126,7 @@ impl Running {
         stats
     }
 
-    /// Stops it in order, with nobody cut off.
+    /// Drains the server; no connection may be cut.
     pub(crate) fn stop(self) -> Stats {
         self.drain();
         let stats = self.join();

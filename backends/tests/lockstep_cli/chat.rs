@@ -83,7 +83,7 @@ fn operator_sees_who_connects_asks_and_leaves() {
     });
 }
 
-/// It is a whole request that says bye, not a word in one.
+/// A request that only contains `bye` ends nothing.
 #[test]
 fn bye_must_be_the_whole_request() {
     with_each_backend(|mut server| {
@@ -131,7 +131,7 @@ fn empty_line_is_not_an_answer() {
     });
 }
 
-/// A reply has 1024 bytes at the most, and is not cut in the middle of a character.
+/// A reply has at most 1,024 bytes, and is not cut within a character.
 #[test]
 fn long_answer_is_cut_with_a_note() {
     with_each_backend(|mut server| {
@@ -179,7 +179,7 @@ fn end_of_operator_input_drains() {
     });
 }
 
-/// What was typed before the end is still said.
+/// A line typed before the end is still sent.
 #[test]
 fn last_line_needs_no_line_ending() {
     with_each_backend(|mut server| {
@@ -211,7 +211,7 @@ fn signal_does_not_wait_for_the_operator() {
     });
 }
 
-/// Neither of who waits for the answer nor of who waits for the turn.
+/// Neither for the client that waits for its answer nor for one whose request is queued.
 #[test]
 fn idle_timeout_does_not_count_the_operators_time() {
     for backend in ["blocking", "mio", "io-uring"] {
@@ -233,7 +233,7 @@ fn idle_timeout_does_not_count_the_operators_time() {
     }
 }
 
-/// Who has said so before the operator's answer is found after it, when its time has long been over.
+/// The `bye` is found after the operator's answer, when the idle timeout is long over.
 #[test]
 fn bye_sent_while_the_operator_types_is_not_idle() {
     for backend in ["blocking", "mio", "io-uring"] {
@@ -255,7 +255,7 @@ fn bye_sent_while_the_operator_types_is_not_idle() {
     }
 }
 
-/// A client that leaves while the operator thinks costs nothing but the answer.
+/// The operator's answer is lost; nothing else is.
 #[test]
 fn chat_survives_a_client_that_resets() {
     with_each_backend(|mut server| {

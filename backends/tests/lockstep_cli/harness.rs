@@ -1,10 +1,10 @@
-//! Running `lockstep` and judging how it ended.
+//! Runs of `lockstep`, and checks of their end.
 
 use std::ffi::OsStr;
 
 use crate::common::child::{Ended, Process, is_available, lockstep};
 
-/// Puts a rule to a backend, if the backend can run here.
+/// Runs a rule with a backend, if it can run here.
 pub(crate) fn on(backend: &str, rule: impl FnOnce(&str)) {
     if is_available(backend) {
         rule(backend);

@@ -21,7 +21,7 @@ fn table_of_backends_fits_a_terminal() {
     }
 }
 
-/// The command printed lines of at most so many columns.
+/// Returns the output; no line may be longer than `columns`.
 #[track_caller]
 fn assert_readable(ended: &Ended, columns: usize) -> String {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");

@@ -1,4 +1,4 @@
-//! `--accept-pause`: the server is ready, and accepts nothing until it is told to.
+//! `--accept-pause`: the server is ready, and accepts only after SIGUSR1 or a time.
 
 use rustix::process::Signal;
 

@@ -1,4 +1,4 @@
-//! `lockstep talk` with whole inputs, and with servers that do as they like.
+//! `lockstep talk` with piped input, and with servers that reply late, in pieces or not at all.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -43,7 +43,7 @@ fn talk_replaces_invalid_utf8() {
     server.stop();
 }
 
-/// Talks with the server, having typed what printf(1) makes of `input`.
+/// Runs `lockstep talk` with the output of printf(1) for `input`.
 fn talk_through_a_pipe(server: &Served, input: &str) -> Ended {
     let mut command = Command::new("sh");
     command.args(["-c", "printf \"$1\" | \"$2\" talk \"$3\"", "sh", input, LOCKSTEP]);
@@ -91,7 +91,7 @@ fn talk_prints_late_bytes_at_the_end_of_input() {
     assert_printed(&client.wait(), &["the second piece"]);
 }
 
-/// `lockstep talk`, and the connection on which it talks.
+/// `lockstep talk`, and the server's side of its connection.
 fn talk_with_us() -> (Process, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -108,7 +108,7 @@ fn talk_with_us() -> (Process, TcpStream) {
     (client, stream)
 }
 
-/// One request: it was sent in one piece and comes in one.
+/// Receives one request, which was sent in one piece.
 fn receive(stream: &mut TcpStream) -> Vec<u8> {
     let mut request = vec![0; 1024];
     let count = stream.read(&mut request).unwrap();

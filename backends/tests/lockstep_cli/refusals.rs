@@ -1,4 +1,4 @@
-//! A kernel that refuses io_uring. A seccomp filter makes it one, as it does in many containers.
+//! A kernel that refuses io_uring, by a seccomp filter, as in many containers.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::common::child::{Process, Served, lockstep};
 use crate::common::skipped;
 
-/// Has io_uring_setup(2) fail with `errno` in the command's process.
+/// Makes io_uring_setup(2) fail with `errno` in the command's process.
 fn refuse_io_uring(command: &mut Command, errno: i32) {
     // seccomp(2): load the number of the system call; if it is that one, fail, else allow.
     let code = |code: u32| code as u16;
@@ -35,7 +35,7 @@ fn refuse_io_uring(command: &mut Command, errno: i32) {
     unsafe { command.pre_exec(install) };
 }
 
-/// The command with io_uring refused; none, said aloud, where there is no seccomp.
+/// The command with io_uring refused; none, after a note, without seccomp.
 fn refused(args: &str, errno: i32) -> Option<Command> {
     let mut trial = Command::new("true");
     refuse_io_uring(&mut trial, errno);
@@ -48,8 +48,8 @@ fn refused(args: &str, errno: i32) -> Option<Command> {
     Some(command)
 }
 
-/// Lets the command's process lock so many bytes, and takes from it the privilege of root to lock
-/// more (capabilities(7)).
+/// Limits the locked memory of the command's process, and drops root's privilege to exceed it
+/// (capabilities(7)).
 fn limit_locked_memory(command: &mut Command, bytes: u64) {
     /// linux/capability.h
     const CAP_IPC_LOCK: libc::c_ulong = 14;
@@ -101,8 +101,8 @@ fn auto_takes_the_next_backend_and_prints_why() {
     }
 }
 
-/// As for a user without privileges, whose rings count against what he may lock, whoever closed
-/// them. With any limit there is a backend for any number of shards.
+/// As for an unprivileged user, whose closed rings still count against the limit until the kernel has
+/// freed them. With any limit, a backend runs with any number of shards.
 #[test]
 fn auto_runs_with_any_limit_of_locked_memory() {
     for (limit, shards) in [(0, 1), (1 << 20, 1), (1 << 20, 2), (4 << 20, 4), (8 << 20, 16)] {

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use crate::common::child::{Served, statistics};
 use crate::common::kernel;
 
-/// Signals are what a person at a terminal has: Ctrl-C right after the start must work as well.
+/// Ctrl-C must work right after the start as well.
 #[test]
 fn signal_right_after_the_start_is_not_lost() {
     for round in 0..20 {
@@ -36,8 +36,7 @@ fn auto_prints_its_choice_and_why() {
     assert!(said.starts_with(&format!("backend auto: {chosen} (")), "{said:?}");
 }
 
-/// With its limits left to itself, it serves as many as there are descriptors for, and not one more
-/// that would fail.
+/// By default, the limit is what the descriptors allow: no accept fails.
 #[test]
 fn connection_limit_fits_the_limit_of_descriptors() {
     let server = Served::start_limited(100, "mio", &["--shards", "1"]);

@@ -11,7 +11,7 @@ on_every_backend! {
     reuse_port_server_outlives_the_other
 }
 
-/// So many that chance leaves neither server without one.
+/// Enough that chance leaves neither server without a connection.
 const CLIENTS: usize = 64;
 
 /// Two servers on one port of the kernel's choice.

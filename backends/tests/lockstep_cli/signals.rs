@@ -1,4 +1,4 @@
-//! Signals reach the threads that serve: there are no others.
+//! Signals, which reach the threads that serve: there are no others.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn server_has_a_thread_for_each_shard(backend: &str) {
     }
 }
 
-/// Each is there while the server has something to do.
+/// Each of them runs while the server serves.
 fn signals_do_not_interrupt_exchanges(backend: &str) {
     const SIGNALS: u64 = 1000;
     let server = Served::start(backend, ["--shards", "1"]);
@@ -58,7 +58,7 @@ fn signals_do_not_interrupt_exchanges(backend: &str) {
     assert_eq!(stats["io_errors"], serde_json::json!({}));
 }
 
-/// Whoever is interrupted by whom, it is neither stuck nor killed.
+/// Handlers may interrupt each other: the server neither hangs nor dies.
 fn simultaneous_signals_end_the_server(backend: &str) {
     for _ in 0..10 {
         let server = Served::start(backend, ["--shards", "2"]);
@@ -76,7 +76,7 @@ fn simultaneous_signals_end_the_server(backend: &str) {
     }
 }
 
-/// It would poll for longer than anybody waits.
+/// It would busy-poll for longer than the test.
 #[test]
 fn signal_ends_a_busy_polling_server() {
     const FOR: Duration = PATIENCE.saturating_mul(60);

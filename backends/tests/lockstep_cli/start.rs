@@ -1,4 +1,4 @@
-//! Starting, on every backend: the readiness line, taken ports, and ports just left.
+//! Starting, on every backend: the readiness line, taken ports, and restarts.
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 
@@ -62,7 +62,7 @@ fn taken_port_is_an_error_in_one_line(backend: &str) {
     }
 }
 
-/// Connections are in TIME_WAIT then, since it was the server that closed first.
+/// The connections are in TIME_WAIT, since the server closed first.
 fn stopped_server_can_be_restarted_immediately(backend: &str) {
     start_again_and_again(backend, |server, mut clients| {
         server.process.signal(Signal::TERM);
@@ -72,8 +72,7 @@ fn stopped_server_can_be_restarted_immediately(backend: &str) {
     });
 }
 
-/// Nobody has closed the connections then, nor has the server closed its listener: the kernel
-/// does, and for a ring not before the process has ended but a little later.
+/// The kernel closes connections and listener: those of a ring some time after the process has ended.
 fn killed_server_can_be_restarted_immediately(backend: &str) {
     start_again_and_again(backend, |server, clients| {
         server.process.signal(Signal::KILL);
@@ -82,7 +81,7 @@ fn killed_server_can_be_restarted_immediately(backend: &str) {
     });
 }
 
-/// Starts servers on one port, one after the other.
+/// Starts servers on one port in sequence.
 fn start_again_and_again(backend: &str, end: impl Fn(Served, Vec<Client>)) {
     for shards in ["1", "2"] {
         let mut server = Served::start(backend, ["--shards", shards]);

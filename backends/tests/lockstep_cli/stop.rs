@@ -39,7 +39,7 @@ fn sigterm_and_sigint_drain(backend: &str) {
     }
 }
 
-/// The terminal is closed: SIGHUP ends it, unless it was started to ignore that, as by nohup(1).
+/// SIGHUP, when the terminal closes, drains the server unless it was ignored, as by nohup(1).
 #[test]
 fn sighup_drains_unless_ignored_from_the_start() {
     for (disposition, goes_on) in [(libc::SIG_DFL, false), (libc::SIG_IGN, true)] {
@@ -86,10 +86,10 @@ fn drain_timeout_closes_connections_with_exit_code_5(backend: &str) {
     assert!(statistics(&ended)["drain_cut"].as_u64() >= Some(1), "{ended:?}");
 }
 
-/// A server stuck in conversations: its clients send, and do not take what comes back.
+/// A server that waits to send: its clients send, and do not receive.
 ///
-/// There are several, since a last reply may fit after all: the kernel wakes who waits to send
-/// only for a good deal of room, and the drain tries once more.
+/// There are several, since a last reply may fit after all: the kernel wakes a sender only for a good
+/// deal of room, and the drain tries once more.
 fn serve_clients_that_never_read(backend: &str, drain_timeout: &str) -> (Served, Vec<Client>) {
     const CLIENTS: usize = 8;
     const A_WHILE: Duration = Duration::from_millis(200);

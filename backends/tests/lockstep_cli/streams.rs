@@ -1,4 +1,4 @@
-//! Standard streams that are closed, full, or read by nobody end nothing and break nothing.
+//! Standard streams that are closed, full or never read do not stop a server.
 
 use std::fs::OpenOptions;
 use std::io::pipe;
@@ -11,14 +11,14 @@ use crate::common::child::LOCKSTEP;
 use crate::common::client::Client;
 use crate::common::until;
 
-/// An address that is this test's alone, since a server that cannot say anything cannot tell its
-/// port: all of 127.0.0.0/8 is loopback.
+/// An address of this test's own, since the server cannot print its port: all of 127.0.0.0/8 is
+/// loopback.
 fn own_addr(number: u8) -> SocketAddr {
     let pid = std::process::id();
     SocketAddr::from(([127, 1 + (pid >> 8) as u8 % 250, pid as u8, number], 8898))
 }
 
-/// A pipe that nobody reads.
+/// A pipe without a reader.
 fn broken_pipe() -> Stdio {
     let (_reader, writer) = pipe().unwrap();
     writer.into()
@@ -35,7 +35,7 @@ fn serve(addr: SocketAddr, stdout: Stdio, stderr: Stdio) -> Command {
     command
 }
 
-/// It serves, and ends as it should.
+/// Checks that it serves and stops.
 #[track_caller]
 fn assert_serves(addr: SocketAddr, mut command: Command) {
     let mut child = command.spawn().unwrap();
@@ -80,7 +80,7 @@ fn missing_standard_streams_do_not_stop_the_server() {
     assert_serves(own_addr(4), command);
 }
 
-/// Nothing is left of an error but its code.
+/// Only the exit code reports the error.
 #[test]
 fn closed_stdout_ends_a_command_quietly() {
     let cases: [(&[&str], i32); 7] = [

@@ -96,7 +96,7 @@ fn talk_and_chat_have_a_conversation() {
     assert_eq!((&stats["closed"]["bye"], &stats["closed"]["done"]), (&1.into(), &1.into()));
 }
 
-/// A server is not to be trusted with the terminal.
+/// A server must not control the terminal.
 #[test]
 fn talk_escapes_control_characters() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -10,7 +10,7 @@ on_every_backend! {
     missing_operator_drains_at_the_first_request
 }
 
-/// A server whose drain timeout no test outlasts: whatever ends, ends by itself.
+/// A server whose drain timeout is longer than any test.
 fn chat(backend: &str) -> Served {
     Served::start(backend, ["--service", "chat", "--drain-timeout", "1h"])
 }
@@ -53,7 +53,7 @@ fn clients_take_turns(backend: &str) {
     server.stop();
 }
 
-/// Not for the one who was being answered, not for the next, nor for who has not said anything.
+/// Neither the client being answered, nor the next, nor a silent one is reset.
 fn end_of_operator_input_resets_no_client(backend: &str) {
     let mut server = chat(backend);
     let mut clients = [(); 3].map(|()| server.connect());

@@ -1,4 +1,4 @@
-//! What is refused, and how: one line with the cause, one with a hint, and the exit code.
+//! Errors: one line with the cause, one with a hint, and the exit code.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -25,7 +25,7 @@ fn assert_refused(args: &str, code: i32, causes: &[&str]) -> Ended {
     ended
 }
 
-/// An error of ours: not more than a line, and a hint.
+/// An error of `lockstep` itself: one line, and a hint.
 #[track_caller]
 fn assert_refused_in_two_lines(args: &str, code: i32, causes: &[&str]) {
     let lines = assert_refused(args, code, causes).stderr;
@@ -102,8 +102,7 @@ fn foreign_or_malformed_address_is_refused() {
     }
 }
 
-/// A name that nobody has (RFC 6761); whatever the resolver says about it, it is no address either
-/// way, and not a matter of how it is written.
+/// A name that cannot exist (RFC 6761): the error is the resolver's, not one of notation.
 #[test]
 fn unknown_host_name_is_an_error_with_a_hint() {
     for command in ["serve --listen", "talk"] {
@@ -112,7 +111,7 @@ fn unknown_host_name_is_an_error_with_a_hint() {
     }
 }
 
-/// Serves with 64 descriptors.
+/// Runs a server with 64 descriptors.
 fn serve_with_few_descriptors(backend: &str, shards: &str) -> Ended {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 64; exec \"$@\"", "sh", LOCKSTEP, "serve"]);
@@ -128,7 +127,7 @@ fn missing_descriptors_for_listeners_are_an_error() {
     assert!(hint.contains("ulimit -n") && hint.contains("--shards"), "{hint}");
 }
 
-/// There are enough for the listeners, but not for the epoll instances or rings behind them.
+/// Enough descriptors for the listeners, but not for the epoll instances or rings.
 #[test]
 fn missing_descriptors_for_shards_are_an_error_before_ready() {
     for backend in ["mio", "io-uring"] {
@@ -141,7 +140,7 @@ fn missing_descriptors_for_shards_are_an_error_before_ready() {
     }
 }
 
-/// A time that is longer than the clock can count is as good as none.
+/// The longest time that the options take.
 #[test]
 fn timeouts_reach_365_days() {
     for option in ["--idle-timeout", "--drain-timeout"] {

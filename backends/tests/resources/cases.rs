@@ -1,4 +1,4 @@
-//! The rules for one backend.
+//! Rules for one backend.
 
 use std::io;
 use std::net::TcpStream;
@@ -13,15 +13,14 @@ use crate::common::child::{Served, is_available};
 use crate::common::client::Client;
 use crate::common::{kernel, noise, until};
 
-/// What a server's memory may grow by without a reason that has to be looked for: pages that the
-/// allocator keeps.
+/// Memory growth that needs no explanation: pages that the allocator keeps.
 const SLACK: u64 = 1 << 20;
 
 fn serve(args: &[&str]) -> Option<Served> {
     is_available(BACKEND).then(|| Served::start(BACKEND, args.iter().copied()))
 }
 
-/// Keeps every thread of the server from running.
+/// Suspends every thread of the server.
 fn suspend(server: &Served) {
     server.process.signal(Signal::STOP);
     until("it is stopped", || kernel::thread_states(server.id()).iter().all(|state| *state == 'T'));
@@ -75,8 +74,8 @@ fn ten_thousand_connections_leak_nothing() {
     assert!(stats["bytes_received"].as_u64() <= Some(bytes), "{stats}");
 }
 
-/// They are on one processor with those who never let it rest; where each has a thread, the one that
-/// accepts is one among many.
+/// Server and greedy clients share one CPU. With a thread per connection, the one that accepts is
+/// one of many.
 #[test]
 fn thousand_connections_are_served_beside_greedy_clients() {
     const GREEDY: u64 = 16;
@@ -182,7 +181,7 @@ fn clients_that_never_read_cost_little_memory() {
     server.stop();
 }
 
-/// The queue holds one more than asked for (`sk_acceptq_is_full`, include/net/sock.h).
+/// The queue holds one more than the backlog (`sk_acceptq_is_full`, include/net/sock.h).
 #[test]
 fn listen_queue_has_the_backlog_asked_for() {
     for backlog in [1, 8, 200] {
@@ -221,7 +220,7 @@ fn every_shard_serves_connections() {
     assert_eq!((&stats["exchanges"], &stats["closed"]["eof"]), (&64.into(), &64.into()));
 }
 
-/// Whoever has sent a request in the meantime has not been silent.
+/// Requests sent during the suspension count as activity.
 #[test]
 fn suspended_server_does_not_time_out_its_clients() {
     // Long enough for all to be here in time, on a busy machine, too.
@@ -247,7 +246,7 @@ fn suspended_server_does_not_time_out_its_clients() {
     assert_eq!(server.stop()["exchanges"], 80);
 }
 
-/// It is what the tutorial's reader does most: start, stop, start again.
+/// A reader of the tutorial does this most: start, stop, start again.
 #[test]
 fn port_is_free_immediately_after_a_kill() {
     let Some(mut server) = serve(&[]) else { return };

@@ -1,4 +1,4 @@
-//! What polling before sleeping may use up.
+//! CPU time used by busy-polling.
 
 use std::thread;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn busy_polling_sleeps_without_traffic() {
     server.stop();
 }
 
-/// Every request comes after the polling is over: most of them are waited for asleep.
+/// Every request comes after the busy-poll has ended: most are waited for asleep.
 #[test]
 fn busy_polling_backs_off_with_little_traffic() {
     const ROUNDS: u32 = 40;

@@ -1,4 +1,4 @@
-//! What strace(1) sees of a server's connections.
+//! System calls on a server's connections as strace(1) reports them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,11 +7,11 @@ use std::process::{self, Command, Stdio};
 use crate::common::child::LOCKSTEP;
 use crate::common::until;
 
-/// What is watched: all that a server could do with a socket. Without fcntl, by which a debug build
-/// of std makes sure that what it closes is open.
+/// Traced calls: all that a server could do with a socket. fcntl is left out: a debug build of std
+/// uses it to check that a descriptor to be closed is open.
 const CALLS: &str = "trace=%network,close,ioctl,epoll_ctl,read,write,readv,writev";
 
-/// Whether there is a strace, and it is allowed to look.
+/// Checks that strace is installed and may trace.
 pub(crate) fn is_available() -> Result<(), String> {
     let mut strace = Command::new("strace");
     match strace.args(["-qq", "-e", CALLS, "true"]).stderr(Stdio::null()).status() {
@@ -21,7 +21,7 @@ pub(crate) fn is_available() -> Result<(), String> {
     }
 }
 
-/// A server that is watched. It is the child: strace is its grandchild (-D).
+/// Command for a traced server, which is the child: strace is its grandchild (-D).
 pub(crate) fn watch(files: &Files, backend: &str, args: &[&str]) -> Command {
     let mut command = Command::new("strace");
     command.args(["-D", "-ff", "-q", "-ttt", "-e", CALLS, "-e", "signal=none", "-o"]);
@@ -32,7 +32,7 @@ pub(crate) fn watch(files: &Files, backend: &str, args: &[&str]) -> Command {
     command
 }
 
-/// What strace writes, a file for each thread; deleted in the end.
+/// Output of strace, a file for each thread; deleted at the end.
 pub(crate) struct Files {
     directory: PathBuf,
 }
@@ -76,7 +76,7 @@ impl Drop for Files {
     }
 }
 
-/// The accept and, if it accepted anybody, what followed on that socket.
+/// The accept and, if it returned a connection, the calls that followed on that socket.
 fn conversation(accept: &Call, later: &[Call]) -> Option<Vec<(String, String)>> {
     let fd = accept.result.parse::<i32>().ok()?;
     // The chat service asks for the client's address; only the backend's calls are traced.
@@ -96,7 +96,7 @@ struct Call {
 }
 
 impl Call {
-    /// `1763900000.123456 recvfrom(8, "hello!", 1024, 0, NULL, NULL) = 6`. None for what is no
+    /// `1763900000.123456 recvfrom(8, "hello!", 1024, 0, NULL, NULL) = 6`. None for a line without a
     /// call on a descriptor.
     fn parse(line: &str) -> Option<Self> {
         let (at, call) = line.split_once(' ')?;

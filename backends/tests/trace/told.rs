@@ -1,11 +1,11 @@
-//! The lines of `--trace`, taken apart.
+//! Parser of the lines of `--trace`.
 
 use crate::common::child::Ended;
 
 /// A line.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
-    /// When the call returned, in microseconds.
+    /// Time when the call returned, in microseconds.
     pub(crate) at_us: u64,
     /// `server`, or `conn` and a number.
     pub(crate) who: String,
@@ -31,15 +31,15 @@ impl Told {
         Self { at_us, who: who.to_owned(), call: call.to_owned() }
     }
 
-    /// All that a server has told; the statistics come last.
+    /// Parses the standard error of a server; its last line is the statistics.
     pub(crate) fn all(ended: &Ended) -> Vec<Self> {
         let (statistics, lines) = ended.stderr.split_last().unwrap();
         assert!(statistics.starts_with('{'), "{statistics}");
         lines.iter().map(|line| Self::parse(line)).collect()
     }
 
-    /// The call's name, and the number it returned with the error's name. Of close(2), the server
-    /// does not know what it returned.
+    /// Name and result of the call: a number, with the name of an error. The result of close(2) is not
+    /// traced.
     pub(crate) fn name_and_result(&self) -> (String, String) {
         let name = self.call.split('(').next().unwrap().to_owned();
         let result = self.call.split_once(" -> ").map_or("", |(_, result)| result);
@@ -49,7 +49,7 @@ impl Told {
     }
 }
 
-/// What was told of a connection.
+/// Lines of a connection.
 pub(crate) fn conversation(told: &[Told], number: u32) -> impl Iterator<Item = &Told> {
     let who = format!("conn {number}");
     told.iter().filter(move |told| told.who == who)

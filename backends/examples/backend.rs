@@ -247,8 +247,8 @@ impl Connection {
         }
     }
 
-    /// Receives a request and sends its reply, as far as the socket is ready for it: one exchange at
-    /// most, so that every connection gets its turn.
+    /// Receives a request and sends its reply, as far as the socket is ready for it: one exchange
+    /// at most, so that every connection gets its turn.
     fn run(&mut self, stats: &mut Stats) {
         if self.state == State::Lingering {
             return self.discard(stats);

@@ -175,8 +175,8 @@ impl<T: Trace> Server<'_, T> {
     /// Waits for a slot for an accepted connection; acquires one beyond the limit when the server
     /// stops.
     ///
-    /// The slot is acquired after accept(2), which may wait for long: held during it, the slot would
-    /// be kept from shards that have a connection for it.
+    /// The slot is acquired after accept(2), which may wait for long: held during it, the slot
+    /// would be kept from shards that have a connection for it.
     fn acquire_slot(&self) {
         while !self.limit.try_acquire() {
             if self.stop.wait(RETRY) {

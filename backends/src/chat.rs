@@ -89,7 +89,8 @@ impl Console {
     }
 
     /// Shows a request and, if `ask`, returns the operator's answer, which is never empty: TCP
-    /// cannot carry an empty reply. None at the end of the operator's input, or if the server stops.
+    /// cannot carry an empty reply. None at the end of the operator's input, or if the server
+    /// stops.
     fn show_and_ask(&self, request: &str, ask: bool) -> Option<String> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if self.stop.is_draining() {

@@ -33,8 +33,8 @@ impl Deadlines {
 
     /// Starts or restarts the slot's time.
     ///
-    /// It reads the clock itself: an iteration can be long (a chat waits for its operator), and with
-    /// a time taken at its beginning, a slot that has just moved would look idle.
+    /// It reads the clock itself: an iteration can be long (a chat waits for its operator), and
+    /// with a time taken at its beginning, a slot that has just moved would look idle.
     #[inline]
     pub(crate) fn start(&mut self, index: u32) {
         if self.timeout.is_some() {

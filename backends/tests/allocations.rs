@@ -1,8 +1,8 @@
 //! An exchange allocates nothing, on the backends that serve many connections in one thread.
 //!
-//! The global allocator counts the allocations of the shard's thread; the clients run in other threads.
-//! Every round gives the server all its requests together, so that no table still has to grow after the
-//! warm-up.
+//! The global allocator counts the allocations of the shard's thread; the clients run in other
+//! threads. Every round gives the server all its requests together, so that no table still has to
+//! grow after the warm-up.
 
 mod common;
 

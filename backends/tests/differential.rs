@@ -1,8 +1,8 @@
 //! The same script against every backend: the same bytes come back, with the same counts.
 //!
-//! A script is made from a seed: clients connect and close, send in one piece or in several, half-close
-//! or reset, and some are connected when the server drains. It waits for each reply before the next
-//! step, so that its outcome is determined, including the number of exchanges.
+//! A script is made from a seed: clients connect and close, send in one piece or in several,
+//! half-close or reset, and some are connected when the server drains. It waits for each reply
+//! before the next step, so that its outcome is determined, including the number of exchanges.
 //!
 //! `LOCKSTEP_SEED` repeats a run; each run prints its seed.
 
@@ -31,8 +31,8 @@ use harness::{Subject, TestService, start};
 const SCRIPTS: u64 = 4;
 const STEPS: usize = 300;
 
-/// Most bytes sent before a receive. They travel in one piece, so that the server receives them in as
-/// few requests as possible.
+/// Most bytes sent before a receive. They travel in one piece, so that the server receives them in
+/// as few requests as possible.
 const AT_ONCE_MAX: usize = 16 * 1024;
 
 const FEW: IoUring = IoUring { buffers: 16 };
@@ -252,8 +252,8 @@ fn hi(server: &harness::Running, script: &[Step], heard: &mut BTreeMap<usize, Ve
     server.drain();
 }
 
-/// Conversations in sequence, each with its lines: the client's, and the operator's answer. `bye` from
-/// either ends it.
+/// Conversations in sequence, each with its lines: the client's, and the operator's answer. `bye`
+/// from either ends it.
 #[test]
 fn chat_is_alike_on_every_backend() {
     let conversations: [&[(&str, &str)]; 4] = [

@@ -1,6 +1,6 @@
 //! Failing system calls. strace(1) injects them: the kernel returns an error for certain calls of a
-//! process without performing them. Without strace, or if it may not trace, the tests are skipped with
-//! a note, or fail if `LOCKSTEP_REQUIRE` names `strace`.
+//! process without performing them. Without strace, or if it may not trace, the tests are skipped
+//! with a note, or fail if `LOCKSTEP_REQUIRE` names `strace`.
 //!
 //! `when=F..L` and `when=F+S` count the calls of each thread by itself.
 
@@ -176,7 +176,8 @@ fn failed_thread_start_closes_the_connection() {
     assert_eq!(stats["accept_errors"], serde_json::json!({ "EAGAIN": 1 }));
 }
 
-/// EINVAL is the error of io_uring_setup(2) before Linux 6.1, and of io_uring_register(2) before 5.19.
+/// EINVAL is the error of io_uring_setup(2) before Linux 6.1, and of io_uring_register(2) before
+/// 5.19.
 #[test]
 fn old_kernel_is_named_as_the_cause() {
     if !can_inject("io-uring") {

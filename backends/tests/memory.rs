@@ -1,11 +1,11 @@
-//! Memory of an idle connection in the server, for the backends without a thread per connection. (In
-//! the kernel it is the same for all.)
+//! Memory of an idle connection in the server, for the backends without a thread per connection.
+//! (In the kernel it is the same for all.)
 //!
-//! The server is a process of its own. The measure is `Anonymous` of /proc/PID/smaps_rollup: private
-//! pages of heap, stacks and mappings, counted one by one; the faster `RssAnon` of /proc/PID/status may
-//! lag behind (proc_pid_status(5)). It is read with a few connections and with many, each of which has
-//! had an exchange and has an idle timeout. The difference includes memory reserved for more
-//! connections.
+//! The server is a process of its own. The measure is `Anonymous` of /proc/PID/smaps_rollup:
+//! private pages of heap, stacks and mappings, counted one by one; the faster `RssAnon` of
+//! /proc/PID/status may lag behind (proc_pid_status(5)). It is read with a few connections and with
+//! many, each of which has had an exchange and has an idle timeout. The difference includes memory
+//! reserved for more connections.
 
 mod common;
 

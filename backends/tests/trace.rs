@@ -36,8 +36,8 @@ fn end(server: Served) -> Ended {
     ended
 }
 
-/// Trace of a conversation with the tutorial's client, without the calls that returned EAGAIN, whose
-/// number varies.
+/// Trace of a conversation with the tutorial's client, without the calls that returned EAGAIN,
+/// whose number varies.
 fn told_of_chat(backend: &str) -> Option<(Vec<Told>, Vec<String>)> {
     if !is_available(backend) {
         return None;
@@ -214,7 +214,8 @@ fn trace_of_talk_shows_the_clients_calls() {
     end(server);
 }
 
-/// One thread, as one telephone: a second client is connected, and waits until the first has closed.
+/// One thread, as one telephone: a second client is connected, and waits until the first has
+/// closed.
 #[test]
 fn trace_of_a_single_thread_shows_clients_in_sequence() {
     let args = ["--threads=1", "--trace", "--backlog=5"];

@@ -64,8 +64,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "HOW")]
     pub steer: Option<Steer>,
 
-    /// Largest number of open connections; more wait in the listen queue [default: what the limit of
-    /// descriptors allows]
+    /// Largest number of open connections; more wait in the listen queue [default: what the limit
+    /// of descriptors allows]
     #[arg(long, value_name = "N", value_parser = count)]
     pub max_conns: Option<usize>,
 

@@ -129,8 +129,8 @@ fn receive(socket: &mut Socket<'_>) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Sends a FIN and waits for the server's, for at most [`LINGER`], printing what arrives until then:
-/// every request has had its reply.
+/// Sends a FIN and waits for the server's, for at most [`LINGER`], printing what arrives until
+/// then: every request has had its reply.
 fn finish(socket: &mut Socket<'_>) -> io::Result<()> {
     match socket.call("shutdown", "SHUT_WR", |stream| stream.shutdown(Shutdown::Write)) {
         Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(()), // the server has closed

@@ -21,8 +21,8 @@ impl Client {
 
     /// A client with small buffers on its way: soon the server cannot send to it.
     ///
-    /// Its receive buffer is the smallest possible, and the server's send buffer depends on the segment
-    /// size that the client announces (`tcp_sndbuf_expand`, net/ipv4/tcp_input.c).
+    /// Its receive buffer is the smallest possible, and the server's send buffer depends on the
+    /// segment size that the client announces (`tcp_sndbuf_expand`, net/ipv4/tcp_input.c).
     pub(crate) fn connect_narrow(addr: SocketAddr) -> Self {
         Self::connect_prepared(addr, |socket| {
             socket.set_recv_buffer_size(4096).unwrap();

@@ -101,8 +101,8 @@ fn auto_takes_the_next_backend_and_prints_why() {
     }
 }
 
-/// As for an unprivileged user, whose closed rings still count against the limit until the kernel has
-/// freed them. With any limit, a backend runs with any number of shards.
+/// As for an unprivileged user, whose closed rings still count against the limit until the kernel
+/// has freed them. With any limit, a backend runs with any number of shards.
 #[test]
 fn auto_runs_with_any_limit_of_locked_memory() {
     for (limit, shards) in [(0, 1), (1 << 20, 1), (1 << 20, 2), (4 << 20, 4), (8 << 20, 16)] {

@@ -72,7 +72,8 @@ fn stopped_server_can_be_restarted_immediately(backend: &str) {
     });
 }
 
-/// The kernel closes connections and listener: those of a ring some time after the process has ended.
+/// The kernel closes connections and listener: those of a ring some time after the process has
+/// ended.
 fn killed_server_can_be_restarted_immediately(backend: &str) {
     start_again_and_again(backend, |server, clients| {
         server.process.signal(Signal::KILL);

@@ -88,8 +88,8 @@ fn drain_timeout_closes_connections_with_exit_code_5(backend: &str) {
 
 /// A server that waits to send: its clients send, and do not receive.
 ///
-/// There are several, since a last reply may fit after all: the kernel wakes a sender only for a good
-/// deal of room, and the drain tries once more.
+/// There are several, since a last reply may fit after all: the kernel wakes a sender only for a
+/// good deal of room, and the drain tries once more.
 fn serve_clients_that_never_read(backend: &str, drain_timeout: &str) -> (Served, Vec<Client>) {
     const CLIENTS: usize = 8;
     const A_WHILE: Duration = Duration::from_millis(200);

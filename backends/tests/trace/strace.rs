@@ -96,8 +96,8 @@ struct Call {
 }
 
 impl Call {
-    /// `1763900000.123456 recvfrom(8, "hello!", 1024, 0, NULL, NULL) = 6`. None for a line without a
-    /// call on a descriptor.
+    /// `1763900000.123456 recvfrom(8, "hello!", 1024, 0, NULL, NULL) = 6`. None for a line without
+    /// a call on a descriptor.
     fn parse(line: &str) -> Option<Self> {
         let (at, call) = line.split_once(' ')?;
         let (name, rest) = call.split_once('(')?;

@@ -38,8 +38,8 @@ impl Told {
         lines.iter().map(|line| Self::parse(line)).collect()
     }
 
-    /// Name and result of the call: a number, with the name of an error. The result of close(2) is not
-    /// traced.
+    /// Name and result of the call: a number, with the name of an error. The result of close(2) is
+    /// not traced.
     pub(crate) fn name_and_result(&self) -> (String, String) {
         let name = self.call.split('(').next().unwrap().to_owned();
         let result = self.call.split_once(" -> ").map_or("", |(_, result)| result);

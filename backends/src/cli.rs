@@ -118,7 +118,7 @@ impl Cli {
 /// names.
 pub fn backend_parser() -> impl TypedValueParser<Value = String> {
     let backends = BACKENDS.iter().map(|it| PossibleValue::new(it.name()).aliases(it.aliases()));
-    let auto = PossibleValue::new("auto").help("the first that this machine supports");
+    let auto = PossibleValue::new("auto").help("the first of these that this machine supports");
     PossibleValuesParser::new([auto].into_iter().chain(backends))
         .map(|name| by_name(&name).map_or(name, |backend| backend.name().to_owned()))
 }

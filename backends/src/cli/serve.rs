@@ -23,10 +23,14 @@ use crate::{
 /// Descriptors for everything but connections: listeners, rings, epoll, the standard streams.
 const DESCRIPTORS_RESERVED: u64 = 32;
 
+/// Headings of the groups of options in `--help`.
+const PLACEMENT: &str = "Placement";
+const OUTPUT: &str = "Output";
+
 /// Options of `lockstep serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
-    /// I/O model; auto takes the first that this machine supports and prints which
+    /// I/O model
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = backend_parser())]
     pub backend: String,
 
@@ -47,21 +51,22 @@ pub struct ServeArgs {
     #[arg(long)]
     pub reuse_port: bool,
 
-    /// Number of threads with a listener each [default: one per CPU; blocking and chat: 1]
-    #[arg(long, value_name = "N", value_parser = threads)]
+    /// Number of threads with a listener each [default: one per CPU; 1 with a thread per connection,
+    /// or for chat]
+    #[arg(long, value_name = "N", value_parser = threads, help_heading = PLACEMENT)]
     pub shards: Option<usize>,
 
-    /// Number of threads that each serve one connection at a time (blocking); 1 is the tutorial's
-    /// server [default: a thread per connection]
-    #[arg(long, value_name = "N", value_parser = threads)]
+    /// Number of threads that each serve one connection at a time, in place of a thread per
+    /// connection; 1 is the tutorial's server
+    #[arg(long, value_name = "N", value_parser = threads, help_heading = PLACEMENT)]
     pub threads: Option<usize>,
 
     /// CPUs for the shards, such as 0 or 0,2-3
-    #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
+    #[arg(long, value_name = "CPULIST", value_parser = parse_list, help_heading = PLACEMENT)]
     pub pin: Option<CpuList>,
 
     /// Shard that gets a connection [default: cpu if --pin names a CPU for each shard, else off]
-    #[arg(long, value_name = "HOW")]
+    #[arg(long, value_name = "HOW", help_heading = PLACEMENT)]
     pub steer: Option<Steer>,
 
     /// Largest number of open connections; more wait in the listen queue [default: what the limit
@@ -78,7 +83,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = units::duration)]
     pub accept_delay: Duration,
 
-    /// Busy-poll for up to TIME before sleeping (costs CPU); not with blocking
+    /// Busy-poll for up to TIME before sleeping (costs CPU); not with a thread per connection
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = units::duration)]
     pub spin: Duration,
 
@@ -91,11 +96,11 @@ pub struct ServeArgs {
     pub drain_timeout: Duration,
 
     /// Print every system call with its result and duration, on standard error
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub trace: bool,
 
     /// Print the statistics as one JSON object, on standard error
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub json: bool,
 }
 

@@ -68,12 +68,12 @@ pub struct GeneratorArgs {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = SERVER)]
 pub struct ServerArgs {
-    /// Number of shards of the embedded server [default: one for each of its CPUs; blocking: 1]
+    /// Number of shards of the embedded server [default: one for each of its CPUs; 1
+    /// with a thread per connection]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub shards: Option<usize>,
 
-    /// Let the embedded server busy-poll for up to TIME before it sleeps (mio, io-uring; costs CPU)
-    /// [default: 0]
+    /// Let the embedded server busy-poll for up to TIME before it sleeps (costs CPU) [default: 0]
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub server_spin: Option<Duration>,
 

@@ -43,7 +43,7 @@ pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Finished<Compari
     let can_busy_poll = || entries.iter().any(|entry| entry.subject.can_busy_poll());
     if base.server.server_spin.is_some() && !can_busy_poll() {
         let error = "--server-spin: none of the servers can busy-poll".to_owned();
-        return Err(usage(error).hint("mio and io-uring can"));
+        return Err(usage(error).hint(crate::servers::embedded::busy_poll_hint()));
     }
     for (conns, size) in args.cells() {
         RunArgs { conns, size, ..base.clone() }.finish().map_err(usage)?;

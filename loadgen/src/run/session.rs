@@ -96,7 +96,7 @@ impl Session {
         let spins = args.server.server_spin.is_some_and(|spin| !spin.is_zero());
         if spins && !embedded::can_busy_poll(&args.backend) {
             let error = format!("--server-spin: {} has nothing to poll", args.backend);
-            return Err(Failure::new(exit::USAGE, error).hint("mio and io-uring have"));
+            return Err(Failure::new(exit::USAGE, error).hint(embedded::busy_poll_hint()));
         }
         let threads = args.generator.threads.unwrap_or(self.allowed.len());
         limits::raise_descriptors(args.conns, threads).map_err(|error| {

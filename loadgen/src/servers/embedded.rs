@@ -71,6 +71,12 @@ pub fn can_busy_poll(name: &str) -> bool {
     lockstep_backends::by_name(name).is_none_or(|backend| backend.can_busy_poll())
 }
 
+/// Returns the hint of an error about a backend that cannot busy-poll.
+pub fn busy_poll_hint() -> String {
+    let names = backend_names().into_iter().filter(|name| can_busy_poll(name));
+    format!("use it with {}", names.collect::<Vec<_>>().join(" or "))
+}
+
 /// True if the backend has a thread for each connection.
 pub fn thread_per_connection(name: &str) -> bool {
     lockstep_backends::by_name(name).is_some_and(|backend| backend.thread_per_connection())

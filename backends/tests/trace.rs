@@ -2,16 +2,16 @@
 
 mod common;
 
+#[path = "trace/lines.rs"]
+mod lines;
 #[path = "trace/strace.rs"]
 mod strace;
-#[path = "trace/told.rs"]
-mod told;
 
 use common::child::{Ended, Process, Served, is_available, lockstep};
 use common::client::Client;
 use rustix::process::Signal;
 
-use told::{Told, conversation};
+use lines::{Line, conversation};
 
 /// Arguments of a traced server with one shard.
 const CHAT: [&str; 4] = ["--service=chat", "--trace", "--shards=1", "--backlog=5"];
@@ -38,16 +38,16 @@ fn end(server: Served) -> Ended {
 
 /// Trace of a conversation with the tutorial's client, without the calls that returned EAGAIN,
 /// whose number varies.
-fn told_of_chat(backend: &str) -> Option<(Vec<Told>, Vec<String>)> {
+fn trace_of_chat(backend: &str) -> Option<(Vec<Line>, Vec<String>)> {
     if !is_available(backend) {
         return None;
     }
     let mut server = Served::start(backend, CHAT);
     talk_to(&mut server);
-    let told = Told::all(&end(server));
-    let conversation = conversation(&told, 1).filter(|told| !told.call.contains("EAGAIN"));
-    let conversation = conversation.map(|told| told.call.clone()).collect();
-    Some((told, conversation))
+    let lines = Line::all(&end(server));
+    let conversation = conversation(&lines, 1).filter(|line| !line.call.contains("EAGAIN"));
+    let conversation = conversation.map(|line| line.call.clone()).collect();
+    Some((lines, conversation))
 }
 
 /// The descriptor that the first accept returned.
@@ -57,8 +57,8 @@ fn accepted(conversation: &[String]) -> &str {
 
 #[test]
 fn trace_of_blocking_is_the_tutorials_conversation() {
-    let Some((told, conversation)) = told_of_chat("blocking") else { return };
-    let (fd, listener) = (accepted(&conversation), told::listener(&told));
+    let Some((lines, conversation)) = trace_of_chat("blocking") else { return };
+    let (fd, listener) = (accepted(&conversation), lines::listener(&lines));
     assert_eq!(
         conversation,
         [
@@ -76,10 +76,10 @@ fn trace_of_blocking_is_the_tutorials_conversation() {
 
 #[test]
 fn trace_of_mio_shows_epoll() {
-    let Some((told, conversation)) = told_of_chat("mio") else { return };
-    let (fd, listener) = (accepted(&conversation), told::listener(&told));
+    let Some((lines, conversation)) = trace_of_chat("mio") else { return };
+    let (fd, listener) = (accepted(&conversation), lines::listener(&lines));
     let epoll =
-        told.iter().find_map(|told| told.call.strip_prefix("epoll_create1(EPOLL_CLOEXEC) -> "));
+        lines.iter().find_map(|line| line.call.strip_prefix("epoll_create1(EPOLL_CLOEXEC) -> "));
     let epoll = epoll.expect("an epoll instance");
     assert_eq!(
         conversation,
@@ -95,13 +95,13 @@ fn trace_of_mio_shows_epoll() {
         ]
     );
     let wait = format!("epoll_wait({epoll}, no timeout) -> 1 event");
-    assert!(told.iter().any(|told| told.call == wait), "{told:?}");
+    assert!(lines.iter().any(|line| line.call == wait), "{lines:?}");
 }
 
 #[test]
 fn trace_of_io_uring_shows_one_multishot_receive() {
-    let Some((told, conversation)) = told_of_chat("io-uring") else { return };
-    let (fd, listener) = (accepted(&conversation), told::listener(&told));
+    let Some((lines, conversation)) = trace_of_chat("io-uring") else { return };
+    let (fd, listener) = (accepted(&conversation), lines::listener(&lines));
     assert_eq!(
         conversation,
         [
@@ -121,10 +121,10 @@ fn trace_of_io_uring_shows_one_multishot_receive() {
 #[test]
 fn trace_shows_listening_and_the_end() {
     for backend in ["blocking", "mio", "io-uring"] {
-        let Some((told, _)) = told_of_chat(backend) else { continue };
-        let fd = told::listener(&told);
-        let address = told[3].call.split(", ").nth(1).unwrap().split(')').next().unwrap();
-        let begun: Vec<_> = told.iter().map(|told| &*told.call).take(6).collect();
+        let Some((lines, _)) = trace_of_chat(backend) else { continue };
+        let fd = lines::listener(&lines);
+        let address = lines[3].call.split(", ").nth(1).unwrap().split(')').next().unwrap();
+        let begun: Vec<_> = lines.iter().map(|line| &*line.call).take(6).collect();
         assert_eq!(address, "127.0.0.1:0");
         assert_eq!(
             begun[..5],
@@ -139,9 +139,9 @@ fn trace_shows_listening_and_the_end() {
         );
         assert!(begun[5].starts_with(&format!("getsockname({fd}) -> 127.0.0.1:")), "{begun:?}");
         // A ring submits its last closes after that.
-        let mut calls = told.iter().filter(|told| !told.call.starts_with("io_uring_enter"));
+        let mut calls = lines.iter().filter(|line| !line.call.starts_with("io_uring_enter"));
         assert_eq!(calls.next_back().unwrap().call, format!("close({fd})"), "{backend}");
-        assert!(told.is_sorted_by_key(|told| told.at_us), "{backend}: {told:?}");
+        assert!(lines.is_sorted_by_key(|line| line.at_us), "{backend}: {lines:?}");
     }
 }
 
@@ -153,11 +153,11 @@ fn trace_names_errors() {
     client.exchange(b"hello!");
     client.reset();
     common::kernel::until_closed(server.addr);
-    let told = Told::all(&end(server));
-    let tells = |what: &str| told.iter().any(|told| told.call.ends_with(what));
-    assert!(tells(" -> -1 ECONNRESET"), "{told:?}");
-    let nobody = format!("accept({}) -> -1 EAGAIN", told::listener(&told));
-    assert!(tells(&nobody), "{told:?}");
+    let lines = Line::all(&end(server));
+    let has = |what: &str| lines.iter().any(|line| line.call.ends_with(what));
+    assert!(has(" -> -1 ECONNRESET"), "{lines:?}");
+    let empty = format!("accept({}) -> -1 EAGAIN", lines::listener(&lines));
+    assert!(has(&empty), "{lines:?}");
 }
 
 #[test]
@@ -173,12 +173,12 @@ fn trace_numbers_connections_and_shortens_bytes() {
             drop(client);
             common::kernel::until_closed(server.addr);
         }
-        let told = Told::all(&end(server));
+        let lines = Line::all(&end(server));
         let shortened = format!("\"{}\"...", "x".repeat(40));
         for (number, shown) in [(1, "\"first\""), (2, &*shortened), (3, "\"第三\\n\"")] {
-            let shown = |told: &&Told| told.call.contains(shown);
-            let both: Vec<_> = conversation(&told, number).filter(shown).collect();
-            assert_eq!(both.len(), 2, "received and sent, number {number}: {told:?}");
+            let shown = |line: &&Line| line.call.contains(shown);
+            let both: Vec<_> = conversation(&lines, number).filter(shown).collect();
+            assert_eq!(both.len(), 2, "received and sent, number {number}: {lines:?}");
         }
     }
 }
@@ -192,9 +192,9 @@ fn trace_of_talk_shows_the_clients_calls() {
     client.type_end();
     let ended = client.wait();
     assert_eq!(ended.status.code(), Some(0));
-    let told: Vec<_> = ended.stderr.iter().map(|line| Told::parse(line)).collect();
-    assert!(told.iter().all(|told| told.who == "client"), "{told:?}");
-    let calls: Vec<_> = told.iter().map(|told| &*told.call).collect();
+    let lines: Vec<_> = ended.stderr.iter().map(|line| Line::parse(line)).collect();
+    assert!(lines.iter().all(|line| line.who == "client"), "{lines:?}");
+    let calls: Vec<_> = lines.iter().map(|line| &*line.call).collect();
     let fd = calls[0].split_once("-> ").unwrap().1;
     assert_eq!(
         calls[..9],
@@ -231,11 +231,11 @@ fn trace_of_a_single_thread_shows_clients_in_sequence() {
     assert_eq!(second.receive(6), b"second");
     drop(second);
     common::kernel::until_closed(server.addr);
-    let told = Told::all(&end(server));
-    let listener = told::listener(&told);
-    let whose: Vec<_> = told.iter().filter(|told| told.who != "server").collect();
+    let lines = Line::all(&end(server));
+    let listener = lines::listener(&lines);
+    let whose: Vec<_> = lines.iter().filter(|line| line.who != "server").collect();
     let fd = accepted(&[whose[0].call.clone()]).to_owned();
-    let calls: Vec<_> = whose.iter().map(|told| (&*told.who, &*told.call)).collect();
+    let calls: Vec<_> = whose.iter().map(|line| (&*line.who, &*line.call)).collect();
     let expected = [
         ("conn 1", format!("accept({listener}) -> {fd}")),
         ("conn 1", format!("recv({fd}, 1024) -> 5 \"first\"")),
@@ -268,13 +268,13 @@ fn trace_agrees_with_strace() {
         drop(quick);
         assert_eq!(server.next_request().1, "bye");
         talk_to(&mut server);
-        let told = Told::all(&end(server));
+        let lines = Line::all(&end(server));
         let seen = files.conversations();
         assert_eq!(seen.len(), 2, "{backend}: {seen:?}");
         for (seen, number) in seen.iter().zip(1..) {
-            let told: Vec<_> = conversation(&told, number).map(Told::name_and_result).collect();
-            assert!(told.len() >= 6, "a whole conversation: {told:?}");
-            assert_eq!(&told, seen, "{backend}, connection {number}");
+            let lines: Vec<_> = conversation(&lines, number).map(Line::name_and_result).collect();
+            assert!(lines.len() >= 6, "a whole conversation: {lines:?}");
+            assert_eq!(&lines, seen, "{backend}, connection {number}");
         }
     }
 }

@@ -1,17 +1,23 @@
 //! The tutorial's conversation, with the operator at the server's standard input and output.
 
+use std::thread;
+use std::time::Duration;
+
 use rustix::process::Signal;
 
 use crate::common::child::{Served, is_available, statistics};
 use crate::common::client::Client;
 
-/// Runs the rule with a chat server of each backend.
-fn with_each_backend(rule: fn(Served)) {
-    for backend in ["blocking", "mio", "io-uring"] {
-        if is_available(backend) {
-            rule(Served::start(backend, ["--service", "chat"]));
+/// Runs the rule with a chat server of each backend, concurrently.
+fn with_each_backend(args: &[&str], rule: fn(Served)) {
+    thread::scope(|scope| {
+        for backend in ["blocking", "mio", "io-uring"] {
+            if is_available(backend) {
+                let args = [&["--service", "chat"], args].concat();
+                scope.spawn(move || rule(Served::start(backend, args)));
+            }
         }
-    }
+    });
 }
 
 /// The next request on the operator's screen is this one of the client's.
@@ -27,7 +33,7 @@ fn assert_answered(server: &mut Served, client: &mut Client, answer: &str) {
 
 #[test]
 fn chat_alternates_requests_and_answers() {
-    with_each_backend(|mut server| {
+    with_each_backend(&[], |mut server| {
         let mut client = server.connect();
         for (said, answer) in [("hello!", "hi"), ("小文说", "明威说>>>>:"), ("3", " ")] {
             client.send(said.as_bytes());
@@ -42,7 +48,7 @@ fn chat_alternates_requests_and_answers() {
 
 #[test]
 fn bye_from_the_client_ends_it_without_an_answer() {
-    with_each_backend(|mut server| {
+    with_each_backend(&[], |mut server| {
         for said in ["bye", "bye\n", "bye\r\n"] {
             let mut client = server.connect();
             client.send(b"hello!");
@@ -58,7 +64,7 @@ fn bye_from_the_client_ends_it_without_an_answer() {
 
 #[test]
 fn bye_from_the_operator_is_sent_and_ends_it() {
-    with_each_backend(|mut server| {
+    with_each_backend(&[], |mut server| {
         let mut client = server.connect();
         client.send(b"hello!");
         server.process.type_line("bye");
@@ -70,7 +76,7 @@ fn bye_from_the_operator_is_sent_and_ends_it() {
 
 #[test]
 fn operator_sees_who_connects_asks_and_leaves() {
-    with_each_backend(|server| {
+    with_each_backend(&[], |server| {
         let mut client = server.connect();
         client.send(b"bye");
         client.expect_end();
@@ -86,7 +92,7 @@ fn operator_sees_who_connects_asks_and_leaves() {
 /// A request that only contains `bye` ends nothing.
 #[test]
 fn bye_must_be_the_whole_request() {
-    with_each_backend(|mut server| {
+    with_each_backend(&[], |mut server| {
         let mut client = server.connect();
         for said in ["bye bye", "Bye", "goodbye", "by"] {
             client.send(said.as_bytes());
@@ -100,7 +106,7 @@ fn bye_must_be_the_whole_request() {
 
 #[test]
 fn chat_escapes_control_characters() {
-    with_each_backend(|mut server| {
+    with_each_backend(&[], |mut server| {
         let mut client = server.connect();
         let cases: [(&[u8], &str); 4] = [
             (b"\xff\xfe hello", "\\xff\\xfe hello"),
@@ -120,7 +126,7 @@ fn chat_escapes_control_characters() {
 
 #[test]
 fn empty_line_is_not_an_answer() {
-    with_each_backend(|mut server| {
+    with_each_backend(&[], |mut server| {
         let mut client = server.connect();
         client.send(b"hello!");
         server.process.type_line("");
@@ -134,7 +140,7 @@ fn empty_line_is_not_an_answer() {
 /// A reply has at most 1,024 bytes, and is not cut within a character.
 #[test]
 fn long_answer_is_cut_with_a_note() {
-    with_each_backend(|mut server| {
+    with_each_backend(&[], |mut server| {
         let mut client = server.connect();
         client.send(b"tell me more");
         server.process.type_line(&"明".repeat(400));
@@ -149,7 +155,7 @@ fn long_answer_is_cut_with_a_note() {
 
 #[test]
 fn chat_answers_in_order_of_arrival() {
-    with_each_backend(|mut server| {
+    with_each_backend(&[], |mut server| {
         let (mut first, mut second) = (server.connect(), server.connect());
         first.send(b"first");
         assert_shown(&server, &first, "first");
@@ -164,7 +170,7 @@ fn chat_answers_in_order_of_arrival() {
 
 #[test]
 fn end_of_operator_input_drains() {
-    with_each_backend(|mut server| {
+    with_each_backend(&[], |mut server| {
         let (mut idle, mut asking) = (server.connect(), server.connect());
         idle.send(b"hello!");
         assert_answered(&mut server, &mut idle, "hi");
@@ -182,7 +188,7 @@ fn end_of_operator_input_drains() {
 /// A line typed before the end is still sent.
 #[test]
 fn last_line_needs_no_line_ending() {
-    with_each_backend(|mut server| {
+    with_each_backend(&[], |mut server| {
         use std::io::Write;
         let mut client = server.connect();
         client.send(b"hello!");
@@ -197,7 +203,7 @@ fn last_line_needs_no_line_ending() {
 
 #[test]
 fn signal_does_not_wait_for_the_operator() {
-    with_each_backend(|server| {
+    with_each_backend(&[], |server| {
         let (mut asking, mut idle) = (server.connect(), server.connect());
         asking.send(b"anybody there?");
         assert_shown(&server, &asking, "anybody there?");
@@ -214,51 +220,43 @@ fn signal_does_not_wait_for_the_operator() {
 /// Neither for the client that waits for its answer nor for one whose request is queued.
 #[test]
 fn idle_timeout_does_not_count_the_operators_time() {
-    for backend in ["blocking", "mio", "io-uring"] {
-        if !is_available(backend) {
-            continue;
-        }
-        let mut server = Served::start(backend, ["--service", "chat", "--idle-timeout", "200ms"]);
+    with_each_backend(&["--idle-timeout", "200ms"], |mut server| {
         let (mut first, mut second) = (server.connect(), server.connect());
         first.send(b"first");
         assert_shown(&server, &first, "first");
         second.send(b"second");
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        thread::sleep(Duration::from_millis(300));
         assert_answered(&mut server, &mut first, "to the first");
         assert_shown(&server, &second, "second");
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        thread::sleep(Duration::from_millis(300));
         assert_answered(&mut server, &mut second, "to the second");
         drop((first, second));
         server.stop();
-    }
+    });
 }
 
 /// The `bye` is found after the operator's answer, when the idle timeout is long over.
 #[test]
 fn bye_sent_while_the_operator_types_is_not_idle() {
-    for backend in ["blocking", "mio", "io-uring"] {
-        if !is_available(backend) {
-            continue;
-        }
-        let mut server = Served::start(backend, ["--service", "chat", "--idle-timeout", "500ms"]);
+    with_each_backend(&["--idle-timeout", "500ms"], |mut server| {
         let (mut leaving, mut asking) = (server.connect(), server.connect());
         asking.send(b"hello!");
         assert_shown(&server, &asking, "hello!");
         leaving.send(b"bye");
-        std::thread::sleep(std::time::Duration::from_millis(800));
+        thread::sleep(Duration::from_millis(600));
         assert_answered(&mut server, &mut asking, "hi");
         assert_shown(&server, &leaving, "bye");
         leaving.expect_end();
         drop((leaving, asking));
         let stats = server.stop();
         assert_eq!((&stats["closed"]["bye"], &stats["closed"]["idle"]), (&1.into(), &0.into()));
-    }
+    });
 }
 
 /// The operator's answer is lost; nothing else is.
 #[test]
 fn chat_survives_a_client_that_resets() {
-    with_each_backend(|mut server| {
+    with_each_backend(&[], |mut server| {
         let mut hasty = server.connect();
         hasty.send(b"never mind");
         assert_shown(&server, &hasty, "never mind");

@@ -4,7 +4,7 @@ use crate::common::child::Ended;
 
 /// A line.
 #[derive(Clone, Debug)]
-pub(crate) struct Told {
+pub(crate) struct Line {
     /// Time when the call returned, in microseconds.
     pub(crate) at_us: u64,
     /// `server`, or `conn` and a number.
@@ -13,7 +13,7 @@ pub(crate) struct Told {
     pub(crate) call: String,
 }
 
-impl Told {
+impl Line {
     pub(crate) fn parse(line: &str) -> Self {
         let parts: Vec<_> = line.trim_start().splitn(3, "  ").collect();
         let [at, who, rest] = parts[..] else { panic!("not a line of a trace: {line:?}") };
@@ -50,12 +50,12 @@ impl Told {
 }
 
 /// Lines of a connection.
-pub(crate) fn conversation(told: &[Told], number: u32) -> impl Iterator<Item = &Told> {
+pub(crate) fn conversation(lines: &[Line], number: u32) -> impl Iterator<Item = &Line> {
     let who = format!("conn {number}");
-    told.iter().filter(move |told| told.who == who)
+    lines.iter().filter(move |line| line.who == who)
 }
 
 /// The descriptor of the listener.
-pub(crate) fn listener(told: &[Told]) -> &str {
-    told[0].call.split_once(" -> ").unwrap().1
+pub(crate) fn listener(lines: &[Line]) -> &str {
+    lines[0].call.split_once(" -> ").unwrap().1
 }

@@ -1,19 +1,21 @@
-//! Notes how the crate is built, for the records: profile, target, compiler and git revision.
+//! Build facts for the records: profile, target, compiler and git revision.
 //!
-//! Nothing here fails the build: what cannot be found out is left out.
+//! Nothing here fails the build: unknown facts are left out.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What goes into `loadgen`, relative to the workspace: a change here makes the build dirty.
-const SOURCES: [&str; 11] = [
+/// Sources of `loadgen`, relative to the workspace: a change of them makes the build dirty.
+const SOURCES: [&str; 13] = [
     "Cargo.lock",
     "Cargo.toml",
     "core/Cargo.toml",
     "core/src",
     "backends/Cargo.toml",
     "backends/src",
+    "backends/sys/Cargo.toml",
+    "backends/sys/src",
     "loadgen/Cargo.toml",
     "loadgen/src",
     "results/Cargo.toml",
@@ -46,21 +48,21 @@ fn note(name: &str, value: Option<String>) {
     }
 }
 
-/// Reruns this script when `path` changes. One that does not exist would rerun it every time.
+/// Reruns this script when `path` changes. A missing path would rerun it every time.
 fn watch(path: &Path) {
     if path.exists() {
         println!("cargo::rerun-if-changed={}", path.display());
     }
 }
 
-/// Whether git knows `workspace` as a repository of its own, not as a folder in somebody else's.
+/// True if `workspace` is a git repository of its own, not a folder in another.
 fn is_repository(workspace: &Path) -> bool {
     let top = git(workspace, &["rev-parse", "--show-toplevel"]);
     top.and_then(|top| Path::new(&top).canonicalize().ok())
         .is_some_and(|top| workspace.canonicalize().is_ok_and(|workspace| workspace == top))
 }
 
-/// Watches the files a commit, a checkout or a reset touches.
+/// Watches the files that a commit, a checkout or a reset changes.
 fn watch_head(workspace: &Path) {
     let branch = git(workspace, &["symbolic-ref", "-q", "HEAD"]);
     for name in ["HEAD", "logs/HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
@@ -70,7 +72,7 @@ fn watch_head(workspace: &Path) {
     }
 }
 
-/// What a git command prints, without the final newline; `None` when it fails.
+/// Output of a git command without the final newline; `None` if it fails.
 fn git(workspace: &Path, arguments: &[&str]) -> Option<String> {
     let mut git = Command::new("git");
     // Set by hooks, these would point it at another repository.

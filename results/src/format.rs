@@ -1,4 +1,4 @@
-//! Durations, counts and ratios for people: a few digits and a unit.
+//! Durations, counts and ratios as text: a few digits and a unit.
 
 /// A duration of nanoseconds in three digits: `345ns`, `12.3us`, `1.02s`.
 ///
@@ -17,7 +17,7 @@ pub fn count(value: f64) -> String {
     }
 }
 
-/// How many times as large as the baseline: `1.23x`; `None` where the baseline is zero.
+/// Ratio to a baseline: `1.23x`; `None` if the baseline is zero.
 pub fn ratio(value: f64, baseline: f64) -> Option<String> {
     let ratio = value / baseline;
     let decimals = if ratio < 99.995 { 2 } else { 0 };

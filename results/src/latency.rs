@@ -113,12 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_histogram_is_no_latency() {
+    fn empty_histogram_has_no_latency() {
         assert_eq!(Latency::from_histogram(&Histogram::new(3).unwrap()), None);
     }
 
     #[test]
-    fn percentiles_are_the_samples_within_a_thousandth() {
+    fn percentiles_are_within_a_thousandth() {
         let latency = Latency::from_histogram(&uniform()).unwrap();
         assert_eq!(latency.count, 10_000);
         for (found, sample) in [
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_is_the_whole_histogram() {
+    fn payload_holds_the_whole_histogram() {
         let latency = Latency::from_histogram(&uniform()).unwrap();
         let decoded = latency.histogram().unwrap();
         assert_eq!(decoded, uniform());
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn one_sample_is_every_percentile() {
+    fn single_sample_is_every_percentile() {
         let mut histogram = Histogram::new(3).unwrap();
         histogram.record(7).unwrap();
         let latency = Latency::from_histogram(&histogram).unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_payload_is_named() {
+    fn damaged_payload_is_an_error() {
         let good = Latency::from_histogram(&uniform()).unwrap();
         let error = |hdr_v2: &str, count| {
             let damaged = Latency { hdr_v2: hdr_v2.into(), count, ..good.clone() };

@@ -1,7 +1,7 @@
-//! What a run leaves behind: the record, where it ran, its files, and tables that compare them.
+//! Results of runs and experiments: documents, statistics, files, text and pages.
 //!
-//! `loadgen` fills a [`Record`], prints it with `--json` and stores it with `-o`; whoever reads it
-//! back, a year later or from another program, finds in it everything needed to judge the numbers:
+//! `loadgen` fills a [`Record`], prints it with `--json` and stores it with `-o`. The file holds
+//! everything that is needed to judge the numbers later:
 //!
 //! ```
 //! use hdrhistogram::Histogram;
@@ -18,16 +18,13 @@
 //! assert_eq!(latency.histogram().unwrap().len(), 1000);
 //! ```
 //!
-//! * [`Record`] and its parts: the layout of the JSON, versioned by [`SCHEMA`].
+//! * [`Document`]: the kinds of result, each with its type, text and charts; [`Stored`] is any of
+//!   them, and [`report()`] shows several.
+//! * [`Record`], [`Comparison`], [`Sweep`], [`Backlog`], [`Storms`], [`FloorReport`]: the kinds.
 //! * [`Environment`]: the machine, its settings and the build.
 //! * [`store`]: files, written whole or not at all, never overwritten by accident.
-//! * [`Comparison`]: several subjects in rounds, judged by [`statistics`].
-//! * [`Sweep`]: one server under a series of loads; [`Floor`]: what the machine can do at all.
-//! * [`Backlog`]: what `listen(n)` did, against what it was predicted to do.
-//! * [`Storm`]: new connections by the thousand, and the accept queue meanwhile.
-//! * [`table()`]: one, two or more records side by side.
-//! * [`html`]: any of them as a page with charts.
-//! * [`format`](mod@format), [`polling`], [`wrap`]: durations, counts and lines for people.
+//! * [`statistics`]: the method of comparisons.
+//! * [`html`]: documents as a page with charts.
 
 #![forbid(unsafe_code)]
 

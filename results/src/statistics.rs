@@ -1,14 +1,13 @@
-//! What several noisy runs say, and how surely: pure functions, without clock, file or chance.
+//! Statistics of several noisy runs: pure functions, without clock, file or randomness.
 //!
-//! A comparison measures its subjects in rounds. A round runs every subject once, in an order
-//! drawn by lot, so what drifts from round to round is common to the subjects of a round and
-//! cancels in their ratio.
+//! A comparison measures its subjects in rounds. A round runs every subject once, in random order:
+//! drift between rounds is common to the subjects of a round and cancels in their ratio.
 //!
-//! **The statistic** is the median of the paired ratios, one a round. The ratio of the two medians
-//! is at best as precise, and where rounds drift by 10 % its interval is half as wide again, since
-//! each median picks its own rounds. The Hodges-Lehmann estimate is more precise under Gaussian
-//! noise, but its bootstrap claims a difference between equals in 9 of 100 comparisons of 5 rounds
-//! and 7 of 6, and one bad run in ten rounds is enough to hide a true 10 % from it.
+//! **The statistic** is the median of the paired ratios, one for each round. The ratio of the two
+//! medians is at best as precise, and if rounds drift by 10 % its interval is half as wide again,
+//! since each median picks its own rounds. The Hodges-Lehmann estimate is more precise under
+//! Gaussian noise, but its bootstrap claims a difference between equals in 9 of 100 comparisons of
+//! 5 rounds and 7 of 6, and one bad run in ten rounds is enough to hide a true 10 % from it.
 //!
 //! **The interval** is the percentile bootstrap over rounds, at a nominal 99 %, computed exactly
 //! ([`median_interval`]). With few rounds a bootstrap holds less often than it promises: between
@@ -19,10 +18,10 @@
 //! by no more than 0.3. BCa (Efron 1987) is no better here: its acceleration comes from leaving out
 //! one round at a time, which is not consistent for a median.
 //!
-//! **A claim** is an interval without 1, from enough rounds ([`Ratio::of`]). That rests on nothing
-//! but the lot: between equals, a round favours either side with the same chance, whatever the
-//! noise. The exact signed-rank test stands beside it for readers who know it; the verdict does
-//! not use it, as one bad run in ten rounds is enough to silence it.
+//! **A claim** is an interval without 1, from enough rounds ([`Ratio::of`]). It rests on nothing
+//! but the random order: between equals, a round favours either side with the same probability,
+//! whatever the noise. The exact signed-rank test is reported for readers who know it; the verdict
+//! does not use it, as one bad run in ten rounds is enough to silence it.
 //!
 //! **When to stop**: [`Stopping`].
 //!

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escape_sequences_lose_their_power() {
+    fn printable_disarms_escape_sequences() {
         assert_eq!(printable("\x1b[31mred\r\n\u{9b}é"), "?[31mred???é");
     }
 

@@ -190,14 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn a_spread_has_its_median_between_its_ends() {
+    fn spread_has_its_median_between_its_ends() {
         assert_eq!(Spread::of(&[]), None);
         let spread = Spread::of(&[3.0, 1.0, 2.0, 9.0]).unwrap();
         assert_eq!(spread, Spread { median: 2.5, low: 1.0, high: 9.0 });
     }
 
     #[test]
-    fn the_nearest_number_of_connections_is_taken() {
+    fn nearest_number_of_connections_is_used() {
         let measured = [exchange(1, 10.0), exchange(64, 20.0), exchange(1000, 30.0)];
         for (conns, ns) in
             [(1, 10.0), (7, 10.0), (9, 20.0), (64, 20.0), (252, 20.0), (254, 30.0), (9000, 30.0)]
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_says_what_it_is() {
+    fn floor_text_names_every_measurement() {
         let text = floor().text();
         for words in [
             "| exchange in 1 thread, 1 connection      | 4.00us | 4.00us | 4.00us |",

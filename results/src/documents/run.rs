@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn from_equal_shares_to_one_taking_all() {
+    fn fairness_from_equal_shares_to_one_connection() {
         let fairness = Fairness::from_counts([5, 5, 5, 5]).unwrap();
         assert_eq!(fairness, Fairness { min: 5, max: 5, jain: 1.0 });
         let fairness = Fairness::from_counts([0, 8, 0, 0]).unwrap();

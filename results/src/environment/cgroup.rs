@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_has_a_hierarchy_a_controller() {
+    fn version_1_has_a_hierarchy_for_each_controller() {
         let found = directories(V1_GROUPS, V1_MOUNTS, "memory");
         let memory = "/sys/fs/cgroup/memory";
         let own = format!("{memory}/batch/job7");
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_has_one_for_all() {
+    fn version_2_has_one_hierarchy() {
         let mounts = "29 24 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n";
         let found = directories("0::/user.slice/a.scope\n", mounts, "cpu");
         let root = "/sys/fs/cgroup";
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_sees_its_own_group_as_the_mounts_root() {
+    fn container_sees_its_own_group_as_the_root() {
         let mounts = "712 700 0:26 /docker/4f2 /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu\n";
         let found = directories("2:cpu:/docker/4f2/inner\n", mounts, "cpu");
         assert_eq!(found, paths(&["/sys/fs/cgroup/cpu/inner", "/sys/fs/cgroup/cpu"]));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn no_control_groups_are_no_directories() {
+    fn missing_control_groups_have_no_directories() {
         assert_eq!(directories("", "", "cpu"), paths(&[]));
         assert_eq!(directories(V1_GROUPS, "", "cpu"), paths(&[]));
         assert_eq!(directories("0::/\n", V1_MOUNTS, "cpu"), paths(&["/sys/fs/cgroup/unified"]));

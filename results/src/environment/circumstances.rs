@@ -1,17 +1,17 @@
-//! What the numbers of a document depend on besides its subject.
+//! Circumstances that the numbers of a document depend on.
 
 use crate::{Build, Environment};
 
-/// What a run's numbers depend on besides its subject: a name, and the value if it has one.
+/// A circumstance: a name, and the value if it has one.
 pub(crate) type Circumstance = (String, Option<String>);
 
-/// What a circumstance is, `-` if it is absent.
+/// Value of a circumstance, `-` if it is absent.
 pub(crate) fn value<'a>(circumstances: &'a [Circumstance], name: &str) -> &'a str {
     let found = circumstances.iter().find(|(found, _)| found == name);
     found.and_then(|(_, value)| value.as_deref()).unwrap_or("-")
 }
 
-/// The circumstances that lie in the environment.
+/// Circumstances of the environment.
 pub(crate) fn circumstances(environment: &Environment) -> Vec<Circumstance> {
     let Environment { build, .. } = environment;
     let yes = |flag: Option<bool>| flag.map(|flag| if flag { "yes" } else { "no" }.to_owned());
@@ -46,7 +46,7 @@ pub(crate) fn circumstances(environment: &Environment) -> Vec<Circumstance> {
         .collect()
 }
 
-/// The commit, and whether the sources differed from it: `912762ea10 changed`.
+/// Commit, and a mark if the sources differed from it: `912762ea10 changed`.
 pub(crate) fn git(build: &Build) -> Option<String> {
     let dirty = if build.git_dirty == Some(true) { " changed" } else { "" };
     let revision = build.git_revision.as_ref();

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn bare_metal_has_none() {
+    fn bare_metal_has_no_hypervisor() {
         assert_eq!(hypervisor(XEON, None, "tsc hpet acpi_pm", "Amazon EC2 m5.metal"), None);
         assert_eq!(hypervisor(GRAVITON, None, "arch_sys_counter", "Amazon EC2 a1.metal"), None);
     }

@@ -1,4 +1,4 @@
-//! What became of a place while something was measured there.
+//! Disturbances during a measurement.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,13 @@ use super::circumstances::circumstances;
 use super::{Environment, Load};
 use crate::format;
 
-/// The share of the processors' time from which on its loss is told: less is lost to any neighbour.
+/// Share of CPU time whose loss is reported; neighbours take less on any shared machine.
 const STOLEN: f64 = 0.03;
 
-/// The share of the time from which on it is told that a control group was kept from the processors.
+/// Share of the time for which a control group is throttled that is reported.
 const THROTTLED: f64 = 0.01;
 
-/// The settings that are no longer as they were, as they are now.
+/// Settings that changed, with their new values.
 pub(super) fn changes(before: &Environment, after: &Environment) -> BTreeMap<String, String> {
     let was: BTreeMap<_, _> = circumstances(before).into_iter().collect();
     let is: BTreeMap<_, _> = circumstances(after).into_iter().collect();
@@ -34,11 +34,11 @@ pub(super) fn warnings(environment: &Environment) -> Vec<String> {
     };
     if let Some(elapsed_s) = during(|load| load.uptime_s).filter(|elapsed_s| *elapsed_s > 0.0) {
         let shown = format::duration((elapsed_s * 1e9) as u64);
-        let processors = environment.cpus_online.as_deref().map_or(1, count);
-        let stolen = during(|load| load.steal_s).map(|s| s / elapsed_s / processors as f64);
+        let cpus = environment.cpus_online.as_deref().map_or(1, count);
+        let stolen = during(|load| load.steal_s).map(|s| s / elapsed_s / cpus as f64);
         if let Some(stolen) = stolen.filter(|share| *share >= STOLEN) {
             warnings.push(format!(
-                "stolen: the hypervisor gave {:.0} % of the processors' time to others in the {shown} \
+                "stolen: the hypervisor gave {:.0} % of the CPUs' time to others in the {shown} \
                  of the run",
                 stolen * 100.0
             ));
@@ -46,7 +46,7 @@ pub(super) fn warnings(environment: &Environment) -> Vec<String> {
         let throttled = during(|load| load.throttled_s).map(|s| s / elapsed_s);
         if let Some(throttled) = throttled.filter(|share| *share >= THROTTLED) {
             warnings.push(format!(
-                "throttled: the control group had used up its share of the processors for {:.0} % of \
+                "throttled: the control group had used up its share of the CPUs for {:.0} % of \
                  the {shown} of the run",
                 throttled * 100.0
             ));
@@ -60,7 +60,7 @@ pub(super) fn warnings(environment: &Environment) -> Vec<String> {
     warnings
 }
 
-/// How many processors a list such as `0,2-3` names.
+/// Number of CPUs in a list such as `0,2-3`.
 fn count(list: &str) -> usize {
     let part = |part: &str| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_withheld_is_told() {
+    fn stolen_and_throttled_time_is_reported() {
         let mut environment = Environment {
             cpus_online: Some("0,2-4".into()),
             load_before: load(100.0, 8.0, 1.0),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_is_told() {
+    fn changed_settings_are_reported() {
         let before = Environment { governor: Some("powersave".into()), ..Environment::default() };
         let mut after = before.clone();
         after.load_after = load(1.0, 1.0, 1.0);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_processors_are_counted() {
+    fn cpu_lists_are_counted() {
         assert_eq!(["0", "0-1", "0,2-3", "", "x"].map(count), [1, 2, 3, 1, 1]);
     }
 }

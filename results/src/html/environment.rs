@@ -1,4 +1,4 @@
-//! Where the documents come from, with what is not the same in all of them set apart.
+//! Section of the machines, with differences between documents first.
 
 use std::collections::BTreeSet;
 
@@ -6,15 +6,15 @@ use super::page::Page;
 use super::table::Table;
 use crate::environment::circumstances::{Circumstance, value};
 
-/// What a document's numbers depend on, under its name.
+/// Circumstances of a document, under its name.
 pub(crate) struct Origin {
     pub(crate) name: String,
-    /// What kind of document it is.
+    /// Kind of the document.
     pub(crate) kind: String,
     pub(crate) circumstances: Vec<Circumstance>,
 }
 
-/// What a reader looks for first; the rest is behind a line to open.
+/// Circumstances that are shown at once; the others are behind a line to open.
 const FIRST: [&str; 14] = [
     "CPU",
     "CPUs online",
@@ -32,7 +32,7 @@ const FIRST: [&str; 14] = [
     "program",
 ];
 
-/// Adds the tables: of several documents first what differs.
+/// Adds the tables; of several documents, the differences first.
 pub(crate) fn section(page: &mut Page, origins: &[Origin]) {
     let mut seen = BTreeSet::new();
     let names = origins.iter().flat_map(|origin| &origin.circumstances).map(|(name, _)| name);
@@ -41,7 +41,7 @@ pub(crate) fn section(page: &mut Page, origins: &[Origin]) {
         origins.iter().map(|origin| value(&origin.circumstances, name).to_owned()).collect()
     };
     let (same, different): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| {
-        // What only runs have does not make an experiment different from them.
+        // A circumstance that only runs have does not make an experiment different from them.
         let has = |origin: &&Origin| origin.circumstances.iter().any(|(found, _)| found == name);
         let kinds: Vec<&str> =
             origins.iter().filter(has).map(|origin| origin.kind.as_str()).collect();

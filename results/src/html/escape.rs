@@ -2,9 +2,9 @@
 
 use crate::text;
 
-/// Makes `text` mean nothing but itself, between tags and inside a quoted attribute.
+/// Escapes `text` for use between tags and in a quoted attribute.
 ///
-/// Names, command lines, paths and errors come from whoever wrote the file.
+/// Names, command lines, paths and errors come from files of unknown origin.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text::printable(text).chars() {
@@ -27,7 +27,7 @@ mod tests {
     use super::escape;
 
     #[test]
-    fn nothing_opens_a_tag_or_ends_an_attribute() {
+    fn escaped_text_opens_no_tag_and_ends_no_attribute() {
         assert_eq!(escape("<script>'\"&]]>"), "&lt;script&gt;&#39;&quot;&amp;]]&gt;");
         assert_eq!(escape("a\0b\nc\u{202e}d"), "a?b?c?d");
         assert_eq!(escape("plain é"), "plain é");

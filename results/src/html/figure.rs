@@ -1,29 +1,29 @@
-//! What all charts have in common: caption, drawing, names for those who cannot see it, data.
+//! A chart: caption, drawing, legend, data.
 
 use super::escape::escape;
 use super::table::Table;
 
-/// The width of every drawing in its own units; text in it is 13 of them high.
+/// Width of every drawing in its own units; text in it is 13 of them high.
 pub(crate) const WIDTH: f64 = 460.0;
 
 /// A chart.
 #[derive(Debug)]
 pub(crate) struct Figure {
     pub(crate) title: String,
-    /// What the drawing shows, for who cannot see it.
+    /// Description of the drawing for readers who cannot see it.
     pub(crate) description: String,
     pub(crate) height: f64,
-    /// For the script, as attributes of the drawing.
+    /// Attributes of the drawing, for the script.
     pub(crate) attributes: String,
-    /// The inside of the `<svg>`.
+    /// Content of the `<svg>`.
     pub(crate) drawing: String,
     /// Names of the series, in the order of their styles; none where rows name them.
     pub(crate) legend: Vec<String>,
     /// True if the series are percentiles.
     pub(crate) percentiles: bool,
-    /// How to read it.
+    /// Explanation.
     pub(crate) note: String,
-    /// The values drawn.
+    /// Values drawn.
     pub(crate) data: Table,
 }
 
@@ -60,7 +60,7 @@ impl Figure {
     }
 }
 
-/// The classes of a series: a colour and a pattern of dashes, so that either tells it.
+/// Classes of a series: a colour and a pattern of dashes, either of which identifies it.
 pub(crate) fn style(index: usize, percentile: bool) -> String {
     match percentile {
         true => format!("p{} d{}", index % 4, index % 7),
@@ -68,7 +68,7 @@ pub(crate) fn style(index: usize, percentile: bool) -> String {
     }
 }
 
-/// A number for an attribute: at most one decimal, always finite.
+/// Number for an attribute: at most one decimal, always finite.
 pub(crate) fn number(value: f64) -> String {
     let value = if value.is_finite() { value } else { 0.0 };
     let text = format!("{value:.1}");

@@ -1,4 +1,4 @@
-//! The chart of lines over an axis: percentiles, time or rate.
+//! Chart of lines over an axis: percentiles, time or rate.
 
 use std::fmt::Write as _;
 
@@ -34,9 +34,9 @@ pub(crate) struct Lines {
 pub(crate) struct Series {
     pub(crate) name: String,
     pub(crate) points: Vec<Point>,
-    /// Whether its points are marked, not only the line between them.
+    /// True if its points are marked.
     pub(crate) marked: bool,
-    /// Whether there is a line between them.
+    /// True if its points are joined.
     pub(crate) joined: bool,
 }
 
@@ -45,9 +45,9 @@ pub(crate) struct Series {
 pub(crate) struct Point {
     pub(crate) x: f64,
     pub(crate) y: f64,
-    /// The interval of `y`.
+    /// Interval of `y`.
     pub(crate) band: Option<(f64, f64)>,
-    /// Something stands against believing it.
+    /// True if the point is doubtful.
     pub(crate) doubtful: bool,
 }
 
@@ -63,7 +63,7 @@ impl Lines {
         let x = self.x.over(LEFT, WIDTH - RIGHT);
         let y = self.y.over(HEIGHT - BOTTOM, TOP);
         let mut drawing = axes(&x, &self.x_label, &y, &self.y_label);
-        // A drawing of its own, because it cuts off what a zoom moves out of it.
+        // A nested drawing clips what a zoom moves out of it.
         let (width, height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
         let _ = write!(
             drawing,
@@ -132,7 +132,7 @@ impl Series {
     }
 }
 
-/// Strokes of no length with round ends: dots that stay round when a zoom stretches the drawing.
+/// Strokes of no length with round ends: dots that stay round if a zoom stretches the drawing.
 fn dots<'a>(points: impl Iterator<Item = &'a Point>, class: &str, x: &Scale, y: &Scale) -> String {
     let place = |point: &Point| format!("M{} {}h0", number(x.at(point.x)), number(y.at(point.y)));
     let places: String = points.map(place).collect();
@@ -148,7 +148,7 @@ fn path(places: impl Iterator<Item = (f64, f64)>) -> String {
     path
 }
 
-/// A value for the script, in four digits.
+/// Value for the script, in four digits.
 fn brief(value: f64) -> String {
     let value = if value.is_finite() { value } else { 0.0 };
     let rounded: f64 = format!("{value:.4e}").parse().unwrap_or(0.0);

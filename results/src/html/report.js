@@ -1,4 +1,4 @@
-// Values under the pointer, zoom, and series to be switched off. The page is whole without it.
+// Values under the pointer, zoom, and a switch for each series. The page is complete without it.
 (() => {
   "use strict";
   const SVG = "http://www.w3.org/2000/svg";
@@ -77,7 +77,7 @@
     get zoomed() {
       return this.view[0] !== this.full[0] || this.view[1] !== this.full[1];
     }
-    // What stretches and shifts the drawing made for the full axis.
+    // Stretches and shifts the drawing that was made for the full axis.
     get transform() {
       const factor = (this.full[1] - this.full[0]) / (this.view[1] - this.view[0]);
       const share = (this.view[0] - this.full[0]) / (this.full[1] - this.full[0]);
@@ -110,13 +110,13 @@
     }
   }
 
-  // One box for all charts says what is under the pointer.
+  // One box for all charts shows the values under the pointer.
   const tip = html("div", "", document.body);
   tip.id = "tip";
   tip.setAttribute("role", "status");
   tip.hidden = true;
 
-  const tell = (lines, x, y) => {
+  const showTip = (lines, x, y) => {
     tip.replaceChildren();
     for (const [name, value, style] of lines) {
       const line = html("div", "", tip);
@@ -195,10 +195,16 @@
     axis(name, axis, places) {
       const group = this.svg.querySelector(name);
       group.replaceChildren();
+      let end = -Infinity;
       for (const tick of axis.ticks()) {
         const [line, label] = places(axis.at(tick));
         element("path", { class: "grid", ...line }, group);
-        element("text", label, group).textContent = axis.show(tick);
+        // A label only where the one before leaves room.
+        const text = axis.show(tick);
+        const half = name === ".axis.x" ? text.length * 3.45 : 0;
+        if (half && axis.at(tick) - half < end + 7) continue;
+        end = axis.at(tick) + half;
+        element("text", label, group).textContent = text;
       }
     }
 
@@ -231,7 +237,7 @@
         const band = point.low === undefined ? "" : ` [${this.y.show(point.low)}, ${this.y.show(point.high)}]`;
         lines.push([name, this.y.show(point.y) + band, style]);
       }
-      tell(lines, ...onPage(this.svg, at, top));
+      showTip(lines, ...onPage(this.svg, at, top));
     }
 
     leave() {
@@ -256,21 +262,20 @@
         if (event.button !== 0) return;
         const start = place(svg, event);
         if (start.x < this.x.start || start.x > this.x.end || start.y > this.y.start) return;
-        from = { start, move: event.shiftKey, x: [...this.x.view], y: [...this.y.view] };
+        from = start;
         svg.setPointerCapture(event.pointerId);
       });
       svg.addEventListener("pointermove", (event) => {
         const at = place(svg, event);
         if (!from) return this.point(at.x);
-        if (from.move) return this.pan(from, at);
         this.leave();
-        element("rect", { class: "frame-of-zoom", ...this.box(from.start, at) }, this.over);
+        element("rect", { class: "frame-of-zoom", ...this.box(from, at) }, this.over);
       });
       svg.addEventListener("pointerup", (event) => {
         const begun = from;
         from = null;
-        if (!begun || begun.move) return;
-        const box = this.box(begun.start, place(svg, event));
+        if (!begun) return;
+        const box = this.box(begun, place(svg, event));
         if (box.width < 8) return;
         this.zoom(
           [this.x.bentAt(box.x), this.x.bentAt(box.x + box.width)],
@@ -281,20 +286,10 @@
       svg.addEventListener("pointerleave", () => { if (!from) this.leave(); });
       svg.addEventListener("blur", () => this.leave());
       svg.addEventListener("dblclick", () => this.zoom(this.x.full, this.y.full));
-      svg.addEventListener("wheel", (event) => {
-        // The wheel alone scrolls the page.
-        if (!event.ctrlKey && !event.metaKey) return;
-        event.preventDefault();
-        this.closer(this.x.bentAt(place(svg, event).x), event.deltaY < 0 ? 0.8 : 1.25);
-      }, { passive: false });
       svg.addEventListener("keydown", (event) => {
-        const middle = (this.x.view[0] + this.x.view[1]) / 2;
         const keys = {
           ArrowLeft: () => this.step(-1),
           ArrowRight: () => this.step(1),
-          "+": () => this.closer(this.current === undefined ? middle : this.x.bend(this.current), 0.7),
-          "-": () => this.closer(middle, 1.4),
-          0: () => this.zoom(this.x.full, this.y.full),
           Escape: () => this.zoom(this.x.full, this.y.full),
         };
         if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -303,26 +298,13 @@
       });
     }
 
-    // What a drag has framed; all of the height unless the frame is clearly one.
+    // Frame of a drag; all of the height unless the frame is clearly a box.
     box(start, end) {
       const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
       const [x0, x1] = [start.x, clamp(end.x, this.x.start, this.x.end)].sort((a, b) => a - b);
       let [y0, y1] = [start.y, clamp(end.y, this.y.end, this.y.start)].sort((a, b) => a - b);
       if (y1 - y0 < 30) [y0, y1] = [this.y.end, this.y.start];
       return { x: x0, y: y0, width: x1 - x0, height: y1 - y0 };
-    }
-
-    pan(from, at) {
-      const moved = (axis, view, pixels) => {
-        const shift = (pixels / (axis.end - axis.start)) * (view[1] - view[0]);
-        return [view[0] - shift, view[1] - shift];
-      };
-      this.zoom(moved(this.x, from.x, at.x - from.start.x), moved(this.y, from.y, at.y - from.start.y));
-    }
-
-    closer(bent, factor) {
-      const [low, high] = this.x.view;
-      this.zoom([bent - (bent - low) * factor, bent + (high - bent) * factor], this.y.view);
     }
 
     toggles() {
@@ -364,7 +346,7 @@
         const { group, text } = this.rows[current];
         group.classList.add("at");
         const box = group.getBoundingClientRect();
-        tell([[text, ""]], box.left + box.width / 3 + window.scrollX, box.top + window.scrollY);
+        showTip([[text, ""]], box.left + box.width / 3 + window.scrollX, box.top + window.scrollY);
       };
       this.rows.forEach(({ group }, index) => {
         group.addEventListener("pointerenter", () => mark(index));
@@ -389,8 +371,8 @@
   if (document.querySelector("svg.lines")) {
     const hint = html(
       "p",
-      "Charts: point to read values; drag to zoom, shift-drag to move, Ctrl-wheel for closer, " +
-        "double-click to undo; with the keyboard: arrows, + and -, Escape.",
+      "Charts: point to read values, drag to zoom, double-click or Escape to undo; arrow keys move " +
+        "along a line.",
       document.querySelector("header"),
     );
     hint.className = "note";

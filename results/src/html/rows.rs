@@ -1,4 +1,4 @@
-//! The chart of rows along one axis: a name, marks, and a number at the end.
+//! Chart of rows along one axis: a name, marks, and a number at the end.
 
 use std::fmt::Write as _;
 
@@ -8,17 +8,17 @@ use super::scale::Scale;
 use super::table::Table;
 use crate::text;
 
-/// Where the axis lies; before it are the names, behind it at least so much for the numbers.
+/// Place of the axis: names are before it, numbers behind it.
 const LEFT: f64 = 146.0;
 const RIGHT: f64 = 60.0;
-/// About what a character of a number takes.
+/// Width of a character of a number, about.
 const CHARACTER: f64 = 6.9;
 const ROW: f64 = 24.0;
 const HEADING: f64 = 26.0;
 const BOTTOM: f64 = 26.0;
 const TOP: f64 = 8.0;
 
-/// The most characters of a name that there is room for.
+/// Longest name, in characters.
 const NAME: usize = 20;
 
 /// A chart of rows.
@@ -27,7 +27,7 @@ pub(crate) struct Rows {
     pub(crate) title: String,
     pub(crate) description: String,
     pub(crate) scale: Scale,
-    /// A value to compare the others with, drawn through all rows.
+    /// Value to compare the others with, drawn through all rows.
     pub(crate) reference: Option<f64>,
     pub(crate) rows: Vec<Row>,
     pub(crate) note: String,
@@ -40,29 +40,29 @@ pub(crate) enum Row {
     Heading(String),
     Marks {
         name: String,
-        /// The series whose colour it has.
+        /// Series that gives the colour.
         series: usize,
         /// Drawn in this order.
         marks: Vec<Mark>,
-        /// The number at its end.
+        /// Number at its end.
         value: String,
     },
 }
 
-/// What is drawn in a row.
+/// A mark in a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mark {
-    /// From one value to another.
+    /// Interval.
     Interval(f64, f64),
-    /// The value itself.
+    /// Value.
     Value(f64),
-    /// One of the values it comes from.
+    /// Sample.
     Sample(f64),
-    /// One that was left out.
+    /// Sample that was left out.
     Excluded(f64),
-    /// A bar from one value to another.
+    /// Bar between two values.
     Bar(f64, f64),
-    /// The same in another shade: another part of a sum.
+    /// Bar in a lighter shade: another part of a sum.
     Part(f64, f64),
 }
 
@@ -119,7 +119,7 @@ impl Row {
                 let middle = top + ROW / 2.0;
                 let y = number(middle);
                 let marks: String = marks.iter().map(|mark| mark.svg(scale, middle)).collect();
-                // The whole row answers the pointer, and the name is whole there.
+                // The whole row answers the pointer, and its title has the whole name.
                 format!(
                     "<g class=\"row {}\"><title>{}: {}</title>\
                      <path class=\"hit\" d=\"M0 {}h{WIDTH}v{ROW}H0Z\"/>\

@@ -1,4 +1,4 @@
-//! From values to places in a drawing, and the round values an axis names.
+//! Axes: places of values, and round values for ticks.
 
 use std::fmt::Write as _;
 
@@ -6,26 +6,26 @@ use super::escape::escape;
 use super::figure::number;
 use super::unit::Unit;
 
-/// No value is taken for larger; sums and ratios of such values are still finite.
+/// Largest value of an axis; sums and ratios of such values are still finite.
 const VALUE_MAX: f64 = 1e30;
 
-/// No value on a logarithmic axis is taken for smaller.
+/// Smallest value of a logarithmic axis.
 const POSITIVE_MIN: f64 = 1e-30;
 
-/// The closest that two ticks' labels may be on an axis along the page, in the drawing's units.
+/// Least distance between ticks of ratios, in the drawing's units.
 const TICKS_APART: f64 = 46.0;
 
 /// Width of a character of a label, about.
 const CHARACTER: f64 = 6.9;
 
-/// How distances on an axis relate to values.
+/// Relation between distances on an axis and values.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
     Linear,
     Log,
 }
 
-/// An axis: what it shows, and where on the drawing.
+/// An axis: its values, and its place on the drawing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
     pub(crate) kind: Kind,
@@ -84,7 +84,7 @@ impl Scale {
         Scale { start, end, ..self }
     }
 
-    /// Where a value is; at an end of the axis what lies beyond. Always finite.
+    /// Place of a value; an end of the axis for a value beyond it. Always finite.
     pub(crate) fn at(&self, value: f64) -> f64 {
         let value = if value.is_nan() { self.low } else { value.clamp(self.low, self.high) };
         let share = match self.kind {
@@ -94,7 +94,7 @@ impl Scale {
         self.start + share * (self.end - self.start)
     }
 
-    /// Round values on the axis, ascending, with room for their labels.
+    /// Round values on the axis, ascending.
     pub(crate) fn ticks(&self) -> Vec<f64> {
         let candidates = match (self.unit, self.kind) {
             (Unit::Percentile, _) => nines(self.high),
@@ -143,7 +143,7 @@ impl Scale {
         ticks
     }
 
-    /// For the script: `log 1000 2e6 56 446 ns`.
+    /// Axis for the script: `log 1000 2e6 56 446 ns`.
     pub(crate) fn describe(&self) -> String {
         let kind = match self.kind {
             Kind::Linear => "linear",
@@ -184,7 +184,7 @@ mod tests {
     use super::{Kind, Scale, Unit};
 
     #[test]
-    fn places_are_on_the_axis_whatever_the_value() {
+    fn places_of_any_value_are_on_the_axis() {
         let scales = [
             Scale::from_zero(Unit::PerSecond, f64::NAN),
             Scale::from_zero(Unit::PerSecond, 1e308),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn logarithmic_where_values_span_a_decade() {
+    fn scale_is_logarithmic_for_a_decade() {
         let kind = |values: [f64; 2]| Scale::spanning(Unit::Nanoseconds, values).kind;
         assert_eq!(kind([1000.0, 9000.0]), Kind::Linear);
         assert_eq!(kind([1000.0, 10_000.0]), Kind::Log);

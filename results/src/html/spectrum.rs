@@ -1,4 +1,4 @@
-//! Latency by percentile: whole distributions, with the tail as wide as the middle.
+//! Chart of latency by percentile: whole distributions, with the tail as wide as the middle.
 
 use hdrhistogram::Histogram;
 
@@ -13,21 +13,21 @@ use crate::{Latency, format};
 /// Points for each nine.
 const STEPS: u32 = 12;
 
-/// The most nines: beyond a ten-millionth nobody reads on.
+/// Most nines: the ten-millionth part.
 const NINES_MAX: f64 = 7.0;
 
-/// The nines from which on values are given room, about the 20th percentile: the fastest exchange
-/// may be thousands of times as fast as most, and nobody asks for it.
+/// Nines from which on values determine the axis, about the 20th percentile: the fastest exchange
+/// may be thousands of times as fast as most.
 const SHOWN_FROM: f64 = 0.1;
 
-/// The confidence of the band.
+/// Confidence of the band.
 const CONFIDENCE: f64 = 0.95;
 
-/// With more samples than this the band is narrower than the histogram's resolution, and would
-/// take long to compute.
+/// Most samples with a band. Beyond, it is narrower than the histogram's resolution and slow to
+/// compute.
 const BANDED_MAX: u64 = 1 << 34;
 
-/// The percentiles in the table.
+/// Percentiles in the table.
 const TABLE: [(f64, &str); 7] = [
     (0.5, "p50"),
     (0.75, "p75"),
@@ -38,12 +38,12 @@ const TABLE: [(f64, &str); 7] = [
     (0.99999, "p99.999"),
 ];
 
-/// A histogram as its samples in order, for many looks at few of them.
+/// A histogram as its samples in order, for fast look-ups.
 struct Ordered {
     count: u64,
     min: u64,
     max: u64,
-    /// How many samples are at most the value, and the value: the largest with its resolution.
+    /// Number of samples up to a value, and the value: the largest with its resolution.
     upto: Vec<(u64, u64)>,
     histogram: Histogram<u64>,
 }
@@ -64,7 +64,7 @@ impl Ordered {
         }
     }
 
-    /// The value of the sample with this rank, from 1.
+    /// Value of the sample with this rank, from 1.
     fn at(&self, rank: u64) -> u64 {
         let place = self.upto.partition_point(|&(passed, _)| passed < rank);
         self.upto.get(place).map_or(self.max, |&(_, value)| value)
@@ -84,15 +84,14 @@ impl Ordered {
     }
 }
 
-/// A distribution and what it is called.
+/// A distribution and its name.
 pub(crate) struct Named<'a> {
     pub(crate) name: String,
-    /// Absent where nothing was timed; it keeps its colour all the same.
+    /// Absent if nothing was timed; the colour is reserved all the same.
     pub(crate) latency: Option<&'a Latency>,
 }
 
-/// The chart of distributions, or `None` if none can be drawn; and what is wrong with those that
-/// cannot.
+/// Chart of distributions, or `None` if none can be drawn; and the errors of those that cannot.
 pub(crate) fn spectrum(title: &str, named: &[Named]) -> (Option<Figure>, Vec<String>) {
     let mut problems = Vec::new();
     let mut histograms: Vec<(&str, Option<Ordered>)> = Vec::new();
@@ -194,7 +193,7 @@ mod tests {
     use super::Ordered;
 
     #[test]
-    fn samples_in_order_say_what_the_histogram_says() {
+    fn ordered_samples_agree_with_the_histogram() {
         let mut histogram = Histogram::<u64>::new(3).unwrap();
         for index in 0..20_000u64 {
             histogram.record(1000 + index * index % 9_999_991).unwrap();

@@ -1,4 +1,4 @@
-//! What a number on an axis is, and how it is written.
+//! Units of axes.
 
 use crate::format;
 
@@ -7,7 +7,7 @@ use crate::format;
 pub(crate) enum Unit {
     /// A latency, nanoseconds.
     Nanoseconds,
-    /// Processor time, microseconds.
+    /// CPU time, microseconds.
     Microseconds,
     /// A moment of the measured window.
     Seconds,
@@ -22,7 +22,7 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    /// The script's name for it.
+    /// Name of the unit in the script.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Nanoseconds => "ns",
@@ -35,7 +35,7 @@ impl Unit {
         }
     }
 
-    /// A value for people.
+    /// Value as text.
     pub(crate) fn show(self, value: f64) -> String {
         match self {
             Self::Nanoseconds | Self::Microseconds if value == 0.0 => "0".into(),

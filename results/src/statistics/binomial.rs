@@ -3,9 +3,9 @@
 /// Masses below this share of the largest are left out: far less than rounding takes.
 const NEGLIGIBLE: f64 = 1e-40;
 
-/// How many of a number of independent trials succeed.
+/// Number of successes in independent trials.
 pub(super) struct Binomial {
-    /// The count that `masses[0]` is the probability of; those not listed are negligible.
+    /// Count that `masses[0]` is the probability of; those not listed are negligible.
     first: u64,
     masses: Vec<f64>,
 }
@@ -44,25 +44,25 @@ impl Binomial {
         Binomial { first, masses }
     }
 
-    /// The chance of at least `count` successes.
+    /// Probability of at least `count` successes.
     pub(super) fn at_least(&self, count: u64) -> f64 {
         let skipped = count.saturating_sub(self.first).min(self.masses.len() as u64);
         // From the small end, for the digits.
         self.masses[skipped as usize..].iter().rev().sum()
     }
 
-    /// The largest count that there are fewer successes than with a chance of at most `tail`.
+    /// Largest count with a probability of at most `tail` for fewer successes.
     pub(super) fn low(&self, tail: f64) -> u64 {
         self.first + steps(self.masses.iter(), tail)
     }
 
-    /// The smallest count that is reached or exceeded with a chance of at most `tail`.
+    /// Smallest count with a probability of at most `tail` for as many successes.
     pub(super) fn high(&self, tail: f64) -> u64 {
         self.first + self.masses.len() as u64 - steps(self.masses.iter().rev(), tail)
     }
 }
 
-/// How many of `masses` together stay within `tail`.
+/// Number of leading `masses` whose sum is at most `tail`.
 fn steps<'a>(masses: impl Iterator<Item = &'a f64>, tail: f64) -> u64 {
     let mut sum = 0.0;
     masses
@@ -79,7 +79,7 @@ mod tests {
 
     /// `scipy.stats.binom.sf(count - 1, trials, probability)`, scipy 1.17.1.
     #[test]
-    fn tails_are_scipys() {
+    fn tails_agree_with_scipy() {
         for (trials, probability, count, expected) in [
             (20, 0.3, 4, 0.8929131954962691),
             (10, 0.5, 5, 0.623046875),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn certainties() {
+    fn certain_and_impossible_events() {
         let (never, always) = (Binomial::new(9, 0.0), Binomial::new(9, 1.0));
         assert_eq!([never.at_least(0), never.at_least(1)], [1.0, 0.0]);
         assert_eq!([always.at_least(9), always.at_least(10)], [1.0, 0.0]);

@@ -1,8 +1,8 @@
-//! The bootstrap interval of a median, without drawing lots.
+//! Bootstrap interval of a median, computed exactly.
 
 use super::binomial::Binomial;
 
-/// The percentile bootstrap interval of the median of `values`, at the nominal `confidence`.
+/// Percentile bootstrap interval of the median of `values`, at the nominal `confidence`.
 ///
 /// The bootstrap draws samples from `values`, with replacement and as large, and takes the middle
 /// share `confidence` of their medians (Efron 1979). Which value is a sample's median depends only
@@ -26,7 +26,7 @@ pub fn median_interval(values: &[f64], confidence: f64) -> Option<(f64, f64)> {
     Some((reach(medians.iter(), tail)?, reach(medians.iter().rev(), tail)?))
 }
 
-/// The first of `medians` where their probabilities add up to more than `tail`.
+/// First of `medians` at which the sum of the probabilities exceeds `tail`.
 fn reach<'a>(medians: impl Iterator<Item = &'a (f64, f64)>, tail: f64) -> Option<f64> {
     let mut sum = 0.0;
     let mut reached = medians.skip_while(|(_, probability)| {
@@ -36,18 +36,18 @@ fn reach<'a>(medians: impl Iterator<Item = &'a (f64, f64)>, tail: f64) -> Option
     reached.next().map(|&(median, _)| median)
 }
 
-/// How probable it is that the median of a resample is the mean of the values of the ranks `i` and
-/// `j`, counted from 0: one rank twice, or, for an even `count`, any two.
+/// Probability that the median of a resample is the mean of the values of the ranks `i` and `j`,
+/// counted from 0: one rank twice, or, for an even `count`, any two.
 fn probabilities(count: usize) -> Vec<(usize, usize, f64)> {
     // The lower of the two middle values of a resample, or the only one, is its `middle`th.
     let middle = count.div_ceil(2);
     let share = |ranks: usize| ranks as f64 / count as f64;
-    // The chance that it is one of the so many lowest values.
+    // Probability that it is one of the `ranks` lowest values.
     let within: Vec<f64> = (0..=count)
         .map(|ranks| Binomial::new(count as u64, share(ranks)).at_least(middle as u64))
         .collect();
-    // The chance that half of the draws are among the so many and one values at an end, with one
-    // of them the innermost; as a logarithm, with the ways to choose that half.
+    // Probability that half of the draws are among the `ranks` + 1 values at an end, with one of
+    // them the innermost; as a logarithm, with the ways to choose that half.
     let step = |ranks: usize| {
         let rest = (share(ranks) / share(ranks + 1)).powi(middle as i32);
         middle as f64 * share(ranks + 1).ln() + (-rest).ln_1p()
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_probabilities_are_those_of_all_resamples() {
+    fn probabilities_agree_with_all_resamples() {
         for count in 1..=6 {
             let expected = enumerated(count);
             let found = probabilities(count);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_probabilities_add_up_for_any_count() {
+    fn probabilities_sum_to_one() {
         for count in [7, 20, 101, 400] {
             let sum: f64 = probabilities(count).iter().map(|&(_, _, p)| p).sum();
             assert!((sum - 1.0).abs() < 1e-9, "{count}: {sum}");
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_are_ranks_or_means_of_two() {
+    fn interval_ends_are_ranks_or_means_of_two() {
         let values: Vec<f64> = (1..=20).map(f64::from).collect();
         let interval = |count: usize| median_interval(&values[..count], 0.99).unwrap();
         assert_eq!(interval(1), (1.0, 1.0));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_does_not_hang_on_order_and_mirrors() {
+    fn interval_is_independent_of_order_and_mirrors() {
         let values = [0.3, -0.1, 0.25, 0.02, 0.4, -0.3, 0.11, 0.07, 0.31, 0.2];
         let mut shuffled = values;
         shuffled.reverse();
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn more_confidence_is_never_narrower() {
+    fn interval_widens_with_confidence() {
         let values = [0.3, -0.1, 0.25, 0.02, 0.4, -0.3, 0.11, 0.07, 0.31, 0.2];
         let intervals =
             [0.5, 0.9, 0.95, 0.99, 0.998].map(|level| median_interval(&values, level).unwrap());

@@ -26,7 +26,7 @@ mod tests {
     /// `binom.sf(u - 1, n, q) <= (1 - c) / 2`, scipy 1.17.1; up to 10,000 samples also
     /// `quantile_test(range(1, n + 1), p=q).confidence_interval(c)`.
     #[test]
-    fn ranks_are_scipys() {
+    fn ranks_agree_with_scipy() {
         for (count, quantile, confidence, expected) in [
             (100, 0.5, 0.95, Some((40, 61))),
             (1000, 0.99, 0.95, Some((983, 997))),

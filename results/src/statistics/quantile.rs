@@ -1,6 +1,6 @@
 //! Median and spread of a few values.
 
-/// The median; `None` without values.
+/// Median; `None` without values.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
@@ -10,7 +10,7 @@ pub fn median(values: &[f64]) -> Option<f64> {
     Some(f64::midpoint(low, high))
 }
 
-/// How far values lie from their median, as a share of it: the median distance, scaled to be the
+/// Spread of values around their median, as a share of it: the median distance, scaled to be the
 /// standard deviation of Gaussian noise. Half of the values may be wild without moving it far.
 ///
 /// `None` without values, or around zero.
@@ -27,7 +27,7 @@ mod tests {
     use super::{median, spread};
 
     #[test]
-    fn the_middle_or_the_mean_of_the_middle_two() {
+    fn median_of_odd_and_even_counts() {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0]), Some(3.0));
         assert_eq!(median(&[9.0, 1.0, 2.0]), Some(2.0));
@@ -36,7 +36,7 @@ mod tests {
 
     /// `scipy.stats.median_abs_deviation(x, scale="normal") / numpy.median(x)`, scipy 1.17.1.
     #[test]
-    fn the_spread_is_scipys() {
+    fn spread_agrees_with_scipy() {
         let found = spread(&[3.1, 4.7, 2.2, 6.4, 5.1, 2.9]).unwrap();
         assert!((found / 0.41816985650157995 - 1.0).abs() < 1e-9, "{found}");
         assert_eq!(spread(&[2.0, 2.0, 100.0]), Some(0.0), "one wild value does not count");

@@ -1,7 +1,7 @@
 //! Wilcoxon's signed-rank test, exact also with ties, for small samples.
 
-/// Wilcoxon's signed-rank test: how probable it is, if each difference were as likely to have the
-/// opposite sign, that they lean to one side at least as much as they do. Two-sided.
+/// Wilcoxon's signed-rank test: probability, if each difference were as likely to have the opposite
+/// sign, that they lean to one side at least as much as they do. Two-sided.
 ///
 /// Zeros are dropped, equal sizes share their mean rank, and the distribution is the exact one
 /// given those ranks. Takes a time of about the cube of the number of differences.
@@ -10,7 +10,7 @@ pub fn signed_rank(differences: &[f64]) -> f64 {
     let sizes: Vec<f64> = differences.iter().map(|difference| difference.abs()).collect();
     let ranks = doubled_ranks(&sizes);
     let total: usize = ranks.iter().sum();
-    // The chance of each sum of the positive ranks.
+    // Probability of each sum of the positive ranks.
     let mut chances = vec![0.0; total + 1];
     chances[0] = 1.0;
     for &rank in &ranks {
@@ -23,7 +23,7 @@ pub fn signed_rank(differences: &[f64]) -> f64 {
     two_sided(&chances, positive.map(|(rank, _)| rank).sum())
 }
 
-/// The chance of a sum as far out as `found`, on either side, from the weight of each sum.
+/// Probability of a sum as far out as `found`, on either side, from the weight of each sum.
 fn two_sided(weights: &[f64], found: usize) -> f64 {
     let all: f64 = weights.iter().sum();
     let at_most: f64 = weights[..=found].iter().sum();
@@ -31,8 +31,8 @@ fn two_sided(weights: &[f64], found: usize) -> f64 {
     (2.0 * at_most.min(at_least) / all).min(1.0)
 }
 
-/// Twice the rank of each value, from 1 for the lowest; the mean rank where values are equal,
-/// which doubled is whole.
+/// Twice the rank of each value, from 1 for the lowest; the mean rank for equal values, which
+/// doubled is whole.
 fn doubled_ranks(values: &[f64]) -> Vec<usize> {
     values
         .iter()
@@ -54,7 +54,7 @@ mod tests {
 
     /// `scipy.stats.wilcoxon(d, method="exact").pvalue`, scipy 1.17.1.
     #[test]
-    fn signed_rank_is_scipys() {
+    fn signed_rank_agrees_with_scipy() {
         let mixed = [0.5, -0.2, 0.9, 1.3, 0.7, -0.4, 0.3, 1.1];
         let rising: Vec<f64> = (1..=8).map(f64::from).collect();
         for (differences, expected) in [
@@ -80,7 +80,7 @@ mod tests {
     /// `scipy.stats.wilcoxon(d, method=PermutationMethod(n_resamples=10**9)).pvalue`, and
     /// `wilcoxon([1, 2, -1.5, 3, 4], method="exact").pvalue` for the second.
     #[test]
-    fn signed_rank_with_ties_and_zeros_is_scipys() {
+    fn signed_rank_with_ties_and_zeros_agrees_with_scipy() {
         near(signed_rank(&[1.0, 1.0, -1.0, 2.0, 2.0, 3.0, -2.0, 4.0]), 0.1640625);
         near(signed_rank(&[0.0, 1.0, 2.0, -1.5, 3.0, 4.0, 0.0]), 0.1875);
     }

@@ -1,37 +1,37 @@
-//! How a subject compares with the baseline in one metric, and whether that is a difference.
+//! Ratio of a subject to the baseline in one metric, and its verdict.
 
 use serde::{Deserialize, Serialize};
 
 use super::{median, median_interval, signed_rank};
 
-/// The nominal chance that a family of intervals misses the truth.
+/// Nominal probability that a family of intervals misses the truth.
 const MISS: f64 = 0.01;
 
-/// The most chance of a claim between equals that a number of rounds may leave to a family, where
+/// Highest probability of a claim between equals that a number of rounds may leave to a family, if
 /// all rounds lean to one side.
 const CHANCE_MAX: f64 = 0.04;
 
-/// A subject's values over the baseline's, round by round.
+/// Values of a subject over those of the baseline, round by round.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ratio {
-    /// The median of the rounds' ratios.
+    /// Median of the rounds' ratios.
     pub median: f64,
-    /// The lower end of its interval.
+    /// Lower end of its interval.
     pub low: f64,
-    /// The upper end of its interval.
+    /// Upper end of its interval.
     pub high: f64,
-    /// The nominal confidence of the interval, a percentile bootstrap over rounds.
+    /// Nominal confidence of the interval, a percentile bootstrap over rounds.
     pub confidence: f64,
-    /// The rounds with a value of both sides.
+    /// Rounds with a value of both sides.
     pub rounds: u32,
     /// Wilcoxon's signed-rank test of the logarithms, two-sided: for readers, not for the verdict.
     pub p_signed_rank: f64,
-    /// What may be claimed.
+    /// Verdict.
     pub verdict: Verdict,
 }
 
-/// What a [`Ratio`] allows to be claimed.
+/// Verdict on a [`Ratio`].
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -42,7 +42,7 @@ pub enum Verdict {
     Higher,
     /// The interval holds 1: any difference is smaller than the noise lets see.
     NoDifference,
-    /// Even if all rounds lean to one side, that is too probable by chance.
+    /// There are too few rounds: even if all lean to one side, that is too probable by chance.
     TooFewRounds,
 }
 
@@ -93,7 +93,7 @@ impl Ratio {
         (self.high / self.low).sqrt() - 1.0
     }
 
-    /// Whether a difference is claimed.
+    /// True if a difference is claimed.
     pub fn claims(&self) -> bool {
         matches!(self.verdict, Verdict::Lower | Verdict::Higher)
     }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_of_the_ratios_round_by_round() {
+    fn ratio_is_the_median_of_the_rounds_ratios() {
         let ratio = Ratio::of(&pairs(&[0.9, 0.85, 0.88, 0.91, 0.84, 0.5, 0.87]), 1).unwrap();
         assert!(close(ratio.median, 0.87) && close(ratio.low, 0.5) && close(ratio.high, 0.91));
         assert_eq!((ratio.rounds, ratio.verdict), (7, Verdict::Lower));
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn exchanging_the_sides_inverts() {
+    fn exchanged_sides_invert_the_ratio() {
         let there = pairs(&[1.2, 0.95, 1.3, 1.1, 1.15, 1.25, 1.22, 1.18]);
         let back: Vec<(f64, f64)> = there.iter().map(|&(a, b)| (b, a)).collect();
         let (there, back) = (Ratio::of(&there, 1).unwrap(), Ratio::of(&back, 1).unwrap());
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_takes_six_rounds_and_in_a_family_of_five_eight() {
+    fn claim_needs_six_rounds_or_eight_in_a_family_of_five() {
         let same = pairs(&[0.5; 8]);
         let verdict = |rounds: usize, family| Ratio::of(&same[..rounds], family).unwrap().verdict;
         assert_eq!([5, 6].map(|n| verdict(n, 1)), [Verdict::TooFewRounds, Verdict::Lower]);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_family_widens_the_interval() {
+    fn larger_family_widens_the_interval() {
         let pairs = pairs(&[0.98, 0.97, 1.05, 0.96, 0.94, 0.97, 0.93, 0.95, 0.96, 0.98]);
         let (one, five) = (Ratio::of(&pairs, 1).unwrap(), Ratio::of(&pairs, 5).unwrap());
         assert_eq!((one.confidence, five.confidence), (0.99, 0.998));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_ratio_is_left_out() {
+    fn pairs_without_a_ratio_are_left_out() {
         let mut some = pairs(&[0.9; 6]);
         some.extend([(0.0, 1.0), (1.0, 0.0), (f64::NAN, 1.0), (1.0, f64::INFINITY), (-1.0, 1.0)]);
         assert_eq!(Ratio::of(&some, 1).unwrap().rounds, 6);

@@ -1,4 +1,4 @@
-//! When there are rounds enough.
+//! Rule that ends the rounds of a cell.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,24 +6,24 @@ use super::{Ratio, Verdict};
 
 /// Rounds are repeated until the interval of every ratio is narrow enough, or up to a maximum.
 ///
-/// The rule asks how wide the interval is, never where 1 lies: stopping as soon as a difference
-/// shows would find one sooner or later between equals. What is left is the luck of a narrow
-/// interval, so it looks at even numbers of rounds only: that claims a difference between equals
-/// in at most 3 of 100 comparisons with the default numbers, where one look at the end does in 2,
-/// and a look after every round would in nearly 4; with 4 % and up to 50 rounds in 3.6 (by
-/// simulation, over noise of 1 to 10 % from run to run).
+/// The rule depends on the width of the interval, never on the place of 1 in it: stopping as soon
+/// as a difference shows would sooner or later find one between equals. A narrow interval may still
+/// come by luck, so the rule is applied at even numbers of rounds only: it claims a difference
+/// between equals in at most 3 of 100 comparisons with the default numbers, where a single decision
+/// at the end does in 2, and one after every round would in nearly 4; with 4 % and up to 50 rounds
+/// in 3.6 (by simulation, over noise of 1 to 10 % from run to run).
 ///
-/// For the same time, many short runs tell more than a few long ones: what disturbs a shared
-/// machine lasts, so that a run's neighbours are disturbed alike (between runs 0.2 s apart a
+/// In the same time, many short runs are more precise than a few long ones: disturbances of a
+/// shared machine last, so that neighbouring runs are disturbed alike (between runs 0.2 s apart a
 /// correlation of 0.5 was measured) and a longer run is hardly less noisy.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stopping {
-    /// The fewest rounds, counting those in which both sides are valid.
+    /// Fewest rounds in which both sides are valid.
     pub rounds_min: u32,
-    /// The most rounds, valid or not.
+    /// Most rounds, valid or not.
     pub rounds_max: u32,
-    /// The half width that is narrow enough, as a share: 0.03 for `[0.97, 1.03]`.
+    /// Half width that is narrow enough, as a share: 0.03 for `[0.97, 1.03]`.
     pub precision: f64,
 }
 
@@ -33,7 +33,7 @@ impl Default for Stopping {
     }
 }
 
-/// Why no further round was made.
+/// Reason for the last round.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -45,8 +45,8 @@ pub enum Stopped {
 }
 
 impl Stopping {
-    /// Whether to stop after so many rounds, given the ratios that are to be precise; `None` among
-    /// them is one that cannot be computed yet.
+    /// Reason to stop after `rounds`, given the ratios that are to be precise; `None` among them is
+    /// a ratio that cannot be computed yet.
     pub fn stop(&self, rounds: u32, ratios: &[Option<&Ratio>]) -> Option<Stopped> {
         let look = rounds.is_multiple_of(2) || rounds >= self.rounds_max;
         let precise = |ratio: &Ratio| {
@@ -67,7 +67,7 @@ mod tests {
     use super::{Stopped, Stopping};
     use crate::statistics::Ratio;
 
-    /// So many rounds with ratios this far around one.
+    /// Rounds with ratios this far around one.
     fn ratio(rounds: u32, noise: f64) -> Ratio {
         let pairs: Vec<(f64, f64)> = (0..rounds)
             .map(|round| (1.0, if round % 2 == 0 { 1.0 + noise } else { 1.0 / (1.0 + noise) }))
@@ -78,7 +78,7 @@ mod tests {
     const RULE: Stopping = Stopping { rounds_min: 8, rounds_max: 13, precision: 0.03 };
 
     #[test]
-    fn all_intervals_have_to_be_narrow() {
+    fn stops_when_all_intervals_are_narrow() {
         let (narrow, wide) = (ratio(8, 0.02), ratio(8, 0.04));
         assert_eq!(RULE.stop(8, &[Some(&narrow), Some(&narrow)]), Some(Stopped::Precise));
         assert_eq!(RULE.stop(8, &[Some(&narrow), Some(&wide)]), None);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn it_looks_at_even_rounds_and_at_the_last() {
+    fn stops_at_even_rounds_and_at_the_last() {
         let narrow = ratio(9, 0.02);
         assert_eq!(RULE.stop(9, &[Some(&narrow)]), None);
         assert_eq!(RULE.stop(10, &[Some(&narrow)]), Some(Stopped::Precise));

@@ -1,4 +1,4 @@
-//! A headless Chromium, spoken to through a pipe in the DevTools protocol: messages of JSON, each
+//! A headless Chromium, controlled through a pipe in the DevTools protocol: messages of JSON, each
 //! ended by a zero byte (chromedevtools.github.io/devtools-protocol).
 
 use std::io::{BufRead, BufReader, Write};
@@ -11,13 +11,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Longer than any answer takes, even of a machine with much else to do.
+/// Longer than any answer takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the program is called, by different distributors.
+/// Names of the program in different distributions.
 const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
 
-/// Nothing from outside, nothing that asks.
+/// No network, no dialogs.
 const OPTIONS: [&str; 10] = [
     "--headless",
     "--remote-debugging-pipe",
@@ -31,7 +31,7 @@ const OPTIONS: [&str; 10] = [
     "--hide-scrollbars",
 ];
 
-/// The browser's program, if there is one.
+/// Path of the browser, if there is one.
 pub(crate) fn find() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let places: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -39,14 +39,14 @@ pub(crate) fn find() -> Option<PathBuf> {
     all.into_iter().find(|program| program.is_file())
 }
 
-/// A browser with one page. It ends with the value.
+/// A browser with one page. It ends when dropped.
 pub(crate) struct Browser {
     child: Child,
     commands: ChildStdin,
     messages: Receiver<Value>,
     session: Option<String>,
     last: u64,
-    /// What the browser told by itself, in order.
+    /// Events of the browser, in order.
     pub(crate) events: Vec<Value>,
     _profile: TempDir,
 }
@@ -122,7 +122,7 @@ impl Browser {
         message.unwrap_or_else(|_| panic!("the browser says nothing to {waiting}"))
     }
 
-    /// Loads a file, and forgets what was told before.
+    /// Loads a file, and forgets earlier events.
     pub(crate) fn open(&mut self, file: &Path) {
         self.events.clear();
         self.call("Page.navigate", json!({ "url": format!("file://{}", file.display()) }));
@@ -132,7 +132,7 @@ impl Browser {
         }
     }
 
-    /// What an expression is in the page.
+    /// Value of an expression in the page.
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
         let parameters = json!({ "expression": expression, "returnByValue": true });
         let mut answer = self.call("Runtime.evaluate", parameters);
@@ -150,7 +150,7 @@ impl Browser {
         self.call("Input.dispatchMouseEvent", parameters);
     }
 
-    /// What went wrong in the page, or was asked of the network.
+    /// Errors in the page, and its requests to the network.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let bad = |event: &&Value| match event["method"].as_str() {
             Some("Runtime.exceptionThrown" | "Log.entryAdded") => true,

@@ -1,7 +1,7 @@
-//! The page in a real browser: drawn with and without its script, and the script at work.
+//! The page in a real browser, with and without its script.
 //!
-//! Without Chromium it is skipped, which is said aloud, and is a failure if `LOCKSTEP_REQUIRE` names
-//! `chromium`. Pictures of the page are left in the target directory, to be looked at.
+//! Without Chromium it is skipped with a message, or fails if `LOCKSTEP_REQUIRE` names `chromium`.
+//! Screenshots are left in the target directory.
 
 mod devtools;
 
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use devtools::Browser;
 
 #[test]
-fn the_page_is_drawn_and_answers_to_pointer_and_keys() {
+fn page_reacts_to_pointer_and_keys() {
     let Some(program) = devtools::find() else { return skip() };
     let directory = tempfile::tempdir().unwrap();
     let page = report(&documents());
@@ -31,13 +31,13 @@ fn the_page_is_drawn_and_answers_to_pointer_and_keys() {
     browser.open(&file);
     assert_eq!(browser.evaluate("document.querySelectorAll('svg[role=img]').length"), charts);
     assert_eq!(browser.evaluate("document.documentElement.className"), "scripted");
-    nothing_came_of_hostile_names(&mut browser);
-    the_pointer_reads_values(&mut browser);
-    a_drag_zooms_and_the_button_undoes_it(&mut browser);
-    a_series_can_be_switched_off(&mut browser);
-    keys_walk_along_a_line(&mut browser);
-    it_fits_a_phone(&mut browser);
-    it_is_dark_where_wished(&mut browser);
+    hostile_names_have_no_effect(&mut browser);
+    pointer_shows_values(&mut browser);
+    drag_zooms_and_button_resets(&mut browser);
+    series_can_be_switched_off(&mut browser);
+    keys_move_along_a_line(&mut browser);
+    page_fits_a_phone(&mut browser);
+    page_is_dark_if_preferred(&mut browser);
     assert_eq!(browser.complaints(), [""; 0]);
 
     browser.call("Emulation.setScriptExecutionDisabled", json!({ "value": true }));
@@ -52,7 +52,7 @@ fn skip() {
     assert!(!required.split(',').any(|name| name == "chromium"), "chromium is required here");
 }
 
-/// The stored runs, one of them under a name that is markup and with intervals.
+/// Stored runs; one of them has intervals and a name that is markup.
 fn documents() -> Vec<(String, Stored)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("runs");
     let mut files: Vec<PathBuf> = (fs::read_dir(folder).unwrap())
@@ -60,7 +60,7 @@ fn documents() -> Vec<(String, Stored)> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
         .collect();
     files.sort();
-    // The first of them, however many there will be: two comparisons and some runs.
+    // The first four: a comparison and three runs.
     let mut documents = Vec::new();
     for file in files {
         match store::read(&file).unwrap() {
@@ -87,14 +87,14 @@ fn documents() -> Vec<(String, Stored)> {
     documents
 }
 
-fn nothing_came_of_hostile_names(browser: &mut Browser) {
+fn hostile_names_have_no_effect(browser: &mut Browser) {
     assert_eq!(browser.evaluate("typeof window.hurt"), "undefined");
     assert_eq!(browser.evaluate("document.images.length"), 0);
     assert_eq!(browser.evaluate("document.scripts.length"), 1);
 }
 
-/// Where the drawing of the first chart of lines is in the window, after scrolling to it: left, top,
-/// width, height.
+/// Place of the first chart of lines in the window, after scrolling to it: left, top, width,
+/// height.
 fn plot(browser: &mut Browser) -> [f64; 4] {
     let place = browser.evaluate(
         "(() => { const plot = document.querySelector('svg.lines .plot rect, svg.lines .frame');
@@ -120,7 +120,7 @@ fn labels(browser: &mut Browser) -> Vec<String> {
     serde_json::from_value(labels).unwrap()
 }
 
-fn the_pointer_reads_values(browser: &mut Browser) {
+fn pointer_shows_values(browser: &mut Browser) {
     let [left, top, width, height] = plot(browser);
     assert_eq!(tip(browser), None);
     browser.pointer("mouseMoved", (left + width / 2.0, top + height / 2.0), false);
@@ -129,7 +129,7 @@ fn the_pointer_reads_values(browser: &mut Browser) {
     assert!(tip.contains(name.as_str().unwrap()) && tip.contains('%'), "{tip}");
 }
 
-fn a_drag_zooms_and_the_button_undoes_it(browser: &mut Browser) {
+fn drag_zooms_and_button_resets(browser: &mut Browser) {
     let [left, top, width, height] = plot(browser);
     let before = labels(browser);
     let middle = top + height / 2.0;
@@ -143,7 +143,7 @@ fn a_drag_zooms_and_the_button_undoes_it(browser: &mut Browser) {
     assert_eq!(labels(browser), before);
 }
 
-fn a_series_can_be_switched_off(browser: &mut Browser) {
+fn series_can_be_switched_off(browser: &mut Browser) {
     let shown = "getComputedStyle(document.querySelector('svg.lines .series')).display";
     assert_eq!(browser.evaluate(shown), "inline");
     browser.evaluate("document.querySelector('.legend [role=button]').click()");
@@ -152,7 +152,7 @@ fn a_series_can_be_switched_off(browser: &mut Browser) {
     assert_eq!(browser.evaluate(shown), "inline");
 }
 
-fn keys_walk_along_a_line(browser: &mut Browser) {
+fn keys_move_along_a_line(browser: &mut Browser) {
     browser.evaluate("document.querySelector('svg.lines').focus()");
     let mut seen = Vec::new();
     for _ in 0..2 {
@@ -165,7 +165,7 @@ fn keys_walk_along_a_line(browser: &mut Browser) {
     assert_ne!(seen[0], seen[1]);
 }
 
-fn it_fits_a_phone(browser: &mut Browser) {
+fn page_fits_a_phone(browser: &mut Browser) {
     let phone = json!({ "width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": true });
     browser.call("Emulation.setDeviceMetricsOverride", phone);
     assert_eq!(browser.evaluate("document.documentElement.scrollWidth"), 360);
@@ -173,7 +173,7 @@ fn it_fits_a_phone(browser: &mut Browser) {
     browser.call("Emulation.clearDeviceMetricsOverride", json!({}));
 }
 
-fn it_is_dark_where_wished(browser: &mut Browser) {
+fn page_is_dark_if_preferred(browser: &mut Browser) {
     let color = "getComputedStyle(document.body).backgroundColor";
     let light = browser.evaluate(color);
     picture(browser, "report-light.png");
@@ -183,7 +183,7 @@ fn it_is_dark_where_wished(browser: &mut Browser) {
     picture(browser, "report-dark.png");
 }
 
-/// The whole page as it is seen. A blank one is a PNG of a few hundred bytes.
+/// Screenshot of the whole page. A blank one is a PNG of a few hundred bytes.
 fn picture(browser: &mut Browser, name: &str) {
     let parameters = json!({ "format": "png", "captureBeyondViewport": true });
     let picture = browser.call("Page.captureScreenshot", parameters);

@@ -1,4 +1,4 @@
-//! The experiment on `listen(n)`: what its text says, what it calls wrong, and files.
+//! Backlog experiment: text, disagreements, and files.
 
 use lockstep_results::backlog::{
     Backlog, Check, Client, Counters, Depth, Fate, Kernel, Outcome, Prediction, Range, Trial,
@@ -80,7 +80,7 @@ fn backlog(trials: Vec<Trial>) -> Backlog {
 }
 
 #[test]
-fn every_client_is_counted_once() {
+fn backlog_outcome_counts_every_client_once() {
     assert_eq!(Outcome::of(&trial().clients), trial().measured);
     assert_eq!(Outcome::of(&[]), Outcome::default());
     let mut unserved = client(Fate::Late, 1.0, 1, false);
@@ -104,7 +104,7 @@ fn every_client_is_counted_once() {
 }
 
 #[test]
-fn one_sentence_says_what_happened() {
+fn backlog_sentence_describes_the_trial() {
     assert_eq!(
         trial().sentence(),
         "listen(5) admitted 6 at once; 8 more waited 1.02 s for their second SYN; 2 of them \
@@ -133,13 +133,13 @@ fn one_sentence_says_what_happened() {
         mixed.sentence(),
         "listen(5) admitted 6 at once; 6 more waited 1.02 s to 99.00 s for their second to 23rd \
          SYN; 1 of them believed it was connected and was not; 1 was refused; 1 was reset after \
-         they had connected; nobody had a reply."
+         they had connected; no client had a reply."
             .replace("after they had connected", "after it had connected")
     );
 }
 
 #[test]
-fn the_text_has_a_table_the_pictures_and_the_verdict_and_fits() {
+fn backlog_text_has_all_parts_and_fits() {
     let mut wide = trial();
     (wide.n, wide.listeners) = (4096, 16);
     wide.notes.push("a note that is quite long ".repeat(8).trim_end().to_owned());
@@ -163,7 +163,7 @@ fn the_text_has_a_table_the_pictures_and_the_verdict_and_fits() {
 }
 
 #[test]
-fn what_is_not_as_predicted_is_named() {
+fn backlog_text_names_disagreements() {
     assert_eq!(backlog(vec![trial()]).disagreements(), [""; 0]);
     let mut wrong = trial();
     wrong.measured.instant = 7;
@@ -184,17 +184,17 @@ fn what_is_not_as_predicted_is_named() {
     let text = wrong.text();
     assert!(text.contains("NOT AS PREDICTED  listen(5): 3 ghosts") && text.contains("9 / 8!"));
     assert!(!text.contains("\nas predicted"));
-    // Where others count too, counters prove nothing.
+    // In a shared namespace, counters prove nothing.
     wrong.private = false;
     assert_eq!(wrong.disagreements().len(), 2);
     assert!(wrong.text().contains("no verdict rests on these"));
-    // What was cut short is not judged.
+    // An interrupted trial is not judged.
     wrong.trials[1].interrupted = true;
     assert_eq!(wrong.disagreements(), [""; 0]);
 }
 
 #[test]
-fn a_file_gives_back_what_was_stored() {
+fn backlog_file_round_trips() {
     let folder = tempdir().unwrap();
     let stored = backlog(vec![trial()]);
     let path = store::write(&stored, folder.path(), false).unwrap();

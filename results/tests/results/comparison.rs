@@ -1,4 +1,4 @@
-//! Runs in, verdicts out.
+//! Verdicts of runs.
 
 mod file;
 mod shown;
@@ -25,7 +25,7 @@ fn plan(subjects: &[&str]) -> Plan {
     }
 }
 
-/// A run whose server needs `cost` times the sample's processor time.
+/// A run whose server needs `cost` times the sample's CPU time.
 fn run(round: u32, subject: &str, cost: f64) -> Run {
     let mut record = sample();
     record.subject.name = subject.into();
@@ -36,12 +36,12 @@ fn run(round: u32, subject: &str, cost: f64) -> Run {
     Run { round, subject: subject.into(), record, file: None }
 }
 
-/// Noise that is not random: a different half percent in each round and for each subject.
+/// Deterministic noise: a different half percent in each round and for each subject.
 fn wobble(round: u32, subject: usize) -> f64 {
     1.0 + 0.005 * (f64::from(round * 7 % 5) - 2.0) * if subject == 0 { 1.0 } else { -0.5 }
 }
 
-/// So many rounds of subjects that cost so much.
+/// `count` rounds of subjects with these costs.
 fn runs(count: u32, subjects: &[(&str, f64)]) -> Vec<Run> {
     let round = |round| {
         let subjects = subjects.iter().enumerate();
@@ -61,7 +61,7 @@ fn verdict(comparison: &Comparison, subject: usize) -> Verdict {
 }
 
 #[test]
-fn every_subject_is_judged_against_the_baseline() {
+fn subjects_are_judged_against_the_baseline() {
     let comparison = three(8);
     let [cell] = &comparison.cells[..] else { panic!("one cell") };
     assert_eq!((cell.conns, cell.size, cell.rounds), (1000, 64, 8));
@@ -90,10 +90,10 @@ fn too_few_rounds_claim_nothing() {
 }
 
 #[test]
-fn invalid_runs_are_left_out_and_counted_aloud() {
+fn invalid_runs_are_left_out_and_reported() {
     let mut runs = runs(10, &THREE);
     for index in [1, 4] {
-        // Wild values that must not be seen.
+        // Wild values that must not count.
         runs[index].record.server.as_mut().unwrap().cpu_us_per_exchange = 1e6;
         runs[index].record.valid = false;
         runs[index].record.invalid_reasons = vec!["miscount: by one".into()];
@@ -114,14 +114,14 @@ fn invalid_runs_are_left_out_and_counted_aloud() {
         "3 of 10 runs of io-uring are left out: 2 of everything (miscount: by one); 1 of everything \
          (interrupted: a signal cut it short)"
     );
-    // And the latencies of the seven that count are pooled.
+    // The latencies of the seven that count are pooled.
     let pooled = ring.pooled.as_ref().unwrap();
     assert_eq!(pooled.count, 7 * sample().latency.exchange.unwrap().count);
 }
 
-/// The best runs of a cheap server are those that fill the generator.
+/// The best runs of a cheap server fill the generator.
 #[test]
-fn a_full_generator_does_not_choose_among_the_servers_costs() {
+fn full_generator_does_not_exclude_server_cpu() {
     let mut runs = runs(8, &THREE);
     for (number, run) in runs.iter_mut().filter(|run| run.subject == "io-uring").enumerate() {
         if number < 3 {
@@ -154,7 +154,7 @@ fn a_full_generator_does_not_choose_among_the_servers_costs() {
     );
 }
 
-/// The lower end of io-uring's ratio of costs, all rounds taken.
+/// Lower end of io-uring's ratio of costs over all rounds.
 fn ring_low(runs: &[Run]) -> f64 {
     let cost = |run: &Run| run.record.server.as_ref().unwrap().cpu_us_per_exchange;
     let pairs: Vec<(f64, f64)> =
@@ -179,7 +179,7 @@ fn warnings_are_counted_and_leave_nothing_out() {
 }
 
 #[test]
-fn a_repeated_round_counts_once() {
+fn repeated_round_counts_once() {
     let mut runs = runs(8, &THREE);
     runs[0].record.valid = false;
     runs.push(run(1, "mio", 1.0));
@@ -193,7 +193,7 @@ fn a_repeated_round_counts_once() {
 }
 
 #[test]
-fn a_subject_without_a_valid_run_keeps_the_rounds_coming() {
+fn subject_without_a_valid_run_prevents_stopping() {
     let mut runs = runs(10, &THREE);
     for run in runs.iter_mut().filter(|run| run.subject == "blocking") {
         run.record.valid = false;
@@ -210,7 +210,7 @@ fn a_subject_without_a_valid_run_keeps_the_rounds_coming() {
 }
 
 #[test]
-fn without_the_servers_processor_time_the_throughput_is_the_claim() {
+fn throughput_is_primary_without_server_cpu() {
     let mut runs = runs(8, &THREE);
     for run in &mut runs {
         if run.subject == "blocking" {
@@ -234,7 +234,7 @@ fn without_the_servers_processor_time_the_throughput_is_the_claim() {
 }
 
 #[test]
-fn a_percentile_with_few_samples_beyond_is_not_compared() {
+fn percentile_with_few_samples_beyond_is_not_compared() {
     let mut record = sample();
     let mut beyond = |count| {
         record.latency.exchange.as_mut().unwrap().count = count;
@@ -243,7 +243,7 @@ fn a_percentile_with_few_samples_beyond_is_not_compared() {
     assert_eq!(beyond(10_000), [true, true, true]);
     assert_eq!(beyond(9_999), [true, true, false]);
     assert_eq!(beyond(999), [true, false, false]);
-    // The rounds that have samples enough are the fast ones, and would speak for all.
+    // The rounds with enough samples are the fast ones, and would represent all.
     let mut runs = runs(8, &THREE);
     runs[3 * 4 + 1].record.latency.exchange.as_mut().unwrap().count = 9_999;
     let comparison = Comparison::judge(plan(&["mio", "io-uring", "blocking"]), &runs);
@@ -253,7 +253,7 @@ fn a_percentile_with_few_samples_beyond_is_not_compared() {
 }
 
 #[test]
-fn cells_stop_each_on_its_own_and_are_named() {
+fn cells_stop_separately_and_are_named() {
     let mut runs = runs(8, &THREE[..2]);
     for round in 1..=8 {
         for (subject, noise) in [("mio", 1.0), ("io-uring", 1.0 + 0.2 * wobble(round, 0))] {
@@ -281,7 +281,7 @@ fn cells_stop_each_on_its_own_and_are_named() {
 }
 
 #[test]
-fn a_subject_is_compared_with_the_floor_of_its_own_round() {
+fn floor_ratio_uses_the_floor_of_the_same_round() {
     let spread = |ns| Some(Spread { median: ns, low: ns, high: ns });
     let exchange = |conns, ns| spread(ns).map(|ns| Exchange { conns, ns }).into_iter().collect();
     let floor = |one_thread_ns| Floor {
@@ -321,7 +321,7 @@ fn a_subject_is_compared_with_the_floor_of_its_own_round() {
 }
 
 #[test]
-fn the_noise_floor_is_what_the_same_server_twice_shows() {
+fn noise_floor_of_the_same_server_twice() {
     let mut plan = plan(&["mio", "mio#2"]);
     plan.aa = true;
     let comparison = Comparison::judge(plan.clone(), &runs(8, &[("mio", 1.0), ("mio#2", 1.0)]));
@@ -336,7 +336,7 @@ fn the_noise_floor_is_what_the_same_server_twice_shows() {
     );
     let conclusion = comparison.text();
     assert!(conclusion.contains("\nnoise floor: "), "{conclusion}");
-    // And a difference between the same server is called what it is.
+    // A difference between the same server is reported as such.
     let comparison = Comparison::judge(plan, &runs(8, &[("mio", 1.0), ("mio#2", 1.2)]));
     let floor = comparison.noise_floor();
     assert!(floor[1].starts_with("mio#2 is claimed to differ from mio, which is the same server"));
@@ -344,7 +344,7 @@ fn the_noise_floor_is_what_the_same_server_twice_shows() {
 
 /// Twenty comparisons each, from whole records.
 #[test]
-fn equals_are_left_alone_and_a_tenth_is_found() {
+fn equal_servers_do_not_differ_and_a_tenth_is_found() {
     let mut rng = Rng::with_seed(20);
     let mut claims = |slowdown: f64| {
         let mut comparison = || {

@@ -1,4 +1,4 @@
-//! The page: whole, harmless whatever the files say, and drawn with finite numbers only.
+//! The page: complete, harmless with any text, and drawn with finite numbers only.
 
 use fastrand::Rng;
 use lockstep_results::Stored;
@@ -8,7 +8,7 @@ use serde_json::{Number, Value, json};
 
 use crate::{comparison, sample, sweep};
 
-/// What somebody might call a server, to be rid of the escaping.
+/// A server's name that tries to break out of the escaping.
 const HOSTILE: &str =
     "</title></svg><script>alert(1)</script>\"'><img src=x onerror=y>]]>&amp;\u{0}\n";
 
@@ -45,11 +45,10 @@ fn documents() -> Vec<(String, Stored)> {
     ]
 }
 
-/// A name, and attributes with their values.
+/// A tag: its name and attributes.
 type Tag = (String, Vec<(String, String)>);
 
-/// Every tag of a page with its attributes, style and script left out; fails where they are not
-/// nested as they should be.
+/// Tags of a page with their attributes, without style and script; fails if they are not nested.
 fn tags(page: &str) -> Vec<Tag> {
     const VOID: [&str; 1] = ["meta"];
     let (mut tags, mut open): (Vec<Tag>, Vec<String>) = Default::default();
@@ -97,7 +96,7 @@ fn count(page: &str, what: &str) -> usize {
     page.matches(what).count()
 }
 
-/// Puts something else in the place of every string or number of a document.
+/// Replaces every string or number of a document.
 fn change(value: &mut Value, key: &str, with: &mut impl FnMut(&str, &mut Value)) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| change(item, key, with)),
@@ -106,8 +105,7 @@ fn change(value: &mut Value, key: &str, with: &mut impl FnMut(&str, &mut Value))
     }
 }
 
-/// The documents as they are after a change of their files; those that are no longer read, as they
-/// were.
+/// The documents after a change of their files; unchanged if they can no longer be read.
 fn changed(mut with: impl FnMut(&str, &mut Value)) -> Vec<(String, Stored)> {
     let mut documents = documents();
     for (_, document) in &mut documents {
@@ -125,7 +123,7 @@ fn altered<T>(document: &T, with: &mut impl FnMut(&str, &mut Value)) -> T
 where
     T: serde::Serialize + serde::de::DeserializeOwned + Clone,
 {
-    // One value after the other, so that one that is refused does not save the rest.
+    // One value after the other, so that a rejected one does not prevent the others.
     let mut current = document.clone();
     let leaves = {
         let mut leaves = 0;
@@ -156,12 +154,12 @@ where
 }
 
 #[test]
-fn every_chart_has_a_name_a_description_and_its_data() {
+fn every_chart_has_title_description_and_data() {
     let page = report(&documents());
     let tags = tags(&page);
     let charts = count(&page, "<figure class=\"chart\">");
-    // Two spectra and two times two of the cell, its ratios, three of the sweep; of the runs
-    // besides a spectrum and a timeline each, costs, throughput and fairness.
+    // The cell: ratios, two metrics, a spectrum. The sweep: three. The runs: a spectrum, two
+    // timelines, costs, throughput, fairness.
     assert_eq!(charts, 4 + 3 + 6, "{charts}");
     for part in ["role=\"img\"", "<desc id=", "</title><desc", "<summary>Data</summary>"] {
         assert_eq!(count(&page, part), charts, "{part}");
@@ -193,7 +191,7 @@ fn every_chart_has_a_name_a_description_and_its_data() {
 }
 
 #[test]
-fn the_page_asks_for_nothing_from_outside() {
+fn page_loads_nothing_from_outside() {
     let page = report(&documents());
     assert!(page.contains("default-src 'none'"));
     for (name, attributes) in tags(&page) {
@@ -206,7 +204,7 @@ fn the_page_asks_for_nothing_from_outside() {
 }
 
 #[test]
-fn no_text_of_a_file_becomes_markup() {
+fn text_of_a_file_never_becomes_markup() {
     let harmless: Vec<String> =
         tags(&report(&documents())).into_iter().map(|(name, _)| name).collect();
     let documents = changed(|key, leaf| {
@@ -227,7 +225,7 @@ fn no_text_of_a_file_becomes_markup() {
 }
 
 #[test]
-fn whatever_the_numbers_every_place_is_finite() {
+fn places_are_finite_for_any_numbers() {
     let seed = fastrand::u64(..);
     let mut rng = Rng::with_seed(seed);
     for round in 0..6 {
@@ -261,7 +259,7 @@ fn whatever_the_numbers_every_place_is_finite() {
     }
 }
 
-/// Another number of the same kind, at an end of what there is.
+/// Another number of the same kind, at an end of the range.
 fn extreme(rng: &mut Rng, number: &Number) -> Number {
     if number.is_f64() {
         let values = [0.0, -1.0, 1e-320, 1e308, -1e308, 1e-12, 0.5, 3e9];
@@ -272,7 +270,7 @@ fn extreme(rng: &mut Rng, number: &Number) -> Number {
 }
 
 #[test]
-fn a_distribution_that_cannot_be_read_is_said_and_the_rest_is_drawn() {
+fn unreadable_distribution_is_reported_and_the_rest_drawn() {
     let (mut broken, whole) = (run(), run());
     broken.subject.name = "broken".into();
     broken.latency.exchange.as_mut().unwrap().hdr_v2 = "no histogram".into();
@@ -286,7 +284,7 @@ fn a_distribution_that_cannot_be_read_is_said_and_the_rest_is_drawn() {
 }
 
 #[test]
-fn eight_cells_of_eight_subjects_stay_below_two_megabytes() {
+fn page_of_eight_cells_is_below_two_megabytes() {
     let comparison = comparison::three(8);
     let mut cell = comparison.cells[0].clone();
     let names: Vec<String> = (0..8).map(|index| format!("subject-{index}")).collect();

@@ -1,4 +1,4 @@
-//! The crate as `loadgen` uses it: the layouts, their schemas, files, tables and verdicts.
+//! The crate as `loadgen` uses it: layouts, schemas, files, tables and verdicts.
 
 mod backlog;
 mod comparison;
@@ -16,8 +16,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use lockstep_results::{Header, Record};
 
-/// A record as a file holds it, written by hand; its histograms are by another implementation of
-/// HdrHistogram, in Python.
+/// A record written by hand; its histograms are by another implementation of HdrHistogram, in
+/// Python.
 const SAMPLE: &str = include_str!("sample.json");
 
 fn sample() -> Record {

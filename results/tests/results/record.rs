@@ -1,4 +1,4 @@
-//! The layout that scripts rely on.
+//! Layout that scripts rely on.
 
 use lockstep_results::{Latency, Record, SCHEMA};
 use serde_json::Value;
@@ -6,15 +6,15 @@ use serde_json::Value;
 use crate::{SAMPLE, sample};
 
 #[test]
-fn the_sample_round_trips() {
+fn sample_round_trips() {
     let written = serde_json::to_value(sample()).unwrap();
     assert_eq!(written, serde_json::from_str::<Value>(SAMPLE).unwrap());
 }
 
-/// The keys of `loadgen --json` that are promised to scripts. Renaming one of them is a change of
+/// Keys of `loadgen --json` that are promised to scripts. Renaming one of them is a change of
 /// [`SCHEMA`].
 #[test]
-fn the_promised_keys_have_their_names() {
+fn promised_keys_exist() {
     let record = serde_json::to_value(sample()).unwrap();
     let mut promised: Vec<String> = [
         "/schema",
@@ -57,7 +57,7 @@ fn the_promised_keys_have_their_names() {
 }
 
 #[test]
-fn what_does_not_apply_is_absent() {
+fn inapplicable_keys_are_absent() {
     let mut record = sample();
     record.server = None;
     record.server_statistics = None;
@@ -72,7 +72,7 @@ fn what_does_not_apply_is_absent() {
     assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
 }
 
-/// So that a reader of this version takes a record of a later one with the same schema number.
+/// A reader of this version accepts a record of a later version with the same schema number.
 #[test]
 fn unknown_keys_are_ignored() {
     let mut value: Value = serde_json::from_str(SAMPLE).unwrap();
@@ -82,7 +82,7 @@ fn unknown_keys_are_ignored() {
 }
 
 #[test]
-fn the_percentiles_are_those_of_the_other_implementation() {
+fn percentiles_agree_with_another_implementation() {
     let latency = sample().latency;
     for stated in [latency.connect, latency.first_exchange, latency.exchange] {
         let stated = stated.unwrap();

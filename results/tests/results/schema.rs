@@ -1,4 +1,4 @@
-//! The files in `schema/` are what the types say.
+//! The files in `schema/` agree with the types.
 //!
 //! After changing a type: `UPDATE_SCHEMA=1 cargo test -p lockstep-results`.
 
@@ -25,7 +25,7 @@ fn check<T: JsonSchema>(name: &str) {
         fs::write(&path, serde_json::to_string_pretty(&schema).unwrap() + "\n").unwrap();
     }
     let kept = fs::read_to_string(&path).unwrap_or_default();
-    // As values: the order of the keys hangs on features that other packages may switch on.
+    // Compared as values: the order of keys depends on features that other packages may enable.
     let kept: Value = serde_json::from_str(&kept).unwrap_or_default();
     assert!(
         kept == schema,

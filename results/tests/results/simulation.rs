@@ -1,17 +1,17 @@
-//! How often a comparison claims a difference that is not there, and finds one that is.
+//! Error rates of comparisons: claims between equals, and differences that are found.
 //!
-//! Simulated with fixed seeds; every bound lies at least three standard errors from the share that
-//! is documented.
+//! Simulated with fixed seeds; every bound is at least three standard errors from the documented
+//! share.
 
 use fastrand::Rng;
 use lockstep_results::statistics::{Ratio, Stopping, Verdict};
 
-/// What disturbs a run.
+/// Disturbances of a run.
 #[derive(Clone, Copy)]
 struct Noise {
-    /// The standard deviation of the logarithm, from run to run.
+    /// Standard deviation of the logarithm, from run to run.
     run: f64,
-    /// The chance of a bad run, 30 % off.
+    /// Probability of a bad run, 30 % off.
     bad: f64,
 }
 
@@ -24,8 +24,8 @@ fn gaussian(rng: &mut Rng) -> f64 {
     (-2.0 * (1.0 - rng.f64()).ln()).sqrt() * (std::f64::consts::TAU * rng.f64()).cos()
 }
 
-/// The baseline's value and the subject's, `slowdown` times as much, in each round. The machine
-/// drifts as a whole, and whoever the lot puts first in a round pays 2 %.
+/// Values of the baseline and of a subject that is `slowdown` times as slow, in each round. The
+/// machine drifts as a whole, and the first run of a round is 2 % slower.
 fn rounds(rng: &mut Rng, count: u32, slowdown: f64, noise: Noise) -> Vec<(f64, f64)> {
     let mut machine = 0.0;
     let value = |rng: &mut Rng, machine: f64, first: bool| {
@@ -55,7 +55,7 @@ fn compare(rng: &mut Rng, rule: Stopping, slowdown: f64, noise: Noise) -> Ratio 
 
 const TRIALS: u32 = 1000;
 
-/// The share of so many trials that come true.
+/// Share of `trials` that are true.
 fn share(trials: u32, mut trial: impl FnMut() -> bool) -> f64 {
     f64::from((0..trials).map(|_| u32::from(trial())).sum::<u32>()) / f64::from(trials)
 }
@@ -64,7 +64,7 @@ fn share(trials: u32, mut trial: impl FnMut() -> bool) -> f64 {
 const SHORT: Stopping = Stopping { rounds_min: 8, rounds_max: 10, precision: 0.03 };
 
 #[test]
-fn a_single_look_misses_as_seldom_as_documented() {
+fn single_decision_misses_as_rarely_as_documented() {
     let mut rng = Rng::with_seed(1);
     let documented = [
         (6, 0.031),
@@ -89,7 +89,7 @@ fn a_single_look_misses_as_seldom_as_documented() {
 }
 
 #[test]
-fn stopping_when_precise_hardly_adds_claims_between_equals() {
+fn stopping_when_precise_adds_few_claims_between_equals() {
     let mut rng = Rng::with_seed(2);
     for rule in [Stopping::default(), SHORT] {
         for noise in [QUIET, Noise { run: 0.02, ..QUIET }, USUAL, BAD_RUNS] {
@@ -100,7 +100,7 @@ fn stopping_when_precise_hardly_adds_claims_between_equals() {
 }
 
 #[test]
-fn a_tenth_slower_is_found() {
+fn tenth_slower_is_found() {
     let mut rng = Rng::with_seed(3);
     for (rule, noise, at_least) in [
         (Stopping::default(), USUAL, 0.995),
@@ -114,19 +114,19 @@ fn a_tenth_slower_is_found() {
     }
 }
 
-/// What the proofs of `loadgen compare` do on a noisy machine.
+/// Short rounds on a noisy machine, as `loadgen compare` makes them.
 #[test]
-fn many_short_rounds_find_it_where_a_run_scatters_by_eight_percent() {
+fn many_short_rounds_find_it_in_noise_of_eight_percent() {
     let mut rng = Rng::with_seed(7);
     let rule = Stopping { rounds_min: 8, rounds_max: 50, precision: 0.04 };
     let found = share(100, || compare(&mut rng, rule, 1.1, LOUD).verdict == Verdict::Higher);
     assert!(found >= 0.9, "{found}");
 }
 
-/// As the project promises: between equals at most 2 of 20 comparisons claim a difference, and a
+/// The project's promise: between equals at most 2 of 20 comparisons claim a difference, and a
 /// server slowed by a tenth is found in at least 18 of 20.
 #[test]
-fn twenty_comparisons_keep_the_promise() {
+fn error_rates_hold_for_twenty_comparisons() {
     let mut rng = Rng::with_seed(4);
     let mut twenty = |slowdown, noise| {
         (0..20).filter(|_| compare(&mut rng, Stopping::default(), slowdown, noise).claims()).count()
@@ -140,7 +140,7 @@ fn twenty_comparisons_keep_the_promise() {
 }
 
 #[test]
-fn a_family_of_five_claims_as_seldom_as_one() {
+fn family_of_five_claims_as_rarely_as_one() {
     let mut rng = Rng::with_seed(5);
     for count in [8, 10, 20] {
         let claimed = share(TRIALS, || {

@@ -37,7 +37,7 @@ fn write_error(record: &Record, path: &Path, force: bool) -> (ErrorKind, String)
 }
 
 #[test]
-fn a_record_reads_back_as_written() {
+fn record_reads_back_as_written() {
     let directory = tempdir().unwrap();
     let path = directory.path().join("run.json");
     assert_eq!(store::write(&sample(), &path, false).unwrap(), path);
@@ -46,7 +46,7 @@ fn a_record_reads_back_as_written() {
 }
 
 #[test]
-fn a_directory_gets_a_named_file_and_never_loses_one() {
+fn directory_gets_a_named_file_and_never_loses_one() {
     let directory = tempdir().unwrap();
     let write = |force| store::write(&sample(), directory.path(), force).unwrap();
     let stem = "20261123T122405Z-9f86d081-mio-1000x64";
@@ -57,7 +57,7 @@ fn a_directory_gets_a_named_file_and_never_loses_one() {
 }
 
 #[test]
-fn a_generated_name_has_no_strange_character_and_no_host_name() {
+fn generated_name_has_plain_characters_and_no_host_name() {
     let directory = tempdir().unwrap();
     let mut record = sample();
     record.subject.name = "[::1]:80/../x".into();
@@ -85,7 +85,7 @@ fn comparison() -> Comparison {
 }
 
 #[test]
-fn a_comparison_is_a_file_like_a_record_and_told_from_one() {
+fn comparison_file_is_distinguished_from_a_record() {
     let directory = tempdir().unwrap();
     let path = store::write(&comparison(), directory.path(), false).unwrap();
     let name = "20261123T122405Z-9f86d081-mio-vs-io-uring.json";
@@ -93,7 +93,7 @@ fn a_comparison_is_a_file_like_a_record_and_told_from_one() {
     let Stored::Comparison(read) = store::read(&path).unwrap() else {
         panic!("it is taken for something else");
     };
-    // Floats aside, which a reading may move by their last bit.
+    // Without floats, which reading may change in their last bit.
     assert_eq!((&read.plan, read.cells.len()), (&comparison().plan, 1));
 
     let record = directory.path().join("run.json");
@@ -106,7 +106,7 @@ fn a_comparison_is_a_file_like_a_record_and_told_from_one() {
 }
 
 #[test]
-fn a_file_is_not_overwritten_without_force() {
+fn file_is_not_overwritten_without_force() {
     let directory = tempdir().unwrap();
     let path = directory.path().join("run.json");
     fs::write(&path, "precious").unwrap();
@@ -119,9 +119,9 @@ fn a_file_is_not_overwritten_without_force() {
     assert_eq!(store::read(&path).unwrap(), stored());
 }
 
-/// Such as /dev/null: a rename would take its place.
+/// A rename would replace /dev/null.
 #[test]
-fn what_is_neither_file_nor_directory_is_left_alone() {
+fn device_is_not_overwritten() {
     let path = Path::new("/dev/null");
     let (kind, line) = write_error(&sample(), path, true);
     assert_eq!((kind, &*line), (ErrorKind::InvalidInput, "is neither a file nor a directory"));
@@ -129,7 +129,7 @@ fn what_is_neither_file_nor_directory_is_left_alone() {
 }
 
 #[test]
-fn a_missing_directory_is_named_and_not_made() {
+fn missing_directory_is_an_error() {
     let directory = tempdir().unwrap();
     for path in ["none/run.json", "none/"] {
         let (kind, line) = write_error(&sample(), &directory.path().join(path), false);
@@ -138,9 +138,9 @@ fn a_missing_directory_is_named_and_not_made() {
     assert_eq!(names(directory.path()).len(), 0);
 }
 
-/// The look before the run and the writing after it agree.
+/// The check before a run and the write after it agree.
 #[test]
-fn the_check_refuses_what_the_writing_would() {
+fn check_rejects_the_same_as_write() {
     let directory = tempdir().unwrap();
     let file = directory.path().join("run.json");
     assert!(store::check(&file, false).is_ok());
@@ -154,23 +154,23 @@ fn the_check_refuses_what_the_writing_would() {
 }
 
 #[test]
-fn a_failed_write_leaves_nothing() {
+fn failed_write_leaves_no_file() {
     let directory = tempdir().unwrap();
-    // A link to nowhere passes the look for an existing file and fails at the rename.
+    // A dangling link passes the check and fails at the rename.
     let path = directory.path().join("run.json");
     symlink("/none/nowhere", &path).unwrap();
     let (kind, _) = write_error(&sample(), &path, false);
     assert_eq!(kind, ErrorKind::AlreadyExists);
     assert_eq!(names(directory.path()), ["run.json"], "the temporary file is removed");
 
-    // A name longer than the file system takes fails there, too.
+    // So does a name that is too long for the file system.
     let (_, line) = write_error(&sample(), &directory.path().join("x".repeat(300)), false);
     assert!(line.contains("too long"), "{line}");
     assert_eq!(names(directory.path()), ["run.json"]);
 }
 
 #[test]
-fn a_record_that_would_not_read_back_is_refused() {
+fn record_that_would_not_read_back_is_rejected() {
     let directory = tempdir().unwrap();
     let record = Record { throughput_per_s: f64::NAN, ..sample() };
     let (kind, line) = write_error(&record, &directory.path().join("run.json"), false);
@@ -180,7 +180,7 @@ fn a_record_that_would_not_read_back_is_refused() {
 }
 
 #[test]
-fn threads_writing_at_once_all_get_a_file() {
+fn concurrent_writers_get_a_file_each() {
     let directory = tempdir().unwrap();
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -195,7 +195,7 @@ fn threads_writing_at_once_all_get_a_file() {
 }
 
 #[test]
-fn what_is_not_a_record_is_named() {
+fn files_that_are_no_record_are_errors() {
     let directory = tempdir().unwrap();
     let path = directory.path().join("run.json");
     let error = |text: &str| {
@@ -228,7 +228,7 @@ fn what_is_not_a_record_is_named() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named() {
+fn unreadable_files_are_errors() {
     let directory = tempdir().unwrap();
     let missing = directory.path().join("none.json");
     let error = store::read(&missing).unwrap_err();
@@ -237,7 +237,7 @@ fn what_cannot_be_read_is_named() {
     let error = store::read(directory.path()).unwrap_err();
     assert_eq!(one_line(&error, directory.path()), "Is a directory (os error 21)");
 
-    // Endless: it is not read into memory whole.
+    // An endless file is not read into memory whole.
     let error = store::read(Path::new("/dev/zero")).unwrap_err();
     assert_eq!(one_line(&error, Path::new("/dev/zero")), "not a record: larger than 64 MiB");
 }

@@ -21,7 +21,7 @@ fn stored() -> Vec<PathBuf> {
     paths
 }
 
-/// Whether a command line has a word that is a path from the root.
+/// True if a command line names an absolute path.
 fn has_absolute_path(command: &str) -> bool {
     command
         .split(|c: char| c.is_whitespace() || "'\"=<>,;&".contains(c))
@@ -29,7 +29,7 @@ fn has_absolute_path(command: &str) -> bool {
 }
 
 #[test]
-fn every_stored_file_is_read_and_names_paths_from_the_checkout() {
+fn stored_files_are_readable_and_name_relative_paths() {
     let paths = stored();
     assert!(paths.len() >= 5, "{paths:?}");
     for path in paths {
@@ -45,7 +45,7 @@ fn every_stored_file_is_read_and_names_paths_from_the_checkout() {
 }
 
 #[test]
-fn a_path_from_the_root_is_seen() {
+fn absolute_paths_are_detected() {
     for command in ["/opt/loadgen", "exec '/opt/peer' --listen {addr}", "--output=/opt/runs"] {
         assert!(has_absolute_path(command), "{command}");
     }

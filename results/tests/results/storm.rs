@@ -1,4 +1,4 @@
-//! A storm: what its text says of the accept queue, and files.
+//! Bursts of new connections: text and files.
 
 use lockstep_results::backlog::{Counters, Depth, Kernel};
 use lockstep_results::storm::{BySyn, Queue};
@@ -7,7 +7,7 @@ use tempfile::tempdir;
 
 use crate::{header, sample};
 
-/// 2,000 connections, of which so many needed the first, second, third SYN.
+/// 2,000 connections, by the number of SYNs they needed.
 fn storm(by_syn: &[u64], overflows: i64) -> Storm {
     let sample = sample();
     let by_syn = by_syn.iter().zip(1..).map(|(&connections, syn)| BySyn {
@@ -47,7 +47,7 @@ fn storm(by_syn: &[u64], overflows: i64) -> Storm {
 }
 
 #[test]
-fn the_signature_of_an_overflow_is_named() {
+fn storm_text_names_the_signature_of_an_overflow() {
     assert_eq!(
         storm(&[1990, 10], 312).signature(),
         [
@@ -69,7 +69,7 @@ fn the_signature_of_an_overflow_is_named() {
 }
 
 #[test]
-fn without_a_lost_syn_nothing_is_blamed_on_the_queue() {
+fn storm_text_without_a_lost_syn_does_not_blame_the_queue() {
     assert_eq!(storm(&[2000], 0).signature(), ["no SYN was lost: the accept queue had room"]);
     let [sentence] = &storm(&[2000], 7).signature()[..] else { panic!("one sentence") };
     assert!(sentence.contains("or another in this network namespace"), "{sentence}");
@@ -83,7 +83,7 @@ fn without_a_lost_syn_nothing_is_blamed_on_the_queue() {
 }
 
 #[test]
-fn the_text_has_it_all_and_fits() {
+fn storm_text_has_all_parts_and_fits() {
     let mut storm = storm(&[1500, 450, 0, 50], 312);
     storm.resent = 20;
     storm.errors_total = 3;
@@ -114,7 +114,7 @@ fn the_text_has_it_all_and_fits() {
 }
 
 #[test]
-fn a_file_gives_back_what_was_stored() {
+fn storm_file_round_trips() {
     let folder = tempdir().unwrap();
     let stored = Storms::from(storm(&[2000], 0));
     let path = store::write(&stored, folder.path(), false).unwrap();
@@ -129,7 +129,7 @@ fn a_file_gives_back_what_was_stored() {
 }
 
 #[test]
-fn several_storms_are_a_table_and_a_file() {
+fn several_storms_are_one_table_and_one_file() {
     let mut shards = storm(&[1000, 1000], 1000);
     (shards.subject.shards, shards.subject.backlog) = (Some(12), Some(16));
     shards.subject.name = "io-uring".into();

@@ -1,4 +1,4 @@
-//! Curves: what becomes of runs as points, what the text says, and files.
+//! Sweeps: points of runs, text, and files.
 
 use lockstep_results::{
     Axis, Bound, Document, Latencies, Outcome, Point, Purpose, Rate, Record, SloResult, Stored,
@@ -8,7 +8,7 @@ use tempfile::tempdir;
 
 use crate::{header, sample};
 
-/// A run at a rate, whose latencies are a multiple of the sample's.
+/// A run at a rate, with latencies that are multiples of the sample's.
 fn run(rate: u64, p99_ms: u64, reasons: &[&str]) -> Record {
     let mut record = sample();
     let mut response = record.latency.exchange.take().unwrap();
@@ -71,7 +71,7 @@ pub(crate) fn levels(runs: &[(u64, u64, &[&str])]) -> Sweep {
 }
 
 #[test]
-fn an_overload_is_a_point_and_the_generators_limit_is_none() {
+fn overload_is_a_point_and_generator_limit_is_invalid() {
     let outcome = |reasons| Point::of(1000, 1, Purpose::Level, &run(1000, 1, reasons)).outcome;
     assert_eq!(outcome(&[]), Outcome::Ok);
     assert_eq!(outcome(&["overloaded: the server kept all busy"]), Outcome::Overloaded);
@@ -82,7 +82,7 @@ fn an_overload_is_a_point_and_the_generators_limit_is_none() {
 }
 
 #[test]
-fn the_knee_is_named() {
+fn sweep_text_names_the_knee() {
     let sweep = levels(&[
         (40_000, 90, &["overloaded: the server was the limit"]),
         (10_000, 1, &[]),
@@ -103,14 +103,14 @@ fn the_knee_is_named() {
         assert!(text.replace("\n    ", " ").contains(words), "{words} is missing in\n{text}");
     }
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-    // A row a level, in their order.
+    // One row for each level, in their order.
     let rows: Vec<&str> = text.lines().filter(|line| line.contains("00k |")).collect();
     assert_eq!(rows.len(), 4, "{text}");
     assert!(rows.is_sorted(), "{text}");
 }
 
 #[test]
-fn the_picture_has_every_level_that_counts() {
+fn sweep_picture_has_every_level_that_counts() {
     let sweep = levels(&[
         (10_000, 1, &[]),
         (20_000, 3, &[]),
@@ -127,7 +127,7 @@ fn the_picture_has_every_level_that_counts() {
 }
 
 #[test]
-fn a_curve_without_a_bend_says_where_to_look() {
+fn sweep_text_without_a_knee_suggests_levels() {
     for (runs, words) in [
         (&[(10_000, 1, &[][..]), (20_000, 1, &[])][..], "no knee up to 20.00k/s"),
         (&[(10_000, 1, &["overloaded: so"][..])], "the knee is below 10.00k/s"),
@@ -139,7 +139,7 @@ fn a_curve_without_a_bend_says_where_to_look() {
 }
 
 #[test]
-fn rounds_of_a_level_are_one_row() {
+fn sweep_table_has_one_row_for_a_level() {
     let mut points = Vec::new();
     for (round, p99_ms) in [(1, 1), (2, 9), (3, 2)] {
         points.push(Point::of(10_000, round, Purpose::Level, &run(10_000, p99_ms, &[])));
@@ -151,7 +151,7 @@ fn rounds_of_a_level_are_one_row() {
 }
 
 #[test]
-fn a_search_says_what_it_found() {
+fn sweep_text_of_a_search_names_the_rate() {
     let held = |rate, p99_ms, purpose, held| {
         let point = Point::of(rate, 1, purpose, &run(rate, p99_ms, &[]));
         Point { held: Some(held), ..point }
@@ -198,7 +198,7 @@ fn a_search_says_what_it_found() {
 }
 
 #[test]
-fn a_sweep_is_a_file_of_its_own_kind() {
+fn sweep_file_round_trips() {
     let directory = tempdir().unwrap();
     let sweep = levels(&[(10_000, 1, &[]), (20_000, 9, &["overloaded: so"])]);
     let path = store::write(&sweep, directory.path(), false).unwrap();
@@ -207,7 +207,7 @@ fn a_sweep_is_a_file_of_its_own_kind() {
 }
 
 #[test]
-fn file_of_the_former_command_many_is_a_sweep_over_connections() {
+fn file_of_many_is_read_as_a_sweep() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/runs/20261123T203308Z-many.json");
     let Stored::Sweep(sweep) = store::read(file.as_ref()).unwrap() else { panic!("no sweep") };
     assert_eq!((sweep.plan.axis, sweep.plan.header.kind.as_str()), (Axis::Conns, "sweep"));

@@ -21,7 +21,7 @@ fn line<'a>(table: &'a str, start: &str) -> &'a str {
 }
 
 #[test]
-fn one_record() {
+fn table_of_one_record() {
     let expected = "\
 |                      |      mio |
 |----------------------|----------|
@@ -51,7 +51,7 @@ mio: errors: 2 receive ECONNRESET, 1 timeout
 }
 
 #[test]
-fn further_records_have_ratios_to_the_first() {
+fn table_has_ratios_to_the_first_record() {
     let text = table(&[("mio", &sample()), ("io-uring", &faster())]);
     assert_eq!(line(&text, "|   "), "|                      |      mio |        io-uring |");
     assert_eq!(
@@ -71,7 +71,7 @@ fn further_records_have_ratios_to_the_first() {
 }
 
 #[test]
-fn what_is_absent_is_a_dash_without_a_ratio() {
+fn absent_value_is_a_dash_without_a_ratio() {
     let mut bare = faster();
     bare.server = None;
     bare.fairness = None;
@@ -82,14 +82,14 @@ fn what_is_absent_is_a_dash_without_a_ratio() {
         assert_eq!(cells[2], "-", "{text}");
         assert!(!cells[3].contains('x') && cells[3] != "-", "{text}");
     }
-    // And no ratio where the first is zero.
+    // There is no ratio if the first value is zero.
     let idle = Record { throughput_per_s: 0.0, ..sample() };
     let text = table(&[("idle", &idle), ("mio", &sample())]);
     assert_eq!(line(&text, "| throughput"), "| throughput           |    0/s | 241.9k/s        |");
 }
 
 #[test]
-fn an_open_loop_has_rows_of_its_own() {
+fn open_loop_has_rows_of_its_own() {
     let mut open = sample();
     open.load = "open".into();
     let exchange = open.latency.exchange.take();
@@ -100,7 +100,7 @@ fn an_open_loop_has_rows_of_its_own() {
     assert_eq!(line(&text, "| service p99 "), "| service p99          |   7.90ms |");
     assert_eq!(line(&text, "| lateness p99 "), "| lateness p99         |   95.0us |");
     assert!(!text.contains("| exchange p99"), "no row without a value:\n{text}");
-    // Beside a closed loop both are shown, and one line of many has the one that there is.
+    // With a closed loop both are shown; one row for each run has the one that exists.
     let text = table(&[("open", &open), ("closed", &sample())]);
     assert!(text.contains("| exchange p50         |        - |"), "{text}");
     assert!(text.contains("  load: open (open) | closed (closed)"), "{text}");
@@ -134,7 +134,7 @@ fn more_than_three_records_take_a_row_each() {
 }
 
 #[test]
-fn differences_of_place_and_setting_are_listed() {
+fn differences_between_records_are_listed() {
     let mut other = faster();
     other.conns = 64;
     other.client.cpus = "2-3".into();
@@ -143,7 +143,7 @@ fn differences_of_place_and_setting_are_listed() {
     other.environment.build.git_dirty = Some(true);
     other.environment.mitigations.insert("meltdown".into(), "Mitigation: PTI".into());
     other.environment.sysctl.insert("net.core.somaxconn".into(), "128".into());
-    // What changes from one run to the next is no difference.
+    // Values that change with every run are no difference.
     other.header.started = "2026-11-24T01:02:03Z".into();
     other.header.seed = Some(1);
     other.environment.load_before = None;
@@ -167,7 +167,7 @@ old: errors: 2 receive ECONNRESET, 1 timeout
 }
 
 #[test]
-fn an_invalid_record_is_marked_and_explained() {
+fn invalid_record_is_marked_and_explained() {
     let mut invalid = faster();
     invalid.valid = false;
     invalid.interrupted = true;
@@ -186,7 +186,7 @@ ring: the hypervisor withheld 0.55s of CPU time
 }
 
 #[test]
-fn any_number_of_any_records_fits_a_terminal() {
+fn table_of_any_records_fits_a_terminal() {
     let mut wild = faster();
     wild.valid = false;
     wild.invalid_reasons = vec!["because ".repeat(100), "x".repeat(1000)];

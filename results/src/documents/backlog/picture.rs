@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_timeline_keeps_short_peaks_and_holds_between_samples() {
+    fn timeline_keeps_short_peaks_and_holds_between_samples() {
         let depth = [sample(0.0, 6), sample(1.0, 0), sample(1.5, 3), sample(1.501, 0)];
         let line: Vec<char> = timeline(&depth, 6, 2.0).chars().collect();
         assert_eq!(line.len(), WIDTH);
@@ -88,14 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn a_timeline_of_nothing_is_empty() {
+    fn timeline_without_samples_is_empty() {
         assert_eq!(timeline(&[], 0, 0.0), "");
         assert_eq!(timeline(&[], 0, f64::NAN), "");
         assert_eq!(timeline(&[sample(9.0, 1)], 0, 1.0).chars().last(), Some('█'));
     }
 
     #[test]
-    fn rungs_without_anybody_stay_in_the_ladder() {
+    fn ladder_keeps_empty_rungs() {
         let client = |syn_retrans, connect_s| Client {
             started_s: 0.0,
             fate: Fate::Late,
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_bar_fits() {
+    fn longest_bar_fits() {
         assert_eq!(bar(8, 8).chars().count(), 8);
         assert_eq!(bar(129, 129).chars().count(), WIDTH);
         assert_eq!(bar(1, 129).chars().count(), 1);

@@ -25,12 +25,12 @@ impl Backlog {
         let place = match (&self.target, self.private) {
             (Some(target), _) => format!("at {}", printable(target)),
             (None, true) => "each in a network namespace of its own".to_owned(),
-            (None, false) => "in the network namespace of everybody".to_owned(),
+            (None, false) => "in the network namespace of every program".to_owned(),
         };
-        let pace = if self.mode == "storm" { "all at once" } else { "one after another" };
+        let pace = if self.mode == "storm" { "concurrently" } else { "one after another" };
         let lines = [
             format!(
-                "listen(n), {place}: {} more connects than there is room for, {pace}, and nobody \
+                "listen(n), {place}: {} more connects than there is room for, {pace}, and nothing \
                  accepts before {} s",
                 self.extra, self.hold_s
             ),
@@ -110,7 +110,7 @@ impl Backlog {
         let disagreements = self.disagreements();
         let mut text = "\n".to_owned();
         if self.interrupted {
-            text += "interrupted: what there is of it\n";
+            text += "interrupted: incomplete\n";
         } else if disagreements.is_empty() {
             text += "as predicted\n";
         }
@@ -201,7 +201,7 @@ impl Trial {
             parts.push(format!("{timed_out} waited in vain"));
         }
         parts.push(match (served, unserved) {
-            (0, 0) => "nobody had a reply".to_owned(),
+            (0, 0) => "no client had a reply".to_owned(),
             (served, 0) => format!("in the end all {served} connected had a reply"),
             (served, unserved) => format!("in the end {served} had a reply and {unserved} had not"),
         });

@@ -114,7 +114,7 @@ mod tests {
     use crate::Metric;
 
     #[test]
-    fn a_reasons_kind_is_what_it_begins_with() {
+    fn kind_is_the_first_word_of_a_reason() {
         assert_eq!(kind("generator-full: 99 % of its processors"), "generator-full");
         for reason in ["", ":", "no colon", "The server: it ended", "a kind: of sorts"] {
             assert_eq!(kind(reason), "other", "{reason}");
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_spoilt_hangs_on_the_kind() {
+    fn kind_decides_the_metrics_left_out() {
         use Metric::{ClientCpuUsPerExchange, ServerCpuUsPerExchange};
         let left = |reasons: &[&str]| {
             left_out(&reasons.iter().map(|&reason| reason.to_owned()).collect::<Vec<_>>())

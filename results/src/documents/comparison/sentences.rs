@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn two_decimals_unless_they_hide_something() {
+    fn decimals_are_two_unless_they_hide_something() {
         assert_eq!(shown(&ratio(0.871, 0.844, 0.899)), "0.87x [0.84, 0.90]");
         assert_eq!(shown(&ratio(0.99, 0.983, 0.9961)), "0.990x [0.983, 0.996]");
         assert_eq!(shown(&ratio(1.001, 0.9989, 1.0021)), "1.001x [0.999, 1.002]");
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_noise_hides_is_rounded_up() {
+    fn hidden_difference_is_rounded_up() {
         assert_eq!(percent(hidden(&ratio(1.0, 0.98, 1.01))), "2.1 %");
         assert_eq!(percent(hidden(&ratio(1.0, 1.0, 1.25))), "25 %");
         assert_eq!(percent(hidden(&ratio(1.0, 0.9, 1.0))), "12 %");

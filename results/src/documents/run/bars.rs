@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn one_in_a_million_is_seen() {
+    fn rare_sample_has_a_sliver() {
         let mut values = vec![10_000; 1_000_000];
         values.push(1_000_000);
         let lines = bars(&histogram(values));

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_knee_is_the_last_rate_before_the_response_grows() {
+    fn knee_is_the_last_rate_before_the_response_grows() {
         let flat = (10, 100.0, false);
         assert_eq!(rates(&[flat, (20, 120.0, false), (30, 299.0, false), (40, 900.0, false)]), {
             Some(30)
@@ -192,14 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn a_curve_that_does_not_bend_has_no_knee() {
+    fn straight_curve_has_no_knee() {
         assert_eq!(rates(&[]), None);
         assert_eq!(rates(&[(10, 100.0, false), (20, 120.0, false)]), None);
         assert_eq!(rates(&[(10, 100.0, true), (20, 120.0, true)]), None, "it lies lower");
     }
 
     #[test]
-    fn the_fewest_connections_with_all_of_the_throughput() {
+    fn knee_is_the_fewest_connections_with_full_throughput() {
         let conns = |curve: &[(u64, f64)]| {
             let levels: Vec<Level> = curve
                 .iter()

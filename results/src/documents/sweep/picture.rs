@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_lie_at_the_ends() {
+    fn scale_maps_ends_to_end_cells() {
         let linear = Scale::of([10.0, 20.0, 30.0].into_iter(), false, 11);
         assert_eq!([10.0, 20.0, 30.0].map(|value| linear.cell(value)), [0, 5, 10]);
         let logarithmic = Scale::of([10.0, 1000.0].into_iter(), true, 11);

@@ -1,4 +1,4 @@
-//! How a comparison is kept.
+//! Files of comparisons.
 
 use lockstep_results::statistics::Ratio;
 use lockstep_results::{Comparison, SCHEMA};
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{plan, runs, three};
 
 #[test]
-fn the_file_round_trips_and_stays_readable() {
+fn comparison_file_round_trips_and_stays_readable() {
     let subjects = [("a", 1.0), ("b", 1.1), ("c", 0.9), ("d", 1.0), ("e", 1.2)];
     let names: Vec<&str> = subjects.iter().map(|&(name, _)| name).collect();
     let mut all = Vec::new();
@@ -53,14 +53,14 @@ fn the_file_round_trips_and_stays_readable() {
     }
     assert_eq!(value["kind"], "comparison");
     assert_eq!(value["primary"], "server_cpu_us_per_exchange");
-    // A reader of this version takes a file of a later one with the same schema number.
+    // A reader of this version accepts a file of a later version with the same schema number.
     let mut later = value;
     later["cells"][0]["new"] = true.into();
     later["cells"][0]["subjects"][0]["metrics"]["new"] = true.into();
     assert_eq!(serde_json::from_value::<Comparison>(later).unwrap(), read);
 }
 
-/// Equal but for the last digit of a number, which the parser may miss.
+/// Equal except for the last digit of a number, which the parser may miss.
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => {
@@ -78,7 +78,7 @@ fn same(a: &Value, b: &Value) -> bool {
 }
 
 #[test]
-fn the_verdicts_follow_from_the_file() {
+fn verdicts_follow_from_the_file() {
     let comparison = three(10);
     let values = |subject: usize| {
         comparison.cells[0].subjects[subject]

@@ -1,11 +1,11 @@
-//! A comparison as text.
+//! Text of comparisons.
 
 use lockstep_results::{Comparison, Document, Plan};
 
 use super::{plan, runs, three};
 
 #[test]
-fn the_findings_are_sentences() {
+fn findings_are_sentences() {
     assert_eq!(
         three(8).sentences(),
         [
@@ -45,7 +45,7 @@ fn tables_have_a_row_for_each_subject() {
 }
 
 #[test]
-fn anything_fits_a_terminal() {
+fn comparison_text_fits_a_terminal() {
     let long = "a very long name\x1b[2J of a subject, as somebody may call his own server";
     let mut wild = runs(8, &[("mio", 1.0), (long, 1e9), ("tokio-multi-thread", 0.999)]);
     for run in wild.iter_mut().filter(|run| run.subject == long) {

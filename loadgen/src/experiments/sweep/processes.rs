@@ -1,32 +1,25 @@
 //! A cell of a sweep whose connections are too many for the descriptors of one process: several
 //! servers share a port, and several worker processes load them.
 
-use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use lockstep_results::{Latencies, Latency, Outcome, Point, Purpose};
 use rustix::process::Pid;
-use serde::de::DeserializeOwned;
 
 use super::idle::{IDLE, Reading, cpu_ns};
-use super::worker::{Counted, Opened, Spec, monotonic_ns};
+use super::worker::{Counted, Opened, Spec, Workers, failed, monotonic_ns};
 use crate::clients::intervals::{add, histogram};
 use crate::clients::socket::sources;
-use crate::exit::{self, Failure, Outcome as Ending};
+use crate::exit::{self, Failure};
 use crate::machine::placement::Placement;
-use crate::progress::{self, Progress};
+use crate::progress::Progress;
 use crate::run::args::RunArgs;
 use crate::run::record::disagreement;
 use crate::run::verdict::{Evidence, Verdict, judge};
 use crate::run::warmup::Warmup;
 use crate::run::{Session, Several};
 use crate::servers::embedded::{self, Ended, Server};
-use lockstep_sys::errno::describe;
 
 /// Time by which the loop's beginning is announced to the workers.
 const HEAD_START: Duration = Duration::from_millis(50);
@@ -51,14 +44,13 @@ pub(super) fn measure(
     label: &str,
 ) -> Result<Measured, Failure> {
     let progress = Progress::start(Some(label));
-    let (Warmup::Fixed(warmup), Some(window)) = (args.warmup, args.duration) else {
-        unreachable!("a sweep has a fixed warm-up and duration");
-    };
     let Several { servers, ready, placement } = session.several(args, processes)?;
     let pids: Vec<Pid> = servers.iter().map(Server::pid).collect();
     let empty = Reading::take_settled(&pids);
     progress.set_phase("opening connections");
-    let mut workers = Workers::start(&specs(args, processes, ready.addr, &placement))?;
+    let specs = specs(args, processes, ready.addr, &placement);
+    let (warmup, window) = (specs[0].warmup, specs[0].duration);
+    let mut workers = Workers::start(&specs)?;
     let opened: Vec<Opened> = workers.receive(session)?;
     let from_ns = opened.iter().map(|worker| worker.from_ns).min().unwrap_or(0);
     let until_ns = opened.iter().map(|worker| worker.until_ns).max().unwrap_or(0);
@@ -78,90 +70,114 @@ pub(super) fn measure(
     drop(workers);
     let ended: Vec<Ended> = servers.into_iter().map(Server::stop).collect();
 
-    // The readings are a little off the window's edges, so the server's share of a CPU is used.
-    let server_share = used_ns as f64 / read_ns as f64;
-    let client_share = counted.cpu_ns as f64 / ns(window) as f64;
-    let shards = (ready.shards * processes) as usize;
-    let sides = Sides { placement, shards, server_share, client_share };
-    let evidence = evidence(args, &sides, &counted, &ended);
-    let Verdict { limit, invalid_reasons, warnings } = judge(&evidence);
-    let each_us = |share: f64| share * window.as_secs_f64() * 1e6 / counted.exchanges.max(1) as f64;
     let took = Duration::from_nanos(until_ns.saturating_sub(from_ns));
-    let mut opening =
-        idle.opening(&empty, took, args.conns, u64::from(args.conns) - counted.unserved);
+    let served = u64::from(args.conns) - counted.unserved;
+    let mut opening = idle.opening(&empty, took, args.conns, served);
     let statistics = ended.iter().filter_map(|ended| ended.statistics.as_ref());
     opening.accepted = statistics.filter_map(|counts| counts["accepted"].as_u64()).collect();
-    let ending = Ending {
-        signal: None,
-        wrong_replies: counted.wrong_replies > 0,
-        connected: counted.connected > 0,
-        failures: counted.failed > 0,
-        valid: invalid_reasons.is_empty(),
-        held: true,
+    let code = match (counted.wrong_replies, counted.failed) {
+        (0, 0) => 0,
+        (0, _) => exit::INCOMPLETE,
+        _ => exit::WRONG_REPLY,
+    };
+    let window = Window {
+        started,
+        length: window,
+        shards: (ready.shards * processes) as usize,
+        // The readings are a little off the window's edges, so the share of a CPU is used.
+        server_share: used_ns as f64 / read_ns as f64,
+        placement,
+        counted,
+        ended,
     };
     let point = Point {
-        subject: None,
-        level: args.conns.into(),
         round,
-        purpose: Purpose::Level,
-        started: humantime::format_rfc3339_millis(started).to_string(),
-        duration_s: window.as_secs_f64(),
-        outcome: if invalid_reasons.is_empty() { Outcome::Ok } else { Outcome::Invalid },
-        held: None,
-        reasons: invalid_reasons,
-        conns: args.conns,
-        offered_per_s: None,
-        achieved_per_s: counted.exchanges as f64 / window.as_secs_f64(),
-        exchanges: counted.exchanges,
-        errors_total: counted.failed,
-        server_cpu_us_per_exchange: Some(each_us(server_share)),
-        server_busy: evidence.server_busy,
-        client_cpu_us_per_exchange: each_us(client_share),
-        client_busy: Some(evidence.client_busy),
-        limit: limit.name().to_owned(),
-        latency: counted.latency,
-        warnings,
         opening: Some(opening),
         idle_memory: Some(idle.memory(&empty)),
         server_processes: Some(processes),
         client_processes: Some(processes),
+        ..window.into_point(args)
     };
-    Ok(Measured { point, subject: ready.backend, code: ending.code() })
+    Ok(Measured { point, subject: ready.backend, code })
 }
 
-/// CPUs and CPU time of both sides; a share of 1 is one CPU.
-struct Sides {
+/// Readings and counts of the measured window.
+struct Window {
+    started: SystemTime,
+    length: Duration,
     placement: Placement,
+    /// Shards of all servers.
     shards: usize,
+    /// CPU time of the servers in relation to the window's length.
     server_share: f64,
-    client_share: f64,
+    counted: Counted,
+    ended: Vec<Ended>,
 }
 
-fn evidence(args: &RunArgs, sides: &Sides, counted: &Counted, ended: &[Ended]) -> Evidence {
-    let Sides { placement, shards, server_share, client_share } = sides;
-    let (clients, servers) = (&placement.client, placement.server.as_deref().unwrap_or_default());
-    // With a thread for each connection, one shard uses all CPUs.
-    let threads = match embedded::thread_per_connection(&args.backend) {
-        true => args.conns as usize,
-        false => *shards,
-    };
-    let shared = servers.iter().any(|cpu| clients.contains(cpu));
-    let certain = counted.failed == 0;
-    Evidence {
-        client_busy: client_share / clients.len() as f64,
-        client_waiting: None,
-        server_busy: Some(server_share / servers.len().min(threads).max(1) as f64),
-        shared_busy: shared.then(|| (client_share + server_share) / clients.len() as f64),
-        server_changed: false,
-        exchanges: counted.exchanges,
-        wrong_replies: counted.wrong_replies,
-        conns: args.conns.into(),
-        failed: counted.failed,
-        disagreement: disagreement(ended, args.size, certain.then_some(counted.total)),
-        debug_build: cfg!(debug_assertions),
-        warmup_at_bound: false,
-        trend: None,
-        open: None,
+impl Window {
+    fn into_point(self, args: &RunArgs) -> Point {
+        let client_share = self.counted.cpu_ns as f64 / ns(self.length) as f64;
+        let evidence = self.evidence(args, client_share);
+        let Verdict { limit, invalid_reasons, warnings } = judge(&evidence);
+        let Counted { exchanges, failed, latency, .. } = self.counted;
+        let length_s = self.length.as_secs_f64();
+        let each_us = |share: f64| share * length_s * 1e6 / exchanges.max(1) as f64;
+        Point {
+            subject: None,
+            level: args.conns.into(),
+            round: 1,
+            purpose: Purpose::Level,
+            started: humantime::format_rfc3339_millis(self.started).to_string(),
+            duration_s: length_s,
+            outcome: if invalid_reasons.is_empty() { Outcome::Ok } else { Outcome::Invalid },
+            held: None,
+            reasons: invalid_reasons,
+            conns: args.conns,
+            offered_per_s: None,
+            achieved_per_s: exchanges as f64 / length_s,
+            exchanges,
+            errors_total: failed,
+            server_cpu_us_per_exchange: Some(each_us(self.server_share)),
+            server_busy: evidence.server_busy,
+            client_cpu_us_per_exchange: each_us(client_share),
+            client_busy: Some(evidence.client_busy),
+            limit: limit.name().to_owned(),
+            latency,
+            warnings,
+            opening: None,
+            idle_memory: None,
+            server_processes: None,
+            client_processes: None,
+        }
+    }
+
+    fn evidence(&self, args: &RunArgs, client_share: f64) -> Evidence {
+        let Self { placement, counted, server_share, .. } = self;
+        let clients = &placement.client;
+        let servers = placement.server.as_deref().unwrap_or_default();
+        // With a thread for each connection, one shard uses all CPUs.
+        let threads = match embedded::thread_per_connection(&args.backend) {
+            true => args.conns as usize,
+            false => self.shards,
+        };
+        let shared = servers.iter().any(|cpu| clients.contains(cpu));
+        let certain = counted.failed == 0;
+        Evidence {
+            client_busy: client_share / clients.len() as f64,
+            client_waiting: None,
+            server_busy: Some(server_share / servers.len().min(threads).max(1) as f64),
+            shared_busy: shared.then(|| (client_share + server_share) / clients.len() as f64),
+            server_changed: false,
+            exchanges: counted.exchanges,
+            wrong_replies: counted.wrong_replies,
+            conns: args.conns.into(),
+            failed: counted.failed,
+            disagreement: disagreement(&self.ended, args.size, certain.then_some(counted.total)),
+            debug_build: cfg!(debug_assertions),
+            warmup_at_bound: false,
+            trend: None,
+            open: None,
+        }
     }
 }
 
@@ -199,93 +215,6 @@ fn specs(args: &RunArgs, processes: u32, addr: SocketAddr, placement: &Placement
     (0..processes).map(spec).collect()
 }
 
-/// Worker processes. Dropping them ends them.
-struct Workers(Vec<Worker>);
-
-struct Worker {
-    child: Child,
-    stdin: ChildStdin,
-    lines: Receiver<String>,
-}
-
-impl Workers {
-    /// Starts a process for each spec; each opens its connections immediately.
-    fn start(specs: &[Spec]) -> Result<Self, Failure> {
-        let workers: io::Result<Vec<Worker>> = specs.iter().map(Worker::start).collect();
-        workers
-            .map(Self)
-            .map_err(|error| failed(format!("cannot start a process: {}", describe(&error))))
-    }
-
-    /// Sends the instant at which the loop begins.
-    fn begin(&mut self, begin_ns: u64) -> Result<(), Failure> {
-        let mut send = |worker: &mut Worker| writeln!(worker.stdin, "{begin_ns}");
-        self.0.iter_mut().try_for_each(&mut send).map_err(|error| {
-            failed(format!("a process of the generator has ended: {}", describe(&error)))
-        })
-    }
-
-    /// Receives the next message of each worker.
-    fn receive<T: DeserializeOwned>(&mut self, session: &Session) -> Result<Vec<T>, Failure> {
-        self.0.iter_mut().map(|worker| worker.receive(session)).collect()
-    }
-}
-
-impl Worker {
-    fn start(spec: &Spec) -> io::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["sweep-worker", "--parent", &std::process::id().to_string(), "--"])
-            .arg(serde_json::to_string(spec)?)
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdin = child.stdin.take().expect("it is piped");
-        let stdout = child.stdout.take().expect("it is piped");
-        let (sender, lines) = channel();
-        // From here on, dropping it ends the process.
-        let worker = Self { child, stdin, lines };
-        thread::Builder::new().name("worker-stdout".to_owned()).spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let _receiver_is_gone = sender.send(line);
-            }
-        })?;
-        Ok(worker)
-    }
-
-    fn receive<T: DeserializeOwned>(&mut self, session: &Session) -> Result<T, Failure> {
-        loop {
-            match self.lines.recv_timeout(progress::INTERVAL) {
-                Ok(line) => {
-                    return serde_json::from_str(&line)
-                        .map_err(|error| failed(format!("a process of the generator: {error}")));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(match self.child.wait().ok().and_then(|status| status.code()) {
-                        Some(code @ 1..=255) => Failure::new(code as u8, ""), // it printed the cause
-                        _ => failed("a process of the generator has ended".to_owned()),
-                    });
-                }
-            }
-            if let Some(signal) = session.signal() {
-                return Err(Failure::signal(signal));
-            }
-        }
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn failed(error: String) -> Failure {
-    Failure::new(exit::FAILURE, error)
-}
-
 fn ns(duration: Duration) -> u64 {
     duration.as_nanos() as u64
 }
@@ -320,7 +249,6 @@ fn merge(counted: Vec<Counted>) -> Result<Counted, Failure> {
         exchanges: sum(|worker| worker.exchanges),
         total: sum(|worker| worker.total),
         cpu_ns: sum(|worker| worker.cpu_ns),
-        connected: sum(|worker| worker.connected),
         unserved: sum(|worker| worker.unserved),
         wrong_replies: sum(|worker| worker.wrong_replies),
         latency: Latencies {

@@ -1,13 +1,14 @@
-//! Worker process: one of several that generate the load together.
+//! Worker processes, which generate the load together; from both sides.
 //!
-//! It opens its connections, prints a line of JSON when all are open, reads a line with the instant
-//! at which the loop begins, and prints what it counted. Instants are of the monotonic clock, which
-//! all processes share.
+//! A worker opens its connections, prints a line of JSON when all are open, reads a line with the
+//! instant at which the loop begins, and prints what it counted. Instants are of the monotonic
+//! clock, which all processes share.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::sync::mpsc::channel;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use clap::{Args, ValueEnum};
 use lockstep_results::{Latencies, Latency};
 use rustix::process::Pid;
 use rustix::time::{ClockId, clock_gettime};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::clients::connection::Service;
@@ -25,6 +27,8 @@ use crate::clients::socket::Target;
 use crate::exit::{self, Failure};
 use crate::machine::placement::Placement;
 use crate::machine::{limits, signals};
+use crate::progress;
+use crate::run::Session;
 use crate::run::measure::{Run, measure};
 use crate::run::observer::Observer;
 use crate::run::warmup::Warmup;
@@ -77,7 +81,6 @@ pub(super) struct Counted {
     pub(super) total: u64,
     /// CPU time of the threads in the measured window.
     pub(super) cpu_ns: u64,
-    pub(super) connected: u64,
     pub(super) unserved: u64,
     pub(super) wrong_replies: u64,
     /// Connections that failed.
@@ -89,6 +92,96 @@ pub(super) struct Counted {
 pub(super) fn monotonic_ns() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Worker processes. Dropping them ends them.
+pub(super) struct Workers(Vec<Worker>);
+
+struct Worker {
+    child: Child,
+    stdin: ChildStdin,
+    lines: Receiver<String>,
+}
+
+impl Workers {
+    /// Starts a process for each spec; each opens its connections immediately.
+    pub(super) fn start(specs: &[Spec]) -> Result<Self, Failure> {
+        let workers: io::Result<Vec<Worker>> = specs.iter().map(Worker::start).collect();
+        workers
+            .map(Self)
+            .map_err(|error| failed(format!("cannot start a process: {}", describe(&error))))
+    }
+
+    /// Sends the instant at which the loop begins.
+    pub(super) fn begin(&mut self, begin_ns: u64) -> Result<(), Failure> {
+        let mut send = |worker: &mut Worker| writeln!(worker.stdin, "{begin_ns}");
+        self.0.iter_mut().try_for_each(&mut send).map_err(|error| {
+            failed(format!("a process of the generator has ended: {}", describe(&error)))
+        })
+    }
+
+    /// Receives the next message of each worker.
+    pub(super) fn receive<T: DeserializeOwned>(
+        &mut self,
+        session: &Session,
+    ) -> Result<Vec<T>, Failure> {
+        self.0.iter_mut().map(|worker| worker.receive(session)).collect()
+    }
+}
+
+impl Worker {
+    fn start(spec: &Spec) -> io::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["sweep-worker", "--parent", &std::process::id().to_string(), "--"])
+            .arg(serde_json::to_string(spec)?)
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdin = child.stdin.take().expect("it is piped");
+        let stdout = child.stdout.take().expect("it is piped");
+        let (sender, lines) = channel();
+        // From here on, dropping it ends the process.
+        let worker = Self { child, stdin, lines };
+        thread::Builder::new().name("worker-stdout".to_owned()).spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _receiver_is_gone = sender.send(line);
+            }
+        })?;
+        Ok(worker)
+    }
+
+    fn receive<T: DeserializeOwned>(&mut self, session: &Session) -> Result<T, Failure> {
+        loop {
+            match self.lines.recv_timeout(progress::INTERVAL) {
+                Ok(line) => {
+                    return serde_json::from_str(&line)
+                        .map_err(|error| failed(format!("a process of the generator: {error}")));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(match self.child.wait().ok().and_then(|status| status.code()) {
+                        Some(code @ 1..=255) => Failure::new(code as u8, ""), // it printed the cause
+                        _ => failed("a process of the generator has ended".to_owned()),
+                    });
+                }
+            }
+            if let Some(signal) = session.signal() {
+                return Err(Failure::signal(signal));
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(super) fn failed(error: String) -> Failure {
+    Failure::new(exit::FAILURE, error)
 }
 
 /// Runs a worker process.
@@ -106,7 +199,6 @@ pub fn worker(args: &WorkerArgs) -> ExitCode {
 }
 
 fn run(spec: &str) -> Result<(), Failure> {
-    let failed = |error: String| Failure::new(exit::FAILURE, error);
     let spec: Spec = serde_json::from_str(spec).map_err(|error| failed(error.to_string()))?;
     limits::raise_descriptors(spec.conns, spec.threads).map_err(failed)?;
     let run = Run {
@@ -138,7 +230,6 @@ fn run(spec: &str) -> Result<(), Failure> {
         exchanges: window.exchanges,
         total: totals.exchanges,
         cpu_ns: totals.usage.map_or(0, |usage| usage.cpu_ns),
-        connected: totals.connected,
         unserved: totals.unserved,
         wrong_replies: totals.failures.wrong_replies(),
         latency: Latencies {

@@ -302,7 +302,9 @@ pub struct Shard<'a> {
 /// let factory = ServiceFactory::new(move |_socket| Numbered(Arc::clone(&requests)));
 /// ```
 #[derive(Clone)]
-pub struct ServiceFactory(Arc<dyn Fn(BorrowedFd<'_>) -> Box<dyn Service> + Send + Sync>);
+pub struct ServiceFactory(Arc<MakeService>);
+
+type MakeService = dyn Fn(BorrowedFd<'_>) -> Box<dyn Service> + Send + Sync;
 
 impl ServiceFactory {
     /// Makes services by calling `make` for each connection.

@@ -1,12 +1,13 @@
-//! One measured run: its options, its phases, and what is made of what was measured.
+//! One measured run.
 //!
-//! * [`args`]: what is asked for. `session`: all of it in order, up to the record.
-//! * [`measure`], `conductor`, [`warmup`]: the clients' threads, and the main thread, which conducts
-//!   them; `account`: what the server uses meanwhile.
-//! * [`verdict`]: who was the limit, and whether the numbers may be believed; [`condition`]: whether
-//!   they are as they should be.
-//! * [`record`], [`report`], [`picture`]: the numbers as a record, and the record as text; [`live`],
-//!   [`hlog`]: its intervals while it goes on; [`observer`]: callbacks.
+//! * [`args`]: the options. `session`: all steps in order. `prepare`: the server, and the CPUs of
+//!   both sides.
+//! * [`measure`]: the controller of the phases. [`warmup`]: the end of a warm-up. `server_usage`:
+//!   the server's CPU time.
+//! * [`verdict`]: the side that was the limit, and whether the run is valid. [`condition`]:
+//!   thresholds.
+//! * `record`: the record. [`live`], [`hlog`]: intervals during the run. [`observer`]: its events.
+//! * `floor`: the cost of an exchange without an event loop.
 
 pub mod args;
 pub mod condition;

@@ -69,6 +69,7 @@ pub(super) struct Connection {
     /// More than one request was there at once the last time, or none has come yet.
     pipelines: bool,
     /// Requests that came while a reply was owed.
+    #[expect(clippy::box_collection, reason = "8 bytes in the connections that never pipeline")]
     queue: Option<Box<VecDeque<Box<[u8]>>>>,
     /// The exchange is to be drained once the reply is known to be sent.
     draining: bool,

@@ -8,7 +8,7 @@ const SLEEPS_MAX: u32 = 64;
 /// Decides before each wait whether to poll first, and for how long.
 ///
 /// After an attempt that found nothing, the next wait blocks immediately, then the next two, four
-/// and so on up to [`SLEEPS_MAX`]; an attempt that found something starts over. So a thread with
+/// and so on up to 64; an attempt that found something starts over. So a thread with
 /// little to do sleeps.
 #[derive(Debug)]
 pub struct BusyPoll {

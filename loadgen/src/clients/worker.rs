@@ -1,8 +1,8 @@
 //! One load-generating thread: its connections, from the first connect to the last reply.
 //!
 //! The thread waits for events and handles them one by one. For a request and its reply this is
-//! [`Worker::on_event`] with the reply, [`Counters::replied`], [`Worker::next`],
-//! [`Worker::send_request`], and the engine's [`Driver::send`]. An exchange takes one reading of
+//! `Worker::on_event` with the reply, `Counters::replied`, `Worker::next`,
+//! `Worker::send_request`, and the engine's `Driver::send`. An exchange takes one reading of
 //! the clock: the instant at which a reply is whole is the instant at which the next exchange
 //! begins. Threads share only the [`Control`], which is read once an exchange and written once an
 //! iteration.

@@ -106,7 +106,7 @@ fn one(
     let outcome = Outcome {
         signal,
         wrong_replies: counts.failures.wrong_replies() > 0,
-        connected: counts.connect.len() > 0,
+        connected: !counts.connect.is_empty(),
         failures,
         valid: true,
         held: true,

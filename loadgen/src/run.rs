@@ -1,13 +1,12 @@
-//! One measured run.
+//! One measured run, from the options to the record.
 //!
-//! * [`args`]: the options. `session`: all steps in order. `prepare`: the server, and the CPUs of
-//!   both sides.
-//! * [`measure`]: the controller of the phases. [`warmup`]: the end of a warm-up. `server_usage`:
-//!   the server's CPU time.
-//! * [`verdict`]: the side that was the limit, and whether the run is valid. [`condition`]:
-//!   thresholds.
-//! * `record`: the record. [`live`], [`hlog`]: intervals during the run. [`observer`]: its events.
-//! * `floor`: the cost of an exchange without an event loop.
+//! * [`args`]: the options. `session`: one run, or several in time slices. `prepare`: the server
+//!   under test.
+//! * [`measure`]: the threads of the clients and the controller of their phases. [`warmup`]: the end
+//!   of the warm-up. `server_usage`: CPU time of the server. `floor`: cost of the bare system calls.
+//! * `record`: the record. [`verdict`]: its limit and validity. [`condition`]: its thresholds.
+//! * [`observer`]: callbacks while a run goes on. [`live`], [`hlog`]: its intervals on standard
+//!   output, and as an interval log.
 
 pub mod args;
 pub mod condition;

@@ -283,7 +283,7 @@ mod tests {
             ("loadgen --arrivals poisson", "--rate"),
             ("loadgen --engine aio", "possible values: epoll, io-uring"),
             ("loadgen --rate 5 --spin 1", "write 1s"),
-            ("loadgen --fail-if p98>1ms", "there is no \"p98\", but p50"),
+            ("loadgen --fail-if p98>1ms", "unknown metric \"p98\" [possible values: p50"),
             ("loadgen --interval 9ms", "at least 10ms"),
             ("loadgen --interval 10ms -d 1h", "more than 100000"),
             ("loadgen --json --json-lines", "cannot be used with"),

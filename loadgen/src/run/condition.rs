@@ -1,7 +1,5 @@
-//! What a run's numbers can be held against, written as `p99>5ms`.
-//!
-//! A metric, a comparison and a limit in the metric's unit. Whether the condition is what should
-//! be or what should not is for who asks.
+//! Conditions on a run's numbers, written as `p99>5ms`: a metric, a comparison, and a limit in the
+//! metric's unit. The caller decides whether a condition is wanted or unwanted.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +8,7 @@ use lockstep_results::{Cost, Latency, Record};
 
 use lockstep_sys::units;
 
-/// A condition on a run's numbers.
+/// Condition on a run's numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
     expression: String,
@@ -19,10 +17,11 @@ pub struct Condition {
     limit: f64,
 }
 
-/// What is compared. Values are in nanoseconds, exchanges a second, failures, or shares of one.
+/// Metric of a condition. Values are in nanoseconds, exchanges per second, failures, or shares of
+/// one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Metric {
-    /// Of a latency; without one, of the response of an open loop, else of the exchange.
+    /// Statistic of a latency; `None` is the response of an open loop, else the exchange.
     Latency(Option<&'static str>, Statistic),
     Throughput,
     Errors,
@@ -49,7 +48,7 @@ enum Comparison {
     AtMost,
 }
 
-/// The longer of two that begin alike stands first.
+/// The longer of two with the same beginning comes first.
 const COMPARISONS: [(&str, Comparison); 4] = [
     (">=", Comparison::AtLeast),
     ("<=", Comparison::AtMost),
@@ -84,7 +83,7 @@ impl FromStr for Condition {
     ///
     /// # Errors
     ///
-    /// What there is in place of what was written.
+    /// Names the malformed part and the possible values.
     fn from_str(text: &str) -> Result<Self, String> {
         let found = COMPARISONS.iter().find_map(|&(sign, comparison)| {
             let (metric, limit) = text.split_once(sign)?;
@@ -104,13 +103,13 @@ impl fmt::Display for Condition {
 }
 
 impl Condition {
-    /// The value that a run has: nanoseconds, exchanges a second, failures, or a share of one.
-    /// `None` when this was not measured.
+    /// Value of the metric in a run: nanoseconds, exchanges per second, failures, or a share of one;
+    /// `None` if it was not measured.
     pub fn value(&self, record: &Record) -> Option<f64> {
         self.metric.value(record)
     }
 
-    /// Whether a value is as the condition says.
+    /// True if the value meets the condition.
     pub fn is_met_by(&self, value: f64) -> bool {
         match self.comparison {
             Comparison::Above => value > self.limit,
@@ -137,10 +136,10 @@ impl Metric {
             let statistics: Vec<&str> = STATISTICS.iter().map(|&(name, _)| name).collect();
             let others: Vec<&str> = OTHERS.iter().map(|&(name, _)| name).collect();
             format!(
-                "there is no {name:?}, but {}; of another latency: {} with .p99 and so on; {}",
+                "unknown metric {name:?} [possible values: {}, {}, and {} with .p99 and so on]",
                 statistics.join(", "),
-                LATENCIES.join(", "),
                 others.join(", "),
+                LATENCIES.join(", "),
             )
         })
     }
@@ -166,7 +165,7 @@ impl Metric {
                 (tried > 0).then(|| record.errors_total as f64 / tried as f64)
             }
             Self::ServerCpu => record.server.as_ref().map(cpu_ns),
-            // Without an exchange nobody bore the cost.
+            // There is no cost per exchange without exchanges.
             Self::ClientCpu => (record.exchanges > 0).then(|| cpu_ns(&record.client)),
         }
     }
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn comparisons_are_those_of_numbers() {
+    fn comparisons_include_or_exclude_the_limit() {
         let met = |text: &str| [4e6, 5e6, 6e6].map(|value| parse(text).is_met_by(value));
         assert_eq!(met("p99>5ms"), [false, false, true]);
         assert_eq!(met("p99>=5ms"), [false, true, true]);
@@ -247,14 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn the_main_latency_is_the_response_where_there_is_one() {
+    fn main_latency_is_the_response_of_an_open_loop() {
         let mut record = sample();
         record.latency.response = record.latency.connect.clone();
         assert_eq!(parse("p99>1s").value(&record), parse("connect.p99>1s").value(&record));
     }
 
     #[test]
-    fn what_was_not_measured_has_no_value() {
+    fn unmeasured_metric_has_no_value() {
         let mut record = sample();
         (record.server, record.latency) = (None, Default::default());
         (record.exchanges, record.errors_total) = (0, 0);
@@ -265,10 +264,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_refused_with_what_there_is() {
+    fn unknown_metric_is_rejected_with_the_possible_values() {
         for (text, words) in [
             ("p99", "write it as p99>5ms"),
-            ("p98>5ms", "p99.9, p99.99, max; of another latency: connect"),
+            ("p98>5ms", "p99.9, p99.99, max, throughput"),
             ("latency.p99>5ms", "server_cpu, client_cpu"),
             ("p99>5", "p99: a duration needs a unit: write 5s or 5ms"),
             ("throughput<50kB", "throughput: not a count"),

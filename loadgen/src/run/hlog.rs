@@ -1,7 +1,7 @@
-//! HdrHistogram interval logs: the histograms of each interval, as the standard tools read them.
+//! HdrHistogram interval logs: the histograms of each interval, in the format of the standard tools.
 //!
-//! A line is written when its interval is over, whole or not at all: what a full disk cuts off is
-//! taken back, so that the file can be read up to there.
+//! A line is written when its interval is over, whole or not at all: a line that a full disk cuts
+//! off is removed, so that the file stays readable.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -17,7 +17,7 @@ use lockstep_results::store;
 use crate::clients::intervals::FinishedInterval;
 use lockstep_sys::errno::describe;
 
-/// A log that is being written. It is removed again if nothing was.
+/// A log that is being written. An empty one is removed when dropped.
 #[derive(Debug)]
 pub struct Hlog {
     path: PathBuf,
@@ -25,11 +25,11 @@ pub struct Hlog {
 }
 
 impl Hlog {
-    /// Makes the file; `force` empties one that is there.
+    /// Creates the file. With `force`, truncates an existing one.
     ///
     /// # Errors
     ///
-    /// One line naming the path: it is there and `force` is not set, or cannot be written.
+    /// `EEXIST` without `force`, and those of open(2), with the path.
     pub fn create(path: &Path, force: bool) -> io::Result<Self> {
         store::check(path, force)?;
         let at = |error| io::Error::other(format!("{}: {}", path.display(), describe(&error)));
@@ -47,9 +47,9 @@ impl Hlog {
     ///
     /// # Errors
     ///
-    /// One line naming the path.
-    pub fn write(&mut self, over: &FinishedInterval<'_>) -> io::Result<()> {
-        let result = self.lines.write_interval(over);
+    /// Those of write(2), with the path.
+    pub fn write(&mut self, finished: &FinishedInterval<'_>) -> io::Result<()> {
+        let result = self.lines.write_interval(finished);
         result.map_err(|error| {
             io::Error::other(format!("{}: {}", self.path.display(), describe(&error)))
         })
@@ -59,13 +59,13 @@ impl Hlog {
 impl Drop for Hlog {
     fn drop(&mut self) {
         if self.lines.written == 0 {
-            // It only was to be known that the file can be written.
+            // The file was created early only to test that it can be.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// A file that only ever holds whole lines.
+/// A file that holds only whole lines.
 #[derive(Debug)]
 struct WholeLines {
     file: File,
@@ -74,18 +74,18 @@ struct WholeLines {
 }
 
 impl WholeLines {
-    fn write_interval(&mut self, over: &FinishedInterval<'_>) -> io::Result<()> {
+    fn write_interval(&mut self, finished: &FinishedInterval<'_>) -> io::Result<()> {
         let mut log = IntervalLogWriterBuilder::new();
         if self.written == 0 {
             let tool = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
             log.add_comment(&format!("[{tool}; latencies in nanoseconds]"));
-            log.with_start_time(over.started).with_base_time(over.started);
+            log.with_start_time(finished.started).with_base_time(finished.started);
         }
         let mut serializer = V2DeflateSerializer::new();
         let mut log = log.begin_log_with(self, &mut serializer)?;
-        let start = Duration::from_secs_f64(over.interval.start_s);
-        let length = Duration::from_secs_f64(over.interval.length_s);
-        for (name, histogram) in over.counts.latencies() {
+        let start = Duration::from_secs_f64(finished.interval.start_s);
+        let length = Duration::from_secs_f64(finished.interval.length_s);
+        for (name, histogram) in finished.counts.latencies() {
             if histogram.is_empty() {
                 continue;
             }
@@ -107,10 +107,10 @@ impl Write for WholeLines {
             let whole = self.written + self.line.len() as u64;
             self.line.clear();
             if let Err(error) = written {
-                // To shorten a file needs no room.
+                // Truncating a file needs no space.
                 let _ = self.file.set_len(self.written);
                 return Err(match error.kind() {
-                    // write(2) may be told in this way that the disk is full.
+                    // write(2) returns 0 on a full disk in some cases.
                     ErrorKind::WriteZero => rustix::io::Errno::NOSPC.into(),
                     _ => error,
                 });
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_read_as_it_was_written() {
+    fn log_is_read_as_it_was_written() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.hlog");
         let mut counts = IntervalCounts::new(true);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_of_nothing_is_removed() {
+    fn empty_log_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.hlog");
         drop(Hlog::create(&path, false).unwrap());

@@ -1,5 +1,5 @@
-//! What a run tells while it goes on: a line for each interval, for people or for programs, and
-//! the interval log.
+//! Output of a run while it goes on: a line for each interval, as text or JSON, and the interval
+//! log.
 
 use std::io::{self, Write};
 
@@ -12,7 +12,7 @@ use crate::run::args::{LiveArgs, RunArgs};
 use crate::run::hlog::Hlog;
 use crate::run::observer::Observer;
 
-/// How intervals are printed on standard output.
+/// Form of the lines on standard output.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Lines {
     None,
@@ -20,21 +20,21 @@ enum Lines {
     Json,
 }
 
-/// Tells what is known of a run while it goes on.
+/// Prints the intervals of a run and writes the interval log.
 #[derive(Debug)]
 pub struct Live {
     lines: Lines,
     hlog: Option<Hlog>,
-    /// Why the log could not be written to its end.
+    /// Error that ended the log.
     failure: Option<io::Error>,
 }
 
 impl Live {
-    /// Makes the files.
+    /// Creates the interval log, if there is one.
     ///
     /// # Errors
     ///
-    /// When the interval log cannot be written.
+    /// `EEXIST` for a file without `--force`, and those of open(2).
     pub fn open(run: &RunArgs, live: &LiveArgs) -> Result<Self, Failure> {
         let lines = match run.interval {
             _ if live.json_lines => Lines::Json,
@@ -46,23 +46,23 @@ impl Live {
         Ok(Self { lines, hlog, failure: None })
     }
 
-    /// Whether the standard output is written to while the run goes on.
+    /// True if intervals are printed.
     pub fn prints(&self) -> bool {
         self.lines != Lines::None
     }
 
-    /// What is printed of the whole run in the end by `--json-lines`.
+    /// Last line of `--json-lines`: the record.
     pub fn last_line(&self, record: &Record) -> Option<String> {
         (self.lines == Lines::Json).then(|| {
             serde_json::to_string(record).expect("it has no number that JSON has not") + "\n"
         })
     }
 
-    /// Ends the files.
+    /// Ends the interval log.
     ///
     /// # Errors
     ///
-    /// When the interval log could not be written to its end.
+    /// The error of write(2) that ended the log early.
     pub fn finish(self) -> Result<(), Failure> {
         match self.failure {
             Some(error) => Err(Failure::new(exit::FAILURE, error.to_string())
@@ -73,8 +73,8 @@ impl Live {
 }
 
 impl Observer for Live {
-    fn interval(&mut self, over: &FinishedInterval<'_>) {
-        let interval = over.interval;
+    fn interval(&mut self, finished: &FinishedInterval<'_>) {
+        let interval = finished.interval;
         let line = match self.lines {
             Lines::None => String::new(),
             Lines::Text if interval.start_s == 0.0 => HEAD.to_owned() + &text(interval),
@@ -82,9 +82,9 @@ impl Observer for Live {
             Lines::Json => json("interval", interval),
         };
         let mut stdout = io::stdout().lock();
-        // What cannot be printed now cannot be printed in the end, and is told then.
+        // An error will come again when the result is printed, and is reported then.
         let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
-        if let Some(Err(error)) = self.hlog.as_mut().map(|hlog| hlog.write(over)) {
+        if let Some(Err(error)) = self.hlog.as_mut().map(|hlog| hlog.write(finished)) {
             self.failure = Some(error);
             self.hlog = None;
         }
@@ -97,7 +97,7 @@ interval       exchanges/s      p50      p90      p99      max   errors\n";
 fn text(interval: &Interval) -> String {
     let end_s = interval.start_s + interval.length_s;
     let time = format!("{:.1}-{end_s:.1} s", interval.start_s);
-    // An interval that a signal ended at once has no rate.
+    // An interval that a signal ended immediately has no rate.
     let rate = interval.exchanges as f64 / interval.length_s;
     let rate = if rate.is_finite() { format::count(rate.round()) } else { "-".to_owned() };
     let latency = |ns: Option<u64>| ns.map_or("-".to_owned(), format::duration);
@@ -111,7 +111,7 @@ fn text(interval: &Interval) -> String {
     )
 }
 
-/// One line, of a kind that tells it from others.
+/// One line, with its kind.
 fn json(kind: &str, value: &impl Serialize) -> String {
     #[derive(Serialize)]
     struct Line<'a, T> {
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_what_one_looks_for() {
+    fn line_has_rate_latencies_and_errors() {
         let mut interval = Interval {
             start_s: 9.0,
             length_s: 0.5,

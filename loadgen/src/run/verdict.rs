@@ -1,81 +1,118 @@
-//! Who was the limit, and whether the numbers may be quoted as the server's.
+//! The verdict on a run: which side was CPU-bound, and whether the numbers are valid as the server's.
 
-mod open;
 mod trend;
 
-pub use open::OpenEvidence;
+use lockstep_results::format;
+
 pub use trend::trend;
 
-/// The share of its processors from which on a side counts as full.
+/// Share of its CPUs from which on a side counts as saturated.
 const FULL: f64 = 0.95;
 
-/// Sides whose shares are no further apart than this are called equally full: the readings are no
-/// finer than that, and neither side would gain much if the other were faster.
+/// Difference of two sides' shares up to which both count as saturated if one is: the readings are
+/// no more precise, and neither side would gain much if the other were faster.
 const CLOSE: f64 = 0.05;
 
-/// The share of the window that threads may have waited for a processor of their own before it is
-/// told: the throughput of a closed loop is too low by about as much.
+/// Share of the window that threads may have waited for a CPU before there is a warning: the
+/// throughput of a closed loop is too low by about as much.
 const DISTURBED: f64 = 0.05;
 
-/// The share from which on the numbers are about the other programs.
+/// Share of the window from which on the numbers are those of the other programs.
 const DISTURBED_TOO_MUCH: f64 = 0.2;
 
-/// The share of failed connections from which on the load is another one.
+/// Share of failed connections from which on the load is not the one asked for.
 const LOST: f64 = 0.01;
 
-/// What the verdict is founded on.
+/// Part of the planned rate that must have been sent within the window.
+const KEPT: f64 = 0.995;
+
+/// Lateness of the generator itself that is allowed for 99 of 100 requests. On shared machines a
+/// thread waits that long now and then; lower lateness is only printed.
+const LATE_NS: u64 = 1_000_000;
+
+/// Alternatively, the part of the response's 99th percentile that this lateness may have: a shift
+/// of a percentile by less than a tenth does not change its meaning.
+const LATE_SHARE: f64 = 0.1;
+
+/// Share of requests that waited for a connection from which on the reason matters.
+const WAITED: f64 = 0.01;
+
+/// Measurements that the verdict is based on.
 #[derive(Clone, Debug)]
 pub struct Evidence {
-    /// The busiest of the generator's threads, as a share of the measured window, without what it
-    /// only watched the clock.
+    /// Share of the window that the busiest of the generator's threads was on a CPU, without
+    /// polling.
     pub client_busy: f64,
-    /// The part of the window that one of the generator's threads could have run but had no
-    /// processor; `None` where they share their processors with each other or with the server.
+    /// Share of the window that one of the generator's threads was runnable but had no CPU; `None`
+    /// if they share their CPUs with each other or with the server.
     pub client_waiting: Option<f64>,
-    /// The server, as a share of the processors it may use; `None` where that cannot be read, or
-    /// tells nothing, since the server polls.
+    /// Share of the server's CPUs that were busy; `None` if it is unknown, or meaningless because
+    /// the server polls.
     pub server_busy: Option<f64>,
-    /// How full the processors were that both sides share; `None` when they share none.
+    /// Share of all CPUs that were busy, if both sides share some.
     pub shared_busy: Option<f64>,
-    /// Whether processes of the server came or went in the window.
+    /// True if processes of the server came or went in the window.
     pub server_changed: bool,
     /// Verified exchanges in the window.
     pub exchanges: u64,
     /// Wrong replies.
     pub wrong_replies: u64,
-    /// Connections asked for.
+    /// Number of connections.
     pub conns: u64,
-    /// Those that failed: they are not opened again.
+    /// Failed connections. They are not opened again.
     pub failed: u64,
-    /// What the embedded server and the generator disagree on, in words.
+    /// Difference between the counts of the embedded server and those of the generator.
     pub disagreement: Option<String>,
-    /// Whether the generator was built without optimisation.
+    /// True if the generator was built without optimization.
     pub debug_build: bool,
-    /// Whether the load was not steady yet when the warm-up had taken as long as it may.
+    /// True if the load was not steady after the longest warm-up.
     pub warmup_at_bound: bool,
-    /// By which share the throughput of a closed loop clearly rose, or fell, in the window.
+    /// Relative change of a closed loop's throughput in the window, if it clearly rose or fell.
     pub trend: Option<f64>,
-    /// What became of the plan of an open loop; `None` in a closed loop.
+    /// Measurements of an open loop.
     pub open: Option<OpenEvidence>,
 }
 
-/// Whose processors were full.
+/// Measurements of an open loop that the verdict is based on.
+#[derive(Clone, Debug)]
+pub struct OpenEvidence {
+    /// Rate asked for.
+    pub planned_per_s: f64,
+    /// Rate of the requests sent in the window.
+    pub achieved_per_s: f64,
+    /// Achieved rate as a part of the rate of the schedule.
+    pub kept: f64,
+    /// Requests planned.
+    pub planned: u64,
+    /// Requests never sent.
+    pub unsent: u64,
+    /// Requests that waited for an idle connection.
+    pub waited: u64,
+    /// 99th percentile of the generator's own lateness.
+    pub own_late_p99_ns: u64,
+    /// 99th percentile of the response.
+    pub response_p99_ns: u64,
+    /// Fault of the distances between sends.
+    pub spacing: Option<String>,
+}
+
+/// Side that was CPU-bound.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Limit {
-    /// The server's.
+    /// The server.
     Server,
-    /// The generator's: the result is about the generator.
+    /// The generator: the result is about the generator.
     Client,
-    /// Both.
+    /// Both sides.
     Both,
-    /// Neither's: the load was light, or something else held it up.
+    /// Neither side: the load was light, or something else limited it.
     Neither,
-    /// The server's could not be read.
+    /// The usage of the server is unknown.
     Unknown,
 }
 
 impl Limit {
-    /// The name in records.
+    /// Name in records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Server => "server",
@@ -87,79 +124,46 @@ impl Limit {
     }
 }
 
-/// The verdict on a run.
+/// Verdict on a run.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Verdict {
-    /// Whose processors were full.
+    /// Side that was CPU-bound.
     pub limit: Limit,
-    /// Why the numbers must not be quoted as the server's; empty when they may. Each begins with
-    /// a word for programs and a colon: `generator-full: …`.
+    /// Reasons why the numbers are not valid as the server's; empty if they are. Each begins with a
+    /// word for programs and a colon: `generator-full: …`.
     pub invalid_reasons: Vec<String>,
-    /// What a reader should know all the same, in the same form.
+    /// Warnings about valid numbers, in the same form.
     pub warnings: Vec<String>,
 }
 
 /// Judges a run.
 pub fn judge(evidence: &Evidence) -> Verdict {
     let limit = limit(evidence);
-    let client_full = evidence.client_busy >= FULL;
-    let percent = |share: f64| format!("{:.0} %", share * 100.0);
-    let mut reasons = Vec::new();
-    if evidence.exchanges == 0 {
-        reasons.push("no-exchange: none was completed in the measured window".to_owned());
-    }
-    if evidence.wrong_replies > 0 {
-        reasons.push(format!(
-            "wrong-replies: {} differed from their requests",
-            evidence.wrong_replies
-        ));
-    }
-    if evidence.failed > 0 && evidence.failed as f64 >= LOST * evidence.conns as f64 {
-        reasons.push(format!(
-            "connections-lost: {} of {} failed, so that the load was not the one asked for",
-            evidence.failed, evidence.conns
-        ));
-    }
-    reasons.extend(evidence.disagreement.clone());
-    let client = percent(evidence.client_busy);
-    match (limit, evidence.server_busy) {
-        // To be full is no fault as long as all is sent when it is due.
-        _ if evidence.open.is_some() => {}
-        (Limit::Client, Some(server)) => reasons.push(format!(
-            "generator-full: its processors were full ({client}) while the server's were not ({}): \
-             the throughput is the generator's; give it more --threads or CPUs",
-            percent(server)
-        )),
-        (Limit::Unknown, _) if client_full => reasons.push(format!(
-            "generator-full: its processors were full ({client}) and how busy the server's were is not known: \
-             the throughput may be the generator's; give it more --threads or CPUs"
-        )),
-        _ => {}
-    }
-    if let Some(open) = &evidence.open {
-        reasons.extend(open::reasons(evidence, open, limit));
-    }
+    let mut invalid_reasons = invalid_reasons(evidence, limit);
     let mut warnings = Vec::new();
     if let Some(waiting) = evidence.client_waiting
         && waiting >= DISTURBED
     {
         let disturbed = format!(
-            "disturbed: other programs kept the generator's threads waiting for a processor for {} \
-             of the time",
+            "disturbed: the generator's threads waited {} of the time for a CPU that other programs \
+             used",
             percent(waiting)
         );
-        let list = if waiting >= DISTURBED_TOO_MUCH { &mut reasons } else { &mut warnings };
+        let list = if waiting >= DISTURBED_TOO_MUCH { &mut invalid_reasons } else { &mut warnings };
         list.push(disturbed);
     }
     if evidence.server_changed {
-        let text = "server-changed: some of its processes came or went in the measured window, so \
-                    that its processor time is not known";
-        warnings.push(text.to_owned());
+        warnings.push(
+            "server-changed: processes of the server came or went in the measured window, so its \
+             CPU time is unknown"
+                .to_owned(),
+        );
     }
     if evidence.warmup_at_bound {
-        let text = "not-steady: the load had not settled when the longest warm-up was over; give \
-                    --warmup a time";
-        warnings.push(text.to_owned());
+        warnings.push(
+            "not-steady: the load was not steady after the longest warm-up; set --warmup"
+                .to_owned(),
+        );
     }
     if let Some(change) = evidence.trend {
         warnings.push(format!(
@@ -169,10 +173,14 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         ));
     }
     if evidence.debug_build {
-        let text = "debug-build: loadgen was built without optimisation; build it with --release";
+        let text = "debug-build: loadgen was built without optimization; build it with --release";
         warnings.push(text.to_owned());
     }
-    Verdict { limit, invalid_reasons: reasons, warnings }
+    Verdict { limit, invalid_reasons, warnings }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
 }
 
 fn limit(evidence: &Evidence) -> Limit {
@@ -192,11 +200,103 @@ fn limit(evidence: &Evidence) -> Limit {
     }
 }
 
+fn invalid_reasons(evidence: &Evidence, limit: Limit) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if evidence.exchanges == 0 {
+        reasons.push("no-exchange: no exchange was completed in the measured window".to_owned());
+    }
+    if evidence.wrong_replies > 0 {
+        let count = evidence.wrong_replies;
+        reasons.push(format!("wrong-replies: {count} replies differed from their requests"));
+    }
+    if evidence.failed > 0 && evidence.failed as f64 >= LOST * evidence.conns as f64 {
+        reasons.push(format!(
+            "connections-lost: {} of {} connections failed, so the load was not the one asked for",
+            evidence.failed, evidence.conns
+        ));
+    }
+    reasons.extend(evidence.disagreement.clone());
+    if let Some(open) = &evidence.open {
+        reasons.extend(open_reasons(evidence, open, limit));
+        return reasons;
+    }
+    let client = percent(evidence.client_busy);
+    match (limit, evidence.server_busy) {
+        (Limit::Client, Some(server)) => reasons.push(format!(
+            "generator-full: the generator was CPU-bound ({client}) and the server was not ({}): \
+             the throughput is the generator's; give it more --threads or CPUs",
+            percent(server)
+        )),
+        (Limit::Unknown, _) if evidence.client_busy >= FULL => reasons.push(format!(
+            "generator-full: the generator was CPU-bound ({client}), and the server's CPU usage is \
+             unknown: the throughput may be the generator's; give it more --threads or CPUs"
+        )),
+        _ => {}
+    }
+    reasons
+}
+
+/// Reasons why the numbers of an open loop are invalid. A CPU-bound generator is not one as long as
+/// it sends in time.
+fn open_reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let allowed_ns = LATE_NS.max((open.response_p99_ns as f64 * LATE_SHARE) as u64);
+    let late = open.own_late_p99_ns > allowed_ns;
+    let full = evidence.client_busy >= FULL && !matches!(limit, Limit::Both | Limit::Server);
+    let disturbed = evidence.client_waiting.is_some_and(|waiting| waiting >= DISTURBED);
+    let (word, because) = match limit {
+        _ if evidence.failed >= evidence.conns => {
+            ("connections-lost", "because no connection was left")
+        }
+        _ if disturbed => ("rate-missed", "while other programs used the CPUs"),
+        _ if late || full => ("rate-missed", "because the generator did not keep up"),
+        Limit::Both => ("overloaded", "because both sides were CPU-bound"),
+        _ => (
+            "overloaded",
+            "because the server kept all connections busy: the response times are those of an \
+             overload; lower --rate, or raise --conns if the server was not CPU-bound",
+        ),
+    };
+    if late {
+        reasons.push(format!(
+            "late: the generator itself was late by {} or more for one request in a hundred, and {} \
+             is allowed; give it more --threads or CPUs, or --spin 200us",
+            format::duration(open.own_late_p99_ns),
+            format::duration(allowed_ns),
+        ));
+    }
+    if open.kept < KEPT {
+        reasons.push(format!(
+            "{word}: only {} requests/s of {} were sent in time ({:.1} %), {because}",
+            format::count(open.achieved_per_s.round()),
+            format::count(open.planned_per_s),
+            open.kept * 100.0,
+        ));
+    }
+    if open.unsent > 0 {
+        reasons.push(format!(
+            "{word}: {} of {} requests were never sent, {because}",
+            open.unsent, open.planned
+        ));
+    }
+    let waited = open.waited as f64 / open.planned.max(1) as f64;
+    if reasons.is_empty() && full && waited >= WAITED {
+        reasons.push(format!(
+            "generator-full: the generator was CPU-bound ({}), so the {} of requests that waited for \
+             an idle connection may have waited for the generator; give it more --threads or CPUs",
+            percent(evidence.client_busy),
+            percent(waited),
+        ));
+    }
+    reasons.extend(open.spacing.iter().map(|fault| format!("spacing: {fault}")));
+    reasons
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    pub(super) fn good() -> Evidence {
+    fn good() -> Evidence {
         Evidence {
             client_busy: 0.7,
             client_waiting: Some(0.01),
@@ -220,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_full_side_is_the_limit() {
+    fn saturated_side_is_the_limit() {
         for (server, client, limit, valid) in [
             (Some(1.0), 0.7, Limit::Server, true),
             (Some(0.71), 0.98, Limit::Client, false),
@@ -239,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_processor_is_full_for_both() {
+    fn saturated_shared_cpu_limits_both() {
         let shared =
             Evidence { client_busy: 0.5, server_busy: Some(0.5), shared_busy: Some(1.0), ..good() };
         assert_eq!(
@@ -249,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_names_both_shares() {
+    fn reason_names_both_shares() {
         let reasons = limit_at(Some(0.71), 0.98).invalid_reasons.join("");
         assert!(reasons.contains("98 %") && reasons.contains("71 %"), "{reasons}");
     }
@@ -270,20 +370,20 @@ mod tests {
         assert_eq!((good.invalid_reasons.len(), good.warnings.len()), (0, 0));
     }
 
-    /// What stands before the colon of each.
+    /// Returns the words before the colons.
     fn words_of(sentences: &[String]) -> Vec<&str> {
         sentences.iter().filter_map(|sentence| Some(sentence.split_once(": ")?.0)).collect()
     }
 
     #[test]
-    fn a_connection_in_a_hundred_is_too_many_to_lose() {
+    fn one_failed_connection_in_a_hundred_is_invalid() {
         let lost = |failed| judge(&Evidence { conns: 1000, failed, ..good() }).invalid_reasons;
         assert_eq!((lost(0).len(), lost(9).len(), lost(10).len()), (0, 0, 1));
         assert!(lost(10)[0].starts_with("connections-lost: 10 of 1000"), "{:?}", lost(10));
     }
 
     #[test]
-    fn what_spoils_little_is_a_warning() {
+    fn minor_flaws_are_warnings() {
         let doubtful = Evidence {
             debug_build: true,
             server_changed: true,
@@ -299,5 +399,100 @@ mod tests {
         );
         assert_eq!(verdict.invalid_reasons, [""; 0]);
         assert_eq!(judge(&Evidence { client_waiting: Some(0.04), ..good() }).warnings, [""; 0]);
+    }
+
+    fn kept_to_plan() -> OpenEvidence {
+        OpenEvidence {
+            planned_per_s: 50_000.0,
+            achieved_per_s: 49_990.0,
+            kept: 0.9998,
+            planned: 500_000,
+            unsent: 0,
+            waited: 1_000,
+            own_late_p99_ns: 200_000,
+            response_p99_ns: 400_000,
+            spacing: None,
+        }
+    }
+
+    fn judged(client_busy: f64, open: OpenEvidence) -> Verdict {
+        judge(&Evidence { client_busy, server_busy: Some(0.6), open: Some(open), ..good() })
+    }
+
+    fn reason(client_busy: f64, open: OpenEvidence) -> String {
+        let verdict = judged(client_busy, open);
+        assert_eq!(verdict.invalid_reasons.len(), 1, "{verdict:?}");
+        verdict.invalid_reasons.concat()
+    }
+
+    #[test]
+    fn kept_plan_is_valid() {
+        assert_eq!(judged(0.5, kept_to_plan()).invalid_reasons, [""; 0]);
+        // CPU-bound, and yet in time.
+        assert_eq!(judged(0.99, kept_to_plan()).invalid_reasons, [""; 0]);
+    }
+
+    #[test]
+    fn own_lateness_is_invalid() {
+        let late = OpenEvidence { own_late_p99_ns: 1_100_000, ..kept_to_plan() };
+        let said = reason(0.5, late.clone());
+        assert!(said.contains("1.10ms") && said.contains("1.00ms is allowed"), "{said}");
+        // It matters less if responses take long.
+        let slow = OpenEvidence { response_p99_ns: 20_000_000, ..late };
+        assert_eq!(judged(0.5, slow).invalid_reasons, [""; 0]);
+    }
+
+    #[test]
+    fn missed_rate_names_its_cause() {
+        let short = OpenEvidence { achieved_per_s: 40_000.0, kept: 0.8, ..kept_to_plan() };
+        let said = reason(0.5, short.clone());
+        assert!(said.starts_with("overloaded: ") && said.contains("(80.0 %)"), "{said}");
+        let said = reason(0.99, short.clone());
+        assert!(said.starts_with("rate-missed: ") && said.contains("did not keep up"), "{said}");
+        let both = Evidence { client_busy: 0.97, open: Some(short), ..good() };
+        let said = judge(&both).invalid_reasons.concat();
+        assert!(said.starts_with("overloaded: ") && said.contains("both sides"), "{said}");
+        let disturbed = Evidence { client_waiting: Some(0.3), client_busy: 0.5, ..both };
+        let said = judge(&disturbed).invalid_reasons.concat();
+        assert!(said.contains("while other programs"), "{said}");
+    }
+
+    #[test]
+    fn requests_without_connections_are_not_blamed_on_speed() {
+        let open = OpenEvidence {
+            kept: 0.6,
+            unsent: 7,
+            own_late_p99_ns: 9_000_000, // would be the cause otherwise
+            ..kept_to_plan()
+        };
+        for (failed, word) in [(63, "rate-missed: "), (64, "connections-lost: ")] {
+            let lost = Evidence { failed, open: Some(open.clone()), ..good() };
+            let said = judge(&lost).invalid_reasons;
+            let about_the_plan = said.iter().filter(|said| said.contains(" sent"));
+            let words: Vec<bool> = about_the_plan.map(|said| said.starts_with(word)).collect();
+            assert_eq!(words, [true; 2], "{said:?}");
+        }
+    }
+
+    #[test]
+    fn unsent_requests_are_counted() {
+        let said = reason(0.5, OpenEvidence { unsent: 7, ..kept_to_plan() });
+        assert!(said.contains("overloaded: 7 of 500000 requests were never sent"), "{said}");
+    }
+
+    #[test]
+    fn saturated_generator_does_not_blame_the_server() {
+        let said = reason(0.99, OpenEvidence { waited: 50_000, ..kept_to_plan() });
+        assert!(said.contains("99 %") && said.contains("10 % of requests"), "{said}");
+        assert_eq!(
+            judged(0.5, OpenEvidence { waited: 50_000, ..kept_to_plan() }).invalid_reasons,
+            [""; 0],
+        );
+    }
+
+    #[test]
+    fn wrong_spacing_is_invalid() {
+        let odd = OpenEvidence { spacing: Some("not Poisson".to_owned()), ..kept_to_plan() };
+        assert_eq!(reason(0.5, odd), "spacing: not Poisson");
     }
 }

@@ -1,16 +1,16 @@
-//! Whether the load went on rising or falling while it was measured.
+//! Trend of the throughput in the measured window.
 
-/// The fewest intervals that a trend is looked for in.
+/// Fewest intervals in which a trend is looked for.
 const INTERVALS_MIN: usize = 8;
 
-/// So many standard deviations are no chance: by chance 1 in 1,000 runs comes so far.
+/// Standard deviations from which on a trend is not chance, which 1 in 1,000 runs reaches.
 const CLEAR: f64 = 3.3;
 
-/// The least change that matters, from the first quarter of the window to the last.
+/// Least change that matters, from the first quarter of the window to the last.
 const CHANGE: f64 = 0.05;
 
-/// By which share the last quarter of the window is above the first, if the rates clearly rise or
-/// fall on the whole (Mann 1945, Kendall's rank correlation with time) and that is not little.
+/// Relative change from the first quarter of the window to the last, if the rates clearly rise or
+/// fall on the whole (Mann 1945, Kendall's rank correlation with time) and it is not small.
 pub fn trend(rates: &[f64]) -> Option<f64> {
     if rates.len() < INTERVALS_MIN || kendall(rates).abs() < CLEAR {
         return None;
@@ -22,8 +22,8 @@ pub fn trend(rates: &[f64]) -> Option<f64> {
     (change.abs() >= CHANGE && change.is_finite()).then_some(change)
 }
 
-/// Pairs in which the later value is higher, less those in which it is lower, in standard
-/// deviations of what chance would make of it.
+/// Number of pairs in which the later value is higher, less those in which it is lower, in standard
+/// deviations of its distribution by chance.
 fn kendall(values: &[f64]) -> f64 {
     let mut score = 0.0;
     for (index, earlier) in values.iter().enumerate() {
@@ -45,7 +45,7 @@ mod tests {
 
     /// `norm.isf(kendalltau(range(n), values, method="asymptotic").pvalue / 2)`, scipy 1.17.1.
     #[test]
-    fn kendalls_score_is_scipys() {
+    fn kendall_equals_scipy() {
         for (values, expected) in [
             (&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0][..], 4.024922359499622),
             (&[3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0, 5.0, 3.0, 5.0], 1.267554559247631),
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clear_rise_or_fall_is_a_trend() {
+    fn clear_rise_or_fall_is_a_trend() {
         let rising: Vec<f64> = (0..10).map(|i| 100.0 + 2.0 * f64::from(i)).collect();
         assert!((trend(&rising).unwrap() - 0.1584).abs() < 1e-3, "{:?}", trend(&rising));
         let falling: Vec<f64> = rising.iter().rev().copied().collect();
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn chance_and_little_are_none() {
+    fn chance_and_small_changes_are_no_trend() {
         let little: Vec<f64> = (0..20).map(|i| 1000.0 + f64::from(i)).collect();
         assert_eq!(trend(&little), None, "clear, but 2 %");
         assert_eq!(trend(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]), None, "too short to tell");

@@ -6,7 +6,8 @@
 //! * [`cli`]: the command line; [`options`]: options that commands share; [`exit`]: exit codes.
 //! * [`run`](mod@run): one measured run, from its options to its record.
 //! * [`experiments`]: the commands compare, sweep, floor, backlog and storm.
-//! * [`clients`]: the threads that load a server. [`servers`]: the server. [`machine`]: the machine.
+//! * [`clients`]: the threads that load a server. [`servers`]: the servers. [`machine`]: CPUs,
+//!   processes, limits.
 
 pub mod cli;
 pub mod clients;

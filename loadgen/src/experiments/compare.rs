@@ -1,10 +1,11 @@
-//! `loadgen compare`: several servers under the same load, in rounds, until the difference is known.
+//! `loadgen compare`: several servers under the same load, in rounds, until the differences are
+//! known.
 //!
 //! A round runs every subject once in every cell (number of connections and size), the cells and
-//! their subjects in random order, so that slow drift is common to the runs of a round. Each run has
-//! a new server on the same CPUs, and a warm-up. In a closed loop the runs of a round are under load
-//! in time slices of some milliseconds ([`slices`](crate::clients::slices)), so that fast drift is
-//! common to them, too. [`Comparison`] judges the rounds, and decides when they are enough.
+//! their subjects in random order, so that slow drift is common to the runs of a round. Each run
+//! has a new server on the same CPUs, and a warm-up. In a closed loop the runs of a round are under
+//! load in time slices of some milliseconds ([`slices`](crate::clients::slices)), so that fast
+//! drift is common to them, too. [`Comparison`] judges the rounds, and decides when they are enough.
 
 mod args;
 mod peers;
@@ -29,9 +30,9 @@ use rounds::{Keep, Rounds};
 ///
 /// # Errors
 ///
-/// [`exit::USAGE`] for options that contradict each other or the machine; the exit code of the first
-/// run of a subject that cannot be started or is not an echo server; a signal before the first
-/// result. Invalid runs are a result.
+/// [`exit::USAGE`] for options that contradict each other or the machine; the failure of a subject
+/// that cannot be started or is not an echo server; a signal before the first result. Invalid runs
+/// are a result.
 pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Finished<Comparison>, Failure> {
     let usage = |error: String| Failure::new(exit::USAGE, error);
     let mut entries = subjects::entries(args).map_err(usage)?;

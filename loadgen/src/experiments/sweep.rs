@@ -3,8 +3,8 @@
 //!
 //! Each level is a run with a new server. The levels of a round are measured in random order, so
 //! that drift is not taken for an effect of the load; a search (`search`) chooses its levels. In a
-//! closed loop over connections, opening and idle memory are measured too (`idle`), and a level that
-//! needs more descriptors than a process may have is divided among processes (`processes`).
+//! closed loop over connections, opening and idle memory are measured too (`idle`), and a level
+//! that needs more descriptors than a process may have is divided among processes (`processes`).
 
 mod args;
 mod cells;

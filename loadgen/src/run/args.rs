@@ -84,8 +84,8 @@ pub struct RunArgs {
     pub target: Option<String>,
 
     /// Backend of the embedded server
-    #[arg(short, long, value_name = "NAME", default_value = "auto", value_parser = backend_parser())]
-    #[arg(help_heading = SERVER)]
+    #[arg(short, long, value_name = "NAME", default_value = "auto", help_heading = SERVER)]
+    #[arg(value_parser = backend_parser())]
     pub backend: String,
 
     /// Length of each shard's listen queue [default: 1024]

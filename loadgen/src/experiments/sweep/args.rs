@@ -37,8 +37,8 @@ Examples:
 /// meets objectives
 ///
 /// Levels are measured in random order, each with a new server. A closed loop over several numbers
-/// of connections also reports their opening and the memory of idle connections. Where a process may
-/// not have enough descriptors, several servers share a port, and several processes load them.
+/// of connections also reports their opening and the memory of idle connections. Where a process
+/// may not have enough descriptors, several servers share a port, and several processes load them.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = EXAMPLES, next_help_heading = LOAD)]
 pub struct SweepArgs {
@@ -52,8 +52,8 @@ pub struct SweepArgs {
     #[arg(short, long, value_name = "LEVELS", value_parser = levels::parse)]
     pub conns: Option<Levels>,
 
-    /// Search for the highest rate at which every run meets the condition, such as 'p99<1ms', and no
-    /// exchange fails; repeatable
+    /// Search for the highest rate at which every run meets the condition, such as 'p99<1ms', and
+    /// no exchange fails; repeatable
     #[arg(long, value_name = "CONDITION", conflicts_with = "rates")]
     pub slo: Vec<Condition>,
 

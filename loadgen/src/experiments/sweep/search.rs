@@ -11,8 +11,8 @@ use lockstep_results::Bound;
 /// Factor from a rate that held to the next, while no rate has missed.
 const RAMP: u64 = 2;
 
-/// Factor from a rate that missed when it was measured again to the next lower one; applied once the
-/// first time, twice the second time, and so on.
+/// Factor from a rate that missed when it was measured again to the next lower one; applied once
+/// the first time, twice the second time, and so on.
 const STEP_DOWN: f64 = 0.9;
 
 /// Distance between rates, as a share, at which the search ends: runs differ by more.
@@ -177,8 +177,8 @@ mod tests {
     use super::Observation::{Held, Missed, Unusable};
     use super::*;
 
-    /// Runs a search against `server`, a function of the rate and the number of the run; returns the
-    /// result and the steps.
+    /// Runs a search against `server`, a function of the rate and the number of the run; returns
+    /// the result and the steps.
     fn search(
         (lowest, highest): (u64, u64),
         mut server: impl FnMut(u64, usize) -> Observation,

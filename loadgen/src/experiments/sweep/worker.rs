@@ -161,7 +161,8 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(match self.child.wait().ok().and_then(|status| status.code()) {
-                        Some(code @ 1..=255) => Failure::new(code as u8, ""), // it printed the cause
+                        // It has printed the cause.
+                        Some(code @ 1..=255) => Failure::new(code as u8, ""),
                         _ => failed("a process of the generator has ended".to_owned()),
                     });
                 }

@@ -13,15 +13,15 @@ use crate::statistics::{Stopped, Verdict};
 use crate::text::{grouped, load};
 use crate::{Cell, Comparison, Metric, format};
 
-/// Most sentences that are an answer. Beyond, there is one for each subject.
-const ANSWERS: usize = 4;
-
 /// Adds the answer, the ratios of all cells, and the charts of each cell.
 pub(super) fn draw(comparison: &Comparison, page: &mut Page, id: &str) {
     if comparison.interrupted {
         page.paragraph("loud", "Interrupted: there should be more rounds.");
     }
-    page.list("answer", &answers(comparison));
+    // With several cells, the matrix is the answer.
+    if comparison.cells.len() == 1 {
+        page.list("answer", &comparison.sentences());
+    }
     if comparison.plan.aa {
         page.list("answer", &comparison.noise_floor());
     }
@@ -32,13 +32,16 @@ pub(super) fn draw(comparison: &Comparison, page: &mut Page, id: &str) {
         in_cell(page, id, comparison, cell);
     }
     let stopping = &comparison.plan.stopping;
-    let rounds = format!(
-        "{} to {} rounds until every interval of the {} is within {:.0} %",
-        stopping.rounds_min,
-        stopping.rounds_max,
-        comparison.primary.words(),
-        stopping.precision * 100.0
-    );
+    let rounds = match stopping.rounds_min == stopping.rounds_max {
+        true => format!("{} rounds", stopping.rounds_max),
+        false => format!(
+            "{} to {} rounds, until every interval of the {} is within {:.0} %",
+            stopping.rounds_min,
+            stopping.rounds_max,
+            comparison.primary.words(),
+            stopping.precision * 100.0
+        ),
+    };
     page.paragraph("note", &rounds);
 }
 
@@ -74,63 +77,7 @@ fn listed(items: &[String]) -> String {
     }
 }
 
-/// Answer: a sentence for each claim, or if there are many, for each subject.
-fn answers(comparison: &Comparison) -> Vec<String> {
-    let baseline = &comparison.plan.baseline;
-    let comparisons: usize =
-        comparison.cells.iter().map(|cell| cell.others(baseline).count()).sum();
-    if comparisons <= ANSWERS {
-        return comparison.primary_sentences();
-    }
-    let others = comparison.plan.subjects.iter().filter(|&subject| subject != baseline);
-    others.filter_map(|subject| summary(comparison, subject)).collect()
-}
-
-/// Number of cells in which a subject differs from the baseline, and the range of its ratios.
-fn summary(comparison: &Comparison, subject: &str) -> Option<String> {
-    let metric = comparison.primary;
-    let ratios: Vec<_> = (comparison.cells.iter())
-        .filter_map(|cell| cell.subjects.iter().find(|measured| measured.name == subject))
-        .filter_map(|measured| measured.ratio(metric))
-        .collect();
-    let of = |wanted: Verdict| ratios.iter().filter(move |ratio| ratio.verdict == wanted);
-    let range = |wanted: Verdict| {
-        let medians = of(wanted).map(|ratio| ratio.median);
-        let (low, high) =
-            medians.fold((f64::MAX, f64::MIN), |(low, high), m| (low.min(m), high.max(m)));
-        match of(wanted).count() {
-            1 => format!("{low:.2}x"),
-            _ => format!("{low:.2}x to {high:.2}x"),
-        }
-    };
-    let mut parts = Vec::new();
-    for (wanted, word) in [(Verdict::Lower, "less"), (Verdict::Higher, "more")] {
-        match of(wanted).count() {
-            0 => {}
-            count => parts.push(format!("{word} in {count} ({})", range(wanted))),
-        }
-    }
-    for (wanted, words) in [
-        (Verdict::NoDifference, "no difference within noise in"),
-        (Verdict::TooFewRounds, "too few rounds in"),
-    ] {
-        match of(wanted).count() {
-            0 => {}
-            count => parts.push(format!("{words} {count}")),
-        }
-    }
-    (!parts.is_empty()).then(|| {
-        format!(
-            "{subject} against {}, {}, {} cells: {}",
-            comparison.plan.baseline,
-            metric.words(),
-            ratios.len(),
-            parts.join("; ")
-        )
-    })
-}
-
-/// The ratio of the primary metric, a cell a row and a subject a column.
+/// Table of the ratios in the primary metric: a row for each cell, a column for each subject.
 fn matrix(page: &mut Page, id: &str, comparison: &Comparison) {
     let plan = &comparison.plan;
     let others: Vec<&String> =
@@ -196,10 +143,9 @@ fn in_cell(page: &mut Page, id: &str, comparison: &Comparison, cell: &Cell) {
         load(cell.conns, cell.size)
     ));
     page.paragraph("sub", &format!("{} loop, {} rounds: {end}", cell.load, cell.rounds));
-    let told = answers(comparison);
-    let mut sentences = comparison.sentences_of(cell);
-    sentences.retain(|sentence| !told.contains(sentence));
-    page.list("sentences", &sentences);
+    if comparison.cells.len() > 1 {
+        page.list("sentences", &comparison.sentences_of(cell));
+    }
     let (spectrum, problems) = spectrum("Latency by percentile, all rounds", &pooled(cell));
     page.list("warning", &problems);
     let figures = [

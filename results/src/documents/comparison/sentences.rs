@@ -23,15 +23,6 @@ impl Comparison {
         primary.chain(excluded(cell)).collect()
     }
 
-    /// The [`sentences`](Comparison::sentences) on the primary metric.
-    pub(crate) fn primary_sentences(&self) -> Vec<String> {
-        let sentences = self.cells.iter().flat_map(|cell| {
-            let others = cell.others(&self.plan.baseline);
-            others.map(move |measured| self.in_cell(cell, &self.primary_sentence(measured)))
-        });
-        sentences.collect()
-    }
-
     /// Largest difference that noise alone makes, for each cell, if all subjects are the same
     /// server.
     pub fn noise_floor(&self) -> Vec<String> {

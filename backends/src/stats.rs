@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use crate::Tracer;
 use crate::trace::Trace;
 use lockstep_sys::errno;
-use lockstep_sys::tcp_info::AcceptQueue;
+use lockstep_sys::tcp::AcceptQueue;
 
 /// Counts of one shard or, after [`merge`](Self::merge), of a whole server.
 ///

@@ -17,6 +17,8 @@
 //! A bench that measures the wrong thing is worse than one that stops: any deviation panics, with
 //! the backend and the cause.
 
+#![forbid(unsafe_code)]
+
 mod arguments;
 mod clients;
 mod one_shots;

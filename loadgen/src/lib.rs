@@ -9,6 +9,8 @@
 //! * [`clients`]: the threads that load a server. [`servers`]: the servers. [`machine`]: CPUs,
 //!   processes, limits.
 
+#![forbid(unsafe_code)]
+
 pub mod cli;
 pub mod clients;
 pub mod event;

@@ -1,5 +1,7 @@
 //! The `loadgen` command: parses arguments, runs the command, prints and stores its result.
 
+#![forbid(unsafe_code)]
+
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;

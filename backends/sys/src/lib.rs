@@ -11,7 +11,7 @@
 //! * [`errno`]: names and texts of error numbers.
 //! * [`cpu_time`]: CPU time of a thread and of processes.
 //! * [`netns`]: private network namespaces.
-//! * [`tcp_info`]: state of a TCP connection, accept queue of a listener.
+//! * [`tcp`]: state of a TCP connection, accept queue of a listener, binding without a port.
 //! * [`counters`]: the kernel's counters of a network namespace.
 //! * [`sock_diag`]: TCP sockets of any process.
 //! * [`uring`]: io_uring and its receive buffers.
@@ -24,6 +24,6 @@ pub mod errno;
 pub mod limits;
 pub mod netns;
 pub mod sock_diag;
-pub mod tcp_info;
+pub mod tcp;
 pub mod units;
 pub mod uring;

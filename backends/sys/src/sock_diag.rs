@@ -10,7 +10,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with,
 };
 
-use crate::tcp_info::{AcceptQueue, CLOSE_WAIT, ESTABLISHED, LISTEN};
+use crate::tcp::{AcceptQueue, CLOSE_WAIT, ESTABLISHED, LISTEN};
 
 /// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
 const SOCK_DIAG_BY_FAMILY: u16 = 20;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use lockstep_sys::sock_diag::{SockDiag, TcpSocket};
-use lockstep_sys::tcp_info::{CLOSE_WAIT, ESTABLISHED, SYN_RECV};
+use lockstep_sys::tcp::{CLOSE_WAIT, ESTABLISHED, SYN_RECV};
 use procfs::process::{Process, Task};
 
 use super::until;

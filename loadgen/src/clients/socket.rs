@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use lockstep_sys::tcp::leave_port_to_connect;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -69,25 +70,10 @@ impl Target {
     }
 }
 
-/// Binds to an address and leaves the port to connect(2), which needs it to be free only towards
-/// this target (ip(7), `IP_BIND_ADDRESS_NO_PORT`).
+/// Binds to an address and leaves the port to connect(2), so that a port may be in use towards other
+/// targets.
 fn bind_source(socket: &Socket, source: Ipv4Addr) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-
-    let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open, and the pointer and length are those of `on`.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    leave_port_to_connect(socket)?;
     socket.bind(&SocketAddrV4::new(source, 0).into())
 }
 

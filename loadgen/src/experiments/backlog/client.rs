@@ -10,7 +10,7 @@ use socket2::Socket;
 
 use crate::clients::socket::{receive, send};
 use lockstep_sys::sock_diag::SockDiag;
-use lockstep_sys::tcp_info::TcpInfo;
+use lockstep_sys::tcp::TcpInfo;
 
 /// Time from the end of the connect to the request. Sending ends the state of a ghost, because
 /// every segment acknowledges the SYN cookie.

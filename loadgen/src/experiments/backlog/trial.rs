@@ -30,7 +30,7 @@ use lockstep_sys::counters::NetCounters;
 use lockstep_sys::errno::describe;
 use lockstep_sys::limits::raise_open_files;
 use lockstep_sys::sock_diag::SockDiag;
-use lockstep_sys::tcp_info::AcceptQueue;
+use lockstep_sys::tcp::AcceptQueue;
 
 /// Longest time between two readings of the queue's depth.
 const TICK: Duration = Duration::from_millis(20);

@@ -20,7 +20,7 @@ use crate::clients::failures::{Failures, Kind};
 use crate::clients::intervals::histogram;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
-use lockstep_sys::tcp_info::TcpInfo;
+use lockstep_sys::tcp::TcpInfo;
 
 /// Interval between two scans for connections that have timed out.
 const SCAN_NS: u64 = 50_000_000;

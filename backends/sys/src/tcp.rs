@@ -1,5 +1,5 @@
-//! `TCP_INFO` of a socket (tcp(7)): state and retransmissions of a connection, accept queue of a
-//! listener.
+//! Socket options that neither socket2 nor rustix has: `TCP_INFO` (tcp(7)), which is the state of a
+//! connection or the accept queue of a listener, and `IP_BIND_ADDRESS_NO_PORT` (ip(7)).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -61,6 +61,30 @@ impl AcceptQueue {
     }
 }
 
+/// Lets bind(2) to an address leave the choice of the port to connect(2), which needs it to be free
+/// only towards one target (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
+///
+/// # Errors
+///
+/// `ENOPROTOOPT` if the socket is not an IPv4 socket.
+pub fn leave_port_to_connect(socket: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open, and the pointer and the length are those of `on`.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 fn read(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -84,9 +108,23 @@ fn read(socket: impl AsFd) -> io::Result<libc::tcp_info> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+
+    use rustix::net::{AddressFamily, SocketType};
 
     use super::*;
+
+    #[test]
+    fn bound_socket_gets_its_port_at_connect() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        leave_port_to_connect(&socket).unwrap();
+        rustix::net::bind(&socket, &"127.0.0.2:0".parse::<SocketAddr>().unwrap()).unwrap();
+        let socket = TcpStream::from(socket);
+        assert_eq!(socket.local_addr().unwrap().port(), 0);
+        rustix::net::connect(&socket, &listener.local_addr().unwrap()).unwrap();
+        assert_ne!(socket.local_addr().unwrap().port(), 0);
+    }
 
     #[test]
     fn listener_reports_its_accept_queue() {

@@ -7,7 +7,7 @@
 //! * [`engine`]: epoll and io_uring. [`socket`]: connect, receive, send.
 //! * [`schedule`], `pacer`: requests of an open loop, and their sending in time. [`spacing`]: the
 //!   check that they were.
-//! * [`plan`]: orders for all threads. [`clock`], [`control`]: state shared with the main thread.
+//! * [`plan`]: load of all threads. [`clock`], [`control`]: state shared with the main thread.
 //!   [`slices`]: runs that are under load alternately.
 //! * `counters`, [`intervals`], [`failures`]: counts in all, and by interval.
 //!

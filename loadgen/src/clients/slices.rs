@@ -86,8 +86,8 @@ impl SliceHandle {
         }
     }
 
-    /// True if the load of every run is steady. Until then steady runs are to go on, so that all are
-    /// measured in the same slices.
+    /// True if the load of every run is steady. Until then, steady runs are to go on, so that all
+    /// are measured in the same slices.
     pub fn all_are_steady(&self) -> bool {
         let steady = |run: &Stage| match run {
             Stage::Opening => false,

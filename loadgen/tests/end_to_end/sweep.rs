@@ -93,7 +93,11 @@ fn slo_search_finds_and_confirms_the_highest_rate() {
     let server = delayed_echo(Duration::from_millis(100));
     let args = ["--slo", "p99<5s", "--rate-min", "9", "--rate-max", "300", "--conns", "4"];
     let more = ["-d", "400ms", "--warmup", "100ms", "--timeout", "20s"];
-    let finished = undisturbed(|| sweep(&server.target(), &[&args[..], &more].concat()));
+    let search = || sweep(&server.target(), &[&args[..], &more].concat());
+    let mut finished = search();
+    if finished.code != Some(0) {
+        finished = search(); // a disturbed run has ended the first search
+    }
     assert_eq!(finished.code, Some(0), "{finished:#?}");
     let record = finished.record();
     let rate = record["slo"]["rate_per_s"].as_u64().unwrap();

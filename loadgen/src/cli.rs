@@ -193,6 +193,24 @@ mod tests {
     }
 
     #[test]
+    fn options_have_the_same_help_in_every_command() {
+        // These take one value or several, or another meaning, by command.
+        let differ = ["backend", "backlog", "conns", "duration", "force", "output", "rate"];
+        let differ = [&differ[..], &["rounds", "seed", "size", "target", "warmup"]].concat();
+        let cli = Cli::command();
+        let mut helps = std::collections::BTreeMap::new();
+        for command in cli.get_subcommands().filter(|it| !it.is_hide_set()).chain([&cli]) {
+            for option in command.get_arguments().filter(|it| it.get_long().is_some()) {
+                let (long, help) = (option.get_long().unwrap(), option.get_help());
+                let help = (help.map(ToString::to_string), option.get_help_heading());
+                let first = helps.entry(long.to_owned()).or_insert(help.clone());
+                assert!(differ.contains(&long) || *first == help, "{long}: {first:?}, {help:?}");
+            }
+        }
+        assert!(helps.len() > 40, "{helps:?}");
+    }
+
+    #[test]
     fn address_is_the_target_in_any_position() {
         for line in ["loadgen [::1]:7 --conns 5", "loadgen --conns 5 [::1]:7"] {
             assert_eq!(parse(line).unwrap().run.target.as_deref(), Some("[::1]:7"), "{line}");

@@ -144,10 +144,14 @@ fn plan(args: &SweepArgs, base: &RunArgs, argv: &[String], seed: u64) -> SweepPl
 /// Measures every cell in every round, in random order.
 fn levels(runner: &mut Runner<'_>, sweep: &mut Sweep, mut cells: Vec<Cell>) -> Result<(), Failure> {
     let all = sweep.plan.rounds as usize * cells.len();
+    let several = cells.iter().any(|cell| cell.args.backend != cells[0].args.backend);
+    let unit = if sweep.plan.axis == Axis::Rate { "/s" } else { " connections" };
     for round in 1..=sweep.plan.rounds {
         runner.rng.shuffle(&mut cells);
         for cell in &cells {
-            let label = format!("run {} of {all}, {}: ", sweep.points.len() + 1, cell.level);
+            let server = if several { format!("{}, ", cell.args.backend) } else { String::new() };
+            let number = sweep.points.len() + 1;
+            let label = format!("run {number} of {all}, {server}{}{unit}: ", cell.level);
             sweep.points.push(runner.measure(cell, round, label)?);
         }
     }

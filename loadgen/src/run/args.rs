@@ -75,7 +75,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub generator: GeneratorArgs,
 
-    /// Skip the measurement of the machine's floor (some tenths of a second) before the run
+    /// Skip the measurement of the machine's floor (some tenths of a second)
     #[arg(long)]
     pub no_floor: bool,
 

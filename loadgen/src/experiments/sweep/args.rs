@@ -93,7 +93,7 @@ pub struct SweepArgs {
     #[command(flatten)]
     pub generator: GeneratorArgs,
 
-    /// Skip the measurement of the machine's floor (some tenths of a second) before the runs
+    /// Skip the measurement of the machine's floor (some tenths of a second)
     #[arg(long)]
     pub no_floor: bool,
 

@@ -11,9 +11,9 @@
 
 mod connection;
 mod probe;
+mod trace;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use lockstep_core::{Cause, RECV_MAX};
 use lockstep_sys::busy_poll::BusyPoll;
-use lockstep_sys::errno::{is_exhaustion, name_of};
-use lockstep_sys::uring::{BufferId, Completion, NO_KEY, Observer, Ring, Sent};
+use lockstep_sys::errno::is_exhaustion;
+use lockstep_sys::uring::{BufferId, Completion, NO_KEY, Ring, Sent};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
@@ -33,6 +33,7 @@ use crate::slots::{Key, Slots};
 use crate::trace::{NONE, NoTrace, Trace, Traced, quoted};
 use crate::{Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Unsupported};
 use connection::{Connection, Operation, Received, Shared, Socket};
+use trace::{Enters, note_receive, note_send};
 
 /// The `io-uring` backend's value.
 #[derive(Clone, Copy, Debug)]
@@ -557,59 +558,17 @@ impl<'a, T: Trace> Loop<'a, T> {
     fn trace_completion(&mut self, completion: &Completion) {
         let trace = self.trace;
         let Some(tracer) = trace.tracer() else { return };
-        let (name, key, result, more) = match completion {
-            Completion::Receive { key, result, more, .. } => {
-                let received = result.as_ref().map_or(None, Option::as_ref);
-                let shown = received.map_or_else(String::new, |buffer| {
-                    format!(" {}", quoted(self.ring.received(buffer)))
-                });
-                let count = |buffer: &Option<_>| buffer.as_ref().map_or(0, BufferId::length);
-                let result = result.as_ref().map(count).map_err(|error| *error);
-                ("RECV", *key, Outcome(result, shown), *more)
-            }
-            Completion::Accept { result, more } => {
-                let fd = result.as_ref().map(|fd| fd.as_raw_fd() as usize).map_err(|error| *error);
-                ("ACCEPT", NO_KEY, Outcome(fd, String::new()), *more)
-            }
-            Completion::Send { key, result, .. } => ("SEND", *key, Outcome::of(*result), false),
-            Completion::Poll { key, result, more } => {
-                ("POLL_ADD", *key, Outcome::of(*result), *more)
-            }
-            Completion::Cancel { key, result } => {
-                ("ASYNC_CANCEL", *key, Outcome::of(*result), false)
-            }
-            Completion::Close { result } => ("CLOSE", NO_KEY, Outcome::of(*result), false),
-        };
-        let client = self.clients.get_mut(Key::unpack(key));
         let fd = match completion {
-            Completion::Accept { .. } => self.listener.as_ref().map_or(NONE, AsRawFd::as_raw_fd),
-            _ => client.map_or(NONE, |client| client.socket.as_raw_fd()),
-        };
-        let traced_fd = match completion {
-            Completion::Accept { result: Ok(socket), .. } => {
-                tracer.register(socket.as_raw_fd());
-                socket.as_raw_fd()
+            Completion::Accept { .. } => self.listener.as_ref().map(AsRawFd::as_raw_fd),
+            Completion::Receive { key, .. }
+            | Completion::Send { key, .. }
+            | Completion::Cancel { key, .. } => {
+                let client = self.clients.get_mut(Key::unpack(*key));
+                client.map(|client| client.socket.as_raw_fd())
             }
-            _ => fd,
+            Completion::Poll { .. } | Completion::Close { .. } => None,
         };
-        let shown_fd = if fd == NONE { String::new() } else { format!(" fd={fd}") };
-        let more = if more { " F_MORE" } else { "" };
-        tracer.note(traced_fd, format_args!("complete {name}{shown_fd} -> {result}{more}"));
-    }
-}
-
-/// Traces io_uring_setup(2) and io_uring_enter(2).
-#[derive(Clone, Copy)]
-struct Enters<T>(T);
-
-impl<T: Trace> Observer for Enters<T> {
-    #[inline(always)]
-    fn call(
-        &self,
-        text: fmt::Arguments<'_>,
-        call: impl FnOnce() -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        self.0.call_for(NONE, text, call, usize::clone)
+        trace::completion(tracer, completion, fd, &self.ring);
     }
 }
 
@@ -646,37 +605,5 @@ impl<T: Trace> Socket for Calls<'_, T> {
             span.returned(format_args!("shutdown({fd}, {how})"), value.as_ref());
         }
         result
-    }
-}
-
-#[inline(always)]
-fn note_receive(trace: impl Trace, socket: impl AsFd, how: &str) {
-    let fd = socket.as_fd().as_raw_fd();
-    trace.note(fd, format_args!("submit RECV fd={fd} {how}"));
-}
-
-#[inline(always)]
-fn note_send(trace: impl Trace, socket: impl AsFd, bytes: &[u8], flags: &str) {
-    if let Some(tracer) = trace.tracer() {
-        let (fd, shown, length) = (socket.as_fd().as_raw_fd(), quoted(bytes), bytes.len());
-        tracer.note(fd, format_args!("submit SEND fd={fd} {shown} {length}{flags}"));
-    }
-}
-
-/// Result of a completion in a trace: a number and the bytes received, or the name of an error.
-struct Outcome(Result<usize, Errno>, String);
-
-impl Outcome {
-    fn of(result: Result<u32, Errno>) -> Self {
-        Self(result.map(|value| value as usize), String::new())
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Ok(value) => write!(f, "{value}{}", self.1),
-            Err(error) => write!(f, "-{}", name_of(&error.into())),
-        }
     }
 }

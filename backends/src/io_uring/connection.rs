@@ -103,7 +103,7 @@ enum Reply {
     Rest,
 }
 
-/// What the connections of a shard share.
+/// State that the connections of a shard share.
 pub(super) struct Shared {
     pub(super) stats: Stats,
     pub(super) idle: Deadlines,

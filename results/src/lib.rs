@@ -53,4 +53,4 @@ pub use documents::sweep::{
 pub use documents::{Document, Header, SCHEMA, Stored, report};
 pub use environment::{Build, Environment, Load};
 pub use latency::{Latencies, Latency};
-pub use text::{polling, wrap};
+pub use text::wrap;

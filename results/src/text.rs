@@ -98,7 +98,7 @@ pub(crate) fn load(conns: u32, size: u32) -> String {
 }
 
 /// Busy-polling of a server, if there is any: `, polling for 50.0us`.
-pub fn polling(spin_ns: Option<u64>) -> String {
+pub(crate) fn polling(spin_ns: Option<u64>) -> String {
     spin_ns.map_or_else(String::new, |ns| format!(", polling for {}", format::duration(ns)))
 }
 

@@ -108,26 +108,26 @@ impl Comparison {
 /// Runs of a cell that are left out, of which metrics, and why. Subjects with the same numbers and
 /// reasons share a sentence.
 fn excluded(cell: &Cell) -> Vec<String> {
-    let mut groups: Vec<((u32, usize, String), Vec<&str>)> = Vec::new();
+    let mut groups: Vec<(String, String, Vec<&str>)> = Vec::new();
     for measured in cell.subjects.iter().filter(|measured| measured.excluded > 0) {
         // Older files have only the reasons of each run.
         let found = match measured.exclusions.as_slice() {
             [] => by_kind(&measured.runs),
             exclusions => exclusions.to_vec(),
         };
-        let kinds: Vec<String> = found.iter().map(exclusion).collect();
-        let group = (measured.excluded, measured.runs.len(), kinds.join("; "));
-        match groups.iter_mut().find(|(found, _)| *found == group) {
-            Some((_, names)) => names.push(&measured.name),
-            None => groups.push((group, vec![&measured.name])),
+        let kinds = found.iter().map(exclusion).collect::<Vec<_>>().join("; ");
+        let runs = format!("{} of {} runs", measured.excluded, measured.runs.len());
+        match groups.iter_mut().find(|group| group.0 == runs && group.1 == kinds) {
+            Some((_, _, names)) => names.push(&measured.name),
+            None => groups.push((runs, kinds, vec![&measured.name])),
         }
     }
-    let sentence = |((excluded, runs, kinds), names): ((u32, usize, String), Vec<&str>)| {
+    let sentence = |(runs, kinds, names): (String, String, Vec<&str>)| {
         let names = match names.len() {
             all if all > 1 && all == cell.subjects.len() => "each subject".to_owned(),
             _ => names.join(", "),
         };
-        text::printable(&format!("{excluded} of {runs} runs of {names} are left out: {kinds}"))
+        text::printable(&format!("{runs} of {names} are left out: {kinds}"))
     };
     groups.into_iter().map(sentence).collect()
 }

@@ -145,35 +145,36 @@ fn primary(comparison: &Comparison, cell: &Cell) -> String {
 /// The ratios in the other metrics, in as few tables as fit.
 fn ratios(comparison: &Comparison, cell: &Cell, metrics: &[Metric]) -> Vec<String> {
     let baseline = &comparison.plan.baseline;
-    let columns: Vec<(Metric, Vec<String>)> =
-        metrics.iter().map(|&metric| (metric, column(comparison, cell, metric))).collect();
-    let width = |cells: &[String]| cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
     let corner = format!("ratio to {}", shorten(&printable(baseline), NAME));
-    let names: Vec<String> = cell.subjects.iter().map(name).chain([corner.clone()]).collect();
-    let mut groups: Vec<(usize, Vec<&(Metric, Vec<String>)>)> = Vec::new();
-    for column in columns.iter().filter(|(_, cells)| cells.iter().any(|cell| cell.contains('x'))) {
-        let wide = width(&column.1).max(column.0.label().len()) + 3;
-        match groups.last_mut() {
-            Some((used, group)) if *used + wide <= COLUMNS => {
-                *used += wide;
-                group.push(column);
-            }
-            _ => groups.push((width(&names) + 4 + wide, vec![column])),
-        }
-    }
-    let of_group = |(_, group): (usize, Vec<&(Metric, Vec<String>)>)| {
-        let head: Vec<&str> = std::iter::once(&*corner)
-            .chain(group.iter().map(|(metric, _)| metric.label()))
-            .collect();
+    let width = |text: &String| text.chars().count();
+    let columns: Vec<(&str, Vec<String>)> = metrics
+        .iter()
+        .map(|&metric| (metric.label(), column(comparison, cell, metric)))
+        .filter(|(_, cells)| cells.iter().any(|cell| cell.contains('x')))
+        .collect();
+    let names = cell.subjects.iter().map(name).chain([corner.clone()]);
+    let first = names.map(|name| width(&name)).max().unwrap_or(0) + 4;
+    let (mut tables, mut rest) = (Vec::new(), columns.as_slice());
+    while !rest.is_empty() {
+        let mut used = first;
+        let fits = |(label, cells): &&(&str, Vec<String>)| {
+            used += cells.iter().map(width).max().unwrap_or(0).max(label.len()) + 3;
+            used <= COLUMNS
+        };
+        let (group, others) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+        rest = others;
+        let head = [&*corner].into_iter().chain(group.iter().map(|&(label, _)| label));
         let subjects = cell.subjects.iter().enumerate();
-        let others = subjects.filter(|(_, measured)| measured.name != *baseline);
-        let rows = others.map(|(index, measured)| {
-            let cells = group.iter().map(|(_, cells)| cells[index].clone());
-            std::iter::once(name(measured)).chain(cells).collect()
-        });
-        table(1, &head, rows)
-    };
-    groups.into_iter().map(of_group).collect()
+        let rows =
+            subjects.filter(|(_, measured)| measured.name != *baseline).map(|(i, measured)| {
+                [name(measured)]
+                    .into_iter()
+                    .chain(group.iter().map(|(_, all)| all[i].clone()))
+                    .collect()
+            });
+        tables.push(table(1, &head.collect::<Vec<_>>(), rows));
+    }
+    tables
 }
 
 /// The ratio of every subject of a cell in a metric, with its marks in front so that digits are

@@ -105,7 +105,10 @@ impl Sweep {
                 duration(level.p99_ns),
                 duration(level.p999_ns),
                 duration(level.server_cpu_us.map(|us| us * 1e3)),
-                crate::text::printable(&verdict),
+                match several && verdict.starts_with("INVALID") {
+                    true => "INVALID".to_owned(),
+                    false => crate::text::printable(&verdict),
+                },
             ]);
             row
         };

@@ -111,11 +111,15 @@ impl Session {
         floor::brief(args, conns, &self.allowed)
     }
 
-    /// Returns the signal that arrived between two runs.
-    pub fn signal(&self) -> Option<i32> {
-        self.events.try_iter().find_map(|event| match event {
-            Event::Signal(signal) => Some(signal),
-            _ => None, // An event of a run that is over.
+    /// Checks for a signal between two runs.
+    ///
+    /// # Errors
+    ///
+    /// The signal, if one arrived.
+    pub(crate) fn check_signal(&self) -> Result<(), Failure> {
+        self.events.try_iter().try_for_each(|event| match event {
+            Event::Signal(signal) => Err(Failure::signal(signal)),
+            _ => Ok(()), // An event of a run that is over.
         })
     }
 

@@ -131,24 +131,20 @@ impl<'a> Rounds<'a> {
         let args: Vec<RunArgs> = order.iter().map(|&index| self.args(shared, index)).collect();
         let Some(slice) = self.args.slice(shared.conns, order.len()) else {
             for (args, &index) in args.iter().zip(order) {
-                self.check_signal()?;
+                self.session.check_signal()?;
                 let job = self.job(shared, args, index, &self.entries[index].name);
                 let result = self.session.run(&job);
                 self.note(shared.round, index, result)?;
             }
             return Ok(());
         };
-        self.check_signal()?;
+        self.session.check_signal()?;
         let job = |(args, &index)| self.job(shared, args, index, "all in time slices");
         let jobs: Vec<Job<'_>> = args.iter().zip(order).map(job).collect();
         let results = self.session.run_in_slices(&jobs, slice);
         // Every result is kept before the first failure ends the comparison.
         let note = |(&index, result)| self.note(shared.round, index, result);
         order.iter().zip(results).map(note).collect::<Vec<_>>().into_iter().collect()
-    }
-
-    fn check_signal(&self) -> Result<(), Failure> {
-        self.session.signal().map_or(Ok(()), |signal| Err(Failure::signal(signal)))
     }
 
     fn args(&self, shared: &Shared, index: usize) -> RunArgs {

@@ -51,7 +51,7 @@ impl<'a> Runner<'a> {
         label: String,
         observer: &mut dyn Observer,
     ) -> Result<Record, Failure> {
-        self.check_signal()?;
+        self.session.check_signal()?;
         args.generator.seed = Some(self.rng.u64(..));
         let (argv, command) = (self.argv.clone(), self.command);
         let job = Job { args: &args, command, argv, label, floor: None };
@@ -82,7 +82,7 @@ impl<'a> Runner<'a> {
     ) -> Result<Point, Failure> {
         let mut args = cell.args.clone();
         if cell.processes > 1 {
-            self.check_signal()?;
+            self.session.check_signal()?;
             args.generator.seed = Some(self.rng.u64(..));
             let measured = processes::measure(&self.session, &args, cell.processes, round, &label)?;
             self.note(measured.code, &measured.subject);
@@ -98,10 +98,6 @@ impl<'a> Runner<'a> {
         (point.opening, point.idle_memory) = probe.costs(record.conns, served).unzip();
         point.subject = Some(record.subject.name);
         Ok(point)
-    }
-
-    fn check_signal(&self) -> Result<(), Failure> {
-        self.session.signal().map_or(Ok(()), |signal| Err(Failure::signal(signal)))
     }
 
     /// Takes the exit code and the server's name of a run. An invalid run is marked in its point.

@@ -167,9 +167,7 @@ impl Worker {
                     });
                 }
             }
-            if let Some(signal) = session.signal() {
-                return Err(Failure::signal(signal));
-            }
+            session.check_signal()?;
         }
     }
 }

@@ -11,13 +11,12 @@
 //! The file holds the values of every round, so that the verdicts can be checked, and one pooled
 //! histogram for each subject. Each run names the file of its whole record, if that was kept.
 
+mod charts;
 mod exclusion;
 mod floors;
-mod forest;
 mod judge;
 mod metric;
 mod page;
-mod rounds;
 mod sentences;
 mod text;
 

@@ -4,13 +4,11 @@
 //! absent, never zero. Units stand last in the names.
 
 mod bars;
-mod costs;
-mod fairness;
+mod charts;
 pub(crate) mod notes;
 pub(crate) mod page;
 pub(crate) mod table;
 pub(crate) mod text;
-mod timeline;
 
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;

@@ -7,7 +7,6 @@
 //!
 //! With objectives (an SLO), a search for the highest rate that meets them chooses the levels.
 
-mod curve;
 mod knee;
 pub(crate) mod many;
 mod page;

@@ -1,6 +1,6 @@
 //! A chart: caption, drawing, legend, data.
 
-use super::escape::escape;
+use super::escape;
 use super::table::Table;
 
 /// Width of every drawing in its own units; text in it is 13 of them high.

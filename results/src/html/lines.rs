@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::escape::escape;
+use super::escape;
 use super::figure::{Figure, WIDTH, number, style};
 use super::scale::Scale;
 use super::table::Table;

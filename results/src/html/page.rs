@@ -1,6 +1,6 @@
 //! The page around the sections.
 
-use super::escape::escape;
+use super::escape;
 use super::figure::Figure;
 
 const STYLE: &str = include_str!("report.css");

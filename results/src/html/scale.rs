@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::escape::escape;
+use super::escape;
 use super::figure::number;
 use super::unit::Unit;
 

@@ -1,6 +1,6 @@
 //! Tables: the data behind each chart, and what is better read than drawn.
 
-use super::escape::escape;
+use super::escape;
 
 /// Rows of text, the first column naming them.
 #[derive(Clone, Debug, Default)]

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::forest::{forest, verdict};
-use super::rounds::rounds;
+use super::charts::{forest, rounds, verdict};
 use super::{decimals, interval};
 use crate::html::Page;
-use crate::html::escape::escape;
+use crate::html::escape;
 use crate::html::spectrum::{Named, spectrum};
 use crate::html::table::Table;
 use crate::statistics::{Stopped, Verdict};

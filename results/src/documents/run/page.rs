@@ -1,10 +1,10 @@
 //! Section of single runs: their numbers, doubts, and charts of all.
 
+use super::charts::{costs, fairness, throughput, timeline};
 use super::table::metrics;
-use super::{costs, fairness, timeline};
 use crate::environment::circumstances::git;
 use crate::html::Page;
-use crate::html::escape::escape;
+use crate::html::escape;
 use crate::html::spectrum::{Named, spectrum};
 use crate::html::table::Table;
 use crate::{Document, Latency, Record, format};
@@ -161,10 +161,10 @@ fn charts(page: &mut Page, runs: &[(&str, &Record)]) {
         distributions("Latency by percentile", &named);
     }
     let all: Vec<&Record> = runs.iter().map(|&(_, run)| run).collect();
-    figures.extend(runs.iter().filter_map(|(name, run)| timeline::timeline(name, run, &all)));
-    figures.extend(costs::costs(runs));
-    figures.extend(costs::throughput(runs));
-    figures.extend(fairness::fairness(runs));
+    figures.extend(runs.iter().filter_map(|(name, run)| timeline(name, run, &all)));
+    figures.extend(costs(runs));
+    figures.extend(throughput(runs));
+    figures.extend(fairness(runs));
     page.list("warning", &problems);
     page.charts(figures);
 }

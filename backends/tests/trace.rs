@@ -257,7 +257,7 @@ fn trace_of_a_single_thread_shows_clients_in_sequence() {
 #[test]
 fn trace_agrees_with_strace() {
     if let Err(why) = strace::is_available() {
-        return common::skipped(&why);
+        return common::skip("strace", why);
     }
     for backend in ["blocking", "mio"] {
         let files = strace::Files::new(backend);

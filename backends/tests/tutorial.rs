@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread;
 
 use common::child::{Process, Served, is_available};
-use common::skipped;
+use common::skip;
 use lockstep_backends::BACKENDS;
 
 fn python(program: &str, args: &[&str]) -> Command {
@@ -22,7 +22,7 @@ fn python(program: &str, args: &[&str]) -> Command {
 fn has_python() -> bool {
     let found = Command::new("python3").arg("--version").output().is_ok();
     if !found {
-        skipped("no python3");
+        skip("python3", "not found");
     }
     found
 }

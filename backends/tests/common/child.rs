@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::client::Client;
-use super::{PATIENCE, POLL_INTERVAL, is_required, skipped};
+use super::{PATIENCE, POLL_INTERVAL, skip};
 
 /// The program under test.
 pub(crate) const LOCKSTEP: &str = env!("CARGO_BIN_EXE_lockstep");
@@ -30,8 +30,7 @@ pub(crate) fn is_available(name: &str) -> bool {
         Ok(_how) => return true,
         Err(refused) => refused,
     };
-    assert!(!is_required(name), "no {name}: {refused}");
-    skipped(&format!("no {name}: {refused}"));
+    skip(name, refused);
     false
 }
 

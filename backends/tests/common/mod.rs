@@ -8,6 +8,8 @@ pub(crate) mod client;
 pub(crate) mod kernel;
 pub(crate) mod rounds;
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,13 +37,12 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Prints why a test is skipped.
-pub(crate) fn skipped(why: &str) {
-    let test = thread::current().name().unwrap_or("a test").to_owned();
-    eprintln!("SKIPPED {test}: {why}");
-}
-
-/// True if the backend must not be skipped: its name is in `LOCKSTEP_REQUIRE`.
-pub(crate) fn is_required(backend: &str) -> bool {
-    std::env::var("LOCKSTEP_REQUIRE").is_ok_and(|names| names.split(',').any(|it| it == backend))
+/// Reports that this machine lacks `feature`, on the process's standard error, which libtest does
+/// not capture. Fails the test if `LOCKSTEP_REQUIRE`, a list of names, contains `feature`.
+#[track_caller]
+pub(crate) fn skip(feature: &str, cause: impl Display) {
+    let test = thread::current().name().unwrap_or_default().to_owned();
+    writeln!(io::stderr(), "SKIPPED {test}: {feature}: {cause}").expect("stderr can be written");
+    let required = std::env::var("LOCKSTEP_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name == feature), "{feature} is required here");
 }

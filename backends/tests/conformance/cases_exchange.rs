@@ -9,7 +9,7 @@ use socket2::SockRef;
 
 use super::SUBJECT;
 use crate::common::client::Client;
-use crate::common::{kernel, noise, skipped};
+use crate::common::{kernel, noise, skip};
 use crate::harness::{options, start, start_at, start_with};
 
 #[test]
@@ -256,7 +256,7 @@ fn port_zero_becomes_the_real_port() {
 #[test]
 fn ipv6_is_served() {
     if let Err(error) = std::net::TcpListener::bind("[::1]:0") {
-        return skipped(&format!("no ::1 here: {error}"));
+        return skip("ipv6", error);
     }
     let here = "[::1]:0".parse().unwrap();
     let Some(server) = start_at(here, &SUBJECT, Echo, options(&SUBJECT)) else { return };

@@ -7,7 +7,7 @@ use lockstep_backends::Options;
 use lockstep_core::Echo;
 
 use super::SUBJECT;
-use crate::common::{kernel, noise, skipped};
+use crate::common::{kernel, noise, skip};
 use crate::harness::{Running, options, start_with};
 
 /// Connects from the CPU, with an exchange on every connection.
@@ -23,7 +23,7 @@ fn connect_from(server: &Running, cpu: usize, count: usize) {
 #[test]
 fn connections_go_to_the_shard_on_their_cpu() {
     let cpus = lockstep_sys::cpus::allowed().unwrap();
-    let [first, second, ..] = cpus[..] else { return skipped("there is one processor") };
+    let [first, second, ..] = cpus[..] else { return skip("two-cpus", "one CPU is allowed") };
     for (from_first, from_second) in [(24, 8), (0, 32), (32, 0)] {
         let Some(server) = start_with(&SUBJECT, Echo, options(&SUBJECT)) else { return };
         connect_from(&server, first, from_first);
@@ -51,7 +51,7 @@ fn unsteered_connections_are_spread_over_shards() {
 #[test]
 fn connections_from_other_cpus_are_served() {
     let cpus = lockstep_sys::cpus::allowed().unwrap();
-    let [first, second, ..] = cpus[..] else { return skipped("there is one processor") };
+    let [first, second, ..] = cpus[..] else { return skip("two-cpus", "one CPU is allowed") };
     let elsewhere = Options { pin: vec![first], ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Echo, elsewhere) else { return };
     connect_from(&server, second, 64);

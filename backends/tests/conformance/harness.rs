@@ -11,7 +11,7 @@ use lockstep_backends::{Backend, Config, Options, Server, ServiceFactory, StartE
 use lockstep_core::Service;
 
 use crate::common::client::Client;
-use crate::common::{PATIENCE, is_required, skipped};
+use crate::common::{PATIENCE, skip};
 
 /// A backend under test, with its tuning.
 pub(crate) struct Subject {
@@ -86,8 +86,8 @@ pub(crate) fn start_at(
     let service = ServiceFactory::new(move |_socket| service);
     match Server::start(&Config { backend, listen, service, options }) {
         Ok(server) => Some(Running { addr: server.addr(), server: Some(server) }),
-        Err(StartError::Unsupported(refused)) if !is_required(backend.name()) => {
-            skipped(&format!("no {}: {refused}", backend.name()));
+        Err(StartError::Unsupported(refused)) => {
+            skip(backend.name(), refused);
             None
         }
         Err(error) => panic!("{} does not start: {error}", backend.name()),

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::common::child::{Process, Served, lockstep};
-use crate::common::skipped;
+use crate::common::skip;
 
 /// Makes io_uring_setup(2) fail with `errno` in the command's process.
 fn refuse_io_uring(command: &mut Command, errno: i32) {
@@ -40,7 +40,7 @@ fn refused(args: &str, errno: i32) -> Option<Command> {
     let mut trial = Command::new("true");
     refuse_io_uring(&mut trial, errno);
     if let Err(error) = trial.status() {
-        skipped(&format!("no seccomp filter can be installed: {error}"));
+        skip("seccomp", error);
         return None;
     }
     let mut command = lockstep(args.split(' '));

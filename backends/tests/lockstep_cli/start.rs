@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::common::child::{Process, Served, lockstep};
 use crate::common::kernel::listen_queues;
-use crate::common::{client::Client, skipped};
+use crate::common::{client::Client, skip};
 use crate::harness::{assert_complains, run};
 
 on_every_backend! {
@@ -109,7 +109,7 @@ fn listen_takes_names_and_ipv6_addresses() {
     server.stop();
 
     if let Err(error) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
-        return skipped(&format!("no IPv6: {error}"));
+        return skip("ipv6", error);
     }
     let server = Served::start("mio", ["--listen", "[::1]:0", "--shards", "2"]);
     assert!(server.addr.is_ipv6());

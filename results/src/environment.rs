@@ -256,8 +256,8 @@ fn loadavg(text: &str) -> Option<(f64, u64)> {
     Some((minute, runnable.parse().ok()?))
 }
 
-/// Eight hexadecimal digits for an identity: FNV-1a, 64 bits folded to 32. The machine's id cannot be
-/// recovered from them, as machine-id(5) demands.
+/// Eight hexadecimal digits for an identity: FNV-1a, 64 bits folded to 32. The machine's id cannot
+/// be recovered from them, as machine-id(5) demands.
 fn hash(identity: &str) -> String {
     let hash = identity.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

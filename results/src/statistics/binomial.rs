@@ -62,12 +62,12 @@ impl Binomial {
     }
 }
 
-/// Ranks, from 1, of the samples that bound the `quantile` (0.99 for the 99th percentile) of `count`
-/// samples with at least this `confidence`.
+/// Ranks, from 1, of the samples that bound the `quantile` (0.99 for the 99th percentile) of
+/// `count` samples with at least this `confidence`.
 ///
 /// The number of samples below the true value is binomial, whatever the distribution (Thompson
-/// 1936; David and Nagaraja, Order Statistics, 7.1). `None` if there are too few samples to bound it
-/// on both sides: the 99th percentile takes 368 at 95 %.
+/// 1936; David and Nagaraja, Order Statistics, 7.1). `None` if there are too few samples to bound
+/// it on both sides: the 99th percentile takes 368 at 95 %.
 ///
 /// It takes the samples for independent. Those of one run are not: a pause slows many in a row. So
 /// it is the least uncertainty that a percentile has, and says nothing about the next run.

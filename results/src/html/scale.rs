@@ -70,7 +70,8 @@ impl Scale {
         Scale::new(Kind::Log, Unit::Ratio, low / margin, high * margin)
     }
 
-    fn new(kind: Kind, unit: Unit, low: f64, high: f64) -> Scale {
+    /// From `low` to `high`; an empty or infinite range is replaced by a valid one.
+    pub(crate) fn new(kind: Kind, unit: Unit, low: f64, high: f64) -> Scale {
         let finite = |value: f64| if value.is_finite() { value } else { 0.0 };
         let least = if kind == Kind::Log { POSITIVE_MIN } else { -VALUE_MAX };
         let low = finite(low).clamp(least, VALUE_MAX);

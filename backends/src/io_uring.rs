@@ -513,7 +513,7 @@ impl<'a, T: Trace> Loop<'a, T> {
         self.submit(key, operation)
     }
 
-    /// The server stops: accepts what is in the listen queue, then lets every conversation end.
+    /// The server stops: accepts what is in the listen queue, then drains every connection.
     fn drain(&mut self) -> io::Result<()> {
         self.open_accepted()?;
         for key in self.clients.keys() {

@@ -8,9 +8,10 @@
 //!
 //! A reply is sent from the buffer of its request, as far as the socket takes it immediately, and
 //! only a failure is reported. That the reply has gone out is concluded from the next request: one
-//! receive serves all requests of a connection, and a request that completes in a later iteration
-//! than the one that queued the reply comes after its send, of which that iteration has reported
-//! any failure first ([`lockstep_sys::uring::Ring::iteration`]). So an exchange is one completion.
+//! receive serves all requests of a connection. A request that completes in a later iteration than
+//! the one that queued the reply comes after the reply's send, and that iteration has reported a
+//! failure of the send first ([`lockstep_sys::uring::Ring::iteration`]). So an exchange is one
+//! completion.
 //!
 //! # Clients that pipeline
 //!
@@ -63,17 +64,18 @@ pub(super) struct Connection {
     exchange: Exchange,
     service: Box<dyn Service>,
     receive: Receive,
-    /// The receive is to be cancelled.
+    /// True if a cancellation of the receive has been submitted.
     cancelling: bool,
     reply: Reply,
-    /// More than one request was there at once the last time, or none has come yet.
+    /// True if the last receive left something in the socket, or none has completed yet.
     pipelines: bool,
     /// Requests that came while a reply was owed.
     #[expect(clippy::box_collection, reason = "8 bytes in the connections that never pipeline")]
     queue: Option<Box<VecDeque<Box<[u8]>>>>,
-    /// The exchange is to be drained once the reply is known to be sent.
+    /// True if the server has drained the connection. The exchange is drained once its reply is
+    /// known to be sent.
     draining: bool,
-    /// The conversation is over and counted; the connection is closed when the peer has closed.
+    /// True if the exchange is over and counted. The connection closes when its peer has closed.
     lingering: bool,
 }
 
@@ -110,9 +112,9 @@ pub(super) struct Shared {
     pub(super) lingering: Deadlines,
     /// The ring's iteration.
     pub(super) iteration: u32,
-    /// The server stops.
+    /// True if the server stops.
     pub(super) draining: bool,
-    /// The drain timeout is over: connections do not linger.
+    /// True if the drain timeout is over: connections do not linger.
     pub(super) cut: bool,
 }
 
@@ -131,9 +133,9 @@ pub(super) type Request<'a> = Result<Option<(&'a mut [u8; RECV_MAX], usize)>, Er
 /// Completion of a receive.
 pub(super) struct Received<'a> {
     pub(super) request: Request<'a>,
-    /// The receive goes on.
+    /// True if the receive goes on.
     pub(super) more: bool,
-    /// The socket held more.
+    /// True if the socket held more.
     pub(super) nonempty: bool,
 }
 
@@ -485,8 +487,8 @@ impl Connection {
         }
     }
 
-    /// Ends the conversation for `cause`, unless it is over and the connection only lingers: makes
-    /// complete what is in flight.
+    /// Ends the exchange for `cause`, unless the connection lingers already. What is in flight
+    /// completes.
     pub(super) fn terminate(
         &mut self,
         cause: Cause,
@@ -506,7 +508,7 @@ impl Connection {
         self.end(cause, socket, shared)
     }
 
-    /// Counts the end of the conversation, and closes the connection now or when the peer has.
+    /// Counts the end of the exchange, and closes the connection now or when the peer has.
     fn end(&mut self, cause: Cause, socket: &mut impl Socket, shared: &mut Shared) -> Operation {
         shared.stats.on_closed(cause);
         shared.idle.stop(self.index);
@@ -526,7 +528,7 @@ impl Connection {
         self.next_receive(shared)
     }
 
-    /// The peer of a lingering connection has sent something, or closed.
+    /// The peer of a lingering connection has sent bytes, or closed.
     #[cold]
     fn on_discarded<T>(
         &mut self,
@@ -541,7 +543,7 @@ impl Connection {
         }
     }
 
-    /// True if the conversation is over and counted.
+    /// True if the exchange is over and counted.
     pub(super) fn is_lingering(&self) -> bool {
         self.lingering
     }
@@ -691,7 +693,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receive_that_ends_while_its_reply_is_queued_is_submitted_again() {
+    fn receive_that_ends_while_its_reply_is_queued_is_submitted_again() {
         let mut bench = Bench::in_lockstep();
         let _reply = bench.request(b"1", true, true);
         assert_eq!(bench.request(b"2", false, true), Operation::ReceiveAll);
@@ -702,7 +704,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_send_leaves_the_rest() {
+    fn short_send_leaves_the_rest() {
         let mut bench = Bench::in_lockstep();
         let _reply = bench.request(b"request", true, false);
         assert_eq!(bench.sent(Ok(3), b"request"), Operation::SendRest(Box::from(&b"uest"[..])));
@@ -716,7 +718,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_send_ends_the_conversation() {
+    fn failed_send_ends_the_exchange() {
         let mut bench = Bench::in_lockstep();
         let _reply = bench.request(b"request", true, false);
         assert_eq!(bench.sent(Err(Errno::CONNRESET), b"request"), Operation::None);
@@ -736,7 +738,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_answers_a_request_that_is_there() {
+    fn drain_answers_a_request_that_is_there() {
         let mut bench = Bench::in_lockstep();
         let _reply = bench.request(b"1", true, false);
         bench.shared.draining = true;
@@ -754,7 +756,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_waits_for_no_request() {
+    fn drain_waits_for_no_request() {
         let mut bench = Bench::in_lockstep();
         bench.shared.draining = true;
         assert_eq!(bench.connection.drain(), Operation::CancelReceive);
@@ -769,7 +771,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminated_connection_ends_for_the_first_cause() {
+    fn terminated_connection_ends_for_the_first_cause() {
         let mut bench = Bench::in_lockstep();
         for cause in [Cause::Idle, Cause::Drain] {
             let Bench { connection, socket, shared } = &mut bench;
@@ -781,7 +783,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminated_connection_without_a_receive_is_closed() {
+    fn terminated_connection_without_a_receive_is_closed() {
         let mut bench = Bench::new();
         assert_eq!(bench.complete(Err(Errno::NOBUFS), false, false), Operation::AwaitBuffer);
         let Bench { connection, socket, shared } = &mut bench;

@@ -553,9 +553,9 @@ impl<O: Observer> Ring<O> {
 
     /// The next completion taken: first those of sends, then the others in their order.
     ///
-    /// The kernel does not promise that the completion of a failed send comes before that of a
-    /// receive submitted with it, but whoever concludes from a receive that a reply has arrived has
-    /// to see it first.
+    /// The kernel does not promise that a failed send completes before a receive submitted with it.
+    /// A caller that concludes from the receive that the send has succeeded has to see the failure
+    /// first.
     #[inline]
     pub fn next_completion(&mut self) -> Option<Completion> {
         let entry = match self.sends.pop() {
@@ -806,7 +806,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_is_submitted() {
+    fn full_queue_is_submitted() {
         let Some(mut ring) = ring() else { return };
         for key in 0..100 {
             ring.push_plain(opcode::Nop::new().build(), Kind::Poll, key).unwrap();
@@ -819,7 +819,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_limits_the_completions_of_a_wait() {
+    fn batch_limits_the_completions_of_a_wait() {
         let Some(mut ring) = ring_with(Sizes { batch: 3, ..SIZES }, ()) else { return };
         for key in 0..7 {
             ring.push_plain(opcode::Nop::new().build(), Kind::Poll, key).unwrap();
@@ -873,7 +873,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a buffer of another ring")]
-    fn a_buffer_goes_back_to_its_own_ring_only() {
+    fn buffer_goes_back_to_its_own_ring_only() {
         let (Some(mut ring), Some(mut other)) = (ring(), ring()) else {
             panic!("a buffer of another ring cannot be had here");
         };
@@ -885,7 +885,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sent_buffer_comes_back_by_itself() {
+    fn sent_buffer_comes_back_by_itself() {
         let Some(mut ring) = ring_with(Sizes { buffers_max: 1, ..SIZES }, ()) else { return };
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ring.receive_multi(0, &ours).unwrap();
@@ -909,7 +909,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_send_is_reported_with_its_buffer_before_the_iteration_changes_twice() {
+    fn failed_send_is_reported_with_its_buffer_before_the_iteration_changes_twice() {
         let Some(mut ring) = ring() else { return };
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"request").unwrap();
@@ -1018,7 +1018,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_connection_that_is_not_taken_is_closed_by_a_drop() {
+    fn accepted_connection_that_is_not_taken_is_closed_by_a_drop() {
         let Some(mut ring) = ring() else { return };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -1047,7 +1047,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_call_is_repeated_and_nothing_is_lost() {
+    fn refused_call_is_repeated_and_nothing_is_lost() {
         for errno in [libc::EAGAIN, libc::EBUSY, libc::EINTR] {
             let failures = Cell::new(0);
             let Some(mut ring) = ring_with(SIZES, Failing(&failures, errno)) else { return };
@@ -1079,7 +1079,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_that_cannot_be_quiesced_keeps_its_memory() {
+    fn ring_that_cannot_be_quiesced_keeps_its_memory() {
         let failures = Cell::new(0);
         let Some(mut ring) = ring_with(SIZES, Failing(&failures, libc::EBADF)) else { return };
         let (ours, mut theirs) = UnixStream::pair().unwrap();

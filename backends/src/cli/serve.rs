@@ -51,8 +51,8 @@ pub struct ServeArgs {
     #[arg(long)]
     pub reuse_port: bool,
 
-    /// Number of threads with a listener each [default: one per CPU; 1 with a thread per connection,
-    /// or for chat]
+    /// Number of threads with a listener each [default: one per CPU; 1 with a thread per
+    /// connection, or for chat]
     #[arg(long, value_name = "N", value_parser = threads, help_heading = PLACEMENT)]
     pub shards: Option<usize>,
 

@@ -70,8 +70,8 @@ impl Target {
     }
 }
 
-/// Binds to an address and leaves the port to connect(2), so that a port may be in use towards other
-/// targets.
+/// Binds to an address and leaves the port to connect(2), so that a port may be in use towards
+/// other targets.
 fn bind_source(socket: &Socket, source: Ipv4Addr) -> io::Result<()> {
     leave_port_to_connect(socket)?;
     socket.bind(&SocketAddrV4::new(source, 0).into())

@@ -5,7 +5,8 @@
 //! their subjects in random order, so that slow drift is common to the runs of a round. Each run
 //! has a new server on the same CPUs, and a warm-up. In a closed loop the runs of a round are under
 //! load in time slices of some milliseconds ([`slices`](crate::clients::slices)), so that fast
-//! drift is common to them, too. [`Comparison`] judges the rounds, and decides when they are enough.
+//! drift is common to them, too. [`Comparison`] judges the rounds, and decides when they are
+//! enough.
 
 mod args;
 mod peers;

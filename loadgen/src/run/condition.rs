@@ -103,8 +103,8 @@ impl fmt::Display for Condition {
 }
 
 impl Condition {
-    /// Value of the metric in a run: nanoseconds, exchanges per second, failures, or a share of one;
-    /// `None` if it was not measured.
+    /// Value of the metric in a run: nanoseconds, exchanges per second, failures, or a share of
+    /// one; `None` if it was not measured.
     pub fn value(&self, record: &Record) -> Option<f64> {
         self.metric.value(record)
     }

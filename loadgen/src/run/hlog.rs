@@ -1,4 +1,5 @@
-//! HdrHistogram interval logs: the histograms of each interval, in the format of the standard tools.
+//! HdrHistogram interval logs: the histograms of each interval, in the format of the standard
+//! tools.
 //!
 //! A line is written when its interval is over, whole or not at all: a line that a full disk cuts
 //! off is removed, so that the file stays readable.

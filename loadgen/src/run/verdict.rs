@@ -1,4 +1,5 @@
-//! The verdict on a run: which side was CPU-bound, and whether the numbers are valid as the server's.
+//! The verdict on a run: which side was CPU-bound, and whether the numbers are valid as the
+//! server's.
 
 mod trend;
 

@@ -36,7 +36,8 @@ pub(super) struct Task {
     pub(super) spec: Option<Spec>,
 }
 
-/// Answer of a trial's process, printed as JSON. It has no trial if only the preparation was tested.
+/// Answer of a trial's process, printed as JSON. It has no trial if only the preparation was
+/// tested.
 type Answer = Result<Option<Trial>, Failure>;
 
 /// Options of the hidden `loadgen backlog-trial`.

@@ -26,8 +26,8 @@ Examples:
 
 /// Open many new connections to a server, in a burst or at a rate
 ///
-/// Makes a few exchanges on each connection, and closes it. Reports the duration of connects and the
-/// depth of the server's accept queue.
+/// Makes a few exchanges on each connection, and closes it. Reports the duration of connects and
+/// the depth of the server's accept queue.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = EXAMPLES, next_help_heading = LOAD)]
 pub struct StormArgs {

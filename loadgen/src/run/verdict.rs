@@ -146,8 +146,8 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         && waiting >= DISTURBED
     {
         let disturbed = format!(
-            "disturbed: the generator's threads waited {} of the time for a CPU that other programs \
-             used",
+            "disturbed: the generator's threads waited {} of the time for a CPU that other \
+             programs used",
             percent(waiting)
         );
         let list = if waiting >= DISTURBED_TOO_MUCH { &mut invalid_reasons } else { &mut warnings };
@@ -260,8 +260,8 @@ fn open_reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) -> Vec<S
     };
     if late {
         reasons.push(format!(
-            "late: the generator itself was late by {} or more for one request in a hundred, and {} \
-             is allowed; give it more --threads or CPUs, or --spin 200us",
+            "late: the generator itself was late by {} or more for one request in a hundred, and \
+             {} is allowed; give it more --threads or CPUs, or --spin 200us",
             format::duration(open.own_late_p99_ns),
             format::duration(allowed_ns),
         ));
@@ -283,8 +283,8 @@ fn open_reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) -> Vec<S
     let waited = open.waited as f64 / open.planned.max(1) as f64;
     if reasons.is_empty() && full && waited >= WAITED {
         reasons.push(format!(
-            "generator-full: the generator was CPU-bound ({}), so the {} of requests that waited for \
-             an idle connection may have waited for the generator; give it more --threads or CPUs",
+            "generator-full: the generator was CPU-bound ({}), so the {} of requests that waited \
+             for an idle connection may have waited for the generator; give it more --threads or CPUs",
             percent(evidence.client_busy),
             percent(waited),
         ));

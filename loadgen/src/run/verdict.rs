@@ -284,7 +284,8 @@ fn open_reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) -> Vec<S
     if reasons.is_empty() && full && waited >= WAITED {
         reasons.push(format!(
             "generator-full: the generator was CPU-bound ({}), so the {} of requests that waited \
-             for an idle connection may have waited for the generator; give it more --threads or CPUs",
+             for an idle connection may have waited for the generator; give it more --threads or \
+             CPUs",
             percent(evidence.client_busy),
             percent(waited),
         ));

@@ -196,8 +196,7 @@ fn echo(server: &harness::Running, script: &[Step], heard: &mut BTreeMap<usize, 
             Step::Pause(pause) => thread::sleep(pause),
         }
     }
-    // Whoever is left must be known to the server, and whoever has gone must be gone, when it
-    // stops: that is what decides why they end.
+    // The causes depend on the connections that are open when the server stops.
     open.values_mut().for_each(|client| client.exchange(b"left"));
     let left = open.len() + 1;
     let gone = || kernel::open_connections(server.addr).len() == left;

@@ -57,7 +57,7 @@ impl Backend for Fated {
             Fate::Panics => panic!("as the test wants it"),
             Fate::Ends | Fate::CannotBegin => {}
         }
-        assert!(shard.stop.wait(PATIENCE), "nobody stops it");
+        assert!(shard.stop.wait(PATIENCE), "not stopped");
         Ok(Stats::new())
     }
 }
@@ -104,11 +104,11 @@ fn server_is_ready_when_every_shard_is() {
 
 #[test]
 fn failed_shard_ends_the_others_and_is_reported() {
-    for (fate, told) in [(Fate::Fails, "it fails"), (Fate::Panics, "a shard panicked")] {
+    for (fate, message) in [(Fate::Fails, "it fails"), (Fate::Panics, "a shard panicked")] {
         for (first, others) in [(fate, Fate::Ends), (Fate::Ends, fate)] {
             let (ended, was_ready) = run(first, others, false);
             let Err(StartError::Other(error)) = ended else { panic!("{ended:?}") };
-            assert_eq!(error.to_string(), told, "{first:?}, {others:?}");
+            assert_eq!(error.to_string(), message, "{first:?}, {others:?}");
             assert!(was_ready, "it was, before");
         }
     }

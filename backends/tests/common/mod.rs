@@ -25,7 +25,7 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(5);
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < deadline, "waited for {PATIENCE:?} in vain until {what}");
+        assert!(Instant::now() < deadline, "timed out after {PATIENCE:?} waiting until {what}");
         thread::sleep(POLL_INTERVAL);
     }
 }

@@ -49,11 +49,10 @@ pub(crate) fn options(subject: &Subject) -> Options {
 
 /// The same with `shards` shards.
 pub(crate) fn options_of(subject: &Subject, shards: usize) -> Options {
-    let processors =
-        if subject.steered { lockstep_sys::cpus::allowed().unwrap() } else { Vec::new() };
+    let cpus = if subject.steered { lockstep_sys::cpus::allowed().unwrap() } else { Vec::new() };
     Options {
         shards: Some(shards),
-        pin: processors.into_iter().take(shards).collect(),
+        pin: cpus.into_iter().take(shards).collect(),
         steer: Some(subject.steered),
         threads: subject.threads,
         spin: subject.spin,

@@ -257,10 +257,10 @@ fn bye_sent_while_the_operator_types_is_not_idle() {
 #[test]
 fn chat_survives_a_client_that_resets() {
     with_each_backend(&[], |mut server| {
-        let mut hasty = server.connect();
-        hasty.send(b"never mind");
-        assert_shown(&server, &hasty, "never mind");
-        hasty.reset();
+        let mut resetting = server.connect();
+        resetting.send(b"never mind");
+        assert_shown(&server, &resetting, "never mind");
+        resetting.reset();
         server.process.type_line("too late");
         let mut next = server.connect();
         next.send(b"my turn");

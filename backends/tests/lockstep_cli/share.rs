@@ -50,8 +50,8 @@ fn reuse_port_needs_both_servers(backend: &str) {
         let args = ["serve", "--backend", backend, "--shards", shards, "--listen", &listen];
         let ended = run([&args, second].concat());
         assert_complains(&ended, 4, &[&listen, "(EADDRINUSE)"]);
-        let told = ended.stderr[1].contains("--reuse-port");
-        assert_eq!(told, !second.is_empty(), "{ended:?}");
+        let hinted = ended.stderr[1].contains("--reuse-port");
+        assert_eq!(hinted, !second.is_empty(), "{ended:?}");
         server.connect().exchange(b"the first server goes on");
         server.stop();
     }

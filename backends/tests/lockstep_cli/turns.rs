@@ -37,12 +37,12 @@ fn clients_take_turns(backend: &str) {
         server.process.type_line("for one");
         assert_hears(&mut one, "for one");
         assert_shown(&server, &two, "two asks");
-        assert!(!two.is_readable(), "an answer that nobody gave");
+        assert!(!two.is_readable(), "an answer before the operator gave one");
         one.send(b"one asks");
         server.process.type_line("for two");
         assert_hears(&mut two, "for two");
         assert_shown(&server, &one, "one asks");
-        assert!(!one.is_readable(), "an answer that nobody gave");
+        assert!(!one.is_readable(), "an answer before the operator gave one");
     }
     server.process.type_line("bye");
     assert_eq!(one.receive_to_end(), b"bye");

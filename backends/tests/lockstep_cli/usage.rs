@@ -91,7 +91,7 @@ fn taken_port_is_refused_by_every_kind_of_server() {
 
 #[test]
 fn foreign_or_malformed_address_is_refused() {
-    // Of the block for documentation (RFC 5737): nobody has it.
+    // An address of the block for documentation (RFC 5737), which no machine has.
     let foreign = "serve --backend mio --listen 192.0.2.1:8898";
     assert_refused_in_two_lines(foreign, 4, &["192.0.2.1:8898", "EADDRNOTAVAIL"]);
     for addr in ["nonsense", "127.0.0.1", "127.0.0.1:65536", "8898"] {

@@ -79,8 +79,8 @@ fn ten_thousand_connections_leak_nothing() {
 #[test]
 fn thousand_connections_are_served_beside_greedy_clients() {
     const GREEDY: u64 = 16;
-    let processor = lockstep_sys::cpus::allowed().unwrap()[0].to_string();
-    let Some(server) = serve(&["--shards", "1", "--pin", &processor]) else { return };
+    let cpu = lockstep_sys::cpus::allowed().unwrap()[0].to_string();
+    let Some(server) = serve(&["--shards", "1", "--pin", &cpu]) else { return };
     lockstep_sys::limits::raise_open_files();
     let enough = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -99,9 +99,9 @@ fn thousand_connections_are_served_beside_greedy_clients() {
             });
             scope.spawn(move || io::copy(&mut reader, &mut io::sink()).unwrap());
         }
-        let mut crowd: Vec<_> = (0..1000).map(|_| server.connect()).collect();
-        crowd.iter_mut().for_each(|client| client.send(b"served?"));
-        for client in &mut crowd {
+        let mut clients: Vec<_> = (0..1000).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|client| client.send(b"served?"));
+        for client in &mut clients {
             assert_eq!(client.receive(7), b"served?");
         }
     });
@@ -158,7 +158,7 @@ fn missing_descriptors_neither_stop_nor_spin_the_server() {
     let stats = server.stop();
     assert_eq!(stats["accepted"], 120);
     let errors = stats["accept_errors"]["EMFILE"].as_u64().unwrap_or_default();
-    // A try each 10 ms at the most often, and one whenever somebody has left.
+    // At most one attempt each 10 ms, and one whenever a connection has ended.
     let most = start.elapsed().as_millis() as u64 / 10 + 120;
     assert!((1..=most).contains(&errors), "{errors} failed accepts, {most} at most: {stats}");
 }

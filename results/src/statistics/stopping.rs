@@ -99,8 +99,8 @@ mod tests {
     #[test]
     fn invalid_rounds_do_not_count_as_evidence() {
         assert_eq!(RULE.stop(10, &[Some(&ratio(7, 0.0))]), None);
-        let hasty = Stopping { rounds_min: 1, ..RULE };
-        assert_eq!(hasty.stop(4, &[Some(&ratio(4, 0.0))]), None, "a claim takes six");
-        assert_eq!(hasty.stop(6, &[Some(&ratio(6, 0.0))]), Some(Stopped::Precise));
+        let one_round = Stopping { rounds_min: 1, ..RULE };
+        assert_eq!(one_round.stop(4, &[Some(&ratio(4, 0.0))]), None, "a claim takes six");
+        assert_eq!(one_round.stop(6, &[Some(&ratio(6, 0.0))]), Some(Stopped::Precise));
     }
 }

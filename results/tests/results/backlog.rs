@@ -122,7 +122,7 @@ fn backlog_sentence_describes_the_trial() {
     vain.measured = Outcome { instant: 6, timed_out: 8, unserved: 6, ..Outcome::default() };
     assert_eq!(
         vain.sentence(),
-        "listen(5) admitted 6 at once; 8 waited in vain; in the end 0 had a reply and 6 had not."
+        "listen(5) admitted 6 at once; 8 timed out; in the end 0 had a reply and 6 had not."
     );
     let mut mixed = trial();
     mixed.clients[13].syn_retrans = 22;

@@ -198,7 +198,7 @@ impl Trial {
             parts.push(format!("{reset} {they} had connected"));
         }
         if timed_out > 0 {
-            parts.push(format!("{timed_out} waited in vain"));
+            parts.push(format!("{timed_out} timed out"));
         }
         parts.push(match (served, unserved) {
             (0, 0) => "no client had a reply".to_owned(),

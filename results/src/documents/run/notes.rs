@@ -101,9 +101,9 @@ pub(super) fn doubts(label: &str, record: &Record) -> Vec<String> {
         doubts.push(format!("errors: {kinds}"));
     }
     doubts.extend(record.warnings.iter().map(|warning| format!("warning: {warning}")));
-    let told = record.warnings.iter().any(|warning| warning.starts_with("stolen: "));
+    let warned = record.warnings.iter().any(|warning| warning.starts_with("stolen: "));
     if let Some(stolen) = stolen_s(&record.environment).filter(|s| *s > 0.01 * record.duration_s)
-        && !told
+        && !warned
     {
         doubts.push(format!("the hypervisor withheld {stolen:.2}s of CPU time"));
     }

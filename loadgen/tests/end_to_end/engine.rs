@@ -159,3 +159,26 @@ fn unavailable_engine_is_an_error() {
     run(&[&args[..], &["--engine", "kqueue"]].concat())
         .assert_complains(2, "possible values: epoll, io-uring");
 }
+
+/// EAGAIN: memory is short. EBUSY: completions have to be taken first (io_uring_enter(2)).
+#[test]
+fn io_uring_that_refuses_now_and_then_is_entered_again() {
+    if !has_engine("io-uring") {
+        return;
+    }
+    let server = Server::start(echo);
+    let target = server.target();
+    let args = ["--target", &target, "--conns", "8", "-n", "400", "--engine", "io-uring"];
+    let loadgen = loadgen(&args);
+    for errno in ["EAGAIN", "EBUSY"] {
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_enter", "-e"]);
+        command.arg(format!("inject=io_uring_enter:error={errno}:when=3+5"));
+        command.arg(loadgen.get_program()).args(loadgen.get_args());
+        match command.output() {
+            Ok(output) if !output.stdout.is_empty() => Finished::of(output).assert_measured(),
+            Ok(output) => return skip("strace", String::from_utf8_lossy(&output.stderr)),
+            Err(error) => return skip("strace", error),
+        }
+    }
+}

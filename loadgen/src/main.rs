@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use lockstep_results::{Document, Record, html, store};
+use lockstep_results::{Document, Record, store};
 use serde::Serialize;
 
 use loadgen::cli::{Cli, Command, ReportArgs, help_hint, usage_failure};
@@ -163,9 +163,10 @@ fn report(args: &ReportArgs) -> Result<u8, Failure> {
     }
     match &args.output {
         _ if documents.is_empty() => {}
-        None => print(&lockstep_results::report(&documents))?,
+        None => print(&lockstep_results::report::text(&documents))?,
         Some(path) => {
-            store::write_page(&html::report(&documents), path, args.force).map_err(failed)?;
+            store::write_page(&lockstep_results::report::page(&documents), path, args.force)
+                .map_err(failed)?;
             report_stored(Some(Ok(path.clone())))?;
         }
     }

@@ -16,7 +16,6 @@ use serde_with::skip_serializing_none;
 
 use crate::environment::circumstances::{Circumstance, circumstances};
 use crate::html::Page;
-use crate::text::printable;
 use crate::{Backlog, Comparison, Environment, FloorReport, Record, Storm, Storms, Sweep};
 
 /// Version of the layout of every document. A change that a reader of old files would trip over
@@ -144,34 +143,4 @@ impl Stored {
             _ => return None,
         })
     }
-}
-
-/// Documents as text, each with the name of its file: two or more runs side by side in one table,
-/// all others one after the other.
-pub fn report(documents: &[(String, Stored)]) -> String {
-    let runs = runs(documents);
-    let mut sections = Vec::new();
-    if runs.len() > 1 {
-        sections.push((format!("{} runs", runs.len()), run::table::table(&runs)));
-    }
-    for (name, document) in documents {
-        if runs.len() < 2 || !matches!(document, Stored::Run(_)) {
-            sections.push((printable(name), document.text()));
-        }
-    }
-    match sections.as_slice() {
-        [(_, text)] => text.clone(),
-        _ => sections.iter().map(|(name, text)| format!("# {name}\n\n{text}\n")).collect(),
-    }
-}
-
-/// The runs among the documents.
-pub(crate) fn runs(documents: &[(String, Stored)]) -> Vec<(&str, &Record)> {
-    let mut runs = Vec::new();
-    for (name, document) in documents {
-        if let Stored::Run(run) = document {
-            runs.push((name.as_str(), &**run));
-        }
-    }
-    runs
 }

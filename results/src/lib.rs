@@ -19,12 +19,13 @@
 //! ```
 //!
 //! * [`Document`]: the kinds of result, each with its type, text and charts; [`Stored`] is any of
-//!   them, and [`report()`] shows several.
+//!   them.
+//! * [`report`]: several documents as one text or one page.
 //! * [`Record`], [`Comparison`], [`Sweep`], [`Backlog`], [`Storms`], [`FloorReport`]: the kinds.
 //! * [`Environment`]: the machine, its settings and the build.
 //! * [`store`]: files, written whole or not at all, never overwritten by accident.
 //! * [`statistics`]: the method of comparisons.
-//! * [`html`]: documents as a page with charts.
+//! * [`html`]: parts of a page.
 
 #![forbid(unsafe_code)]
 
@@ -33,6 +34,7 @@ mod environment;
 pub mod format;
 pub mod html;
 mod latency;
+pub mod report;
 pub mod statistics;
 pub mod store;
 mod text;
@@ -50,7 +52,7 @@ pub use documents::sweep::{
     Axis, Bound, IdleMemory, Knee, Level, Omission, Opening, Outcome, Point, Purpose, SloResult,
     Sweep, SweepPlan,
 };
-pub use documents::{Document, Header, SCHEMA, Stored, report};
+pub use documents::{Document, Header, SCHEMA, Stored};
 pub use environment::{Build, Environment, Load};
 pub use latency::{Latencies, Latency};
 pub use text::wrap;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use lockstep_results::html::report;
+use lockstep_results::report;
 use lockstep_results::{Stored, store};
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ use devtools::Browser;
 fn page_reacts_to_pointer_and_keys() {
     let Some(program) = devtools::find() else { return skip() };
     let directory = tempfile::tempdir().unwrap();
-    let page = report(&documents());
+    let page = report::page(&documents());
     let charts = page.matches("<figure class=\"chart\">").count();
     assert!(charts >= 12, "{charts}");
     let file = directory.path().join("report.html");

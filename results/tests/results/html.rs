@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use lockstep_results::Stored;
-use lockstep_results::html::report;
+use lockstep_results::report;
 use lockstep_results::{Comparison, Record};
 use serde_json::{Number, Value, json};
 
@@ -155,7 +155,7 @@ where
 
 #[test]
 fn every_chart_has_title_description_and_data() {
-    let page = report(&documents());
+    let page = report::page(&documents());
     let tags = tags(&page);
     let charts = count(&page, "<figure class=\"chart\">");
     // The cell: ratios, two metrics, a spectrum. The sweep: three. The runs: a spectrum, two
@@ -192,7 +192,7 @@ fn every_chart_has_title_description_and_data() {
 
 #[test]
 fn page_loads_nothing_from_outside() {
-    let page = report(&documents());
+    let page = report::page(&documents());
     assert!(page.contains("default-src 'none'"));
     for (name, attributes) in tags(&page) {
         assert!(!["link", "img", "iframe", "base", "object"].contains(&name.as_str()), "{name}");
@@ -206,7 +206,7 @@ fn page_loads_nothing_from_outside() {
 #[test]
 fn text_of_a_file_never_becomes_markup() {
     let harmless: Vec<String> =
-        tags(&report(&documents())).into_iter().map(|(name, _)| name).collect();
+        tags(&report::page(&documents())).into_iter().map(|(name, _)| name).collect();
     let documents = changed(|key, leaf| {
         if leaf.is_string() && !["hdr_v2", "kind"].contains(&key) {
             *leaf = Value::String(HOSTILE.into());
@@ -214,7 +214,7 @@ fn text_of_a_file_never_becomes_markup() {
     });
     let Stored::Run(record) = &documents[0].1 else { panic!("the order is kept") };
     assert_eq!((record.subject.name.as_str(), record.header.argv[0].as_str()), (HOSTILE, HOSTILE));
-    let page = report(&documents);
+    let page = report::page(&documents);
     assert!(page.contains("&lt;script&gt;alert(1)"));
     let known = |name: &String| harmless.contains(name);
     for (name, attributes) in tags(&page) {
@@ -235,7 +235,7 @@ fn places_are_finite_for_any_numbers() {
                 *leaf = Value::Number(extreme(&mut rng, number));
             }
         });
-        let page = report(&documents);
+        let page = report::page(&documents);
         for (name, attributes) in tags(&page) {
             for (key, value) in attributes {
                 let place = format!("seed {seed}, round {round}: {name} {key}={value}");
@@ -278,7 +278,7 @@ fn unreadable_distribution_is_reported_and_the_rest_drawn() {
         ("a".to_owned(), Stored::Run(Box::new(broken))),
         ("b".to_owned(), Stored::Run(Box::new(whole))),
     ];
-    let page = report(&documents);
+    let page = report::page(&documents);
     assert!(page.contains("broken: the distribution cannot be drawn: hdr_v2 is not base64"));
     assert!(page.contains("Latency by percentile"));
 }
@@ -305,7 +305,7 @@ fn page_of_eight_cells_is_below_two_megabytes() {
     let mut plan = comparison.plan.clone();
     (plan.baseline, plan.subjects) = (names[0].clone(), names);
     let large = Comparison { cells: cells.collect(), plan, ..comparison };
-    let page = report(&[("large.json".to_owned(), Stored::Comparison(Box::new(large)))]);
+    let page = report::page(&[("large.json".to_owned(), Stored::Comparison(Box::new(large)))]);
     assert!(page.len() < 2 << 20, "{} bytes", page.len());
     tags(&page);
 }

@@ -37,8 +37,8 @@ const POLL: Duration = Duration::from_millis(10);
 /// Poll interval during the time slice of another run, whose threads need the CPU.
 const POLL_STOPPED: Duration = Duration::from_millis(5);
 
-/// Time between the start of the threads of an open loop and its first request, so that no thread is
-/// late.
+/// Time between the start of the threads of an open loop and its first request, so that no thread
+/// is late.
 const HEAD_START: Duration = Duration::from_millis(10);
 
 /// Time between setting the measured window and its start: longer than this thread usually waits

@@ -75,7 +75,7 @@ pub use trace::{Span, Tracer};
 /// An I/O model: a way of moving bytes between sockets and exchanges.
 ///
 /// A backend is a value whose fields are its tuning; a tuning that matters gets a name of its own,
-/// so that the name in a result says all there is to say. A backend never falls back to another.
+/// so that a result is described by the name alone. A backend never falls back to another.
 ///
 /// # Implementing a backend
 ///

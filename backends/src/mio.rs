@@ -250,7 +250,7 @@ impl<'a, T: Trace> Loop<'a, T> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let read_on = event.is_read_closed() || event.is_error() || event.is_priority();
         connection.read_on |= read_on;
-        // The first event often says only that the socket is writable, which is of no use to a
+        // The first event often reports only that the socket is writable, which has no effect on a
         // connection that waits for a request.
         let of_use = event.is_readable() || read_on || connection.exchange.op() != Op::Recv;
         if of_use && !connection.queued {

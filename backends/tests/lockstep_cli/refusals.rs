@@ -57,7 +57,7 @@ fn limit_locked_memory(command: &mut Command, bytes: u64) {
         let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
         // SAFETY: the limit outlives the call, which only reads it.
         let limited = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };
-        // SAFETY: the arguments are those of prctl(2). Who may not drop it does not have it.
+        // SAFETY: the arguments are those of prctl(2).
         unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0) };
         if limited == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     };

@@ -21,6 +21,8 @@ enum Fate {
     CannotBegin,
     Fails,
     Panics,
+    /// Counts an accepted connection and not its close.
+    Miscounts,
 }
 
 /// Serves no connection until it is stopped, or ends with its fate.
@@ -55,10 +57,14 @@ impl Backend for Fated {
         match fate {
             Fate::Fails => return Err(io::Error::other("it fails")),
             Fate::Panics => panic!("as the test wants it"),
-            Fate::Ends | Fate::CannotBegin => {}
+            Fate::Ends | Fate::CannotBegin | Fate::Miscounts => {}
         }
         assert!(shard.stop.wait(PATIENCE), "not stopped");
-        Ok(Stats::new())
+        let mut stats = Stats::new();
+        if fate == Fate::Miscounts {
+            stats.on_accepted();
+        }
+        Ok(stats)
     }
 }
 
@@ -112,4 +118,12 @@ fn failed_shard_ends_the_others_and_is_reported() {
             assert!(was_ready, "it was, before");
         }
     }
+}
+
+#[test]
+fn unbalanced_counts_are_an_error_that_names_the_backend() {
+    let (ended, was_ready) = run(Fate::Miscounts, Fate::Ends, true);
+    let Err(StartError::Other(error)) = ended else { panic!("{ended:?}") };
+    let expected = "backend fated counted 1 connections accepted and 0 closed";
+    assert_eq!((error.to_string().as_str(), was_ready), (expected, true));
 }

@@ -10,8 +10,8 @@ use crate::html::{Page, escape};
 use crate::text::printable;
 use crate::{Document, Record, Stored};
 
-/// Returns the documents as text, each with the name of its file: two or more runs side by side in one table,
-/// all others one after the other.
+/// Returns the documents as text, each with the name of its file: two or more runs side by side in
+/// one table, all others one after the other.
 pub fn text(documents: &[(String, Stored)]) -> String {
     let runs = runs(documents);
     let mut sections = Vec::new();

@@ -5,12 +5,13 @@
 //! ```
 //!
 //! Builds the load generator and the reference servers, measures with `loadgen compare`, keeps the
-//! records in results/runs, and prints a table.
+//! records in target/targets, and prints a table.
 
 mod experiments;
 mod judgement;
 
 use std::error::Error;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -33,11 +34,11 @@ struct Options {
     only: Vec<String>,
 
     /// Folder of the records
-    #[arg(short, long, value_name = "DIR", default_value = "results/runs")]
+    #[arg(short, long, value_name = "DIR", default_value = "target/targets")]
     output: PathBuf,
 
-    /// Judge the records stored under this name instead of measuring
-    #[arg(long, value_name = "NAME")]
+    /// Judge stored records instead of measuring, such as results/runs/20261124T023400Z-targets
+    #[arg(long, value_name = "PREFIX")]
     judge: Option<String>,
 }
 
@@ -61,7 +62,7 @@ fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
     };
     let experiments: Vec<&Experiment> = EXPERIMENTS.iter().filter(selected).collect();
     let files = |stem: &str| -> Vec<PathBuf> {
-        let file = |part: &str| options.output.join(format!("{stem}-{part}.json"));
+        let file = |part: &str| PathBuf::from(format!("{stem}-{part}.json"));
         experiments.iter().map(|experiment| file(experiment.name)).collect()
     };
     let files = match &options.judge {
@@ -72,7 +73,8 @@ fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
                 humantime::format_rfc3339_seconds(std::time::SystemTime::now())
             );
             let stem = stem.replace(['-', ':'], "").replace("Ztargets", "Z-targets");
-            let files = files(&stem);
+            fs::create_dir_all(&options.output)?;
+            let files = files(&options.output.join(stem).display().to_string());
             let binaries = build()?;
             for (experiment, file) in experiments.iter().zip(&files) {
                 eprintln!("{}: {}", experiment.name, experiment.about);

@@ -21,7 +21,7 @@ fn rows(text: &str) -> BTreeMap<&str, Vec<&str>> {
 fn published_targets_follow_from_the_stored_records() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     let targets = Command::new(env!("CARGO_BIN_EXE_targets"))
-        .args(["--judge", STEM, "--output", &format!("{root}/results/runs")])
+        .args(["--judge", &format!("{root}/results/runs/{STEM}")])
         .output()
         .unwrap();
     assert!(targets.status.success(), "{}", String::from_utf8_lossy(&targets.stderr));

@@ -1,8 +1,8 @@
 //! Sweeps: points of runs, text, and files.
 
 use lockstep_results::{
-    Axis, Bound, Document, Latencies, Outcome, Point, Purpose, Rate, Record, SloResult, Stored,
-    Sweep, SweepPlan, store,
+    Axis, Bound, Document, IdleMemory, Latencies, Opening, Outcome, Point, Purpose, Rate, Record,
+    SloResult, Stored, Sweep, SweepPlan, report, store,
 };
 use tempfile::tempdir;
 
@@ -217,4 +217,59 @@ fn file_of_many_is_read_as_a_sweep() {
     assert!(point.opening.as_ref().is_some_and(|opening| opening.opened_per_s > 0.0));
     assert!(point.idle_memory.is_some() && point.server_processes.is_some());
     assert!(sweep.points.iter().any(|point| point.outcome == Outcome::Ok));
+}
+
+/// The random order of the first round must not show.
+#[test]
+fn rows_of_several_servers_are_in_the_order_asked_for() {
+    let point = |subject: &str, rate: u64, reasons: &[&str]| Point {
+        subject: Some(subject.to_owned()),
+        ..Point::of(rate, 1, Purpose::Level, &run(rate, 1, reasons))
+    };
+    let mut sweep = sweep(vec![
+        point("io-uring", 20_000, &["late: so"]),
+        point("io-uring", 10_000, &[]),
+        point("mio", 20_000, &["late: so"]),
+        point("mio", 10_000, &[]),
+    ]);
+    sweep.plan.subject = "mio, io-uring".to_owned();
+    let text = sweep.text();
+    let rows: Vec<String> = text
+        .lines()
+        .filter(|line| line.contains("00k |"))
+        .map(|line| line.split('|').take(3).map(str::trim).collect::<Vec<_>>().join(" "))
+        .collect();
+    assert_eq!(rows, [" mio 10.00k", " io-uring 10.00k", " mio 20.00k", " io-uring 20.00k"]);
+    let page = report::page(&[("sweep.json".to_owned(), Stored::Sweep(sweep.into()))]);
+    assert!(page.contains("INVALID runs of mio<") && page.contains("INVALID runs of io-uring<"));
+}
+
+#[test]
+fn costs_of_connections_are_in_the_text_and_on_the_page() {
+    let mut sweep = sweep(Vec::new());
+    sweep.plan.axis = Axis::Conns;
+    for conns in [100, 1000] {
+        let mut point = Point::of(conns, 1, Purpose::Level, &run(1000, 1, &[]));
+        point.conns = conns as u32;
+        point.opening = Some(Opening {
+            opening_s: 0.1,
+            opened_per_s: 43_210.0,
+            open_cpu_us_per_connection: 17.0,
+            accepted: Vec::new(),
+        });
+        point.idle_memory = Some(IdleMemory {
+            server_memory_bytes: 777 * conns,
+            kernel_memory_bytes: 8888 * conns as i64,
+            tcp_memory_bytes: 0,
+        });
+        sweep.points.push(point);
+    }
+    let text = sweep.text();
+    let page = report::page(&[("s.json".to_owned(), Stored::Sweep(sweep.into()))]);
+    for shown in [text, page] {
+        for words in ["43.21k", "17.0us", "777B", "8888B", "-: not shown below 1,000"] {
+            let flat = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(flat.contains(words), "{words} is missing in\n{shown}");
+        }
+    }
 }

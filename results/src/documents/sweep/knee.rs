@@ -58,13 +58,13 @@ pub struct Level {
 }
 
 impl Sweep {
-    /// Levels with a run that counts, ascending, one server after the other.
+    /// Levels with a run that counts, ascending; at each, the servers in their order.
     pub fn levels(&self) -> Vec<Level> {
         let runs = self.by_level(|point| point.outcome != Outcome::Invalid);
         runs.into_iter().map(|runs| Level::of(&runs)).collect()
     }
 
-    /// Names of the servers in their order; one `None` in a sweep of one.
+    /// Names of the servers in the order asked for; one `None` in a sweep of one.
     pub(crate) fn servers(&self) -> Vec<Option<&str>> {
         let mut servers = Vec::new();
         for point in &self.points {
@@ -72,15 +72,18 @@ impl Sweep {
                 servers.push(point.subject.as_deref());
             }
         }
+        let place = |name: &str| self.plan.subject.split(", ").position(|asked| asked == name);
+        servers.sort_by_key(|server| server.map(place));
         servers
     }
 
-    /// Runs that count, of the same server and level together.
+    /// Runs that count, of the same server and level together; ascending by level, then in the
+    /// order of the servers.
     pub(crate) fn by_level(&self, counts: impl Fn(&Point) -> bool) -> Vec<Vec<&Point>> {
         let servers = self.servers();
         let key = |point: &Point| {
             let server = servers.iter().position(|server| *server == point.subject.as_deref());
-            (server, point.level)
+            (point.level, server)
         };
         let mut groups: BTreeMap<_, Vec<&Point>> = BTreeMap::new();
         for point in self.points.iter().filter(|point| counts(point)) {

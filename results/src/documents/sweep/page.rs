@@ -1,5 +1,6 @@
 //! Section of a sweep: findings and curves.
 
+use super::text;
 use crate::html::Page;
 use crate::html::figure::Figure;
 use crate::html::lines::{Lines, Point, Series};
@@ -23,6 +24,16 @@ pub(super) fn draw(sweep: &Sweep, page: &mut Page) {
     page.paragraph("sub", &sweep.heading());
     let figures = [latency(sweep), throughput(sweep), server_cpu(sweep)];
     page.charts(figures.into_iter().flatten());
+    let rows = sweep.connection_costs();
+    if !rows.is_empty() {
+        page.push("<h3>Opening and idle memory of the connections</h3>");
+        page.paragraph("note", &sweep.connection_legend());
+        let mut table = Table::new(text::CONNECTIONS);
+        for row in rows {
+            table.row(row);
+        }
+        page.push(&table.html());
+    }
 }
 
 /// `mio, 5.000k/s to 50.00k/s, 64 connections x 64 bytes`.
@@ -175,15 +186,23 @@ fn by_server(sweep: &Sweep, name: &str, x: fn(&Level) -> f64, y: Value) -> Vec<S
     sweep.servers().into_iter().map(line).collect()
 }
 
-/// Runs that say nothing about the server, if there are any.
-fn invalid(sweep: &Sweep) -> Option<Series> {
-    let runs = sweep.points.iter().filter(|point| point.outcome == Outcome::Invalid);
-    let point = |run: &crate::Point| {
-        Some(Point::new(run.achieved_per_s, run.latency.main()?.p99_ns as f64))
+/// Runs that say nothing about their server, a series for each server that has some.
+fn invalid(sweep: &Sweep) -> Vec<Series> {
+    let several = sweep.servers().len() > 1;
+    let of_server = |server: Option<&str>| {
+        let runs = sweep.points.iter().filter(|point| point.outcome == Outcome::Invalid);
+        let own = runs.filter(|point| point.subject.as_deref() == server);
+        let point = |run: &crate::Point| {
+            Some(Point::new(run.achieved_per_s, run.latency.main()?.p99_ns as f64))
+        };
+        let name = match server {
+            Some(server) if several => format!("INVALID runs of {server}"),
+            _ => "p99 of INVALID runs".to_owned(),
+        };
+        Series { name, points: own.filter_map(point).collect(), marked: true, joined: false }
     };
-    let points: Vec<Point> = runs.filter_map(point).collect();
-    let name = "p99 of INVALID runs".to_owned();
-    (!points.is_empty()).then_some(Series { name, points, marked: true, joined: false })
+    let series = sweep.servers().into_iter().map(of_server);
+    series.filter(|series| !series.points.is_empty()).collect()
 }
 
 fn by_levels(levels: &[Level]) -> Table {

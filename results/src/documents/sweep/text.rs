@@ -10,11 +10,15 @@ const NAME: usize = 12;
 /// Fewest connections whose memory is shown: below, it is a few pages that a server takes anyway.
 const MEMORY_CONNS_MIN: u32 = 1000;
 
+/// Columns of the table of opened and idle connections.
+pub(super) const CONNECTIONS: [&str; 7] =
+    ["server", "conns", "processes", "opened/s", "CPU each", "memory", "kernel"];
+
 /// Plan, curve as a table and as a picture, and findings.
 pub(super) fn text(sweep: &Sweep) -> String {
     let sentences: Vec<String> = sweep.sentences().iter().map(|text| line(text)).collect();
     let mut blocks = vec![line(&sweep.heading()), sweep.grid()];
-    blocks.extend(sweep.costs_of_connections());
+    blocks.extend(sweep.connections());
     blocks.push(sweep.picture().join("\n"));
     blocks.push(sentences.join("\n"));
     blocks.retain(|block| !block.is_empty());
@@ -112,36 +116,61 @@ impl Sweep {
             ]);
             row
         };
-        let table = table(usize::from(several), &head, self.rows().into_iter().map(row));
-        table + "\nCPU: of the server, for an exchange"
+        let rows: Vec<Vec<String>> = self.rows().into_iter().map(row).collect();
+        let unknown = rows.iter().flatten().any(|cell| cell == "-");
+        let absent = if unknown { ". -: not measured, or too few values" } else { "" };
+        let table = table(usize::from(several), &head, rows);
+        format!("{table}\nCPU: of the server, for an exchange{absent}")
     }
 
-    /// Cost of opening the connections and of keeping them idle, where it was measured.
-    fn costs_of_connections(&self) -> Option<String> {
-        let head = ["server", "conns", "processes", "opened/s", "CPU each", "memory", "kernel"];
+    /// Table of [`connection_costs`](Self::connection_costs), if there are any.
+    fn connections(&self) -> Option<String> {
+        let mut rows = self.connection_costs();
+        for row in &mut rows {
+            row[0] = server(Some(&row[0]));
+        }
+        let legend = line(&self.connection_legend());
+        (!rows.is_empty()).then(|| format!("{}\n{legend}", table(1, &CONNECTIONS, rows)))
+    }
+
+    /// Cost of opening the connections and of keeping them idle, for each run that measured it.
+    pub(super) fn connection_costs(&self) -> Vec<Vec<String>> {
         let row = |point: &Point| {
             let opening = point.opening.as_ref()?;
-            let memory = |bytes: i64| match point.conns {
-                MEMORY_CONNS_MIN.. => bytes_each(bytes, point.conns),
-                _ => "-".to_owned(),
+            let idle = point.idle_memory.filter(|_| point.conns >= MEMORY_CONNS_MIN);
+            let memory = |bytes: Option<i64>| {
+                bytes.map_or("-".to_owned(), |bytes| bytes_each(bytes, point.conns))
             };
-            let idle = point.idle_memory.as_ref();
             Some(vec![
-                server(point.subject.as_deref().or(Some(&self.plan.subject))),
+                point.subject.clone().unwrap_or_else(|| self.plan.subject.clone()),
                 point.conns.to_string(),
                 point.server_processes.unwrap_or(1).to_string(),
                 format::count(opening.opened_per_s.round()),
                 format::duration((opening.open_cpu_us_per_connection * 1e3) as u64),
-                idle.map_or("-".into(), |idle| memory(idle.server_memory_bytes as i64)),
-                idle.map_or("-".into(), |idle| memory(idle.kernel_memory_bytes)),
+                memory(idle.map(|idle| idle.server_memory_bytes as i64)),
+                memory(idle.map(|idle| idle.kernel_memory_bytes)),
             ])
         };
-        let runs = self.by_level(|_| true).into_iter().flatten();
-        let rows: Vec<_> = runs.filter_map(row).collect();
-        let legend = "CPU each: server CPU time to open a connection and serve its first exchange. \
-                      memory, kernel: bytes for each idle connection, of the server and of the \
-                      kernel (both ends, and everything else on the machine)";
-        (!rows.is_empty()).then(|| format!("{}\n{}", table(1, &head, rows), line(legend)))
+        self.by_level(|_| true).into_iter().flatten().filter_map(row).collect()
+    }
+
+    /// Meaning of the columns of [`CONNECTIONS`], and of `-` where it occurs.
+    pub(super) fn connection_legend(&self) -> String {
+        let opened = || self.points.iter().filter(|point| point.opening.is_some());
+        let few = opened().any(|point| point.conns < MEMORY_CONNS_MIN);
+        let unread =
+            opened().any(|point| point.conns >= MEMORY_CONNS_MIN && point.idle_memory.is_none());
+        let absent = match (few, unread) {
+            (false, false) => "",
+            (false, true) => ". -: not measured",
+            (true, false) => ". -: not shown below 1,000 connections",
+            (true, true) => ". -: not measured, or below 1,000 connections",
+        };
+        format!(
+            "CPU each: server CPU time to open a connection and serve its first exchange. memory, \
+             kernel: bytes for each idle connection, of the server and of the kernel (both ends, \
+             and everything else on the machine){absent}"
+        )
     }
 
     /// A row for each server and level, with the medians of its runs; of a search, for each run in

@@ -105,42 +105,47 @@ impl Comparison {
     }
 }
 
-/// Runs of a cell that are left out, of which metrics, and why. Subjects with the same numbers and
+/// Runs of a cell that do not count, for which metrics, and why. Subjects with the same numbers and
 /// reasons share a sentence.
 fn excluded(cell: &Cell) -> Vec<String> {
-    let mut groups: Vec<(String, String, Vec<&str>)> = Vec::new();
+    let mut groups: Vec<(Vec<Exclusion>, usize, Vec<&str>)> = Vec::new();
     for measured in cell.subjects.iter().filter(|measured| measured.excluded > 0) {
         // Older files have only the reasons of each run.
         let found = match measured.exclusions.as_slice() {
             [] => by_kind(&measured.runs),
             exclusions => exclusions.to_vec(),
         };
-        let kinds = found.iter().map(exclusion).collect::<Vec<_>>().join("; ");
-        let runs = format!("{} of {} runs", measured.excluded, measured.runs.len());
-        match groups.iter_mut().find(|group| group.0 == runs && group.1 == kinds) {
+        let runs = measured.runs.len();
+        match groups.iter_mut().find(|group| group.0 == found && group.1 == runs) {
             Some((_, _, names)) => names.push(&measured.name),
-            None => groups.push((runs, kinds, vec![&measured.name])),
+            None => groups.push((found, runs, vec![&measured.name])),
         }
     }
-    let sentence = |(runs, kinds, names): (String, String, Vec<&str>)| {
+    let sentences = |(found, runs, names): (Vec<Exclusion>, usize, Vec<&str>)| {
         let names = match names.len() {
             all if all > 1 && all == cell.subjects.len() => "each subject".to_owned(),
             _ => names.join(", "),
         };
-        text::printable(&format!("{runs} of {names} are left out: {kinds}"))
+        let sentence = move |found: Exclusion| exclusion(&found, runs, &names);
+        found.into_iter().map(sentence)
     };
-    groups.into_iter().map(sentence).collect()
+    groups.into_iter().flat_map(sentences).collect()
 }
 
-/// `2 of throughput and latency (generator-full: ...)`.
-fn exclusion(exclusion: &Exclusion) -> String {
+/// `throughput and latency of mio: 2 of 8 runs do not count (disturbed: ...)`.
+fn exclusion(exclusion: &Exclusion, runs: usize, names: &str) -> String {
     let spared =
         |metric: &Metric| metric.is_processor_time() && !exclusion.metrics.contains(metric);
     let what = match Metric::ALL.iter().any(spared) {
-        true => "throughput and latency",
-        false => "everything",
+        true => "throughput and latency of ",
+        false => "",
     };
-    format!("{} of {what} ({})", exclusion.runs, exclusion.example)
+    let count = exclusion.runs;
+    let verb = if count == 1 { "does" } else { "do" };
+    text::printable(&format!(
+        "{what}{names}: {count} of {runs} runs {verb} not count ({})",
+        exclusion.example
+    ))
 }
 
 /// `0.87x [0.84, 0.90]`, with a number of decimals.

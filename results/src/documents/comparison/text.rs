@@ -307,7 +307,23 @@ fn legend(comparison: &Comparison) -> Vec<String> {
     if let Some((ratio, _)) = cells().find(|(ratio, cell)| is_partial(ratio, cell)) {
         marks.push(format!("({0}): only {0} rounds count", ratio.rounds));
     }
+    if has_gaps(comparison) {
+        marks.push("-: not measured, or too few values".to_owned());
+    }
     marks
+}
+
+/// True if a table of a cell has a `-`: a subject without a median, or without a ratio in a column
+/// that another has.
+fn has_gaps(comparison: &Comparison) -> bool {
+    let gap = |cell: &Cell, metric: Metric| {
+        let medians = cell.subjects.iter().any(|measured| measured.metrics.get(metric).is_none());
+        let others = || cell.others(&comparison.plan.baseline);
+        let shown = metric == comparison.primary || others().any(|it| it.ratio(metric).is_some());
+        medians || shown && others().any(|measured| measured.ratio(metric).is_none())
+    };
+    let metrics = |cell| Metric::ALL.into_iter().any(|metric| gap(cell, metric));
+    comparison.cells.iter().any(metrics)
 }
 
 /// The sentences, under the load that they are about if there are several.

@@ -289,6 +289,13 @@ pub struct Check {
     pub holds: bool,
 }
 
+impl Check {
+    /// True if the left side need only be as large as the right one.
+    fn is_bound(&self) -> bool {
+        self.name.contains(">=")
+    }
+}
+
 impl Backlog {
     /// Differences from the prediction and checks that do not hold, trial by trial. Counters are
     /// judged only if no other program can have moved them.

@@ -153,6 +153,7 @@ fn backlog_text_has_all_parts_and_fits() {
         "held: ListenOverflows = SYNs without an answer             8        8        8",
         "somaxconn 4096, tcp_syncookies 1, tcp_abort_on_overflow unknown",
         "16 x listen(4096)",
+        "ghosts: clients that believe they are connected and are not",
         "\nas predicted\n",
     ] {
         assert!(text.contains(words), "{words} is missing in\n{text}");
@@ -183,6 +184,7 @@ fn backlog_text_names_disagreements() {
     );
     let text = wrong.text();
     assert!(text.contains("NOT AS PREDICTED  listen(5): 3 ghosts") && text.contains("9 / 8!"));
+    assert!(text.contains("a / b!: left and right side of a relation that does not hold"));
     assert!(!text.contains("\nas predicted"));
     // In a shared namespace, counters prove nothing.
     wrong.private = false;

@@ -64,7 +64,8 @@ impl Backlog {
                 format!("{ghosts}/{}", range(predicted.ghosts)),
             );
         }
-        text + "a/b: measured and predicted\n"
+        text += "a/b: measured and predicted\n";
+        text + "ghosts: clients that believe they are connected and are not\n"
     }
 
     /// The kernel's counters against each other and against the clients.
@@ -90,7 +91,7 @@ impl Backlog {
                 for trial in trials {
                     let check = trial.checks.iter().find(|check| check.name == name);
                     let cell = check.map_or_else(String::new, |check| match check.holds {
-                        true if check.left == check.right => check.left.to_string(),
+                        true if !check.is_bound() => check.left.to_string(),
                         true => format!("{} >= {}", check.left, check.right),
                         false => format!("{} / {}!", check.left, check.right),
                     });
@@ -98,6 +99,9 @@ impl Backlog {
                 }
                 text.push('\n');
             }
+        }
+        if self.trials.iter().flat_map(|trial| &trial.checks).any(|check| !check.holds) {
+            text += "a / b!: left and right side of a relation that does not hold\n";
         }
         if !self.private && !text.is_empty() {
             text +=

@@ -73,9 +73,10 @@ impl Floor {
                 per_s(best)
             )),
             None if self.server_cpu.is_none() => lines
-                .push("two threads were not measured: there is only one CPU for them".to_owned()),
+                .push("two spinning threads were not measured: there is only one CPU".to_owned()),
             None => lines.push(
-                "two threads were not measured: other programs used their CPUs in every round"
+                "two spinning threads were not measured: other programs used their CPUs in every \
+                 round"
                     .to_owned(),
             ),
         }

@@ -132,6 +132,9 @@ pub(crate) fn latencies(rows: &[(&str, &Option<Latency>)]) -> String {
         };
         let _ = writeln!(text, " {count:>9}");
     }
+    if text.contains(" - ") {
+        text += "-: too few values for this percentile\n";
+    }
     text
 }
 
@@ -193,6 +196,9 @@ fn costs(record: &Record) -> String {
         Some(server) => text += &cost("server", server),
         None => text += "server         cannot be read from here\n",
     }
+    if text.contains(" -") {
+        text += "-: not measured\n";
+    }
     text + "\n"
 }
 
@@ -226,6 +232,9 @@ fn verdict(record: &Record) -> String {
         "client" => "the generator's CPUs were full, the server's were not",
         "both" => "the CPUs of both sides were full",
         "neither" => "the CPUs of neither side were full",
+        _ if record.server.is_some() && record.subject.spin_ns.is_some_and(|ns| ns > 0) => {
+            "unknown: the server polls, so its CPUs are full even without load"
+        }
         _ => "unknown: the server's CPU time cannot be read from here",
     };
     text += &named("limit", limit);

@@ -36,18 +36,19 @@ macro_rules! exit_codes {
     () => {
         "
 Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here,
-4 cannot bind or connect, 5 connections closed at the drain timeout, 128+n signal n."
+4 cannot bind or connect, 5 connections closed at the drain timeout,
+128+n signal n."
     };
 }
 
 const EXAMPLES: &str = concat!(
     "\
 Examples:
-  lockstep serve                            echo on 127.0.0.1:8898, with the best backend here
-  lockstep serve --backend mio --shards 2   with a backend of your choice
-  lockstep serve --service chat             answer by hand, as in the tutorial; `bye` hangs up
-  lockstep talk 127.0.0.1:8898              the client of that conversation
-  lockstep backends                         what this machine supports, and why not the rest
+  lockstep serve                           echo on 127.0.0.1:8898
+  lockstep serve --backend mio --shards 2  with a backend of your choice
+  lockstep serve --service chat            answer by hand; `bye` hangs up
+  lockstep talk 127.0.0.1:8898             the client of that conversation
+  lockstep backends                        what this machine supports
 ",
     exit_codes!()
 );
@@ -55,13 +56,13 @@ Examples:
 const SERVE_EXAMPLES: &str = concat!(
     "\
 Examples:
-  lockstep serve --listen 127.0.0.1:0               a free port; the line on stdout names it
-  lockstep serve --backend blocking --threads 1     the tutorial's server: one client at a time
-  lockstep serve --backend mio --shards 2 --pin 0,1 a thread on each of two CPUs
-  lockstep serve --reuse-port                       a second server may share the port
-  lockstep serve --trace                            print every system call
-  lockstep serve --accept-pause --backlog 5         let clients wait until kill -USR1 PID
-  lockstep serve --service hi --json                statistics as JSON, on stderr
+  lockstep serve --listen 127.0.0.1:0            a free port, printed on stdout
+  lockstep serve --backend blocking --threads 1  the tutorial's server
+  lockstep serve --shards 2 --pin 0,1            a thread on each of two CPUs
+  lockstep serve --reuse-port                    share the port with others
+  lockstep serve --trace                         print every system call
+  lockstep serve --accept-pause --backlog 5      accept after kill -USR1 PID
+  lockstep serve --service hi --json             statistics as JSON, on stderr
 ",
     exit_codes!()
 );
@@ -69,7 +70,7 @@ Examples:
 const TALK_EXAMPLES: &str = concat!(
     "\
 Examples:
-  lockstep talk 127.0.0.1:8898           type a request, read the reply; `bye` ends it
+  lockstep talk 127.0.0.1:8898           type requests; `bye` ends it
   echo hello | lockstep talk [::1]:8898  requests from a pipe
   lockstep talk localhost:8898 --trace   print every system call
 ",
@@ -78,7 +79,7 @@ Examples:
 
 /// A TCP server whose I/O model is an option: every receive is matched by one send
 #[derive(Debug, Parser)]
-#[command(name = "lockstep", version, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "lockstep", version, max_term_width = 80, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

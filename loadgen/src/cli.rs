@@ -19,28 +19,29 @@ use crate::servers::supervisor::ExecArgs;
 
 const EXAMPLES: &str = "\
 Examples:
-  loadgen --conns 1000                            1,000 clients, the best backend of this machine
-  loadgen --conns 1000 --backend blocking         the same load on another backend
-  loadgen 127.0.0.1:8898 -n 1M                    a million exchanges with a running server
-  loadgen --conns 64 --size 1KiB -d 30s -o runs/  longer requests and a longer run, kept as a file
-  loadgen --rate 50k --arrivals poisson           latency at a fixed rate of requests
-  loadgen --service hi --conns 100                a connection for each exchange
+  loadgen --conns 1000                         1,000 clients, the best backend
+  loadgen --conns 1000 --backend blocking      the same load on another backend
+  loadgen 127.0.0.1:8898 -n 1M                 a million exchanges
+  loadgen --size 1KiB -d 30s -o runs/          longer requests, kept as a file
+  loadgen --rate 50k --arrivals poisson        latency at a fixed rate
+  loadgen --service hi --conns 100             a connection for each exchange
   loadgen --conns 64 --json | jq .throughput_per_s
-  loadgen -d 1m --interval 1s --hlog run.hlog     a line per second, and an HdrHistogram log
+  loadgen -d 1m --interval 1s --hlog run.hlog  a line per second, and a log
   loadgen --fail-if 'p99>5ms' --fail-if 'errors>0'
-  loadgen compare mio io-uring --conns 64,1000    differences, with confidence intervals
+  loadgen compare mio io-uring                 with confidence intervals
   loadgen compare mio mine='./server --port {port}'
-  loadgen sweep --rates 5k..50k/10                latency over the rate, and where it bends
-  loadgen sweep --slo 'p99<1ms'                   the highest rate that meets it
-  loadgen sweep --conns 10,1k,50k                 cost of few and many connections, idle and busy
-  loadgen backlog --netns                         effect of listen(n) while nothing is accepted
-  loadgen storm --conns 2000 --backlog 16         cost of a short listen queue for new clients
-  loadgen floor                                   cost of an exchange without a server
-  loadgen report A.json B.json                    two runs side by side
+  loadgen sweep --rates 5k..50k/10             latency over the rate
+  loadgen sweep --slo 'p99<1ms'                the highest rate that meets it
+  loadgen sweep --conns 10,1k,50k              cost of many connections
+  loadgen backlog --netns                      effect of listen(n)
+  loadgen storm --conns 2000 --backlog 16      cost of a short listen queue
+  loadgen floor                                an exchange without a server
+  loadgen report A.json B.json                 two runs side by side
 
-Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here, 4 cannot bind or
-connect, 5 some connections failed, 6 a reply differed from its request, 7 a threshold was
-missed, 8 the result is INVALID (its reasons say why), 128+n signal n.";
+Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here,
+4 cannot bind or connect, 5 some connections failed, 6 a reply differed from its
+request, 7 a threshold was missed, 8 the result is INVALID (its reasons say
+why), 128+n signal n.";
 
 const REPORT_EXAMPLES: &str = "\
 Examples:
@@ -60,7 +61,7 @@ Examples:
 #[command(
     name = "loadgen",
     version,
-    max_term_width = 100,
+    max_term_width = 80,
     after_long_help = EXAMPLES,
     after_help = "--help shows more, and examples.",
     args_conflicts_with_subcommands = true

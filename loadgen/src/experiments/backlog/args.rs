@@ -23,10 +23,10 @@ const TIME_MAX: Duration = Duration::from_secs(300);
 
 const EXAMPLES: &str = "\
 Examples:
-  loadgen backlog --netns                         listen(0), (1), (3), (5), (128), undisturbed
-  loadgen backlog --netns --n 5 --syncookies 0    the same without SYN cookies: no ghosts
-  loadgen backlog --n 5 --hold 500ms              without privileges, in this network namespace
-  loadgen backlog --netns --n 128 --somaxconn 10  listen(128) where the maximum is 10
+  loadgen backlog --netns                         listen(0) to (128), undisturbed
+  loadgen backlog --netns --n 5 --syncookies 0    no SYN cookies: no ghosts
+  loadgen backlog --n 5 --hold 500ms              without privileges
+  loadgen backlog --netns --n 128 --somaxconn 10  where the maximum is 10
   lockstep serve --accept-pause --backlog 8 &
   loadgen backlog --target 127.0.0.1:8898 --release";
 

@@ -40,14 +40,14 @@ const SLICES_MIN: u32 = 2;
 
 const EXAMPLES: &str = "\
 Examples:
-  loadgen compare mio io-uring                        64 connections; a minute or two
+  loadgen compare mio io-uring                       a minute or two
   loadgen compare mio io-uring blocking --conns 64,1000 -o compared.json
-  loadgen report compared.json -o compared.html       its charts
-  loadgen compare mio mine='./server --port {port}'   a server of your own
-  loadgen compare mio --peers                         the same server on other runtimes
-  loadgen compare mio io-uring --rate 20k             latency at the same rate
-  loadgen compare mio io-uring --rounds 6 -d 300ms    a first impression, in some seconds
-  loadgen compare mio --aa                            the noise of this machine";
+  loadgen report compared.json -o compared.html      its charts
+  loadgen compare mio mine='./server --port {port}'  a server of your own
+  loadgen compare mio --peers                        other runtimes
+  loadgen compare mio io-uring --rate 20k            latency at the same rate
+  loadgen compare mio io-uring --rounds 6 -d 300ms   a first impression
+  loadgen compare mio --aa                           the noise of this machine";
 
 /// Compare servers in rounds, until the differences are known
 ///

@@ -18,10 +18,10 @@ const EXCHANGES_MAX: u32 = 1_000_000;
 
 const EXAMPLES: &str = "\
 Examples:
-  loadgen storm --conns 2000 --at-once --backlog 16     the cliff: a second for a lost SYN
-  loadgen storm --conns 2000 --at-once --backlog 4096   the same with room for all
+  loadgen storm --conns 2000 --at-once --backlog 16    a second for a lost SYN
+  loadgen storm --conns 2000 --at-once --backlog 4096  the same with room
   loadgen storm --backend mio,io-uring --backlog 16,128,4096 --conns 500,2000
-  loadgen storm --rate 2k --conns 10k --close rst       2,000 new connections per second
+  loadgen storm --rate 2k --conns 10k --close rst      2,000 per second
   loadgen storm --target 127.0.0.1:8898 --exchanges 3";
 
 /// Open many new connections to a server, in a burst or at a rate

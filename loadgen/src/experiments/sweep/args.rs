@@ -25,12 +25,12 @@ const WARMUP_PER_CONNECTION: Duration = Duration::from_micros(50);
 
 const EXAMPLES: &str = "\
 Examples:
-  loadgen sweep --rates 5k..50k/10                  latency over the rate, and where it bends
-  loadgen sweep --rates 1k..64k*2 -o curve.json     kept for loadgen report curve.json -o curve.html
-  loadgen sweep --slo 'p99<1ms' --slo 'p99.9<5ms'   the highest rate that meets both
-  loadgen sweep --conns 1..256*2 --backend mio      throughput and latency over the connections
+  loadgen sweep --rates 5k..50k/10                 latency over the rate
+  loadgen sweep --rates 1k..64k*2 -o curve.json    kept for loadgen report
+  loadgen sweep --slo 'p99<1ms' --slo 'p99.9<5ms'  the highest rate for both
+  loadgen sweep --conns 1..256*2 --backend mio     throughput over connections
   loadgen sweep --conns 10,1k,50k --backend mio,io-uring
-                                                    the cost of many connections, idle and busy
+                                                   cost of many connections
   loadgen sweep --rates 1k,2k,4k --command mine='./server --port {port}'";
 
 /// Measure a server at several rates or numbers of connections, or search for the highest rate that

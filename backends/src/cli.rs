@@ -5,12 +5,13 @@ mod signals;
 mod statistics;
 mod talk;
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
 use lockstep_sys::errno;
 
@@ -80,7 +81,7 @@ Examples:
 /// A TCP server whose I/O model is an option: every receive is matched by one send
 #[derive(Debug, Parser)]
 #[command(name = "lockstep", version, max_term_width = 80, after_help = EXAMPLES)]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -104,15 +105,46 @@ enum Command {
     Backends,
 }
 
-impl Cli {
-    /// Runs the command.
-    pub fn run(&self) -> ExitCode {
-        match &self.command {
-            Command::Serve(args) => serve(args),
-            Command::Talk { addr, trace } => talk::talk(addr, *trace),
-            Command::Backends => list_backends(),
+/// Parses the command line and runs the command.
+pub fn main() -> ExitCode {
+    use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand as NoCommand;
+    let line: Vec<OsString> = std::env::args_os().collect();
+    match Cli::try_parse_from(&line).map(|cli| cli.command) {
+        Ok(Command::Serve(args)) => serve(&args),
+        Ok(Command::Talk { addr, trace }) => talk::talk(&addr, trace),
+        Ok(Command::Backends) => list_backends(),
+        Err(help) if !help.use_stderr() || help.kind() == NoCommand => help.exit(),
+        Err(error) => {
+            let (error, hint) = usage_error(&error, &Cli::command(), &line);
+            print_error(&error, Some(&hint));
+            ExitCode::from(exit::USAGE)
         }
     }
+}
+
+/// Converts an error of clap to one line, and a hint: clap's tip or [`help_hint`].
+pub fn usage_error(
+    error: &clap::Error,
+    program: &clap::Command,
+    line: &[OsString],
+) -> (String, String) {
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    // A message may span several lines, up to the first empty one.
+    let message: Vec<&str> = lines.iter().copied().take_while(|line| !line.is_empty()).collect();
+    let message = message.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    let tip = lines.iter().find_map(|line| line.strip_prefix("tip: "));
+    // Clap suggests `-- --option`, but no value here begins with `--`.
+    let tip = tip.filter(|tip| !tip.starts_with("to pass "));
+    (message.to_owned(), tip.map_or_else(|| help_hint(program, line), str::to_owned))
+}
+
+/// The hint for a usage error without a better one: the help of the command that failed.
+pub fn help_hint(program: &clap::Command, line: &[OsString]) -> String {
+    let command = line.get(1).and_then(|word| program.find_subcommand(word));
+    let command = command.map(|command| format!("{} ", command.get_name()));
+    format!("see {} {}--help", program.get_name(), command.unwrap_or_default())
 }
 
 /// Parses `auto`, or the name or an alias of a backend into its name. Help and errors list the
@@ -143,19 +175,22 @@ fn list_backends() -> ExitCode {
 }
 
 /// Returns the addresses, at least one, that `text` stands for: numbers or a name, and a port.
-/// Otherwise prints an error that begins with `failed_to`, and returns the exit code.
+/// Otherwise prints an error that begins with `failed_to`, and returns the exit code:
+/// [`exit::USAGE`] for malformed text, [`exit::ADDRESS`] for a name that cannot be resolved.
 fn resolve(failed_to: &str, text: &str) -> Result<Vec<SocketAddr>, u8> {
-    let (cause, hint) = match text.to_socket_addrs().map(Iterator::collect::<Vec<_>>) {
+    let (code, cause, hint) = match text.to_socket_addrs().map(Iterator::collect::<Vec<_>>) {
         Ok(addrs) if !addrs.is_empty() => return Ok(addrs),
-        Ok(_none) => ("the name has no address".to_owned(), ANOTHER_NAME),
+        Ok(_none) => (exit::ADDRESS, "the name has no address".to_owned(), ANOTHER_NAME),
         Err(error) if error.kind() == ErrorKind::InvalidInput => {
-            ("not an address with a port".to_owned(), "write it as 127.0.0.1:8898 or [::1]:8898")
+            (exit::USAGE, "not an address with a port".to_owned(), WITH_A_PORT)
         }
-        Err(error) => (errno::text(&error), ANOTHER_NAME),
+        Err(error) => (exit::ADDRESS, errno::text(&error), ANOTHER_NAME),
     };
     print_error(&format!("{failed_to} {text}: {cause}"), Some(hint));
-    Err(exit::ADDRESS)
+    Err(code)
 }
+
+const WITH_A_PORT: &str = "write it as 127.0.0.1:8898 or [::1]:8898";
 
 const ANOTHER_NAME: &str = "check the name, or write the address in numbers";
 

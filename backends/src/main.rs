@@ -2,9 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use lockstep_backends::cli::Cli;
-
 fn main() -> ExitCode {
-    Cli::parse().run()
+    lockstep_backends::cli::main()
 }

@@ -14,7 +14,7 @@ use crate::experiments::storm::StormArgs;
 use crate::experiments::sweep::{SweepArgs, WorkerArgs};
 use crate::options::{EMBEDDED, page};
 use crate::run::args::{LiveArgs, RunArgs};
-use crate::servers::embedded::EmbeddedArgs;
+use crate::servers::embedded::{self, EmbeddedArgs};
 use crate::servers::supervisor::ExecArgs;
 
 const EXAMPLES: &str = "\
@@ -114,12 +114,7 @@ fn unknown_command(line: &[OsString]) -> Option<clap::Error> {
 
 /// The hint for a usage error: the help of the command that failed.
 pub fn help_hint(line: &[OsString]) -> String {
-    let command = line.get(1).and_then(|word| Cli::command().find_subcommand(word).map(name));
-    format!("see loadgen {}--help", command.unwrap_or_default())
-}
-
-fn name(command: &clap::Command) -> String {
-    format!("{} ", command.get_name())
+    embedded::help_hint(&Cli::command(), line)
 }
 
 /// Converts an error of clap to one line and a hint.
@@ -128,14 +123,7 @@ pub fn usage_failure(error: &clap::Error, line: &[OsString]) -> Failure {
         let hint = "loadgen sweep --conns 10,1k,50k measures the cost of many connections";
         return Failure::new(exit::USAGE, "unrecognized subcommand 'many'").hint(hint);
     }
-    let text = error.to_string();
-    let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    // A message may span several lines, up to the first empty one.
-    let message: Vec<&str> = lines.iter().copied().take_while(|line| !line.is_empty()).collect();
-    let message = message.join(" ");
-    let message = message.strip_prefix("error: ").unwrap_or(&message);
-    let tip = lines.iter().find_map(|line| line.strip_prefix("tip: "));
-    let hint = tip.map_or_else(|| help_hint(line), str::to_owned);
+    let (message, hint) = embedded::usage_error(error, &Cli::command(), line);
     Failure::new(exit::USAGE, message).hint(hint)
 }
 

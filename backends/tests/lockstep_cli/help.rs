@@ -6,7 +6,7 @@ use crate::harness::{assert_complains, run};
 #[test]
 fn help_has_examples_and_exit_codes() {
     for args in [&["--help"][..], &["serve", "--help"], &["talk", "--help"]] {
-        let help = assert_readable(&run(args), 100);
+        let help = assert_readable(&run(args));
         for part in ["Examples:", "Exit codes:", "  lockstep "] {
             assert!(help.contains(part), "{args:?} has no {part:?}: {help}");
         }
@@ -14,19 +14,28 @@ fn help_has_examples_and_exit_codes() {
 }
 
 #[test]
+fn help_of_every_command_fits_a_terminal() {
+    for command in [&[][..], &["serve"], &["talk"], &["backends"]] {
+        for help in ["-h", "--help"] {
+            assert_readable(&run([command, &[help]].concat()));
+        }
+    }
+}
+
+#[test]
 fn table_of_backends_fits_a_terminal() {
-    let table = assert_readable(&run(["backends"]), 80);
+    let table = assert_readable(&run(["backends"]));
     for backend in ["blocking", "mio", "io-uring"] {
         assert!(table.contains(&format!(" {backend} ")), "{table}");
     }
 }
 
-/// Returns the output; no line may be longer than `columns`.
+/// Returns the output; no line may be longer than 80 columns.
 #[track_caller]
-fn assert_readable(ended: &Ended, columns: usize) -> String {
+fn assert_readable(ended: &Ended) -> String {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert!(ended.stderr.is_empty(), "{ended:?}");
-    assert!(ended.stdout.iter().all(|line| line.chars().count() <= columns), "{ended:?}");
+    assert!(ended.stdout.iter().all(|line| line.chars().count() <= 80), "{ended:?}");
     ended.stdout.join("\n")
 }
 
@@ -49,12 +58,7 @@ fn bad_value_is_one_error_that_names_the_option() {
         (["--pin", "5000"], ["--pin", "'5000'", "no CPU 5000"]),
     ] {
         let ended = run([&["serve", "--listen", "127.0.0.1:0"][..], &args].concat());
-        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
-        let errors = ended.stderr.iter().filter(|line| line.starts_with("error: "));
-        assert_eq!(errors.count(), 1, "{ended:?}");
-        for part in parts {
-            assert!(ended.stderr.concat().contains(part), "no {part:?}: {ended:?}");
-        }
+        assert_complains(&ended, 2, &parts);
     }
 }
 

@@ -25,7 +25,7 @@ fn assert_refused(args: &str, code: i32, causes: &[&str]) -> Ended {
     ended
 }
 
-/// An error of `lockstep` itself: one line, and a hint.
+/// One line, and a hint.
 #[track_caller]
 fn assert_refused_in_two_lines(args: &str, code: i32, causes: &[&str]) {
     let lines = assert_refused(args, code, causes).stderr;
@@ -35,22 +35,43 @@ fn assert_refused_in_two_lines(args: &str, code: i32, causes: &[&str]) {
 
 #[test]
 fn wrong_command_line_is_a_usage_error() {
-    assert_refused("serve --backend nonsense", 2, &["nonsense", "blocking", "mio", "io-uring"]);
-    assert_refused("serve --service nonsense", 2, &["nonsense", "echo", "hi", "chat"]);
-    assert_refused("serve --nonsense", 2, &["--nonsense"]);
-    assert_refused("serve --idle-timeout 10", 2, &["10s"]);
-    assert_refused("serve --drain-timeout soon", 2, &["soon"]);
-    assert_refused("serve --max-conns 0", 2, &["at least 1"]);
-    assert_refused("serve --max-conns many", 2, &["many"]);
-    assert_refused("serve --shards 0", 2, &["at least 1"]);
-    assert_refused("serve --shards 100000", 2, &["at most"]);
-    assert_refused("serve --threads 0", 2, &["at least 1"]);
-    assert_refused("serve --pin here", 2, &["here"]);
-    assert_refused("serve --backlog -1", 2, &["-1"]);
-    assert_refused("serve --spin 50", 2, &["50s"]);
-    assert_refused("serve --steer nowhere", 2, &["cpu", "off"]);
-    assert_refused("nonsense", 2, &["nonsense"]);
-    assert_refused("talk", 2, &["ADDR"]);
+    assert_refused_in_two_lines(
+        "serve --backend nonsense",
+        2,
+        &["nonsense", "blocking", "mio", "io-uring"],
+    );
+    assert_refused_in_two_lines("serve --service nonsense", 2, &["nonsense", "echo", "hi", "chat"]);
+    assert_refused_in_two_lines("serve --nonsense", 2, &["--nonsense"]);
+    assert_refused_in_two_lines("serve --idle-timeout 10", 2, &["10s"]);
+    assert_refused_in_two_lines("serve --drain-timeout soon", 2, &["soon"]);
+    assert_refused_in_two_lines("serve --max-conns 0", 2, &["at least 1"]);
+    assert_refused_in_two_lines("serve --max-conns many", 2, &["many"]);
+    assert_refused_in_two_lines("serve --shards 0", 2, &["at least 1"]);
+    assert_refused_in_two_lines("serve --shards 100000", 2, &["at most"]);
+    assert_refused_in_two_lines("serve --threads 0", 2, &["at least 1"]);
+    assert_refused_in_two_lines("serve --pin here", 2, &["here"]);
+    assert_refused_in_two_lines("serve --backlog -1", 2, &["-1"]);
+    assert_refused_in_two_lines("serve --spin 50", 2, &["50s"]);
+    assert_refused_in_two_lines("serve --steer nowhere", 2, &["cpu", "off"]);
+    assert_refused_in_two_lines("nonsense", 2, &["nonsense"]);
+    assert_refused_in_two_lines("talk", 2, &["ADDR"]);
+}
+
+#[test]
+fn hint_is_a_similar_name_or_the_help_of_the_command() {
+    for (args, hint) in [
+        ("nonsense", "see lockstep --help"),
+        ("tlak 127.0.0.1:8898", "a similar subcommand exists: 'talk'"),
+        ("serve --bakend mio", "a similar argument exists: '--backend'"),
+        ("serve --backend nonsense", "see lockstep serve --help"),
+        ("serve --nonsense", "see lockstep serve --help"),
+        ("talk", "see lockstep talk --help"),
+        ("talk --nonsense", "see lockstep talk --help"),
+        ("backends nonsense", "see lockstep backends --help"),
+    ] {
+        let lines = assert_refused(args, 2, &[]).stderr;
+        assert_eq!(lines[1..], [format!("hint: {hint}")], "{args}");
+    }
 }
 
 #[test]
@@ -94,10 +115,11 @@ fn foreign_or_malformed_address_is_refused() {
     // An address of the block for documentation (RFC 5737), which no machine has.
     let foreign = "serve --backend mio --listen 192.0.2.1:8898";
     assert_refused_in_two_lines(foreign, 4, &["192.0.2.1:8898", "EADDRNOTAVAIL"]);
+    // A malformed one is a usage error.
     for addr in ["nonsense", "127.0.0.1", "127.0.0.1:65536", "8898"] {
         for command in ["serve --listen", "talk"] {
             let no_address = &[addr, "not an address with a port", "127.0.0.1:8898"];
-            assert_refused_in_two_lines(&format!("{command} {addr}"), 4, no_address);
+            assert_refused_in_two_lines(&format!("{command} {addr}"), 2, no_address);
         }
     }
 }

@@ -18,7 +18,7 @@ use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::event::Ready;
-pub use lockstep_backends::cli::backend_parser;
+pub use lockstep_backends::cli::{backend_parser, help_hint, usage_error};
 
 use crate::exit::{self, Failure};
 use crate::machine::signals;

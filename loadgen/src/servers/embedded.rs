@@ -8,8 +8,10 @@
 //! This is the only file that depends on the server's crate.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::mem;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -237,12 +239,22 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
 }
 
+/// The last choice of `auto` that was printed. Servers of one command print it once.
+static AUTO: Mutex<String> = Mutex::new(String::new());
+
+/// True for the line about the choice of `auto`, if the previous server printed the same one.
+fn is_repeated(line: &str) -> bool {
+    line.starts_with("backend auto: ")
+        && AUTO.lock().is_ok_and(|mut last| mem::replace(&mut *last, line.to_owned()) == line)
+}
+
 /// Copies a server's standard error to ours, and returns the statistics in it at the end.
 fn follow(stderr: impl Read) -> Option<serde_json::Value> {
     let mut statistics = None;
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         match line.starts_with('{').then(|| serde_json::from_str(&line).ok()).flatten() {
             Some(object) => statistics = Some(object),
+            None if is_repeated(&line) => {}
             None => drop(writeln!(io::stderr(), "{line}")),
         }
     }
@@ -287,6 +299,20 @@ mod tests {
         let statistics = follow(printed.as_bytes()).unwrap();
         assert_eq!(statistics["exchanges"], 7);
         assert_eq!(follow("".as_bytes()), None);
+    }
+
+    #[test]
+    fn choice_of_auto_is_printed_once() {
+        for (line, repeated) in [
+            ("backend auto: io-uring (a ring per shard)", false),
+            ("backend auto: io-uring (a ring per shard)", true),
+            ("backend auto: mio (epoll; not io-uring: no memory)", false),
+            ("warning", false),
+            ("warning", false),
+            ("backend auto: mio (epoll; not io-uring: no memory)", true),
+        ] {
+            assert_eq!(is_repeated(line), repeated, "{line}");
+        }
     }
 
     #[test]

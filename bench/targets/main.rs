@@ -86,7 +86,8 @@ fn measure(options: &Options) -> Result<(), Box<dyn Error>> {
     };
     let mut comparisons = Vec::new();
     for (experiment, file) in experiments.iter().zip(&files) {
-        match store::read(file)? {
+        let read = store::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        match read {
             Stored::Comparison(comparison) => comparisons.push((experiment.name, *comparison)),
             _ => return Err(format!("{}: not a comparison", file.display()).into()),
         }

@@ -1,7 +1,9 @@
 //! Exit codes, and errors of one line and a hint.
 
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 
+use lockstep_sys::errno::describe;
 use serde::{Deserialize, Serialize};
 
 /// Run-time failure.
@@ -73,6 +75,16 @@ impl Failure {
     /// The failure of a command that a signal ended.
     pub fn signal(signal: i32) -> Self {
         Self::new(of_signal(signal), String::new())
+    }
+
+    /// The failure of an operation on a file.
+    pub fn file(code: u8, path: &Path, error: &io::Error) -> Self {
+        let failure = Self::new(code, format!("{}: {}", path.display(), describe(error)));
+        match error.kind() {
+            ErrorKind::AlreadyExists => failure.hint("--force overwrites it"),
+            ErrorKind::InvalidData => failure.hint("loadgen report reads files written by -o"),
+            _ => failure,
+        }
     }
 
     /// Adds a hint.

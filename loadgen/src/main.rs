@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lockstep_results::{Document, Record, store};
@@ -13,7 +13,7 @@ use serde::Serialize;
 use loadgen::cli::{Cli, Command, ReportArgs, help_hint, usage_failure};
 use loadgen::exit::{self, Failure};
 use loadgen::experiments::{Finished, backlog, compare, floor, storm, sweep};
-use loadgen::options::OutputArgs;
+use loadgen::options::{OutputArgs, check_file};
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
 use loadgen::{machine::signals, run, servers::embedded, servers::supervisor};
@@ -79,7 +79,7 @@ fn run_once(args: RunArgs, live: &LiveArgs, argv: Vec<String>) -> Result<u8, Fai
     if unconnected {
         not_connected(&finished.record).print();
     }
-    report_stored(stored)?;
+    stored?.iter().for_each(|path| report_stored(path));
     live.finish()?;
     Ok(finished.code)
 }
@@ -98,7 +98,7 @@ fn finish<D: Document + Serialize>(
     };
     failure.iter().for_each(Failure::print);
     printed?;
-    report_stored(stored)?;
+    stored?.iter().for_each(|path| report_stored(path));
     Ok(code)
 }
 
@@ -106,17 +106,15 @@ fn finish<D: Document + Serialize>(
 fn store_result(
     result: &(impl Document + Serialize),
     output: &OutputArgs,
-) -> Option<io::Result<PathBuf>> {
-    output.path.as_ref().map(|path| store::write(result, path, output.force))
+) -> Result<Option<PathBuf>, Failure> {
+    let Some(path) = &output.path else { return Ok(None) };
+    let written = store::write(result, path, output.force);
+    written.map(Some).map_err(|error| Failure::file(exit::FAILURE, path, &error))
 }
 
-/// Reports the path of a file, or why it could not be written.
-fn report_stored(stored: Option<io::Result<PathBuf>>) -> Result<(), Failure> {
-    if let Some(stored) = stored {
-        let path = stored.map_err(|error| Failure::new(exit::FAILURE, error.to_string()))?;
-        let _ = writeln!(io::stderr(), "wrote {}", path.display());
-    }
-    Ok(())
+/// Reports the path of a written file.
+fn report_stored(path: &Path) {
+    let _ = writeln!(io::stderr(), "wrote {}", path.display());
 }
 
 /// Reports how to keep a comparison, which takes minutes, if it was not kept.
@@ -147,16 +145,15 @@ fn not_connected(record: &Record) -> Failure {
 /// Prints or draws stored documents of any kinds. A file that cannot be read is reported, and the
 /// others are shown.
 fn report(args: &ReportArgs) -> Result<u8, Failure> {
-    let failed = |error: io::Error| Failure::new(exit::FAILURE, error.to_string());
     if let Some(path) = &args.output {
-        store::check(path, args.force).map_err(failed)?;
+        check_file(path, args.force)?;
     }
     let (mut documents, mut code) = (Vec::new(), 0);
     for path in &args.records {
         match store::read(path) {
             Ok(document) => documents.push((path.display().to_string(), document)),
             Err(error) => {
-                Failure::new(exit::FAILURE, error.to_string()).print();
+                Failure::file(exit::FAILURE, path, &error).print();
                 code = exit::FAILURE;
             }
         }
@@ -166,8 +163,8 @@ fn report(args: &ReportArgs) -> Result<u8, Failure> {
         None => print(&lockstep_results::report::text(&documents))?,
         Some(path) => {
             store::write_page(&lockstep_results::report::page(&documents), path, args.force)
-                .map_err(failed)?;
-            report_stored(Some(Ok(path.clone())))?;
+                .map_err(|error| Failure::file(exit::FAILURE, path, &error))?;
+            report_stored(path);
         }
     }
     Ok(code)

@@ -3,7 +3,8 @@
 //! An option whose default or number of values depends on the command (`--conns`, `--size`,
 //! `--duration`, `--backend`, `--backlog`, ...) is a field of the command's own `Args`.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
@@ -132,8 +133,23 @@ impl OutputArgs {
     /// [`exit::USAGE`] if the file exists and `--force` is absent, or its directory does not exist.
     pub fn check(&self) -> Result<(), Failure> {
         let Some(path) = &self.path else { return Ok(()) };
-        store::check(path, self.force).map_err(|error| Failure::new(exit::USAGE, error.to_string()))
+        check_file(path, self.force)
     }
+}
+
+/// Checks that a file can be written, as [`OutputArgs::check`] does.
+///
+/// # Errors
+///
+/// [`exit::USAGE`] with the reason.
+pub fn check_file(path: &Path, force: bool) -> Result<(), Failure> {
+    store::check(path, force).map_err(|error| {
+        let failure = Failure::file(exit::USAGE, path, &error);
+        match error.kind() {
+            ErrorKind::NotFound => failure.hint("create its directory first"),
+            _ => failure,
+        }
+    })
 }
 
 pub(crate) fn positive(text: &str) -> Result<u64, String> {

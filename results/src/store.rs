@@ -1,10 +1,12 @@
 //! Files of documents: indented JSON, written whole or not at all, never overwritten by accident.
+//!
+//! The errors do not name the path, which the caller knows.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use serde::Serialize;
 use serde_json::Value;
 use tempfile::NamedTempFile;
@@ -18,24 +20,24 @@ const FILE_MAX: u64 = 64 << 20;
 ///
 /// # Errors
 ///
-/// One line that names the path: `AlreadyExists` without `force`, `InvalidInput` if it is neither
-/// a file nor a directory, `NotFound` if its directory does not exist.
+/// `AlreadyExists` without `force`, `InvalidInput` if the path is neither a file nor a directory,
+/// `NotFound` if its directory does not exist.
 pub fn check(path: &Path, force: bool) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => Ok(()),
         Ok(found) if !found.is_file() => {
             // A rename would replace a device.
-            Err(refusal(ErrorKind::InvalidInput, path, "is neither a file nor a directory"))
+            Err(io::Error::new(ErrorKind::InvalidInput, "is neither a file nor a directory"))
         }
-        Ok(_) if !force => {
-            Err(refusal(ErrorKind::AlreadyExists, path, "exists (--force overwrites it)"))
-        }
+        Ok(_) if !force => Err(Errno::EXIST.into()),
         Ok(_) => Ok(()),
-        Err(_) if names_a_directory(path) || !directory_of(path).is_dir() => {
-            Err(refusal(ErrorKind::NotFound, path, "no such directory"))
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            match !names_a_directory(path) && directory_of(path).is_dir() {
+                true => Ok(()),
+                false => Err(error),
+            }
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(at(path, error)),
+        Err(error) => Err(error),
     }
 }
 
@@ -46,8 +48,8 @@ pub fn check(path: &Path, force: bool) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// One line that names the path: see [`check`]; `InvalidData` if the document would not read back
-/// (a number is not finite); or an error of the file system.
+/// See [`check`]; `InvalidData` if the document would not read back (a number is not finite); or an
+/// error of the file system.
 pub fn write(
     document: &(impl Document + Serialize),
     path: &Path,
@@ -57,7 +59,7 @@ pub fn write(
     let mut text = serde_json::to_vec_pretty(document)?;
     text.push(b'\n');
     if let Err(error) = parse(&text) {
-        return Err(refusal(ErrorKind::InvalidData, path, &format!("the record is {error}")));
+        return Err(io::Error::new(ErrorKind::InvalidData, format!("the record is {error}")));
     }
     if !path.is_dir() {
         save(&text, path, force)?;
@@ -79,11 +81,11 @@ pub fn write(
 ///
 /// # Errors
 ///
-/// One line that names the path: see [`check`]; `IsADirectory`; or an error of the file system.
+/// See [`check`]; `IsADirectory`; or an error of the file system.
 pub fn write_page(page: &str, path: &Path, force: bool) -> io::Result<()> {
     check(path, force)?;
     if path.is_dir() {
-        return Err(refusal(ErrorKind::IsADirectory, path, "is a directory"));
+        return Err(Errno::ISDIR.into());
     }
     save(page.as_bytes(), path, force)
 }
@@ -92,18 +94,16 @@ pub fn write_page(page: &str, path: &Path, force: bool) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// One line that names the path: the file cannot be read, is not JSON, is JSON but no document, or
+/// An error of the file system; `InvalidData` if the file is not JSON, is JSON but no document, or
 /// was written by a newer version.
-pub fn read(path: &Path) -> Result<Stored, String> {
+pub fn read(path: &Path) -> io::Result<Stored> {
     let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut text))
-        .map_err(|error| at(path, error).to_string())?;
+    File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut text)?;
     let document = match text.len() as u64 {
         ..=FILE_MAX => parse(&text),
         _ => Err(format!("not a record: larger than {} MiB", FILE_MAX >> 20)),
     };
-    document.map_err(|error| format!("{}: {error}", path.display()))
+    document.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
 }
 
 fn parse(text: &[u8]) -> Result<Stored, String> {
@@ -135,15 +135,12 @@ fn save(text: &[u8], to: &Path, overwrite: bool) -> io::Result<()> {
     let mut file = tempfile::Builder::new()
         .prefix(".lockstep-")
         .suffix(".tmp")
-        // The umask applies, as to any other file.
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(directory)
-        .map_err(|error| at(directory, error))?;
-    file.write_all(text)
-        .and_then(|()| file.as_file().sync_all())
-        .map_err(|error| at(file.path(), error))?;
+        // Permissions as of any other file, and errors without the path.
+        .make_in(directory, |path| File::create_new(path))?;
+    file.as_file_mut().write_all(text)?;
+    file.as_file().sync_all()?;
     let persist = if overwrite { NamedTempFile::persist } else { NamedTempFile::persist_noclobber };
-    persist(file, to).map_err(|error| at(to, error.error))?;
+    persist(file, to)?;
     // The name must survive a power failure, too. Not every file system can promise that.
     let _ = File::open(directory).and_then(|directory| directory.sync_all());
     Ok(())
@@ -176,12 +173,4 @@ fn directory_of(file: &Path) -> &Path {
 /// True if the path can only mean a directory: it ends in a slash.
 fn names_a_directory(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().ends_with(b"/")
-}
-
-fn refusal(kind: ErrorKind, path: &Path, reason: &str) -> io::Error {
-    io::Error::new(kind, format!("{}: {reason}", path.display()))
-}
-
-fn at(path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

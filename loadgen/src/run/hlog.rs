@@ -13,9 +13,10 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{
     IntervalLogWriterBuilder, IntervalLogWriterError, Tag,
 };
-use lockstep_results::store;
 
 use crate::clients::intervals::FinishedInterval;
+use crate::exit::{self, Failure};
+use crate::options::check_file;
 use lockstep_sys::errno::describe;
 
 /// A log that is being written. An empty one is removed when dropped.
@@ -30,16 +31,16 @@ impl Hlog {
     ///
     /// # Errors
     ///
-    /// `EEXIST` without `force`, and those of open(2), with the path.
-    pub fn create(path: &Path, force: bool) -> io::Result<Self> {
-        store::check(path, force)?;
-        let at = |error| io::Error::other(format!("{}: {}", path.display(), describe(&error)));
+    /// [`exit::USAGE`] if the file exists and `force` is absent, or open(2) fails.
+    pub fn create(path: &Path, force: bool) -> Result<Self, Failure> {
+        check_file(path, force)?;
         let mut options = OpenOptions::new();
         let options = match force {
             true => options.create(true).truncate(true),
             false => options.create_new(true),
         };
-        let file = options.write(true).open(path).map_err(at)?;
+        let file = options.write(true).open(path);
+        let file = file.map_err(|error| Failure::file(exit::USAGE, path, &error))?;
         let lines = WholeLines { file, line: Vec::new(), written: 0 };
         Ok(Self { path: path.to_owned(), lines })
     }
@@ -181,7 +182,7 @@ mod tests {
             lines,
             [("response", 0, 1), ("service", 0, 1), ("response", 1, 1), ("service", 1, 1)],
         );
-        assert!(Hlog::create(&path, false).unwrap_err().to_string().contains("exists"));
+        assert!(Hlog::create(&path, false).unwrap_err().error.contains("EEXIST"));
     }
 
     #[test]

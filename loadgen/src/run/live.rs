@@ -41,8 +41,8 @@ impl Live {
             Some(_) if !run.output.json => Lines::Text,
             _ => Lines::None,
         };
-        let hlog = live.hlog.as_ref().map(|path| Hlog::create(path, run.output.force)).transpose();
-        let hlog = hlog.map_err(|error| Failure::new(exit::USAGE, error.to_string()))?;
+        let hlog =
+            live.hlog.as_ref().map(|path| Hlog::create(path, run.output.force)).transpose()?;
         Ok(Self { lines, hlog, failure: None })
     }
 

@@ -29,14 +29,11 @@ fn run_in(limit: &str, folder: &Path, options: &str) -> Finished {
 
 /// Commands that limit the space, as far as this machine allows them, each with its error.
 fn limits() -> Vec<(&'static str, &'static str)> {
-    let mut limits = vec![("ulimit -f 8", "File too large")]; // 4 KiB
+    let mut limits = vec![("ulimit -f 8", "EFBIG")]; // 4 KiB
     let mount = "mount -t tmpfs -o size=4k,nr_inodes=10 none";
     let probe = Command::new("unshare").args(["-m", "sh", "-c", &format!("{mount} /mnt")]).output();
     match probe.is_ok_and(|output| output.status.success()) {
-        true => limits.push((
-            "mount -t tmpfs -o size=4k,nr_inodes=10 none \"$2\"",
-            "No space left on device",
-        )),
+        true => limits.push(("mount -t tmpfs -o size=4k,nr_inodes=10 none \"$2\"", "ENOSPC")),
         false => skip("tmpfs", "mount(8) in a mount namespace needs root"),
     }
     limits

@@ -204,6 +204,14 @@ impl Finished {
         counts
     }
 
+    /// Asserts one line of error, and this hint or none.
+    #[track_caller]
+    pub(crate) fn assert_complains_with(&self, code: i32, words: &str, hint: Option<&str>) {
+        self.assert_complains(code, words);
+        let line = self.stderr.lines().nth(1).and_then(|line| line.strip_prefix("hint: "));
+        assert_eq!(line, hint, "{self:#?}");
+    }
+
     /// Asserts one line of error and at most one hint.
     #[track_caller]
     pub(crate) fn assert_complains(&self, code: i32, words: &str) {

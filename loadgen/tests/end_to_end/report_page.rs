@@ -50,7 +50,7 @@ fn report_draws_several_documents_into_one_page() {
     let text = fs::read_to_string(&page).unwrap();
     assert!(text.contains("1 comparison, 1 run") && text.contains("<svg"), "{text}");
 
-    run(&["report", &one, "-o", &page]).assert_complains(1, "page.html: exists");
+    run(&["report", &one, "-o", &page]).assert_complains(2, "page.html: file exists");
     assert_eq!(run(&["report", &one, "-o", &page, "--force"]).code, Some(0));
     run(&["report", &one, "-o", &one, "--force"]).assert_complains(2, ".html");
     run(&["report", &file("absent.json"), "-o", &file("p.html")])

@@ -29,6 +29,28 @@ fn usage_errors_are_one_line_and_exit_with_2() {
 }
 
 #[test]
+fn file_errors_have_the_name_of_the_error_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (text, page, none) = (file("text.md"), file("page.html"), file("none/run.json"));
+    std::fs::write(&text, "# no record").unwrap();
+    std::fs::write(&page, "").unwrap();
+    let reads = Some("loadgen report reads files written by -o");
+    let force = Some("--force overwrites it");
+    for (args, code, words, hint) in [
+        (&["report", &none][..], 1, "no such file or directory (ENOENT)", None),
+        (&["report", directory.path().to_str().unwrap()], 1, "is a directory (EISDIR)", None),
+        (&["report", &text], 1, "not JSON", reads),
+        (&["report", &text, "-o", &page], 2, "file exists (EEXIST)", force),
+        (&["-o", &text], 2, "file exists (EEXIST)", force),
+        (&["--hlog", &text], 2, "file exists (EEXIST)", force),
+        (&["-o", &none], 2, "(ENOENT)", Some("create its directory first")),
+    ] {
+        run(args).assert_complains_with(code, words, hint);
+    }
+}
+
+#[test]
 fn hint_names_the_help_of_the_command_that_failed() {
     for (args, hint) in [
         (&["--conns", "0"][..], "see loadgen --help"),

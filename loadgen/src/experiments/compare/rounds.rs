@@ -69,7 +69,7 @@ impl Keep {
 
     fn write(&self, finished: &Finished) -> Result<String, Failure> {
         let file = store::write(&finished.record, &self.directory, false)
-            .map_err(|error| Failure::new(exit::FAILURE, error.to_string()))?;
+            .map_err(|error| Failure::file(exit::FAILURE, &self.directory, &error))?;
         Ok(file.strip_prefix(&self.base).unwrap_or(&file).display().to_string())
     }
 }

@@ -139,7 +139,7 @@ fn not_connected(record: &Record) -> Failure {
         }
     });
     Failure::new(exit::ADDRESS, format!("cannot connect to {}{cause}", record.subject.addr))
-        .hint("start a server there, or leave --target out to have one started")
+        .hint("start a server there, or leave HOST:PORT out to have one started")
 }
 
 /// Prints or draws stored documents of any kinds. A file that cannot be read is reported, and the

@@ -34,6 +34,7 @@ use trial::Spec;
 ///
 /// A usage error for options that cannot be met, otherwise the first failure of a trial.
 pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished<Backlog>, Failure> {
+    args.check().map_err(|error| Failure::new(exit::USAGE, error))?;
     args.output.check()?;
     let (sender, events) = channel();
     signals::watch(sender).map_err(|error| {

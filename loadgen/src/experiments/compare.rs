@@ -36,7 +36,8 @@ use rounds::{Keep, Rounds};
 /// are a result.
 pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Finished<Comparison>, Failure> {
     let usage = |error: String| Failure::new(exit::USAGE, error);
-    let mut entries = subjects::entries(args).map_err(usage)?;
+    let peers = args.peers.as_deref().map(peers::find).transpose()?.unwrap_or_default();
+    let mut entries = subjects::entries(args, peers).map_err(usage)?;
     args.output.check()?;
     let keep = args.keep_runs.as_deref().map(|directory| Keep::new(directory, &args.output));
     let keep = keep.transpose().map_err(usage)?;

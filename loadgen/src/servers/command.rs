@@ -36,6 +36,9 @@ const PROBE_MAX: Duration = Duration::from_millis(100);
 /// Bytes kept of the end of a server's standard error, to report why it has failed.
 const STDERR_MAX: usize = 4096;
 
+/// Hint for a server that ends or does not listen.
+const LISTEN: &str = "it has to go on running, and listen at {addr}, or at {port} of 127.0.0.1";
+
 /// A server to start.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Subject {
@@ -122,7 +125,7 @@ impl Server {
         loop {
             if let Some(ending) = self.ended() {
                 let error = format!("cannot start {}: {ending}", self.name);
-                return Err(Failure::new(exit::UNAVAILABLE, error));
+                return Err(Failure::new(exit::FAILURE, error).hint(LISTEN));
             }
             if accepts(self.addr) {
                 return Ok(());
@@ -131,8 +134,7 @@ impl Server {
                 let (name, addr, seconds) = (&self.name, self.addr, READY_MAX.as_secs());
                 let error =
                     format!("{name} does not accept connections at {addr} after {seconds} s");
-                let hint = "it has to listen at {addr}, or at {port} of 127.0.0.1";
-                return Err(Failure::new(exit::ADDRESS, error).hint(hint));
+                return Err(Failure::new(exit::ADDRESS, error).hint(LISTEN));
             }
             match events.recv_timeout(POLL) {
                 Ok(Event::Signal(signal)) => return Err(Failure::signal(signal)),

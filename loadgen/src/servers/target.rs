@@ -39,7 +39,8 @@ pub(crate) fn resolve(
         match events.recv() {
             Ok(Event::Resolved(Ok(addr))) => return Ok(addr),
             Ok(Event::Resolved(Err(error))) => {
-                return Err(failure(format!("cannot connect to {target}: {error}")));
+                return Err(failure(format!("cannot look up {target}: {error}"))
+                    .hint("check the name, or write the address in numbers"));
             }
             Ok(Event::Signal(signal)) => return Err(Failure::signal(signal)),
             Ok(_) => {}
@@ -51,8 +52,11 @@ pub(crate) fn resolve(
 /// Looks up the address of a name. Of several, the first that accepts a connection: `localhost` may
 /// stand for `::1` and `127.0.0.1`, and a server may listen on only one of them.
 fn look_up(name: &str) -> Result<SocketAddr, String> {
-    let addrs: Vec<SocketAddr> =
-        name.to_socket_addrs().map_err(|error| describe(&error))?.collect();
+    let cause = |error| {
+        let text = describe(&error);
+        text.trim_start_matches("failed to lookup address information: ").to_owned()
+    };
+    let addrs: Vec<SocketAddr> = name.to_socket_addrs().map_err(cause)?.collect();
     let (Some(&first), Some(&last)) = (addrs.first(), addrs.last()) else {
         return Err("the name has no address".to_owned());
     };

@@ -214,8 +214,9 @@ fn peers_are_found_beside_the_executable() {
     fs::hard_link(program, &moved).unwrap();
     let mut command = Command::new(&moved);
     command.args(compare(&["blocking", "--peers", "--rounds", "1"]));
-    let how = "`cargo build --release -p lockstep-bench --features peers`";
-    Finished::of(command.output().unwrap()).assert_complains(2, how);
+    let how = "build them: cargo build --release -p lockstep-bench --features peers";
+    let finished = Finished::of(command.output().unwrap());
+    finished.assert_complains_with(2, "no reference server in ", Some(how));
 
     // An empty file is found, but does not start.
     fs::write(directory.path().join("peer-beside"), "").unwrap();
@@ -227,12 +228,13 @@ fn peers_are_found_beside_the_executable() {
 #[test]
 fn preflight_rejects_subjects_that_cannot_start() {
     for (subject, code, words) in [
-        ("absent=no-such-program {addr}", 3, "absent: sh: "),
+        ("absent=no-such-program {addr}", 1, "absent: sh: "),
         ("silent=sleep 100 # {addr}", 4, "does not accept connections"),
-        ("brief=sleep 0.1; echo it did not work >&2; exit 7 # {port}", 3, "it did not work"),
+        ("brief=sleep 0.1; echo it did not work >&2; exit 7 # {port}", 1, "it did not work"),
     ] {
         let finished = run_compare(&["blocking", subject]);
         finished.assert_complains(code, words);
+        assert!(finished.stderr.contains("\nhint: it has to go on running"), "{finished:#?}");
     }
     let curt = format!("curt={} --service hi", echo());
     run_compare(&["blocking", &curt]).assert_complains(6, "curt: ");

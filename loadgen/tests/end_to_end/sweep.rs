@@ -149,7 +149,7 @@ fn sweep_usage_errors() {
         (&[][..], "give it levels"),
         (&["--rates", "5k"], "give it levels"),
         (&["--rates", "5k,6k", "--conns", "1,2"], "not both"),
-        (&["--rates", "5k..1k/3"], "a range is"),
+        (&["--rates", "5k..1k/3"], "LOW must be below HIGH"),
         (&["--slo", "p99"], "write it as"),
         (&["--slo", "p99<1ms", "--rates", "5k,6k"], "cannot be used with"),
         (&["--slo", "p99<1ms", "--conns", "1,2"], "one number of --conns"),

@@ -23,8 +23,13 @@ fn usage_errors_are_one_line_and_exit_with_2() {
         (&["--output", "/no/such/directory/record.json"], "/no/such/directory"),
         (&["report"], "RECORD"),
         (&["no-such-command"], "no-such-command"),
+        (&["sweep", "--rates", "10k..1k*2"], "LOW must be below HIGH"),
+        (&["backlog", "--somaxconn", "10"], "--somaxconn needs --netns"),
+        (&["--fail-if", "foo>5ms"], "unknown metric \"foo\""),
     ] {
-        run(args).assert_complains(2, words);
+        let finished = run(args);
+        finished.assert_complains(2, words);
+        assert!(finished.stderr.lines().all(|line| line.chars().count() <= 140), "{finished:#?}");
     }
 }
 
@@ -169,7 +174,8 @@ fn refused_connect_exits_with_4() {
         listener.local_addr().unwrap().to_string()
     };
     let finished = run(&["--target", &addr, "--conns", "5"]);
-    finished.assert_complains(4, &format!("cannot connect to {addr}"));
+    let hint = "start a server there, or leave HOST:PORT out to have one started";
+    finished.assert_complains_with(4, &format!("cannot connect to {addr}"), Some(hint));
     assert!(finished.stderr.contains("ECONNREFUSED"), "{finished:#?}");
 
     // --json prints a record, with the same exit code.
@@ -187,6 +193,15 @@ fn target_name_is_resolved_to_the_listening_address() {
         run(&["--target", &target, "--conns", "2", "-n", "10", "--warmup", "0", "--json"]);
     finished.assert_measured();
     assert_eq!(finished.record()["subject"]["addr"], server.target());
+}
+
+#[test]
+fn unknown_name_is_an_error_with_a_hint() {
+    // A name that no resolver knows (RFC 6761, 6.4).
+    let finished = run(&["nohost.invalid:80"]);
+    let hint = "check the name, or write the address in numbers";
+    finished.assert_complains_with(4, "cannot look up nohost.invalid:80: ", Some(hint));
+    assert!(!finished.stderr.contains("failed to"), "{finished:#?}");
 }
 
 #[test]

@@ -75,17 +75,17 @@ pub struct BacklogArgs {
     pub netns: bool,
 
     /// net.core.somaxconn in the private namespace
-    #[arg(long, value_name = "N", requires = "netns", value_parser = backlog)]
+    #[arg(long, value_name = "N", value_parser = backlog)]
     #[arg(help_heading = NAMESPACE)]
     pub somaxconn: Option<u32>,
 
     /// net.ipv4.tcp_syncookies in the private namespace: 0, 1, or 2 for always
-    #[arg(long, value_name = "N", requires = "netns", help_heading = NAMESPACE)]
+    #[arg(long, value_name = "N", help_heading = NAMESPACE)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=2))]
     pub syncookies: Option<u32>,
 
     /// Set net.ipv4.tcp_abort_on_overflow in the private namespace
-    #[arg(long, requires = "netns", help_heading = NAMESPACE)]
+    #[arg(long, help_heading = NAMESPACE)]
     pub abort_on_overflow: bool,
 
     /// Output options.
@@ -113,6 +113,20 @@ impl Mode {
 }
 
 impl BacklogArgs {
+    /// Checks that settings of the private namespace come with `--netns`. The message of clap's
+    /// `requires` does not name the setting.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let given = [
+            ("--somaxconn", self.somaxconn.is_some()),
+            ("--syncookies", self.syncookies.is_some()),
+            ("--abort-on-overflow", self.abort_on_overflow),
+        ];
+        match given.iter().find(|(_, given)| *given && !self.netns) {
+            Some((option, _)) => Err(format!("{option} needs --netns")),
+            None => Ok(()),
+        }
+    }
+
     /// Settings to make in the private namespace.
     pub(super) fn settings(&self) -> Vec<(String, u32)> {
         let abort = self.abort_on_overflow.then_some(1);

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Subject;
+use crate::exit::{self, Failure};
 use crate::servers::command;
 use lockstep_sys::errno::describe;
 
@@ -14,24 +15,22 @@ const PREFIX: &str = "peer-";
 ///
 /// # Errors
 ///
-/// If the directory cannot be read, or has none.
-pub(super) fn find(directory: &Path) -> Result<Vec<Subject>, String> {
+/// [`exit::USAGE`] if the directory cannot be read, or has none.
+pub(super) fn find(directory: &Path) -> Result<Vec<Subject>, Failure> {
     let own = || Some(from_here(std::env::current_exe().ok()?.parent()?));
     let directory = match directory.as_os_str().is_empty() {
         true => own().unwrap_or_default(),
         false => directory.to_owned(),
     };
-    let cannot = |error| format!("--peers: {}: {}", directory.display(), describe(&error));
+    let usage = |error: String| Failure::new(exit::USAGE, error);
+    let cannot = |error| usage(format!("--peers: {}: {}", directory.display(), describe(&error)));
     let mut paths: Vec<PathBuf> =
         fs::read_dir(&directory).map_err(cannot)?.flatten().map(|file| file.path()).collect();
     paths.sort();
     let peers: Vec<Subject> = paths.iter().filter_map(|path| peer(path)).collect();
     if peers.is_empty() {
-        return Err(format!(
-            "--peers: no reference server in {}; build them with `cargo build --release -p \
-             lockstep-bench --features peers`",
-            directory.display()
-        ));
+        return Err(usage(format!("--peers: no reference server in {}", directory.display()))
+            .hint("build them: cargo build --release -p lockstep-bench --features peers"));
     }
     Ok(peers)
 }
@@ -86,7 +85,7 @@ mod tests {
     #[test]
     fn missing_peers_are_an_error() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(find(directory.path()).unwrap_err().contains("--features peers"));
-        assert!(find(&directory.path().join("no")).unwrap_err().contains("ENOENT"));
+        assert!(find(directory.path()).unwrap_err().hint.unwrap().contains("--features peers"));
+        assert!(find(&directory.path().join("no")).unwrap_err().error.contains("ENOENT"));
     }
 }

@@ -1,6 +1,6 @@
 //! Subjects of a comparison, and their names.
 
-use super::{CompareArgs, peers};
+use super::CompareArgs;
 use crate::run::args::RunArgs;
 use crate::servers::command;
 use crate::servers::embedded::{backend_name, backend_names, can_busy_poll};
@@ -92,12 +92,10 @@ pub(crate) fn parse(text: &str) -> Result<Subject, String> {
 /// # Errors
 ///
 /// If there are too few or too many subjects, or two different ones of one name.
-pub(super) fn entries(args: &CompareArgs) -> Result<Vec<Entry>, String> {
+pub(super) fn entries(args: &CompareArgs, peers: Vec<Subject>) -> Result<Vec<Entry>, String> {
     let mut subjects = args.subjects.clone();
     let named = subjects.len();
-    if let Some(directory) = &args.peers {
-        subjects.extend(peers::find(directory)?);
-    }
+    subjects.extend(peers);
     match (args.aa, subjects.as_slice()) {
         (true, [one]) => subjects = vec![one.clone(), one.clone()],
         (true, _) => return Err("--aa takes one subject".to_owned()),
@@ -138,7 +136,7 @@ mod tests {
 
     fn names(line: &str) -> Result<Vec<String>, String> {
         let line = Line::try_parse_from(line.split('|')).map_err(|error| error.to_string())?;
-        let entries = entries(&line.compare)?;
+        let entries = entries(&line.compare, Vec::new())?;
         Ok(entries.into_iter().map(|entry| entry.name).collect())
     }
 

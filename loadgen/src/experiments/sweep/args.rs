@@ -53,7 +53,7 @@ pub struct SweepArgs {
     pub conns: Option<Levels>,
 
     /// Search for the highest rate at which every run meets the condition, such as 'p99<1ms', and
-    /// no exchange fails; repeatable
+    /// no exchange fails; repeatable. The metrics are those of loadgen --fail-if
     #[arg(long, value_name = "CONDITION", conflicts_with = "rates")]
     pub slo: Vec<Condition>,
 

@@ -38,7 +38,10 @@ pub(super) fn parse(text: &str) -> Result<Levels, String> {
 fn range(low: u64, rest: &str, levels: &mut Vec<u64>) -> Result<(), String> {
     let wrong =
         || "a range is LOW..HIGH/N or LOW..HIGH*FACTOR: 5k..100k/10 or 1k..64k*2".to_owned();
-    let ordered = |high: u64| if low <= high { Ok(high) } else { Err(wrong()) };
+    let ordered = |high: u64| match low <= high {
+        true => Ok(high),
+        false => Err("a range goes up: LOW must be below HIGH".to_owned()),
+    };
     if let Some((high, number)) = rest.split_once('/') {
         let (high, number) = (ordered(units::count(high)?)?, units::count(number)?);
         if number < 2 || number as usize > LEVELS_MAX {
@@ -86,7 +89,8 @@ mod tests {
             ("0..8*2", "at least 1"),
             ("5k..", "a range is"),
             ("1k..5k", "a range is"),
-            ("5k..1k/3", "a range is"),
+            ("5k..1k/3", "LOW must be below HIGH"),
+            ("10k..1k*2", "LOW must be below HIGH"),
             ("1k..5k*1", "a range is"),
             ("1k..5k*x", "a range is"),
             ("1k..5k/1", "from 2 to"),

@@ -170,8 +170,14 @@ fn list_backends() -> ExitCode {
             }
         };
     }
-    let _closed_pipe = writeln!(io::stdout(), "{table}");
-    ExitCode::SUCCESS
+    match writeln!(io::stdout(), "{table}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let cause = errno::describe(&error);
+            print_error(&format!("cannot write to standard output: {cause}"), None);
+            ExitCode::from(exit::FAILURE)
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// Returns the addresses, at least one, that `text` stands for: numbers or a name, and a port.

@@ -4,7 +4,7 @@
 //! A round runs every subject once in every cell (number of connections and size), the cells and
 //! their subjects in random order, so that slow drift is common to the runs of a round. Each run
 //! has a new server on the same CPUs, and a warm-up. In a closed loop the runs of a round are under
-//! load in time slices of some milliseconds ([`slices`](crate::clients::slices)), so that fast
+//! load in time slices ([`slices`](crate::clients::slices)), so that fast
 //! drift is common to them, too. [`Comparison`] judges the rounds, and decides when they are
 //! enough.
 
@@ -43,6 +43,17 @@ pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Finished<Compari
     let keep = keep.transpose().map_err(usage)?;
     let session = Session::start()?;
     let base = args.base();
+    if let Some(slice) = args.slice
+        && slice > args.duration / 2
+    {
+        let error =
+            format!("--slice {slice:?} is more than half of --duration {:?}", args.duration);
+        return Err(usage(error));
+    }
+    let is_backend = |entry: &subjects::Entry| entry.subject.command().is_none();
+    if (base.backlog.is_some() || base.server.shards.is_some()) && !entries.iter().any(is_backend) {
+        return Err(usage("--backlog and --shards: none of the servers is a backend".to_owned()));
+    }
     let can_busy_poll = || entries.iter().any(|entry| entry.subject.can_busy_poll());
     if base.server.server_spin.is_some() && !can_busy_poll() {
         let error = "--server-spin: none of the servers can busy-poll".to_owned();

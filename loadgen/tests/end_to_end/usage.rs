@@ -98,6 +98,13 @@ fn options_without_effect_in_a_command_are_refused() {
     ] {
         run(args).assert_complains(2, "unexpected argument");
     }
+    let commands = ["compare", "a=true {port}", "b=true {port}"];
+    for option in ["--shards", "--backlog"] {
+        run(&[&commands[..], &[option, "2"]].concat()).assert_complains(2, "none of the servers");
+    }
+    for (slice, cause) in [("1ns", "at least 1ms"), ("1s", "more than half of --duration")] {
+        run(&["compare", "mio", "--aa", "--slice", slice]).assert_complains(2, cause);
+    }
     for args in [&[][..], &["sweep", "--conns", "1,2"], &["compare", "mio", "--aa"]] {
         run(&[args, &["--arrivals", "poisson"]].concat()).assert_complains(2, "--arrivals is for");
     }

@@ -35,6 +35,9 @@ const SLICE_CONNS: u32 = 64;
 /// Largest requests, bytes, whose exchanges are short in relation to a slice.
 const SLICE_SIZE_MAX: u32 = 16 << 10;
 
+/// Shortest slice.
+const SLICE_MIN: Duration = Duration::from_millis(1);
+
 /// Smallest number of slices in a window.
 const SLICES_MIN: u32 = 2;
 
@@ -88,7 +91,7 @@ pub struct CompareArgs {
     /// Time slice for which one subject of a round is under load while the others wait; 0: one run
     /// after the other [default: 20ms for every 64 connections; 0 with --rate, with requests of
     /// more than 16KiB, or if a window has fewer than two slices]
-    #[arg(long, alias = "turn", value_name = "TIME", value_parser = units::duration)]
+    #[arg(long, alias = "turn", value_name = "TIME", value_parser = slice)]
     #[arg(conflicts_with = "rate")]
     pub slice: Option<Duration>,
 
@@ -182,6 +185,14 @@ impl CompareArgs {
             }
         }
         cells
+    }
+}
+
+/// Parses a time slice. A shorter one is over before an exchange is.
+fn slice(text: &str) -> Result<Duration, String> {
+    match units::duration(text)? {
+        slice if slice.is_zero() || slice >= SLICE_MIN => Ok(slice),
+        _ => Err("must be 0, or at least 1ms".to_owned()),
     }
 }
 

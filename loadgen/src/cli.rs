@@ -123,7 +123,10 @@ pub fn usage_failure(error: &clap::Error, line: &[OsString]) -> Failure {
         let hint = "loadgen sweep --conns 10,1k,50k measures the cost of many connections";
         return Failure::new(exit::USAGE, "unrecognized subcommand 'many'").hint(hint);
     }
-    let (message, hint) = embedded::usage_error(error, &Cli::command(), line);
+    let (message, mut hint) = embedded::usage_error(error, &Cli::command(), line);
+    if error.kind() == ErrorKind::InvalidSubcommand && hint.starts_with("see ") {
+        hint = "a server is HOST:PORT, such as localhost:8898; see loadgen --help".to_owned();
+    }
     Failure::new(exit::USAGE, message).hint(hint)
 }
 

@@ -69,6 +69,7 @@ fn hint_names_the_help_of_the_command_that_failed() {
         (&["backlog", "--mode", "x"], "see loadgen backlog --help"),
         (&["report"], "see loadgen report --help"),
         (&["comapre", "mio", "io-uring"], "a similar subcommand exists: 'compare'"),
+        (&["localhost"], "a server is HOST:PORT, such as localhost:8898; see loadgen --help"),
         (&["127.0.0.1"], "write it as 127.0.0.1:8898, [::1]:8898 or localhost:8898"),
     ] {
         let finished = run(args);

@@ -81,6 +81,9 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Fai
         false => search(&mut runner, &mut sweep, &base, args),
     };
     if !runner.subjects.is_empty() {
+        // The first round was in random order.
+        let asked = |name: &String| args.backend.iter().position(|backend| backend == name);
+        runner.subjects.sort_by_key(asked);
         sweep.plan.subject = runner.subjects.join(", ");
     }
     sweep.environment.capture_after();

@@ -1,6 +1,6 @@
 //! Layout that scripts rely on.
 
-use lockstep_results::{Latency, Record, SCHEMA};
+use lockstep_results::{Document, Latency, Record, SCHEMA};
 use serde_json::Value;
 
 use crate::{SAMPLE, sample};
@@ -89,4 +89,26 @@ fn percentiles_agree_with_another_implementation() {
         let found = Latency::from_histogram(&stated.histogram().unwrap()).unwrap();
         assert_eq!(Latency { hdr_v2: stated.hdr_v2.clone(), ..found }, stated);
     }
+}
+
+#[test]
+fn run_text_explains_what_it_does_not_know() {
+    let mut record = sample();
+    (record.latency.connect, record.latency.first_exchange) = (None, None);
+    record.client.syscalls_per_exchange = Some(2.0);
+    assert!(!record.text().contains("\n-: "), "{}", record.text());
+    record.latency.exchange.as_mut().unwrap().count = 5;
+    record.client.syscalls_per_exchange = None;
+    record.limit = "unknown".into();
+    record.subject.spin_ns = Some(50_000);
+    let text = record.text();
+    for words in [
+        "\n-: too few values for this percentile\n",
+        "\n-: not measured\n",
+        "unknown: the server polls, so it is busy even without load",
+    ] {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+    record.server = None;
+    assert!(record.text().contains("unknown: the server's CPU time cannot be read from here"));
 }

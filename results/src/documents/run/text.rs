@@ -233,7 +233,7 @@ fn verdict(record: &Record) -> String {
         "both" => "the CPUs of both sides were full",
         "neither" => "the CPUs of neither side were full",
         _ if record.server.is_some() && record.subject.spin_ns.is_some_and(|ns| ns > 0) => {
-            "unknown: the server polls, so its CPUs are full even without load"
+            "unknown: the server polls, so it is busy even without load"
         }
         _ => "unknown: the server's CPU time cannot be read from here",
     };

@@ -54,7 +54,7 @@ pub(crate) fn resolve(
 fn look_up(name: &str) -> Result<SocketAddr, String> {
     let cause = |error| {
         let text = describe(&error);
-        text.trim_start_matches("failed to lookup address information: ").to_owned()
+        text.trim_start_matches("failed to lookup address information: ").to_lowercase()
     };
     let addrs: Vec<SocketAddr> = name.to_socket_addrs().map_err(cause)?.collect();
     let (Some(&first), Some(&last)) = (addrs.first(), addrs.last()) else {

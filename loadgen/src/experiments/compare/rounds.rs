@@ -1,11 +1,13 @@
 //! The rounds of a comparison.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use lockstep_results::{Comparison, Floor, Plan, Run, store};
+use lockstep_sys::errno::describe;
 
 use super::CompareArgs;
 use super::subjects::Entry;
@@ -54,11 +56,11 @@ pub(super) struct Keep {
 impl Keep {
     /// # Errors
     ///
-    /// If there is no such directory.
+    /// If it is no directory that can be read.
     pub(super) fn new(directory: &Path, output: &OutputArgs) -> Result<Self, String> {
-        if !directory.is_dir() {
-            return Err(format!("--keep-runs: {}: no such directory", directory.display()));
-        }
+        fs::read_dir(directory).map_err(|error| {
+            format!("--keep-runs: {}: {}", directory.display(), describe(&error))
+        })?;
         let base = match output.path.as_deref() {
             Some(path) if path.is_dir() => path,
             Some(file) => file.parent().unwrap_or(Path::new("")),

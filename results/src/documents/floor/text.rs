@@ -74,11 +74,10 @@ impl Floor {
             )),
             None if self.server_cpu.is_none() => lines
                 .push("two spinning threads were not measured: there is only one CPU".to_owned()),
-            None => lines.push(
+            None => lines.push(line(
                 "two spinning threads were not measured: other programs used their CPUs in every \
-                 round"
-                    .to_owned(),
-            ),
+                 round",
+            )),
         }
         let round_trip = self.two_threads.iter().find(|exchange| exchange.conns == 1);
         if let Some((blocking, spinning)) = self.blocking_ns.zip(round_trip) {

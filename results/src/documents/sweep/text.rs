@@ -160,11 +160,12 @@ impl Sweep {
         let few = opened().any(|point| point.conns < MEMORY_CONNS_MIN);
         let unread =
             opened().any(|point| point.conns >= MEMORY_CONNS_MIN && point.idle_memory.is_none());
+        let least = plural(MEMORY_CONNS_MIN.into(), "connection");
         let absent = match (few, unread) {
-            (false, false) => "",
-            (false, true) => ". -: not measured",
-            (true, false) => ". -: not shown below 1,000 connections",
-            (true, true) => ". -: not measured, or below 1,000 connections",
+            (false, false) => String::new(),
+            (false, true) => ". -: not measured".to_owned(),
+            (true, false) => format!(". -: not shown below {least}"),
+            (true, true) => format!(". -: not measured, or below {least}"),
         };
         format!(
             "CPU each: server CPU time to open a connection and serve its first exchange. memory, \

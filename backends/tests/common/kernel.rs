@@ -57,7 +57,7 @@ pub(crate) fn until_stuck(addr: SocketAddr, count: usize) {
 }
 
 /// Returns the CPU time that a process has used, user and system.
-pub(crate) fn processor_time(pid: u32) -> Duration {
+pub(crate) fn cpu_time(pid: u32) -> Duration {
     let stat = process(pid).stat().unwrap();
     Duration::from_secs(stat.utime + stat.stime) / procfs::ticks_per_second() as u32
 }

@@ -86,7 +86,7 @@ fn signal_ends_a_busy_polling_server() {
             let server = Served::start(backend, ["--shards", "1", spin.as_str()]);
             let mut client = server.connect();
             client.exchange(b"hello!");
-            let used = || kernel::processor_time(server.id());
+            let used = || kernel::cpu_time(server.id());
             let before = used();
             until("it polls", || used() > before + Duration::from_millis(50));
             server.process.signal(Signal::TERM);

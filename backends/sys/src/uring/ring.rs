@@ -1010,7 +1010,7 @@ mod tests {
         assert!(ring.quiesce());
         let start = Instant::now();
         drop(ring);
-        assert!(start.elapsed() < QUIESCE_WITHIN, "it waited in vain: {:?}", start.elapsed());
+        assert!(start.elapsed() < QUIESCE_WITHIN, "it waited for too long: {:?}", start.elapsed());
         for (ours, mut theirs) in pairs {
             theirs.write_all(b"x").unwrap();
             assert_eq!((&ours).read(&mut [0; 2]).unwrap(), 1);

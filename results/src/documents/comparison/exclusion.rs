@@ -70,7 +70,7 @@ fn spoils(reason: &str, metric: Metric) -> bool {
         // CPU time counts only while a thread runs: neither the generator's limit, nor waiting for
         // a CPU, nor a load that differs from the plan adds to it.
         "generator-full" | "disturbed" | "overloaded" | "late" | "rate-missed" | "spacing" => {
-            !metric.is_processor_time()
+            !metric.is_cpu_time()
         }
         _ => true,
     }

@@ -82,7 +82,7 @@ impl Metric {
     }
 
     /// True if it is CPU time, which does not depend on waiting.
-    pub(super) fn is_processor_time(self) -> bool {
+    pub(super) fn is_cpu_time(self) -> bool {
         matches!(self, Self::ServerCpuUsPerExchange | Self::ClientCpuUsPerExchange)
     }
 

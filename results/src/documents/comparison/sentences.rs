@@ -134,8 +134,7 @@ fn excluded(cell: &Cell) -> Vec<String> {
 
 /// `throughput and latency of mio: 2 of 8 runs do not count (disturbed: ...)`.
 fn exclusion(exclusion: &Exclusion, runs: usize, names: &str) -> String {
-    let spared =
-        |metric: &Metric| metric.is_processor_time() && !exclusion.metrics.contains(metric);
+    let spared = |metric: &Metric| metric.is_cpu_time() && !exclusion.metrics.contains(metric);
     let what = match Metric::ALL.iter().any(spared) {
         true => "throughput and latency of ",
         false => "",

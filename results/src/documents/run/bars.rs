@@ -14,7 +14,7 @@ const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"]
 const BARS: usize = 14;
 
 /// Quantiles between which the bins are fine. The first and the last bin hold the samples outside.
-const RANGE: [f64; 2] = [0.001, 0.999];
+const RANGE: [f64; 2] = [0.01, 0.99];
 
 /// Lines from the shortest latency to the longest; empty for an empty histogram.
 ///

@@ -1,7 +1,7 @@
 //! Time slices of several runs: one run is under load, the others rest, with their servers and
 //! connections ready.
 //!
-//! What disturbs a virtual machine lasts from milliseconds to seconds, so runs that are compared
+//! Disturbances of a virtual machine last from milliseconds to seconds, so runs that are compared
 //! have to be under load within milliseconds of each other. A run sends until its slice is over,
 //! awaits the replies that it is owed, and passes on to the next run. Its clock stands still until
 //! its next slice, so that everything it measures, from a latency to the length of its window, is

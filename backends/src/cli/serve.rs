@@ -43,7 +43,7 @@ pub struct ServeArgs {
     pub service: ServiceName,
 
     /// Length of each shard's listen queue, as asked of listen(2)
-    #[arg(long, value_name = "N", default_value_t = 1024)]
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = backlog)]
     pub backlog: u32,
 
     /// Share the port with other servers of the same user that have this option: the kernel spreads
@@ -309,6 +309,14 @@ fn accept_pause(text: &str) -> Result<Duration, String> {
 
 fn count(text: &str) -> Result<usize, String> {
     units::count_positive(text).map(|count| count as usize)
+}
+
+/// Parses the argument of listen(2), an int.
+fn backlog(text: &str) -> Result<u32, String> {
+    match units::count(text)? {
+        count @ 0..=0x7fff_ffff => Ok(count as u32),
+        _ => Err("at most 2147483647".to_owned()),
+    }
 }
 
 /// Parses a number of threads, with a limit that keeps a typing error from taking the machine down.

@@ -12,7 +12,8 @@ const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 ///
 /// # Errors
 ///
-/// A text for the user if the unit is missing, the notation differs, or it exceeds 365 days.
+/// A text for the user if the unit is missing, the notation differs, or it exceeds 365 days. No unit
+/// has a capital letter: `1M` could mean a month.
 pub fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
@@ -20,7 +21,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if text.parse::<f64>().is_ok_and(|number| number >= 0.0) {
         return Err(format!("a duration needs a unit: write {text}s or {text}ms"));
     }
-    match humantime::parse_duration(text) {
+    let lower = text.to_ascii_lowercase();
+    match humantime::parse_duration(&lower) {
+        Ok(_) if lower != text => Err(format!("not a duration: did you mean {lower}?")),
         Ok(duration) if duration <= DURATION_MAX => Ok(duration),
         Ok(_) => Err("at most 365 days".to_owned()),
         Err(_) => Err("not a duration: write 500us, 10ms, 10s or 1m30s".to_owned()),
@@ -45,18 +48,22 @@ pub fn duration_positive(text: &str) -> Result<Duration, String> {
 ///
 /// A text for the user that shows the notation.
 pub fn size(text: &str) -> Result<u64, String> {
-    let (number, unit) = split(text);
-    let factor = match unit {
-        "" | "B" => Some(1),
-        "k" | "K" | "KiB" | "kiB" => Some(1 << 10),
-        "kB" | "KB" => Some(1000),
-        "m" | "M" | "MiB" => Some(1 << 20),
-        "MB" => Some(1_000_000),
-        _ => None,
+    let parse = |text: &str| {
+        let (number, unit) = split(text);
+        let factor = match unit {
+            "" | "B" => 1,
+            "k" | "K" | "KiB" | "kiB" => 1 << 10,
+            "kB" | "KB" => 1000,
+            "m" | "M" | "MiB" => 1 << 20,
+            "MB" => 1_000_000,
+            _ => return None,
+        };
+        whole(number)?.checked_mul(factor)
     };
-    factor
-        .and_then(|factor: u64| whole(number)?.checked_mul(factor))
-        .ok_or_else(|| "not a size: write 64, 64KiB or 64kB".to_owned())
+    parse(text).ok_or_else(|| match similar(text, &["B", "kB", "KiB", "MB", "MiB"]) {
+        meant if parse(&meant).is_some() => format!("not a size: did you mean {meant}?"),
+        _ => "not a size: write 64, 64KiB or 64kB".to_owned(),
+    })
 }
 
 /// Parses a count or a rate: `1000`, `1_000`, `50k` (50,000), `1.5M`. A fraction of a unit must
@@ -66,16 +73,20 @@ pub fn size(text: &str) -> Result<u64, String> {
 ///
 /// A text for the user that shows the notation.
 pub fn count(text: &str) -> Result<u64, String> {
-    let (number, unit) = split(text);
-    let factor = match unit {
-        "" => Some(1),
-        "k" | "K" => Some(1000),
-        "m" | "M" => Some(1_000_000),
-        _ => None,
+    let parse = |text: &str| {
+        let (number, unit) = split(text);
+        let factor = match unit {
+            "" => 1,
+            "k" | "K" => 1000,
+            "m" | "M" => 1_000_000,
+            _ => return None,
+        };
+        times(number, factor)
     };
-    factor
-        .and_then(|factor| times(number, factor))
-        .ok_or_else(|| "not a count: write 1000, 50k or 1M".to_owned())
+    parse(text).ok_or_else(|| match similar(text, &[]) {
+        meant if parse(&meant).is_some() => format!("not a count: did you mean {meant}?"),
+        _ => "not a count: write 1000, 50k or 1M".to_owned(),
+    })
 }
 
 /// Parses a count of at least one.
@@ -115,6 +126,14 @@ fn split(text: &str) -> (&str, &str) {
     text.split_at(end)
 }
 
+/// The text without blanks, and with one of `units` for its unit if only capitals differ.
+fn similar(text: &str, units: &[&str]) -> String {
+    let text = text.replace(' ', "");
+    let (number, unit) = split(&text);
+    let known = units.iter().find(|known| known.eq_ignore_ascii_case(unit));
+    format!("{number}{}", known.unwrap_or(&unit))
+}
+
 /// Parses a whole number, with underscores between digits.
 fn whole(text: &str) -> Option<u64> {
     if text.starts_with('_') || text.ends_with('_') {
@@ -150,6 +169,11 @@ mod tests {
         for wrong in ["", "s", "ten", "-1", "-1s", "nan", "10 parsecs"] {
             assert!(duration(wrong).unwrap_err().starts_with("not a duration"), "{wrong}");
         }
+        for (wrong, meant) in [("1M", "1m"), ("10S", "10s"), ("1.5H", "1.5h"), ("5 MS", "5 ms")] {
+            let error = duration(wrong).unwrap_err();
+            assert_eq!(error, format!("not a duration: did you mean {meant}?"));
+        }
+        assert!(duration("1KiB").unwrap_err().contains("write 500us"));
         assert_eq!(duration("365days"), Ok(DURATION_MAX));
         assert_eq!(duration("2years"), Err("at most 365 days".to_owned()));
         assert_eq!(duration_positive("0s"), Err("must be longer than zero".to_owned()));
@@ -162,7 +186,12 @@ mod tests {
         assert_eq!(size("64KiB"), Ok(65_536));
         assert_eq!(size("64kB"), Ok(64_000));
         assert_eq!(size("1MiB"), Ok(1 << 20));
-        for wrong in ["", "k", "1.5k", "64q", "-1", "_1", "99999999999999999999", "99999999999999M"]
+        for (wrong, meant) in [("64kb", "64kB"), ("1 MiB", "1MiB"), ("2mib", "2MiB"), ("9b", "9B")]
+        {
+            assert_eq!(size(wrong), Err(format!("not a size: did you mean {meant}?")));
+        }
+        for wrong in
+            ["", "k", "1.5k", "64q", "64bk", "-1", "_1", "99999999999999999999", "99999999999999M"]
         {
             assert!(size(wrong).unwrap_err().starts_with("not a size"), "{wrong}");
         }
@@ -175,7 +204,12 @@ mod tests {
         assert_eq!(count("50k"), Ok(50_000));
         assert_eq!(count("1.5M"), Ok(1_500_000));
         assert_eq!(count("0.25k"), Ok(250));
-        for wrong in ["", "1.5", "1.0005k", "1.", ".5k", "50KiB", "k", "1__", "-3", "1.2.3k"] {
+        for (wrong, meant) in [("50 k", "50k"), ("1 000 000", "1000000")] {
+            assert_eq!(count(wrong), Err(format!("not a count: did you mean {meant}?")));
+        }
+        for wrong in
+            ["", "1.5", "10s", "1,5k", "1.0005k", "1.", ".5k", "50KiB", "k", "1__", "-3", "1.2.3k"]
+        {
             assert!(count(wrong).unwrap_err().starts_with("not a count"), "{wrong}");
         }
         assert!(count("99999999999999999999").is_err());

@@ -44,13 +44,20 @@ fn wrong_command_line_is_a_usage_error() {
     assert_refused_in_two_lines("serve --nonsense", 2, &["--nonsense"]);
     assert_refused_in_two_lines("serve --idle-timeout 10", 2, &["10s"]);
     assert_refused_in_two_lines("serve --drain-timeout soon", 2, &["soon"]);
+    for option in
+        ["--idle-timeout", "--drain-timeout", "--accept-pause", "--accept-delay", "--spin"]
+    {
+        assert_refused_in_two_lines(&format!("serve {option} 1M"), 2, &["did you mean 1m?"]);
+    }
     assert_refused_in_two_lines("serve --max-conns 0", 2, &["at least 1"]);
     assert_refused_in_two_lines("serve --max-conns many", 2, &["many"]);
     assert_refused_in_two_lines("serve --shards 0", 2, &["at least 1"]);
     assert_refused_in_two_lines("serve --shards 100000", 2, &["at most"]);
     assert_refused_in_two_lines("serve --threads 0", 2, &["at least 1"]);
     assert_refused_in_two_lines("serve --pin here", 2, &["here"]);
-    assert_refused_in_two_lines("serve --backlog -1", 2, &["-1"]);
+    assert_refused_in_two_lines("serve --backlog=-1", 2, &["-1"]);
+    assert_refused_in_two_lines("serve --backlog 1KiB", 2, &["not a count"]);
+    assert_refused_in_two_lines("serve --backlog 4G", 2, &["not a count"]);
     assert_refused_in_two_lines("serve --spin 50", 2, &["50s"]);
     assert_refused_in_two_lines("serve --steer nowhere", 2, &["cpu", "off"]);
     assert_refused_in_two_lines("nonsense", 2, &["nonsense"]);

@@ -7,6 +7,18 @@ use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer}
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
+use crate::format;
+
+/// Keys that may be lower bounds, with their quantiles.
+const QUANTILES: [(&str, f64); 6] = [
+    ("p50_ns", 0.5),
+    ("p90_ns", 0.9),
+    ("p99_ns", 0.99),
+    ("p999_ns", 0.999),
+    ("p9999_ns", 0.9999),
+    ("max_ns", 1.0),
+];
+
 /// Latencies by what was timed; a key is absent if nothing was.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -37,6 +49,7 @@ impl Latencies {
 }
 
 /// One latency distribution, nanoseconds.
+#[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[allow(missing_docs, reason = "the names say it")]
@@ -49,6 +62,13 @@ pub struct Latency {
     pub p999_ns: u64,
     pub p9999_ns: u64,
     pub max_ns: u64,
+    /// Number of values that are lower bounds: the time after which a request timed out, or that it
+    /// had waited when the run ended. Absent if there are none.
+    pub unanswered: Option<u64>,
+    /// Keys of the numbers above that are lower bounds, such as `max_ns`: any value may lie among
+    /// the unanswered requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lower_bounds: Vec<String>,
     /// The whole distribution: an HdrHistogram in the V2 format with DEFLATE, in base64, as the
     /// standard tools read it.
     pub hdr_v2: String,
@@ -60,6 +80,12 @@ impl Latency {
     /// The values have the histogram's resolution: three digits mean up to 0.1 % above the
     /// sample. The minimum is rounded down and everything else up, so no latency is flattered.
     pub fn from_histogram(histogram: &Histogram<u64>) -> Option<Latency> {
+        Self::with_unanswered(histogram, 0)
+    }
+
+    /// As [`from_histogram`](Self::from_histogram), of a histogram in which this many values are
+    /// lower bounds.
+    pub fn with_unanswered(histogram: &Histogram<u64>, unanswered: u64) -> Option<Latency> {
         if histogram.is_empty() {
             return None;
         }
@@ -67,7 +93,7 @@ impl Latency {
         V2DeflateSerializer::new()
             .serialize(histogram, &mut payload)
             .expect("writing to memory succeeds, and no count exceeds the format's 63 bits");
-        Some(Latency {
+        let mut latency = Latency {
             count: histogram.len(),
             min_ns: histogram.min(),
             p50_ns: histogram.value_at_quantile(0.5),
@@ -76,8 +102,26 @@ impl Latency {
             p999_ns: histogram.value_at_quantile(0.999),
             p9999_ns: histogram.value_at_quantile(0.9999),
             max_ns: histogram.max(),
+            unanswered: Some(unanswered).filter(|&unanswered| unanswered > 0),
+            lower_bounds: Vec::new(),
             hdr_v2: BASE64_STANDARD.encode(&payload),
-        })
+        };
+        let keys = QUANTILES.iter().filter(|(_, quantile)| latency.is_lower_bound(*quantile));
+        latency.lower_bounds = keys.map(|(key, _)| (*key).to_owned()).collect();
+        Some(latency)
+    }
+
+    /// True if the value at this quantile is only a lower bound: it would be greater if the
+    /// unanswered requests had taken longer than all others. The maximum is quantile 1.
+    pub fn is_lower_bound(&self, quantile: f64) -> bool {
+        let beyond = self.count - ((quantile * self.count as f64).ceil() as u64).min(self.count);
+        self.unanswered.is_some_and(|unanswered| unanswered > beyond)
+    }
+
+    /// The value at this quantile as text: `5.01s`, or `>5.01s` if it is only a lower bound.
+    pub fn shown(&self, quantile: f64, ns: u64) -> String {
+        let mark = if self.is_lower_bound(quantile) { ">" } else { "" };
+        mark.to_owned() + &format::duration(ns)
     }
 
     /// Decodes the whole distribution, nanoseconds.
@@ -149,6 +193,28 @@ mod tests {
         let latency = Latency::from_histogram(&histogram).unwrap();
         assert_eq!([latency.min_ns, latency.p50_ns, latency.p9999_ns, latency.max_ns], [7; 4]);
         assert_eq!(latency.histogram().unwrap(), histogram);
+    }
+
+    #[test]
+    fn values_among_unanswered_requests_are_lower_bounds() {
+        for (unanswered, bounds) in [
+            (0, &[][..]),
+            (1, &["max_ns"]),
+            (2, &["p9999_ns", "max_ns"]),
+            (11, &["p999_ns", "p9999_ns", "max_ns"]),
+            (100, &["p999_ns", "p9999_ns", "max_ns"]),
+            (101, &["p99_ns", "p999_ns", "p9999_ns", "max_ns"]),
+            (5001, &["p50_ns", "p90_ns", "p99_ns", "p999_ns", "p9999_ns", "max_ns"]),
+        ] {
+            let latency = Latency::with_unanswered(&uniform(), unanswered).unwrap();
+            assert_eq!(latency.lower_bounds, bounds, "{unanswered}");
+            assert_eq!(latency.is_lower_bound(0.95), unanswered > 500);
+            let mark = latency.shown(1.0, latency.max_ns).starts_with('>');
+            assert_eq!(mark, unanswered > 0);
+            let json = serde_json::to_value(&latency).unwrap();
+            assert_eq!(json.get("unanswered").is_some(), unanswered > 0);
+            assert_eq!(json.get("lower_bounds").is_some(), unanswered > 0);
+        }
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Document for Record {
         let doubt = if self.valid { "" } else { "INVALID: " };
         let (name, load) = (&self.subject.name, crate::text::load(self.conns, self.size));
         let rate = format::count(self.throughput_per_s);
-        let p99 = self.latency.main().map(|it| format!(", p99 {}", format::duration(it.p99_ns)));
+        let p99 = self.latency.main().map(|it| format!(", p99 {}", it.shown(0.99, it.p99_ns)));
         format!("{doubt}{name}, {load}: {rate} exchanges/s{}", p99.unwrap_or_default())
     }
 

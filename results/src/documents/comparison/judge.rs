@@ -159,17 +159,20 @@ fn compare(subject: &mut Measured, baseline: &Measured, primary: Metric) {
 /// Latencies of the runs that count for latency, added up.
 fn pooled(runs: &[&Run]) -> Option<Latency> {
     let mut sum: Option<Histogram<u64>> = None;
+    let mut unanswered = 0;
     let counts = |run: &&&Run| {
         !exclusion::left_out(&exclusion::reasons(&run.record)).contains(&Metric::P50Ns)
     };
     for run in runs.iter().filter(counts) {
-        let histogram = run.record.latency.main()?.histogram().ok()?;
+        let latency = run.record.latency.main()?;
+        let histogram = latency.histogram().ok()?;
+        unanswered += latency.unanswered.unwrap_or(0);
         match &mut sum {
             None => sum = Some(histogram),
             Some(sum) => sum.add(histogram).ok()?,
         }
     }
-    Latency::from_histogram(&sum?)
+    Latency::with_unanswered(&sum?, unanswered)
 }
 
 fn environment(runs: &[Run]) -> Environment {

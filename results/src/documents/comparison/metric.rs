@@ -102,7 +102,8 @@ fn percentile(record: &Record, quantile: f64, value: fn(&Latency) -> u64) -> Opt
     let latency = record.latency.main()?;
     let beyond = latency.count as f64 * (1.0 - quantile);
     // Ten may be computed as ten less a rounding error.
-    (beyond > SAMPLES_BEYOND - 1e-6).then(|| value(latency) as f64)
+    let known = beyond > SAMPLES_BEYOND - 1e-6 && !latency.is_lower_bound(quantile);
+    known.then(|| value(latency) as f64)
 }
 
 /// A value for each metric; absent if there is none.

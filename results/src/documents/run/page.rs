@@ -129,13 +129,13 @@ fn tiles(run: &Record) -> Vec<(&'static str, String)> {
         tiles.push(("server CPU per exchange", format::duration(ns)));
     }
     if let Some(latency) = run.latency.main() {
-        let percentiles: [(&str, u64); 4] = [
-            ("p50", latency.p50_ns),
-            ("p99", latency.p99_ns),
-            ("p99.9", latency.p999_ns),
-            ("max", latency.max_ns),
+        let percentiles = [
+            ("p50", 0.5, latency.p50_ns),
+            ("p99", 0.99, latency.p99_ns),
+            ("p99.9", 0.999, latency.p999_ns),
+            ("max", 1.0, latency.max_ns),
         ];
-        tiles.extend(percentiles.map(|(name, ns)| (name, format::duration(ns))));
+        tiles.extend(percentiles.map(|(name, quantile, ns)| (name, latency.shown(quantile, ns))));
     }
     if run.errors_total > 0 {
         tiles.push(("errors", run.errors_total.to_string()));

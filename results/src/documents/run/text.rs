@@ -120,10 +120,11 @@ pub(crate) fn latencies(rows: &[(&str, &Option<Latency>)]) -> String {
             (0.99, latency.p99_ns),
             (0.999, latency.p999_ns),
             (0.9999, latency.p9999_ns),
-            (0.0, latency.max_ns),
+            (1.0, latency.max_ns),
         ] {
             let beyond = (latency.count as f64 * (1.0 - quantile)).round();
-            let cell = if beyond < 1.0 { "-".to_owned() } else { format::duration(ns) };
+            let hidden = beyond < 1.0 && quantile < 1.0;
+            let cell = if hidden { "-".to_owned() } else { latency.shown(quantile, ns) };
             let _ = write!(text, " {cell:>7}");
         }
         let count = match latency.count {
@@ -134,6 +135,9 @@ pub(crate) fn latencies(rows: &[(&str, &Option<Latency>)]) -> String {
     }
     if text.contains(" - ") {
         text += "-: too few values for this percentile\n";
+    }
+    if text.contains('>') {
+        text += ">: at least; requests without a reply may have taken longer\n";
     }
     text
 }

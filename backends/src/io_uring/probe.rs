@@ -92,6 +92,10 @@ fn disabled_sysctl() -> String {
 fn refused(error: &io::Error, disabled: &str) -> Unsupported {
     let name = name_of(error);
     let (cause, hint) = match error.raw_os_error() {
+        None => (
+            format!("io_uring is blocked by a sandbox's seccomp filter ({error})"),
+            "use --backend mio, or a seccomp profile that allows io_uring_*".to_owned(),
+        ),
         Some(libc::ENOSYS) => (
             format!("this kernel or sandbox has no io_uring ({name})"),
             "use --backend mio, or run outside the sandbox".to_owned(),
@@ -135,5 +139,7 @@ mod tests {
         assert!(cause(libc::ENOMEM, "").contains("locked"));
         assert!(cause(libc::EINVAL, "").contains("too old"));
         assert!(cause(libc::EIO, "").contains("cannot be set up"));
+        let killed = refused(&io::Error::other("killed by signal SIGSYS"), "").cause;
+        assert!(killed.ends_with("(killed by signal SIGSYS)"), "{killed}");
     }
 }

@@ -3,24 +3,31 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::geteuid;
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::errno::describe;
+
+/// The network namespace of the calling thread (namespaces(7)).
+const NAMESPACE: &str = "/proc/thread-self/ns/net";
 
 /// Moves the calling thread into a new network namespace with the loopback interface up. Sockets
 /// that it opens, and threads and processes that it starts, are in the new namespace, too.
 ///
 /// # Errors
 ///
-/// `EPERM` without CAP_SYS_ADMIN.
+/// `EPERM` without CAP_SYS_ADMIN or CAP_NET_ADMIN. The thread is in its old namespace then.
 pub fn enter() -> io::Result<()> {
+    let old = fs::File::open(NAMESPACE)?;
     unshare(UnshareFlags::NEWNET)?;
-    loopback_up()
+    loopback_up().or_else(|error| {
+        move_into_link_name_space(old.as_fd(), Some(LinkNameSpaceType::Network))?;
+        Err(error)
+    })
 }
 
 /// Proof that this process has left the network namespace that it was started in.
@@ -31,7 +38,7 @@ pub struct Private {
 
 impl Private {
     /// Moves this process into a new network namespace with the loopback interface up. Without
-    /// CAP_SYS_ADMIN it enters a new user namespace as well, which grants it
+    /// CAP_SYS_ADMIN or CAP_NET_ADMIN it enters a new user namespace as well, which grants both
     /// (user_namespaces(7)); that fails in a process with several threads.
     ///
     /// # Errors
@@ -40,18 +47,16 @@ impl Private {
     pub fn enter() -> Result<Self, String> {
         let failed = |what: &str, error: io::Error| format!("{what}: {}", describe(&error));
         let before = inode().map_err(|error| failed("/proc", error))?;
-        let flags = match geteuid().is_root() {
-            true => UnshareFlags::NEWNET,
-            false => UnshareFlags::NEWNET | UnshareFlags::NEWUSER,
+        let enter = |flags| {
+            unshare(flags).map_err(|error| failed("unshare(2)", error))?;
+            loopback_up().map_err(|error| failed("the loopback interface", error))
         };
-        unshare(flags)
-            .or_else(|error| match flags.contains(UnshareFlags::NEWUSER) {
-                // Root in a container may lack CAP_SYS_ADMIN and still be allowed this.
-                false => unshare(flags | UnshareFlags::NEWUSER).map_err(|_| error),
-                true => Err(error),
-            })
-            .map_err(|error| failed("unshare(2)", error))?;
-        loopback_up().map_err(|error| failed("the loopback interface", error))?;
+        let with_user = || enter(UnshareFlags::NEWNET | UnshareFlags::NEWUSER);
+        match geteuid().is_root() {
+            // Root in a container may lack the capabilities and still be allowed the other.
+            true => enter(UnshareFlags::NEWNET).or_else(|error| with_user().map_err(|_| error))?,
+            false => with_user()?,
+        }
         let inode = inode().map_err(|error| failed("/proc", error))?;
         if inode == before {
             return Err("the network namespace is still the old one".to_owned());
@@ -76,7 +81,7 @@ impl Private {
 
 /// Returns the number that identifies the network namespace of the calling thread.
 fn inode() -> io::Result<u64> {
-    Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
+    Ok(fs::metadata(NAMESPACE)?.ino())
 }
 
 fn unshare(flags: UnshareFlags) -> io::Result<()> {

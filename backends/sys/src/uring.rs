@@ -6,6 +6,7 @@
 
 mod buffers;
 mod ring;
+mod trial;
 
 pub use buffers::BufferId;
 pub use ring::{Completion, NO_KEY, Observer, Ring, Sent, Sizes};

@@ -1,4 +1,5 @@
-//! A kernel that refuses io_uring, by a seccomp filter, as in many containers.
+//! A kernel that refuses io_uring, or kills a process that calls it: by a seccomp filter, as in many
+//! containers.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -7,9 +8,9 @@ use std::process::Command;
 use crate::common::child::{Process, Served, lockstep};
 use crate::common::skip;
 
-/// Makes io_uring_setup(2) fail with `errno` in the command's process.
-fn refuse_io_uring(command: &mut Command, errno: i32) {
-    // seccomp(2): load the number of the system call; if it is that one, fail, else allow.
+/// Answers io_uring_setup(2) in the command's process with a verdict of seccomp(2).
+fn refuse_io_uring(command: &mut Command, verdict: u32) {
+    // Loads the number of the system call; if it is that one, gives the verdict, else allows.
     let code = |code: u32| code as u16;
     let load = code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
     let compare = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
@@ -18,7 +19,7 @@ fn refuse_io_uring(command: &mut Command, errno: i32) {
     let program = [
         statement(load, 0),
         libc::sock_filter { code: compare, jt: 0, jf: 1, k: libc::SYS_io_uring_setup as u32 },
-        statement(give_back, libc::SECCOMP_RET_ERRNO | errno as u32),
+        statement(give_back, verdict),
         statement(give_back, libc::SECCOMP_RET_ALLOW),
     ];
     let install = move || {
@@ -36,15 +37,15 @@ fn refuse_io_uring(command: &mut Command, errno: i32) {
 }
 
 /// The command with io_uring refused; none, after a note, without seccomp.
-fn refused(args: &str, errno: i32) -> Option<Command> {
+fn refused(args: &str, verdict: u32) -> Option<Command> {
     let mut trial = Command::new("true");
-    refuse_io_uring(&mut trial, errno);
+    refuse_io_uring(&mut trial, verdict);
     if let Err(error) = trial.status() {
         skip("seccomp", error);
         return None;
     }
     let mut command = lockstep(args.split(' '));
-    refuse_io_uring(&mut command, errno);
+    refuse_io_uring(&mut command, verdict);
     Some(command)
 }
 
@@ -65,18 +66,23 @@ fn limit_locked_memory(command: &mut Command, bytes: u64) {
     unsafe { command.pre_exec(limit) };
 }
 
-const REFUSALS: [(i32, &str, &str); 4] = [
-    (libc::ENOSYS, "ENOSYS", "no io_uring"),
-    (libc::EPERM, "EPERM", "io_uring is"),
-    (libc::ENOMEM, "ENOMEM", "memory"),
-    (libc::EMFILE, "EMFILE", "descriptor"),
+const REFUSALS: [(u32, &str, &str); 5] = [
+    (error(libc::ENOSYS), "ENOSYS", "no io_uring"),
+    (error(libc::EPERM), "EPERM", "io_uring is"),
+    (error(libc::ENOMEM), "ENOMEM", "memory"),
+    (error(libc::EMFILE), "EMFILE", "descriptor"),
+    (libc::SECCOMP_RET_KILL_PROCESS, "killed by signal SIGSYS", "seccomp filter"),
 ];
+
+const fn error(errno: i32) -> u32 {
+    libc::SECCOMP_RET_ERRNO | errno as u32
+}
 
 #[test]
 fn refused_io_uring_names_its_cause() {
-    for (errno, name, cause) in REFUSALS {
+    for (verdict, name, cause) in REFUSALS {
         let args = "serve --backend io-uring --listen 127.0.0.1:0";
-        let Some(command) = refused(args, errno) else { return };
+        let Some(command) = refused(args, verdict) else { return };
         let ended = Process::start(command).wait();
         assert_eq!(ended.status.code(), Some(3), "{:?}", ended.stderr);
         assert_eq!(ended.stdout, [""; 0], "it never was ready");
@@ -89,9 +95,9 @@ fn refused_io_uring_names_its_cause() {
 
 #[test]
 fn auto_takes_the_next_backend_and_prints_why() {
-    for (errno, name, _) in REFUSALS {
+    for (verdict, name, _) in REFUSALS {
         let args = "serve --backend auto --json --listen 127.0.0.1:0";
-        let Some(command) = refused(args, errno) else { return };
+        let Some(command) = refused(args, verdict) else { return };
         let server = Served::start_command(command);
         let said = server.process.stderr.next().unwrap();
         assert!(said.starts_with("backend auto: mio ("), "{said}");
@@ -119,10 +125,24 @@ fn auto_runs_with_any_limit_of_locked_memory() {
 
 #[test]
 fn backends_prints_why_io_uring_is_refused() {
-    let Some(command) = refused("backends", libc::EPERM) else { return };
-    let ended = Process::start(command).wait();
-    assert_eq!(ended.status.code(), Some(0));
-    let row = ended.stdout.iter().find(|line| line.contains("io-uring")).unwrap();
-    assert!(row.split_ascii_whitespace().any(|word| word == "no"), "{row}");
-    assert!(ended.stdout.join("\n").contains("EPERM"), "{:?}", ended.stdout);
+    for (verdict, name, _) in REFUSALS {
+        let Some(command) = refused("backends", verdict) else { return };
+        let ended = Process::start(command).wait();
+        assert_eq!(ended.status.code(), Some(0));
+        let row = ended.stdout.iter().find(|line| line.contains("io-uring")).unwrap();
+        assert!(row.split_ascii_whitespace().any(|word| word == "no"), "{row}");
+        assert!(ended.stdout.join("\n").contains(name), "{:?}", ended.stdout);
+        assert!(ended.stdout.iter().any(|line| line.contains("mio") && line.contains("yes")));
+    }
+}
+
+#[test]
+fn other_backends_run_where_io_uring_kills() {
+    for backend in ["mio", "blocking"] {
+        let args = format!("serve --backend {backend} --json --listen 127.0.0.1:0");
+        let Some(command) = refused(&args, libc::SECCOMP_RET_KILL_PROCESS) else { return };
+        let server = Served::start_command(command);
+        server.connect().exchange(b"x");
+        assert_eq!(server.stop()["exchanges"], 1, "{backend}");
+    }
 }

@@ -18,6 +18,7 @@ use crate::machine::limits;
 use crate::machine::placement::Placement;
 use crate::run::args::RunArgs;
 use lockstep_sys::cpus::pin;
+use lockstep_sys::errno::describe;
 use lockstep_sys::netns;
 use measurements::Pair;
 
@@ -37,16 +38,26 @@ const UNDISTURBED: f64 = 0.9;
 /// Measures the floor for a record: of runs with these options and numbers of connections, on the
 /// CPUs that the run may use. Takes well under half a second for each number.
 ///
-/// `None` if the floor has no bearing on the run, or cannot be measured.
-pub(crate) fn brief(args: &RunArgs, conns: &[u32], allowed: &[usize]) -> Option<Floor> {
+/// `None` if the floor has no bearing on the run.
+///
+/// # Errors
+///
+/// The reason why it cannot be measured.
+pub(crate) fn brief(
+    args: &RunArgs,
+    conns: &[u32],
+    allowed: &[usize],
+) -> Result<Option<Floor>, String> {
     // With a new connection for each exchange, the cost is that of connections.
     if args.no_floor || args.service == Service::Hi {
-        return None;
+        return Ok(None);
     }
     let mut conns: Vec<u32> = conns.iter().map(|&conns| conns.min(CONNS_MAX)).collect();
     conns.sort_unstable();
     conns.dedup();
-    limits::raise_descriptors(2 * conns.last()?, 2).ok()?;
+    let most = conns.last().copied().unwrap_or_default();
+    let own = |error: String| error.replace(&format!("--conns {}", 2 * most), "it");
+    limits::raise_descriptors(2 * most, 2).map_err(own)?;
     let parameters = Parameters {
         size: args.size,
         conns: &conns,
@@ -59,7 +70,7 @@ pub(crate) fn brief(args: &RunArgs, conns: &[u32], allowed: &[usize]) -> Option<
         rounds: ROUNDS_BRIEF,
         all: false,
     };
-    measure(&parameters).ok()
+    measure(&parameters).map(Some).map_err(|error| describe(&error))
 }
 
 /// Parameters of a measurement.

@@ -1,5 +1,6 @@
 //! One measured run, from the options to the record.
 
+use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -106,9 +107,13 @@ impl Session {
     }
 
     /// Measures the lower bound of the machine's cost under the load of these options, with these
-    /// numbers of connections. This process may be confined to the generator's CPUs by then.
+    /// numbers of connections. This process may be confined to the generator's CPUs by then. Prints
+    /// why it could not be measured.
     pub fn floor(&self, args: &RunArgs, conns: &[u32]) -> Option<Floor> {
-        floor::brief(args, conns, &self.allowed)
+        floor::brief(args, conns, &self.allowed).unwrap_or_else(|cause| {
+            let _ = writeln!(io::stderr(), "warning: the floor was not measured: {cause}");
+            None
+        })
     }
 
     /// Checks for a signal between two runs.

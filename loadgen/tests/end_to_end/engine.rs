@@ -2,10 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
-use std::{io, ptr};
 
 use crate::harness::{
     Finished, Server, delayed_echo, echo, has_engine, loadgen, run, run_with, skip,
@@ -117,47 +115,9 @@ fn unsuccessful_busy_poll_backs_off(engine: &str) {
     assert!(busy(&finished) < 0.25, "{finished:#?}");
 }
 
-/// Makes io_uring_setup(2) fail with EPERM in the command's process, as many containers do.
-fn refuse_io_uring(command: &mut Command) {
-    // seccomp(2): loads the number of the system call, fails if it is that one, else allows it.
-    let statement = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
-    let answer = libc::BPF_RET | libc::BPF_K;
-    let program = [
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_io_uring_setup as u32),
-        statement(answer, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-        statement(answer, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let install = move || {
-        let filter = ptr::from_ref(&program[0]).cast_mut();
-        let filter = libc::sock_fprog { len: program.len() as u16, filter };
-        // SAFETY: prctl(2) takes these arguments and no pointer.
-        let prepared = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-        // SAFETY: `filter` points to the program, which the kernel copies.
-        let installed =
-            unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) };
-        if (prepared, installed) == (0, 0) { Ok(()) } else { Err(io::Error::last_os_error()) }
-    };
-    // SAFETY: the closure makes two system calls, which is allowed between fork and exec.
-    unsafe { command.pre_exec(install) };
-}
-
 #[test]
-fn unavailable_engine_is_an_error() {
-    let server = Server::start(echo);
-    let target = server.target();
-    let args = ["--target", &target, "--conns", "2", "-n", "50", "--warmup", "0"];
-    let mut command = loadgen(&[&args[..], &["--engine", "io-uring"]].concat());
-    refuse_io_uring(&mut command);
-    match command.output() {
-        Ok(output) => Finished::of(output).assert_complains(3, "io_uring_setup"),
-        Err(error) => return skip("seccomp", error),
-    }
-    let mut command = loadgen(&args);
-    refuse_io_uring(&mut command);
-    Finished::of(command.output().unwrap()).assert_measured();
-    run(&[&args[..], &["--engine", "kqueue"]].concat())
-        .assert_complains(2, "possible values: epoll, io-uring");
+fn unknown_engine_lists_the_engines() {
+    run(&["--engine", "kqueue"]).assert_complains(2, "possible values: epoll, io-uring");
 }
 
 /// EAGAIN: memory is short. EBUSY: completions have to be taken first (io_uring_enter(2)).

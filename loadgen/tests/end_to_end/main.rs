@@ -19,6 +19,7 @@ mod processes;
 mod progress;
 mod replies;
 mod report_page;
+mod sandbox;
 mod signals;
 mod storm;
 mod sweep;

@@ -14,6 +14,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::io::Errno;
 
 use super::buffers::{BufferId, Buffers, GROUP};
+use super::trial::survive;
 
 /// Slots of the completion queue for each of the submission queue. Completions beyond them wait in
 /// the kernel.
@@ -212,7 +213,9 @@ impl<O: Observer> Ring<O> {
     ///
     /// Of io_uring_setup(2) and io_uring_register(2): `EINVAL` before Linux 6.1, `ENOSYS` or
     /// `EPERM` where io_uring is not allowed, `ENOMEM` if memory that may be locked is short.
+    /// `Unsupported` where a sandbox kills processes for these calls.
     pub fn new(sizes: Sizes, shared: Arc<[u8]>, observer: O) -> io::Result<Self> {
+        survive()?;
         let submissions = sizes.submissions;
         let mut uring = None;
         let set_up = || {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::clients::engine::Engine;
 use crate::experiments::listening::unique;
 use crate::options::{
     EMBEDDED, LOAD, OutputArgs, PlacementArgs, SERVER, ServerArgs, at_most, backlog, conns,
@@ -134,6 +135,8 @@ impl StormArgs {
                         ..RunArgs::default()
                     };
                     run.generator.threads = Some(1);
+                    // A burst has no other, and the default would try io_uring.
+                    run.generator.engine = Some(Engine::Epoll);
                     runs.push(run);
                 }
             }

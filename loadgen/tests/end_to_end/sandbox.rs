@@ -1,0 +1,153 @@
+//! Sandboxes: system calls that fail or kill (seccomp(2)), and missing capabilities.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::{io, ptr};
+
+use crate::harness::{Finished, loadgen, loadgen_with_floor, skip};
+
+/// Fails the call with `EPERM`, as many containers do.
+const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+
+/// Answers one system call of the command's process, and of those that it starts, with a verdict of
+/// seccomp(2).
+fn filter(command: &mut Command, call: libc::c_long, verdict: u32) {
+    // Loads the number of the system call, and compares it with the one.
+    let statement = |code: u32, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let answer = libc::BPF_RET | libc::BPF_K;
+    let program = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, call as u32),
+        statement(answer, 0, verdict),
+        statement(answer, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let filter = ptr::from_ref(&program[0]).cast_mut();
+        let filter = libc::sock_fprog { len: program.len() as u16, filter };
+        // SAFETY: prctl(2) takes these arguments and no pointer.
+        let prepared = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        // SAFETY: `filter` points to the program, which the kernel copies.
+        let installed =
+            unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) };
+        if (prepared, installed) == (0, 0) { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: the closure makes two system calls, which is allowed between fork and exec.
+    unsafe { command.pre_exec(install) };
+}
+
+/// Runs the command with a filter; `None`, after a note, without seccomp.
+#[track_caller]
+fn run_filtered(args: &[&str], call: libc::c_long, verdict: u32) -> Option<Finished> {
+    let mut command = loadgen(args);
+    filter(&mut command, call, verdict);
+    match command.output() {
+        Ok(output) => Some(Finished::of(output)),
+        Err(error) => {
+            skip("seccomp", error);
+            None
+        }
+    }
+}
+
+const BRIEF: [&str; 6] = ["--conns", "2", "-d", "100ms", "--warmup", "10ms"];
+
+#[test]
+fn refused_or_killing_io_uring_is_an_unavailable_engine() {
+    for (verdict, cause) in [
+        (REFUSE, "operation not permitted (EPERM)"),
+        (libc::SECCOMP_RET_KILL_PROCESS, "killed by signal SIGSYS"),
+    ] {
+        let run = |more: &[&str]| {
+            run_filtered(&[&BRIEF[..], more].concat(), libc::SYS_io_uring_setup, verdict)
+        };
+        let Some(asked) = run(&["--engine", "io-uring"]) else { return };
+        asked.assert_complains(3, "--engine io-uring: io_uring_setup");
+        assert!(asked.stderr.contains(cause), "{asked:#?}");
+        let asked = run(&["--backend", "io-uring"]).unwrap();
+        asked.assert_complains(3, "backend io-uring is not available");
+        let default = run(&["--json"]).unwrap();
+        default.assert_measured();
+        let record = default.record();
+        assert_eq!(
+            (&record["engine"], &record["subject"]["backend"]),
+            (&"epoll".into(), &"mio".into())
+        );
+    }
+}
+
+#[test]
+fn killing_io_uring_leaves_commands_with_other_backends() {
+    let sweep = &["sweep", "--backend", "mio,blocking", "--conns", "2,4", "-d", "100ms"][..];
+    for command in [
+        &["storm", "--backend", "mio", "--conns", "20"][..],
+        &["compare", "mio", "blocking", "--rounds", "1", "-d", "100ms", "--warmup", "10ms"],
+        sweep,
+        &[sweep, &["--processes", "2", "--warmup", "10ms"]].concat(),
+        &["floor", "-d", "100ms"],
+        &["backlog", "--n", "0", "--hold", "50ms", "--observe", "2s", "--extra", "1"],
+        &[&BRIEF[..], &["--backend", "blocking", "--rate", "100"]].concat(),
+    ] {
+        let kill = libc::SECCOMP_RET_KILL_PROCESS;
+        let Some(finished) = run_filtered(command, libc::SYS_io_uring_setup, kill) else { return };
+        assert!(matches!(finished.code, Some(0 | 8)), "{command:?}: {finished:#?}");
+    }
+}
+
+/// A filter that only logs is not seen by the command, so strace(1) counts the calls.
+#[test]
+fn named_engine_and_backend_do_not_try_io_uring() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("calls");
+    for command in [
+        &["storm", "--backend", "mio", "--conns", "5"][..],
+        &["compare", "mio", "blocking", "--engine", "epoll", "--rounds", "1", "-d", "50ms"],
+        &[&BRIEF[..], &["--backend", "mio", "--engine", "epoll"]].concat(),
+    ] {
+        let loadgen = loadgen(command);
+        let mut traced = Command::new("strace");
+        traced.args(["-f", "-qqq", "-e", "trace=io_uring_setup", "-e", "signal=none", "-o"]);
+        traced.arg(&log).arg(loadgen.get_program()).args(loadgen.get_args());
+        match traced.output() {
+            Ok(output) if !output.stdout.is_empty() => {}
+            Ok(output) => return skip("strace", String::from_utf8_lossy(&output.stderr)),
+            Err(error) => return skip("strace", error),
+        }
+        let calls = std::fs::read_to_string(&log).unwrap();
+        assert!(!calls.contains("io_uring_setup"), "{command:?}: {calls}");
+    }
+}
+
+/// Takes a capability from the command's process (capabilities(7)); another user has none.
+fn drop_capability(command: &mut Command, capability: libc::c_ulong) {
+    let drop = move || {
+        // SAFETY: the arguments are those of prctl(2). It fails for another user than root.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes one system call.
+    unsafe { command.pre_exec(drop) };
+}
+
+#[test]
+fn floor_without_capabilities_is_measured_in_the_present_namespace() {
+    const CAP_NET_ADMIN: libc::c_ulong = 12; // linux/capability.h
+    const CAP_SYS_ADMIN: libc::c_ulong = 21;
+    for capability in [CAP_NET_ADMIN, CAP_SYS_ADMIN] {
+        let mut command = loadgen_with_floor(&[&BRIEF[..], &["--json"]].concat());
+        drop_capability(&mut command, capability);
+        let finished = Finished::of(command.output().unwrap());
+        finished.assert_measured();
+        assert_eq!(finished.record()["floor"]["connections"], 2, "{finished:#?}");
+    }
+}
+
+#[test]
+fn floor_that_cannot_be_measured_is_named() {
+    let command = loadgen_with_floor(&["--conns", "500", "-n", "500", "--backend", "mio"]);
+    let script = "ulimit -n 900 && exec \"$0\" \"$@\"";
+    let mut limited = Command::new("sh");
+    limited.args(["-c", script]).arg(command.get_program()).args(command.get_args());
+    let finished = Finished::of(limited.output().unwrap());
+    let words = "warning: the floor was not measured: it needs 1132 open files";
+    assert!(finished.stderr.contains(words), "{finished:#?}");
+}

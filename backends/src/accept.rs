@@ -1,15 +1,37 @@
-//! Limits on accepting: the number of open connections, a pause before the first accept, and the
-//! delay after a failed one.
+//! Limits on accepting: the number of open connections, a pause before the first accept, and what
+//! follows a failed one.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::io::{Errno, write};
+use lockstep_sys::errno::describe;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+use rustix::io::write;
+use socket2::SockRef;
 
 use crate::Stop;
+use crate::stop::wait_for;
+
+/// True if accept(2) failed because of the listener, so that every later accept fails as well:
+/// EINVAL after the socket was shut down or destroyed (`ss --kill`), EBADF, ENOTSOCK and EOPNOTSUPP
+/// for a descriptor that is no listening socket, ENOSYS in a sandbox. The shard drains the server
+/// and ends with [`listener_error`]. After any other failure it accepts again, after a delay
+/// ([`AcceptBackoff`]).
+pub(crate) fn is_permanent(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EBADF | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::ENOSYS)
+    )
+}
+
+/// The error of a shard whose listener has failed for good.
+pub(crate) fn listener_error(listener: impl AsFd, error: &io::Error) -> io::Error {
+    let addr = SockRef::from(&listener).local_addr().ok().and_then(|addr| addr.as_socket());
+    let addr = addr.map_or_else(String::new, |addr| format!(" on {addr}"));
+    io::Error::other(format!("cannot accept{addr}: {}", describe(error)))
+}
 
 /// Limit on open connections, shared by all shards. Connections beyond it wait in the listen queue.
 ///
@@ -122,21 +144,20 @@ impl AcceptPause {
 
     /// Waits until the pause ends or the server stops: a stopping server still accepts what is in
     /// its listen queue.
-    pub(crate) fn wait(&self, stop: &Stop) -> io::Result<()> {
+    pub(crate) fn wait(&self, stop: &Stop) {
         let mut fds = [PollFd::new(&self.event, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         loop {
             let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
-            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-            match poll(&mut fds, timeout.as_ref()) {
-                Err(Errno::INTR) => {}
-                result => return Ok(result.map(drop)?),
+            wait_for(&mut fds, left);
+            if left == Some(Duration::ZERO) || fds.iter().any(|fd| !fd.revents().is_empty()) {
+                return;
             }
         }
     }
 }
 
-/// Delay before the next accept: the fixed one of `--accept-delay`, and one after an accept failed
-/// for want of descriptors, memory or a free slot: 10 ms, doubling up to 200 ms.
+/// Delay before the next accept: the fixed one of `--accept-delay`, and one after an accept failed,
+/// or found no free slot: 10 ms, doubling up to 200 ms.
 #[derive(Debug, Default)]
 pub(crate) struct AcceptBackoff {
     /// End and length of the delay after a failure.
@@ -199,7 +220,33 @@ impl AcceptBackoff {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
+    use rustix::net::{Shutdown, shutdown};
+
     use super::*;
+
+    #[test]
+    fn listener_that_was_shut_down_has_failed_for_good() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        shutdown(&listener, Shutdown::Both).unwrap();
+        let error = listener.accept().unwrap_err();
+        assert!(is_permanent(&error));
+        let error = listener_error(&listener, &error).to_string();
+        assert_eq!(error, format!("cannot accept on {addr}: invalid argument (EINVAL)"));
+    }
+
+    #[test]
+    fn errors_of_clients_firewalls_and_exhaustion_are_transient() {
+        use libc::{
+            EAGAIN, ECONNABORTED, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO,
+        };
+        for code in [EAGAIN, ECONNABORTED, EMFILE, ENETDOWN, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO]
+        {
+            assert!(!is_permanent(&io::Error::from_raw_os_error(code)), "errno {code}");
+        }
+    }
 
     #[test]
     fn connection_limit_is_exact_and_keeps_its_peak() {

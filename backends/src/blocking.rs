@@ -13,7 +13,7 @@ mod threads;
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use lockstep_sys::limits::threads_of_process;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
-use crate::accept::AcceptBackoff;
+use crate::accept::{AcceptBackoff, is_permanent, listener_error};
 use crate::drive::{Discarded, Driven, LINGER, discard, drive, lingers};
 use crate::scratch::Scratch;
 use crate::trace::{NoTrace, Trace, Traced};
@@ -78,9 +78,17 @@ fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
     threads::install_handler()?;
     let Shard { listener, options, stop, limit, ready, service, .. } = shard;
     ready()?;
-    let (threads, stats) = (Threads::new(), Mutex::new(Stats::new()));
-    let threads_max = threads_of_process();
-    let server = Server { options, stop, limit, service, trace, threads_max, threads, stats };
+    let server = Server {
+        options,
+        stop,
+        limit,
+        service,
+        trace,
+        threads_max: threads_of_process(),
+        threads: Threads::new(),
+        stats: Mutex::new(Stats::new()),
+        listener_error: OnceLock::new(),
+    };
     thread::scope(|scope| {
         let started = server.start_acceptors(scope, listener);
         match started {
@@ -90,7 +98,10 @@ fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
         server.interrupt_until_all_have_ended();
         started
     })?;
-    Ok(server.stats.into_inner().unwrap_or_else(PoisonError::into_inner))
+    match server.listener_error.into_inner() {
+        Some(error) => Err(error),
+        None => Ok(server.stats.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    }
 }
 
 /// State shared by the threads of one shard.
@@ -104,6 +115,8 @@ struct Server<'a, T> {
     threads_max: usize,
     threads: Threads,
     stats: Mutex<Stats>,
+    /// The error with which the listener failed for good.
+    listener_error: OnceLock<io::Error>,
 }
 
 impl<T: Trace> Server<'_, T> {
@@ -147,10 +160,14 @@ impl<T: Trace> Server<'_, T> {
                     self.limit.opened();
                     serve(stream);
                 }
-                Err(error) if is_exhaustion(&error) => {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if is_permanent(&error) => {
+                    let _first = self.listener_error.set(listener_error(listener, &error));
+                    return self.stop.drain();
+                }
+                Err(_) => {
                     self.stop.wait(backoff.start(Instant::now()));
                 }
-                Err(_) => {}
             }
         }
         // The acceptors share the descriptor: from here on none of them waits.
@@ -165,8 +182,11 @@ impl<T: Trace> Server<'_, T> {
                     self.limit.opened();
                     serve(stream);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if is_exhaustion(&error) => return,
+                Err(error) if is_exhaustion(&error) => return, // or none is left (EAGAIN)
+                Err(error) if is_permanent(&error) => {
+                    let _first = self.listener_error.set(listener_error(listener, &error));
+                    return;
+                }
                 Err(_) => {}
             }
         }

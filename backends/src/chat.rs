@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lockstep_core::{RECV_MAX, Reply, Service};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags};
 use socket2::SockRef;
 
+use crate::stop::wait_for;
 use crate::terminal::{prefix, print_line, printable, prompt, trim_line_ending};
 use crate::{ServiceFactory, Stop};
 
@@ -147,7 +148,7 @@ impl Lines {
                 let rest: Vec<u8> = self.read.drain(..).collect();
                 return Ok((!rest.is_empty()).then(|| text(&rest)));
             }
-            if !wait_for_input(stop)? {
+            if !wait_for_input(stop) {
                 return Ok(None);
             }
             let mut chunk = [0; RECV_MAX];
@@ -166,15 +167,11 @@ fn text(line: &[u8]) -> String {
 }
 
 /// Waits until standard input can be read or ends; returns false if the server stops first.
-fn wait_for_input(stop: &Stop) -> io::Result<bool> {
+fn wait_for_input(stop: &Stop) -> bool {
     let stdin = io::stdin();
-    loop {
-        let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) if stop.is_draining() => return Ok(false),
-            Ok(_) => return Ok(true),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+    let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+    while fds[0].revents().is_empty() && !stop.is_draining() {
+        wait_for(&mut fds, None);
     }
+    !stop.is_draining()
 }

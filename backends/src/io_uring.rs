@@ -26,7 +26,7 @@ use lockstep_sys::uring::{BufferId, Completion, NO_KEY, Ring, Sent};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
-use crate::accept::AcceptBackoff;
+use crate::accept::{AcceptBackoff, is_permanent, listener_error};
 use crate::deadlines::Deadlines;
 use crate::drive::LINGER;
 use crate::slots::{Key, Slots};
@@ -91,6 +91,8 @@ struct Loop<'a, T: Trace> {
     // Dropped first, before the sockets that its operations refer to.
     ring: Ring<Enters<T>>,
     listener: Option<TcpListener>,
+    /// The error with which the listener failed for good.
+    listener_error: Option<io::Error>,
     options: &'a Options,
     stop: &'a Stop,
     limit: &'a ConnectionLimit,
@@ -125,6 +127,7 @@ impl<'a, T: Trace> Loop<'a, T> {
         Ok(Self {
             ring,
             listener: Some(listener),
+            listener_error: None,
             options,
             stop,
             limit,
@@ -169,7 +172,7 @@ impl<'a, T: Trace> Loop<'a, T> {
         let mut stats = self.shared.stats;
         stats.syscalls += self.ring.enters();
         stats.spun_us = self.busy_poll.spun.as_micros() as u64;
-        Ok(stats)
+        self.listener_error.map_or(Ok(stats), Err)
     }
 
     /// Submits what is queued and waits for completions.
@@ -406,7 +409,11 @@ impl<'a, T: Trace> Loop<'a, T> {
 
     fn on_accept_error(&mut self, error: &io::Error) {
         self.shared.stats.on_accept_error(error);
-        if is_exhaustion(error) {
+        if is_permanent(error) {
+            let listener = self.listener.as_ref();
+            self.listener_error = listener.map(|listener| listener_error(listener, error));
+            self.stop.drain();
+        } else {
             self.backoff.start(Instant::now());
         }
     }
@@ -529,6 +536,10 @@ impl<'a, T: Trace> Loop<'a, T> {
     fn close_listener(&mut self) -> io::Result<()> {
         let Some(listener) = self.listener.take() else { return Ok(()) };
         let listener = Traced { socket: listener, trace: self.trace };
+        if self.listener_error.is_some() {
+            self.trace.close(listener.socket);
+            return Ok(());
+        }
         listener.call("ioctl", "FIONBIO, 1", |listener| listener.set_nonblocking(true))?;
         let listener = listener.socket;
         self.shared.stats.observe_queue(&listener, self.trace.tracer());
@@ -543,7 +554,10 @@ impl<'a, T: Trace> Loop<'a, T> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => {
                     self.shared.stats.on_accept_error(&error);
-                    if is_exhaustion(&error) {
+                    if is_permanent(&error) {
+                        self.listener_error = Some(listener_error(&listener, &error));
+                    }
+                    if is_permanent(&error) || is_exhaustion(&error) {
                         break;
                     }
                 }

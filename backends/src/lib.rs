@@ -101,6 +101,9 @@ pub use trace::{Span, Tracer};
 ///    with [`Cause::Drain`](lockstep_core::Cause::Drain) and adds them to [`Stats::drain_cut`].
 ///    It returns when no connection is open.
 ///
+/// After a failed accept it tries again, not before some milliseconds have passed. If the listener
+/// has failed for good (EINVAL, EBADF), it calls [`Stop::drain`], drains, and returns that error.
+///
 /// It also keeps [`Options::idle_timeout`] and [`Options::accept_delay`]. `backends/examples/`
 /// has a complete backend in one file, which passes the same conformance suite as those here.
 ///

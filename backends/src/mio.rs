@@ -18,6 +18,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lockstep_core::{Cause, Exchange, Op, RECV_MAX, Service};
@@ -28,11 +29,12 @@ use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::accept::AcceptBackoff;
+use crate::accept::{AcceptBackoff, is_permanent, listener_error};
 use crate::deadlines::Deadlines;
 use crate::drive::{Discarded, Driven, LINGER, discard, drive, lingers};
 use crate::scratch::Scratch;
 use crate::slots::{Key, Slots};
+use crate::stop::WAIT_RETRY;
 use crate::trace::{NONE, NoTrace, Trace, Traced};
 use crate::{Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Unsupported};
 
@@ -115,6 +117,8 @@ enum State {
 struct Loop<'a, T> {
     poll: Poll,
     listener: Option<TcpListener>,
+    /// The error with which the listener failed for good.
+    listener_error: Option<io::Error>,
     options: &'a Options,
     stop: &'a Stop,
     limit: &'a ConnectionLimit,
@@ -155,6 +159,7 @@ impl<'a, T: Trace> Loop<'a, T> {
         Ok(Self {
             poll,
             listener: Some(listener),
+            listener_error: None,
             options,
             stop,
             limit,
@@ -190,7 +195,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             self.accept(ACCEPTS);
         }
         self.stats.spun_us = self.busy_poll.spun.as_micros() as u64;
-        Ok(self.stats)
+        self.listener_error.map_or(Ok(self.stats), Err)
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
@@ -210,7 +215,21 @@ impl<'a, T: Trace> Loop<'a, T> {
             let call = format_args!("epoll_wait({}, {timeout})", self.poll.as_raw_fd());
             span.returned(call, polled.as_ref().map(|()| EventCount(events)));
         }
-        ignore_interrupts(polled)
+        polled.or_else(|error| self.on_wait_error(error))
+    }
+
+    /// A wait that a signal has interrupted has found nothing; one without memory is tried again.
+    #[cold]
+    fn on_wait_error(&mut self, error: io::Error) -> io::Result<()> {
+        if is_exhaustion(&error) {
+            thread::sleep(WAIT_RETRY);
+            if self.stop.is_draining() {
+                self.drain(); // its event has not come
+            }
+        } else if error.kind() != ErrorKind::Interrupted {
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Busy-polls for a while; returns true if there were events. Traced as one call.
@@ -219,12 +238,15 @@ impl<'a, T: Trace> Loop<'a, T> {
         let until_deadline = |at: Instant| at.saturating_duration_since(Instant::now());
         let longest = self.deadline().map_or(Duration::MAX, until_deadline);
         let Some(mut attempt) = self.busy_poll.begin(longest) else { return Ok(false) };
-        let span = self.trace.begin(NONE);
+        let trace = self.trace;
+        let span = trace.begin(NONE);
         let mut calls = 0;
         loop {
-            ignore_interrupts(self.poll.poll(events, Some(Duration::ZERO)))?;
+            let polled = self.poll.poll(events, Some(Duration::ZERO));
             calls += 1;
-            if !events.is_empty() || attempt.is_over() {
+            let failed = polled.is_err();
+            polled.or_else(|error| self.on_wait_error(error))?;
+            if failed || !events.is_empty() || attempt.is_over() {
                 break;
             }
         }
@@ -341,15 +363,22 @@ impl<'a, T: Trace> Loop<'a, T> {
                 match error.kind() {
                     ErrorKind::WouldBlock => self.acceptable = false,
                     ErrorKind::Interrupted => {}
-                    _ => {
-                        self.stats.on_accept_error(&error);
-                        if is_exhaustion(&error) {
-                            self.backoff.start(Instant::now());
-                        }
-                    }
+                    _ => self.on_accept_error(&error),
                 }
                 false
             }
+        }
+    }
+
+    fn on_accept_error(&mut self, error: &io::Error) {
+        self.stats.on_accept_error(error);
+        if is_permanent(error) {
+            self.acceptable = false;
+            let listener = self.listener.as_ref();
+            self.listener_error = listener.map(|listener| listener_error(listener, error));
+            self.stop.drain();
+        } else if is_exhaustion(error) || !self.stop.is_draining() {
+            self.backoff.start(Instant::now());
         }
     }
 
@@ -463,7 +492,7 @@ impl<'a, T: Trace> Loop<'a, T> {
         for key in self.connections.keys() {
             self.drain_connection(key);
         }
-        self.acceptable = true;
+        self.acceptable = self.listener_error.is_none();
         self.backoff.disable();
         self.accept(self.options.backlog as usize + 1);
         if let Some(listener) = self.listener.take() {
@@ -510,14 +539,6 @@ fn no_epoll(error: &io::Error) -> Unsupported {
     Unsupported {
         cause: format!("cannot create an epoll instance: {}", lockstep_sys::errno::describe(error)),
         hint: "raise the limit of open descriptors (ulimit -n), or run fewer shards".to_owned(),
-    }
-}
-
-/// A wait that a signal has interrupted has found nothing.
-fn ignore_interrupts(polled: io::Result<()>) -> io::Result<()> {
-    match polled {
-        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
-        result => result,
     }
 }
 

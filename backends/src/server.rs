@@ -319,7 +319,8 @@ impl Shared {
         }
         let ready = || {
             is_ready();
-            self.accept_pause.wait(&self.stop)
+            self.accept_pause.wait(&self.stop);
+            Ok(())
         };
         self.config.backend.serve(Shard {
             listener,

@@ -1,11 +1,25 @@
-//! The stop signal of a server.
+//! The stop signal of a server, and waiting with poll(2).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::{Errno, write};
+
+/// Delay before a wait is tried again that has failed for lack of memory.
+pub(crate) const WAIT_RETRY: Duration = Duration::from_millis(10);
+
+/// Waits with poll(2), for at most `timeout`. Returns early after a signal, and after
+/// [`WAIT_RETRY`] if the call fails (ENOMEM): the caller checks what it waits for and loops.
+pub(crate) fn wait_for(fds: &mut [PollFd<'_>], timeout: Option<Duration>) {
+    let timespec = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    match poll(fds, timespec.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(_) => thread::sleep(WAIT_RETRY.min(timeout.unwrap_or(WAIT_RETRY))),
+    }
+}
 
 /// Stop signal of a server: a state that changes once, and a descriptor to wait on.
 ///
@@ -90,11 +104,7 @@ impl Stop {
             if left == Some(Duration::ZERO) {
                 return false;
             }
-            let mut fds = [PollFd::new(&self.event, PollFlags::IN)];
-            match poll(&mut fds, left.and_then(|left| Timespec::try_from(left).ok()).as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(_) => return self.is_draining(),
-            }
+            wait_for(&mut [PollFd::new(&self.event, PollFlags::IN)], left);
         }
         true
     }

@@ -7,18 +7,21 @@
 mod common;
 
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::child::{LOCKSTEP, Process, Served, is_available, statistics};
 use common::client::Client;
 use common::{kernel, noise, skip};
+use rustix::process::Signal;
 
 /// Command for `lockstep serve` with failing calls. With `-D`, strace is in the background, and the
 /// child is the server.
 fn command(fault: &str, backend: &str) -> Command {
-    let call = fault.split(':').next().unwrap();
+    let calls = fault.split(':').next().unwrap();
     let mut command = Command::new("strace");
     command.args(["-D", "-f", "-qq", "-o", "/dev/null"]);
-    command.args(["-e", &format!("trace={call}"), "-e", &format!("inject={fault}")]);
+    command.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={fault}")]);
     command.args([LOCKSTEP, "serve", "--listen", "127.0.0.1:0", "--json", "--shards", "1"]);
     command.args(["--backend", backend]);
     command
@@ -106,6 +109,78 @@ fn failed_accept_is_counted_and_the_next_succeeds() {
             assert_eq!((&stats["accepted"], &stats["closed"]["eof"]), (&6.into(), &6.into()));
         }
     }
+}
+
+/// Failures that do not end are retried after a delay, of 200 ms in the end.
+#[test]
+fn accept_that_always_fails_does_not_spin() {
+    for backend in ["blocking", "mio"] {
+        for errno in ["ECONNABORTED", "EPERM", "ENOMEM"] {
+            if !can_inject(backend) {
+                return;
+            }
+            let mut command = command(&format!("accept4:error={errno}"), backend);
+            command.args(["--backlog", "4"]);
+            let server = Served::start_command(command);
+            let (_waiting, start) = (server.connect(), Instant::now());
+            thread::sleep(Duration::from_millis(300));
+            let stats = server.stop();
+            let most = 12 + start.elapsed().as_millis() as u64 / 100;
+            let errors = stats["accept_errors"][errno].as_u64().unwrap();
+            assert!((1..=most).contains(&errors), "{backend}: {errors} times {errno}");
+        }
+    }
+}
+
+/// Connections that were open are drained, and so are those of other shards.
+#[test]
+fn listener_that_fails_for_good_ends_the_server() {
+    for backend in ["blocking", "mio", "io-uring"] {
+        for shards in ["1", "2"] {
+            if !is_available(backend) {
+                continue;
+            }
+            let server = Served::start(backend, ["--shards", shards]);
+            let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+            clients.iter_mut().for_each(|client| client.exchange(b"served?"));
+            kernel::shut_down_a_listener(server.id());
+            clients.iter_mut().for_each(Client::expect_end);
+            drop(clients);
+            let ended = server.process.wait();
+            assert_eq!(ended.status.code(), Some(1), "{backend}: {ended:?}");
+            let [error] = &ended.stderr[..] else { panic!("{backend}: {ended:?}") };
+            let cause = format!("cannot accept on {}: invalid argument (EINVAL)", server.addr);
+            assert_eq!(*error, format!("error: the server failed: {cause}"));
+        }
+    }
+}
+
+/// A wait without memory is tried again after a delay. The stop signal is not missed.
+#[test]
+fn wait_that_always_fails_does_not_spin() {
+    // The first waits are the standard library's and those before the server is ready.
+    let cases = [("blocking", "poll,ppoll:error=ENOMEM"), ("mio", "epoll_wait:error=ENOMEM")];
+    for (backend, fault) in cases {
+        let Some(server) = serve(fault, backend) else { return };
+        let (mut waiting, start) = (server.connect(), Instant::now());
+        let before = kernel::cpu_time(server.id());
+        thread::sleep(Duration::from_millis(500));
+        let used = kernel::cpu_time(server.id()) - before;
+        assert!(used < start.elapsed() / 2, "{backend} used {used:?}");
+        server.process.signal(Signal::TERM);
+        waiting.expect_end();
+        drop(waiting);
+        let ended = server.process.wait();
+        assert_eq!(ended.status.code(), Some(0), "{backend}: {ended:?}");
+    }
+}
+
+/// Between two failures it serves.
+#[test]
+fn wait_without_memory_is_tried_again() {
+    let Some(server) = serve("epoll_wait:error=ENOMEM:when=2+3", "mio") else { return };
+    assert_unharmed(&server);
+    assert_eq!(server.stop()["closed"]["eof"], 4);
 }
 
 #[test]

@@ -29,8 +29,7 @@ pub fn name_of(error: &io::Error) -> String {
 }
 
 /// True if accept(2) failed for lack of something that closing a connection or waiting returns:
-/// descriptors, memory or threads. Every other failure is the peer's (accept(2), "Error
-/// handling").
+/// descriptors, memory or threads.
 pub fn is_exhaustion(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

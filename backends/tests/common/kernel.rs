@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use lockstep_sys::sock_diag::{SockDiag, TcpSocket};
 use lockstep_sys::tcp::{CLOSE_WAIT, ESTABLISHED, SYN_RECV};
 use procfs::process::{Process, Task};
+use rustix::net::sockopt::socket_acceptconn;
+use rustix::net::{Shutdown, shutdown};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::until;
 
@@ -66,6 +69,17 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
 pub(crate) fn descriptors(pid: u32) -> BTreeSet<u32> {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     open.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// Shuts down one of a child's listening sockets: its accepts fail from then on (EINVAL), as those
+/// of a socket that `ss --kill` has destroyed.
+pub(crate) fn shut_down_a_listener(pid: u32) {
+    let process = Pid::from_raw(pid as i32).unwrap();
+    let process = pidfd_open(process, PidfdFlags::empty()).unwrap();
+    let copy = |fd: u32| pidfd_getfd(&process, fd as i32, PidfdGetfdFlags::empty()).unwrap();
+    let listening = |socket: &_| socket_acceptconn(socket).is_ok_and(|it| it);
+    let listener = descriptors(pid).into_iter().map(copy).find(listening).unwrap();
+    shutdown(listener, Shutdown::Both).unwrap();
 }
 
 /// Returns the memory of a process that no file backs, in bytes, counted page by page.

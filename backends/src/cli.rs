@@ -7,13 +7,13 @@ mod talk;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{CommandFactory, Parser, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
-use lockstep_sys::errno;
+use lockstep_sys::{address, errno};
 
 use crate::terminal::print_line;
 use crate::{BACKENDS, by_name};
@@ -184,16 +184,14 @@ fn list_backends() -> ExitCode {
 /// Otherwise prints an error that begins with `failed_to`, and returns the exit code:
 /// [`exit::USAGE`] for malformed text, [`exit::ADDRESS`] for a name that cannot be resolved.
 fn resolve(failed_to: &str, text: &str) -> Result<Vec<SocketAddr>, u8> {
-    let (code, cause, hint) = match text.to_socket_addrs().map(Iterator::collect::<Vec<_>>) {
-        Ok(addrs) if !addrs.is_empty() => return Ok(addrs),
-        Ok(_none) => (exit::ADDRESS, "the name has no address".to_owned(), ANOTHER_NAME),
-        Err(error) if error.kind() == ErrorKind::InvalidInput => {
-            (exit::USAGE, "not an address with a port".to_owned(), WITH_A_PORT)
-        }
-        Err(error) => (exit::ADDRESS, errno::text(&error), ANOTHER_NAME),
-    };
-    print_error(&format!("{failed_to} {text}: {cause}"), Some(hint));
-    Err(code)
+    address::resolve(text).map_err(|error| {
+        let (code, hint) = match error.kind() {
+            ErrorKind::InvalidInput => (exit::USAGE, WITH_A_PORT),
+            _ => (exit::ADDRESS, ANOTHER_NAME),
+        };
+        print_error(&format!("{failed_to} {text}: {}", errno::text(&error)), Some(hint));
+        code
+    })
 }
 
 const WITH_A_PORT: &str = "write it as 127.0.0.1:8898 or [::1]:8898";

@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 
+use crate::exit::Failure;
+
 /// An event for the main thread.
 #[derive(Debug)]
 pub enum Event {
     /// This signal arrived.
     Signal(i32),
     /// The target's address, or the error of its look-up.
-    Resolved(Result<SocketAddr, String>),
+    Resolved(Result<SocketAddr, Failure>),
     /// The embedded server is ready; `None` if it ended before that.
     Ready(Option<Ready>),
     /// Every connection of a thread has done its first exchange or has failed.

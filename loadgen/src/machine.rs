@@ -1,5 +1,6 @@
 //! This machine: placement on its CPUs, processes and their usage, memory, limits, signals.
 
+pub mod children;
 pub mod limits;
 pub mod memory;
 pub mod placement;

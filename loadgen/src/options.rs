@@ -24,9 +24,9 @@ pub(crate) const SERVER: &str = "Server";
 pub(crate) const PLACEMENT: &str = "Placement";
 pub(crate) const OUTPUT: &str = "Output";
 
-/// Options of the embedded server. They have no effect on a server that runs already.
-pub(crate) const EMBEDDED: [&str; 6] =
-    ["backend", "backlog", "shards", "server_spin", "server_pin", "place"];
+/// Options of a server that is started. They have no effect on a server that runs already.
+pub(crate) const EMBEDDED: [&str; 7] =
+    ["backend", "backlog", "shards", "server_spin", "server_pin", "place", "ready_timeout"];
 
 /// Options of the load generator.
 #[derive(Args, Clone, Debug)]
@@ -77,6 +77,11 @@ pub struct ServerArgs {
     /// Let the embedded server busy-poll for up to TIME before it sleeps (costs CPU) [default: 0]
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     pub server_spin: Option<Duration>,
+
+    /// Timeout for a server to listen after it was started
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    #[arg(value_parser = units::duration_positive)]
+    pub ready_timeout: Duration,
 
     /// CPUs of the embedded server in relation to the generator's
     #[arg(long, value_name = "HOW", default_value = "apart", help_heading = PLACEMENT)]

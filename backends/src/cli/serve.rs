@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use lockstep_core::{Echo, Hi};
 use lockstep_sys::cpus::{CpuList, parse_list};
 use lockstep_sys::limits::raise_open_files;
-use lockstep_sys::{errno, units};
+use lockstep_sys::{address, errno, units};
 
 use super::statistics::Statistics;
 use super::{backend_parser, exit, print_error, resolve, signals};
@@ -34,7 +34,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = backend_parser())]
     pub backend: String,
 
-    /// Address to listen on; port 0 lets the kernel choose
+    /// Address to listen on, such as [::1]:8898 or [fe80::1%eth0]:8898; of a name with several, the
+    /// first that this machine has. Port 0 lets the kernel choose
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8898")]
     pub listen: String,
 
@@ -151,7 +152,8 @@ pub fn serve(args: &ServeArgs) -> ExitCode {
 }
 
 fn run(args: &ServeArgs) -> Result<u8, u8> {
-    let listen = resolve("cannot listen on", &args.listen)?[0];
+    let addrs = resolve("cannot listen on", &args.listen)?;
+    let listen = *addrs.iter().find(|addr| address::is_local(**addr)).unwrap_or(&addrs[0]);
     let options = options(args);
     let backend = choose(&args.backend, &options);
     let name = backend.name();
@@ -171,6 +173,11 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     let stats = Server::run(&config, stop, accept_pause, |server| {
         steered = server.is_steered();
         announce(server, &config);
+        for other in addrs.iter().filter(|addr| **addr != listen && !args.json) {
+            let mut other = *other;
+            other.set_port(server.addr().port());
+            print_line(&format!("{} also is {other}: not listening there", args.listen));
+        }
     });
     let stats = stats.map_err(|error| not_served(&config, &error))?;
     let statistics = Statistics {

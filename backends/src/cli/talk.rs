@@ -17,6 +17,7 @@ use crate::listener::open;
 use crate::terminal::{prefix, printable, trim_line_ending};
 use crate::terminal::{print_line, prompt};
 use crate::trace::{Trace, Traced, Tracer};
+use lockstep_sys::address::most_telling;
 use lockstep_sys::errno;
 
 /// Longest wait for the server's FIN after ours.
@@ -68,16 +69,25 @@ pub(super) fn talk(addr: &str, trace: bool) -> ExitCode {
 
 /// Connects to the first address that accepts.
 fn connect<'a>(addrs: &[SocketAddr], tracer: Option<&'a Tracer>) -> io::Result<Socket<'a>> {
-    let mut refused = io::ErrorKind::AddrNotAvailable.into(); // if `addrs` is empty
+    let mut errors = Vec::new();
     for &addr in addrs {
-        let socket = open(addr, tracer)?;
-        match socket.call("connect", addr, |socket| socket.connect(&addr.into())) {
-            Ok(()) => return Ok(Traced { socket: socket.socket.into(), trace: tracer }),
-            Err(error) => refused = error,
+        match connect_to(addr, tracer) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => errors.push(error),
         }
-        tracer.close(socket.socket);
     }
-    Err(refused)
+    Err(most_telling(errors).unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
+}
+
+fn connect_to(addr: SocketAddr, tracer: Option<&Tracer>) -> io::Result<Socket<'_>> {
+    let socket = open(addr, tracer)?;
+    match socket.call("connect", addr, |socket| socket.connect(&addr.into())) {
+        Ok(()) => Ok(Traced { socket: socket.socket.into(), trace: tracer }),
+        Err(error) => {
+            tracer.close(socket.socket);
+            Err(error)
+        }
+    }
 }
 
 fn converse(socket: &mut Socket<'_>) -> io::Result<Ended> {

@@ -4,6 +4,7 @@
 //! with the server's, since a shared bug would cancel out. Plumbing cannot cancel out, and copies
 //! of it diverge.
 //!
+//! * [`address`]: addresses as users write them.
 //! * [`cpus`]: lists of CPUs, affinity of threads.
 //! * [`busy_poll`]: polling before a blocking wait, with back-off.
 //! * [`limits`]: limits of open files and threads.
@@ -16,6 +17,7 @@
 //! * [`sock_diag`]: TCP sockets of any process.
 //! * [`uring`]: io_uring and its receive buffers.
 
+pub mod address;
 pub mod busy_poll;
 pub mod counters;
 pub mod cpu_time;

@@ -11,7 +11,7 @@ mod model;
 mod process;
 mod trial;
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::mpsc::channel;
 use std::time::SystemTime;
 
@@ -23,6 +23,7 @@ pub use process::{TrialArgs, trial};
 use crate::exit::{self, Failure};
 use crate::experiments::Finished;
 use crate::machine::{processes, signals, usage};
+use crate::servers::target;
 use lockstep_sys::errno::describe;
 use lockstep_sys::sock_diag::SockDiag;
 use process::Task;
@@ -102,11 +103,7 @@ fn is_private(args: &BacklogArgs, notes: &mut Vec<String>) -> Result<bool, Failu
 
 /// The address that the target listens at.
 fn resolve(target: &str) -> Result<SocketAddr, Failure> {
-    let addrs = target.to_socket_addrs().map_err(|error| {
-        let error = format!("--target {target}: {}", describe(&error));
-        Failure::new(exit::USAGE, error).hint("write it as 127.0.0.1:8898, or localhost:8898")
-    })?;
-    let addrs: Vec<SocketAddr> = addrs.collect();
+    let addrs = target::look_up(target)?;
     let mut diag = SockDiag::open().map_err(|error| {
         let error = format!("cannot read the target's accept queue: {}", describe(&error));
         Failure::new(exit::FAILURE, error)

@@ -36,6 +36,27 @@ pub fn listener(addr: SocketAddr) -> Option<Pid> {
     holders_of_all(&listening(&sockets(addr)))?.first().copied()
 }
 
+/// Listener at an address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Listener {
+    /// A process or a descendant of it holds the socket.
+    Own,
+    /// Only other processes hold it, or its holder is not readable.
+    Other,
+}
+
+/// Returns whose listener accepts connections to `addr` on this machine, in relation to the
+/// descendants of a process; `None` if there is no listener.
+pub fn listener_of(root: Pid, addr: SocketAddr) -> Option<Listener> {
+    let listeners = listening(&sockets(addr));
+    if listeners.is_empty() {
+        return None;
+    }
+    let holders = search(&listeners).0;
+    let own = descendants(root).iter().any(|pid| holders.contains(pid));
+    Some(if own { Listener::Own } else { Listener::Other })
+}
+
 /// Returns all descendants of a process, except those that have ended and are not waited for yet.
 pub fn descendants(root: Pid) -> Vec<Pid> {
     let running = |process: Process| {
@@ -170,6 +191,27 @@ mod tests {
             }
             assert_found(addr, vec![own]);
             assert_eq!(listener(addr), Some(own), "{address}");
+        }
+    }
+
+    #[test]
+    fn listener_belongs_to_a_descendant_or_to_another_process() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = socket.local_addr().unwrap();
+        let mut other = Command::new("sleep").arg("60").spawn().unwrap();
+        let stdin = std::os::fd::OwnedFd::from(socket.try_clone().unwrap());
+        let mut holder = Command::new("sleep").arg("60").stdin(stdin).spawn().unwrap();
+        let own = rustix::process::getpid();
+        assert_eq!(listener_of(own, addr), Some(Listener::Own));
+        assert_eq!(listener_of(Pid::from_child(&other), addr), Some(Listener::Other));
+        for child in [&mut other, &mut holder] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        drop(socket);
+        // A child of another test holds a copy until it calls execve(2).
+        while listener_of(own, addr).is_some() {
+            std::thread::yield_now();
         }
     }
 

@@ -7,31 +7,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 use std::thread;
 
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 use crate::event::Event;
 use crate::exit;
-
-/// Has the kernel kill this process when the process `parent`, which has started it, is gone;
-/// false if `parent` is gone already. See [`signal_with`].
-pub fn end_with(parent: i32) -> bool {
-    signal_with(parent, Signal::KILL)
-}
-
-/// Has the kernel send this process a signal when the process `parent`, which has started it, is
-/// gone; false if `parent` is gone already.
-///
-/// The kernel sends the signal when the *thread* that has started this process ends
-/// (PR_SET_PDEATHSIG(2const)). So a thread that starts a server must stop it before it ends, as
-/// all callers of [`Server::start`](crate::servers::embedded::Server::start) do.
-pub fn signal_with(parent: i32, signal: Signal) -> bool {
-    // If it is refused, the parent still ends its children whenever it can.
-    let _refused = set_parent_process_death_signal(Some(signal));
-    getppid() == Pid::from_raw(parent)
-}
 
 /// Lets a write beyond RLIMIT_FSIZE fail with `EFBIG` instead of ending the process by SIGXFSZ.
 ///

@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lockstep_results::{Floor, Subject};
 
@@ -11,7 +11,7 @@ use crate::exit::{self, Failure};
 use crate::machine::placement::{Place, Placement, pin};
 use crate::machine::processes::Processes;
 use crate::run::args::RunArgs;
-use crate::servers::embedded::{Ended, READY_MAX, Server, ServerOptions};
+use crate::servers::embedded::{Ended, Server, ServerOptions};
 use crate::servers::{command, target};
 use lockstep_sys::cpus::format_list;
 use lockstep_sys::errno::describe;
@@ -104,13 +104,13 @@ pub(super) fn prepare(
     pin(cpus).map_err(failed)?;
     if let Some(command) = job.command {
         let server = command::Server::start(command)?;
-        server.await_ready(events)?;
+        server.await_ready(args.server.ready_timeout, events)?;
         pin(&placement.client).map_err(failed)?;
         let (addr, processes) = (server.addr(), Some(server.processes()));
         let server = Some(Started::Command(server));
         return Ok((Prepared { addr, processes, server, ready: None }, placement));
     }
-    let (server, ready) = start(&options(args, cpus), sender, events)?;
+    let (server, ready) = start(&options(args, cpus), args.server.ready_timeout, sender, events)?;
     pin(&placement.client).map_err(failed)?;
     let (addr, processes) = (ready.addr, Some(Processes::One(server.pid())));
     let server = Some(Started::Embedded(server));
@@ -139,11 +139,12 @@ pub(super) fn several(
     let mut options =
         ServerOptions { shared_port: (count > 1).then_some(0), ..options(args, cpus) };
     pin(cpus).map_err(failed)?;
-    let (first, ready) = start(&options, sender, events)?;
+    let timeout = args.server.ready_timeout;
+    let (first, ready) = start(&options, timeout, sender, events)?;
     let mut servers = vec![first];
     for _ in 1..count {
         options.shared_port = Some(ready.addr.port());
-        servers.push(start(&options, sender, events)?.0);
+        servers.push(start(&options, timeout, sender, events)?.0);
     }
     pin(&placement.client).map_err(failed)?;
     Ok(Several { servers, ready, placement })
@@ -177,6 +178,7 @@ fn options(args: &RunArgs, cpus: &[usize]) -> ServerOptions {
 /// Starts an embedded server and waits until it is ready.
 fn start(
     options: &ServerOptions,
+    ready_timeout: Duration,
     sender: &Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<(Server, Ready), Failure> {
@@ -187,21 +189,22 @@ fn start(
             Failure::new(exit::FAILURE, error)
         },
     )?;
-    match await_ready(events)? {
+    match await_ready(ready_timeout, events)? {
         Some(ready) => Ok((server, ready)),
         None => Err(server.into_failure()),
     }
 }
 
-fn await_ready(events: &Receiver<Event>) -> Result<Option<Ready>, Failure> {
-    let deadline = Instant::now() + READY_MAX;
+fn await_ready(timeout: Duration, events: &Receiver<Event>) -> Result<Option<Ready>, Failure> {
+    let deadline = Instant::now() + timeout;
     loop {
         match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Event::Ready(ready)) => return Ok(ready),
             Ok(Event::Signal(signal)) => return Err(Failure::signal(signal)),
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                let error = format!("the server was not ready within {} s", READY_MAX.as_secs());
+                let timeout = humantime::format_duration(timeout);
+                let error = format!("the server was not ready within --ready-timeout {timeout}");
                 return Err(Failure::new(exit::FAILURE, error));
             }
         }

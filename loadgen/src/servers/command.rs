@@ -2,7 +2,9 @@
 //!
 //! `sh -c` runs the command, so it may contain quotes, variables and redirections. `{addr}` in it
 //! becomes the address to listen at, on a free port of the loopback interface, and `{port}` the
-//! port alone. The server is ready when it accepts a connection. It is ended with SIGTERM, and with
+//! port alone. The server is ready when a process of it listens there. No connection is made before
+//! the load: a server that serves one client would take a trial for it, and others change by it. It is
+//! ended with SIGTERM, and with
 //! SIGKILL if it outlives that.
 //!
 //! Like the embedded server it is in a process group of its own. Its parent is a supervisor
@@ -10,9 +12,9 @@
 //! of the generator.
 
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -22,16 +24,17 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::event::Event;
 use crate::exit::{self, Failure};
-use crate::machine::processes::Processes;
-use crate::servers::embedded::READY_MAX;
+use crate::machine::children;
+use crate::machine::processes::{Listener, Processes, listener_of};
 use crate::servers::supervisor;
 use lockstep_sys::errno::describe;
 
 /// Poll interval while waiting for a server to accept or to end.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Timeout of one connect.
-const PROBE_MAX: Duration = Duration::from_millis(100);
+/// Time after which a listener that no process of the server is known to hold counts as ready: that
+/// of a container may belong to a proxy, and a process of another user is not readable.
+const PROXY_AFTER: Duration = Duration::from_millis(500);
 
 /// Bytes kept of the end of a server's standard error, to report why it has failed.
 const STDERR_MAX: usize = 4096;
@@ -68,7 +71,7 @@ pub struct Server {
 
 impl Server {
     /// Starts a server on the CPUs that the calling thread may use, which must drop it before it
-    /// ends (see [`signal_with`](crate::machine::signals::signal_with)).
+    /// ends (see [`signal_with`](children::signal_with)).
     ///
     /// # Errors
     ///
@@ -83,8 +86,8 @@ impl Server {
     fn spawn(subject: &Subject) -> io::Result<Self> {
         // The kernel assigns a port that was just closed to no other socket for a while.
         let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["exec", "--parent", &std::process::id().to_string(), "--", &subject.at(addr)])
+        let mut child = children::this_program("exec")
+            .args(["--", &subject.at(addr)])
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -115,25 +118,34 @@ impl Server {
         Pid::from_child(&self.child)
     }
 
-    /// Waits until it accepts a connection.
+    /// Waits until it listens.
     ///
     /// # Errors
     ///
-    /// A failure with the cause if it ends before, exceeds [`READY_MAX`], or a signal arrives.
-    pub fn await_ready(&self, events: &Receiver<Event>) -> Result<(), Failure> {
-        let deadline = Instant::now() + READY_MAX;
+    /// A failure with the cause if it ends before, exceeds the timeout, or a signal arrives.
+    pub fn await_ready(&self, timeout: Duration, events: &Receiver<Event>) -> Result<(), Failure> {
+        let deadline = Instant::now() + timeout;
+        let mut other_since = None;
         loop {
             if let Some(ending) = self.ended() {
                 let error = format!("cannot start {}: {ending}", self.name);
                 return Err(Failure::new(exit::FAILURE, error).hint(LISTEN));
             }
-            if accepts(self.addr) {
-                return Ok(());
+            match listener_of(self.supervisor(), self.addr) {
+                Some(Listener::Own) => return Ok(()),
+                Some(Listener::Other) => {
+                    let since = *other_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > PROXY_AFTER {
+                        return Ok(());
+                    }
+                }
+                None => other_since = None,
             }
             if Instant::now() > deadline {
-                let (name, addr, seconds) = (&self.name, self.addr, READY_MAX.as_secs());
+                let (name, addr) = (&self.name, self.addr);
+                let timeout = humantime::format_duration(timeout);
                 let error =
-                    format!("{name} does not accept connections at {addr} after {seconds} s");
+                    format!("{name} does not listen at {addr} after --ready-timeout {timeout}");
                 return Err(Failure::new(exit::ADDRESS, error).hint(LISTEN));
             }
             match events.recv_timeout(POLL) {
@@ -199,11 +211,4 @@ fn keep_end(mut pipe: ChildStderr, kept: &Mutex<Vec<u8>>) {
         let surplus = kept.len().saturating_sub(STDERR_MAX);
         kept.drain(..surplus);
     }
-}
-
-/// True if a server listens. Without one, a connect to a port of this machine may, rarely, be
-/// assigned the same port and connect to itself (simultaneous open, RFC 9293, 3.5).
-fn accepts(addr: SocketAddr) -> bool {
-    TcpStream::connect_timeout(&addr, PROBE_MAX)
-        .is_ok_and(|stream| stream.local_addr().is_ok_and(|own| own != addr))
 }

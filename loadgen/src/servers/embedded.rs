@@ -1,4 +1,4 @@
-//! The embedded server: this very executable, started again as `loadgen serve`.
+//! The embedded server: this very program, started again as `loadgen serve`.
 //!
 //! A separate process has its own descriptors, its own accounting of CPU time, and an end that can
 //! be waited for. It is in a process group of its own, so that a Ctrl-C at the terminal reaches
@@ -10,7 +10,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::mem;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -23,10 +23,7 @@ use crate::event::Ready;
 pub use lockstep_backends::cli::{backend_parser, help_hint, usage_error};
 
 use crate::exit::{self, Failure};
-use crate::machine::signals;
-
-/// Timeout for a server to be ready.
-pub const READY_MAX: Duration = Duration::from_secs(10);
+use crate::machine::children;
 
 /// Timeout for a server to end after its clients are gone.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -43,7 +40,7 @@ pub struct EmbeddedArgs {
 
 /// Runs `lockstep serve` until the generator is gone.
 pub fn serve(args: &EmbeddedArgs) -> ExitCode {
-    if args.parent.is_some_and(|parent| !signals::end_with(parent)) {
+    if args.parent.is_some_and(|parent| !children::end_with(parent)) {
         return ExitCode::FAILURE;
     }
     lockstep_backends::cli::serve(&args.serve)
@@ -129,7 +126,7 @@ pub struct Ended {
 
 impl Server {
     /// Starts a server on the CPUs that the calling thread may use, which must stop it before it
-    /// ends (see [`signals::signal_with`]). Another thread calls `ready` with the server's ready
+    /// ends (see [`children::signal_with`]). Another thread calls `ready` with the server's ready
     /// line, or with `None` if the server ends before.
     ///
     /// # Errors
@@ -139,9 +136,9 @@ impl Server {
         options: &ServerOptions,
         ready: impl FnOnce(Option<Ready>) + Send + 'static,
     ) -> io::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = children::this_program("serve");
         command
-            .args(["serve", "--json", "--listen"])
+            .args(["--json", "--listen"])
             .arg(format!("127.0.0.1:{}", options.shared_port.unwrap_or(0)))
             .args([
                 "--backend",
@@ -150,8 +147,7 @@ impl Server {
                 options.service,
                 "--pin",
                 &options.pin,
-            ])
-            .args(["--parent", &std::process::id().to_string()]);
+            ]);
         if let Some(backlog) = options.backlog {
             command.args(["--backlog", &backlog.to_string()]);
         }

@@ -18,8 +18,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::exit::{self, Failure};
+use crate::machine::children;
 use crate::machine::processes::descendants;
-use crate::machine::signals;
 use lockstep_sys::errno::describe;
 
 /// Timeout for a server to end on SIGTERM. Its connections are closed by then.
@@ -47,7 +47,7 @@ pub fn exec(args: &ExecArgs) -> ExitCode {
         ExitCode::from(127)
     };
     // Nothing is started yet, so the default action of SIGTERM is right.
-    if !signals::signal_with(args.parent, Signal::TERM) {
+    if !children::signal_with(args.parent, Signal::TERM) {
         return ExitCode::FAILURE;
     }
     let signals = set_child_subreaper(Some(getpid()))

@@ -1,16 +1,15 @@
 //! The address of a server that runs already.
 
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
-use std::time::Duration;
 
 use crate::event::Event;
 use crate::exit::{self, Failure};
+use lockstep_sys::address::{self, is_local};
 use lockstep_sys::errno::describe;
-
-/// Timeout of a connect to one of several addresses of a name.
-const PROBE_MAX: Duration = Duration::from_secs(1);
+use lockstep_sys::sock_diag::SockDiag;
 
 /// Looks up the address of a target in a thread of its own, so that a signal ends the wait.
 ///
@@ -23,47 +22,92 @@ pub(crate) fn resolve(
     sender: &Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<SocketAddr, Failure> {
-    if target.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-        let error = format!("--target {target}: not an address with a port");
-        let hint = "write it as 127.0.0.1:8898, [::1]:8898 or localhost:8898";
-        return Err(Failure::new(exit::USAGE, error).hint(hint));
-    }
-    let failure = |error: String| Failure::new(exit::ADDRESS, error);
+    let failed =
+        |cause: &str| Failure::new(exit::FAILURE, format!("cannot look up {target}: {cause}"));
     let (sender, name) = (sender.clone(), target.to_owned());
-    let lookup = move || drop(sender.send(Event::Resolved(look_up(&name))));
+    let lookup = move || {
+        let found = look_up(&name).map(|addrs| choose(&addrs));
+        drop(sender.send(Event::Resolved(found)));
+    };
     thread::Builder::new()
         .name("resolver".to_owned())
         .spawn(lookup)
-        .map_err(|error| failure(format!("cannot look up {target}: {}", describe(&error))))?;
+        .map_err(|error| failed(&describe(&error)))?;
     loop {
         match events.recv() {
-            Ok(Event::Resolved(Ok(addr))) => return Ok(addr),
-            Ok(Event::Resolved(Err(error))) => {
-                return Err(failure(format!("cannot look up {target}: {error}"))
-                    .hint("check the name, or write the address in numbers"));
-            }
+            Ok(Event::Resolved(found)) => return found,
             Ok(Event::Signal(signal)) => return Err(Failure::signal(signal)),
             Ok(_) => {}
-            Err(_) => return Err(failure(format!("cannot look up {target}"))),
+            Err(_) => return Err(failed("the thread has ended")),
         }
     }
 }
 
-/// Looks up the address of a name. Of several, the first that accepts a connection: `localhost` may
-/// stand for `::1` and `127.0.0.1`, and a server may listen on only one of them.
-fn look_up(name: &str) -> Result<SocketAddr, String> {
-    let cause = |error| {
-        let text = describe(&error);
-        text.trim_start_matches("failed to lookup address information: ").to_lowercase()
+/// Looks up the addresses of a target, of which there is at least one.
+///
+/// # Errors
+///
+/// The exit code and the text for the user if the target is malformed or unknown.
+pub(crate) fn look_up(target: &str) -> Result<Vec<SocketAddr>, Failure> {
+    address::resolve(target).map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput => {
+            let hint = "write it as 127.0.0.1:8898, [::1]:8898 or localhost:8898";
+            Failure::new(exit::USAGE, format!("--target {target}: {error}")).hint(hint)
+        }
+        _ => {
+            let cause = describe(&error);
+            let cause = cause.trim_start_matches("failed to lookup address information: ");
+            let error = format!("cannot look up {target}: {}", cause.to_lowercase());
+            let hint = "check the name, or write the address in numbers";
+            Failure::new(exit::ADDRESS, error).hint(hint)
+        }
+    })
+}
+
+/// Chooses one of several addresses of a name: the first on this machine with a listener, else the
+/// first of another machine with a route, else the last, to which the run's connect reports the
+/// error. `localhost` may stand for `::1` and `127.0.0.1`, and a server may listen on only one of
+/// them. Nothing is sent to any address, since a server would take a trial for a client.
+fn choose(addrs: &[SocketAddr]) -> SocketAddr {
+    let (local, remote): (Vec<SocketAddr>, Vec<_>) =
+        addrs.iter().partition(|addr| is_local(**addr));
+    let listens = |addr: &&SocketAddr| {
+        let listeners = SockDiag::open().and_then(|mut diag| diag.listeners(**addr));
+        listeners.is_ok_and(|listeners| !listeners.is_empty())
     };
-    let addrs: Vec<SocketAddr> = name.to_socket_addrs().map_err(cause)?.collect();
-    let (Some(&first), Some(&last)) = (addrs.first(), addrs.last()) else {
-        return Err("the name has no address".to_owned());
-    };
-    if addrs.iter().all(|&addr| addr == first) {
-        return Ok(first);
+    let found = local.iter().find(listens).or_else(|| remote.iter().find(|addr| has_route(**addr)));
+    *found.unwrap_or(&addrs[addrs.len() - 1])
+}
+
+/// True if this machine has a route to the address. Connecting a UDP socket sends nothing.
+fn has_route(addr: SocketAddr) -> bool {
+    let any: IpAddr =
+        if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(addr)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn address_with_a_listener_is_chosen() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), port);
+        let (one, other, absent) = (at("127.0.0.1"), at("127.0.0.9"), at("240.0.0.1"));
+        for addrs in [vec![one], vec![one, other], vec![other, one], vec![absent, one, other]] {
+            assert_eq!(choose(&addrs), one, "{addrs:?}");
+        }
+        drop(listener);
+        assert_eq!(choose(&[one, other]), other);
     }
-    let accepts = |addr: &&SocketAddr| TcpStream::connect_timeout(addr, PROBE_MAX).is_ok();
-    // If none accepts, the run's connect to the last reports the error.
-    Ok(*addrs.iter().find(accepts).unwrap_or(&last))
+
+    #[test]
+    fn malformed_and_unknown_targets_differ() {
+        assert_eq!(look_up("nothing").unwrap_err().code, exit::USAGE);
+        assert_eq!(look_up("[fe80::1%nosuch0]:80").unwrap_err().code, exit::ADDRESS);
+    }
 }

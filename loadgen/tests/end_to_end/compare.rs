@@ -229,10 +229,10 @@ fn peers_are_found_beside_the_executable() {
 fn preflight_rejects_subjects_that_cannot_start() {
     for (subject, code, words) in [
         ("absent=no-such-program {addr}", 1, "absent: sh: "),
-        ("silent=sleep 100 # {addr}", 4, "does not accept connections"),
+        ("silent=sleep 100 # {addr}", 4, "after --ready-timeout 5s"),
         ("brief=sleep 0.1; echo it did not work >&2; exit 7 # {port}", 1, "it did not work"),
     ] {
-        let finished = run_compare(&["blocking", subject]);
+        let finished = run_compare(&["blocking", subject, "--ready-timeout", "5s"]);
         finished.assert_complains(code, words);
         assert!(finished.stderr.contains("\nhint: it has to go on running"), "{finished:#?}");
     }

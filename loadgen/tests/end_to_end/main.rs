@@ -20,6 +20,7 @@ mod progress;
 mod replies;
 mod report_page;
 mod sandbox;
+mod servers;
 mod signals;
 mod storm;
 mod sweep;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Receiver;
@@ -18,7 +18,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::trial::{self, Spec};
 use crate::event::Event;
 use crate::exit::{self, Failure};
-use crate::machine::signals;
+use crate::machine::children;
 use lockstep_sys::errno::describe;
 use lockstep_sys::netns::Private;
 
@@ -52,7 +52,7 @@ pub struct TrialArgs {
 
 /// Runs a trial and prints its result as JSON.
 pub fn trial(args: &TrialArgs) -> ExitCode {
-    if !signals::end_with(args.parent) {
+    if !children::end_with(args.parent) {
         return ExitCode::FAILURE;
     }
     let printed = serde_json::to_writer(io::stdout().lock(), &perform(&args.task)).is_ok();
@@ -142,8 +142,8 @@ impl Process {
     fn start(task: &Task) -> Result<Self, Failure> {
         let spawn = || {
             let answer = File::from(memfd_create("trial", MemfdFlags::CLOEXEC)?);
-            let child = Command::new(std::env::current_exe()?)
-                .args(["backlog-trial", "--parent", &std::process::id().to_string(), "--"])
+            let child = children::this_program("backlog-trial")
+                .arg("--")
                 .arg(serde_json::to_string(task)?)
                 .stdin(Stdio::null())
                 .stdout(answer.try_clone()?)

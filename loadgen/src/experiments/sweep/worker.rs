@@ -7,7 +7,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::clients::plan::Plan;
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure};
 use crate::machine::placement::Placement;
-use crate::machine::{limits, signals};
+use crate::machine::{children, limits};
 use crate::progress;
 use crate::run::Session;
 use crate::run::measure::{Run, measure};
@@ -131,8 +131,8 @@ impl Workers {
 
 impl Worker {
     fn start(spec: &Spec) -> io::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["sweep-worker", "--parent", &std::process::id().to_string(), "--"])
+        let mut child = children::this_program("sweep-worker")
+            .arg("--")
             .arg(serde_json::to_string(spec)?)
             .process_group(0)
             .stdin(Stdio::piped())
@@ -185,7 +185,7 @@ pub(super) fn failed(error: String) -> Failure {
 
 /// Runs a worker process.
 pub fn worker(args: &WorkerArgs) -> ExitCode {
-    if !signals::end_with(args.parent) {
+    if !children::end_with(args.parent) {
         return ExitCode::FAILURE;
     }
     match run(&args.spec) {

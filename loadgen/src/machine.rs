@@ -5,5 +5,6 @@ pub mod limits;
 pub mod memory;
 pub mod placement;
 pub mod processes;
+pub mod quota;
 pub mod signals;
 pub mod usage;

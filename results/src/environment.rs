@@ -2,7 +2,7 @@
 //!
 //! Capturing never fails: what the kernel does not show is absent.
 
-mod cgroup;
+pub mod cgroup;
 pub(crate) mod circumstances;
 mod cpu;
 mod during;

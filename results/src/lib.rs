@@ -22,7 +22,7 @@
 //!   them.
 //! * [`report`]: several documents as one text or one page.
 //! * [`Record`], [`Comparison`], [`Sweep`], [`Backlog`], [`Storms`], [`FloorReport`]: the kinds.
-//! * [`Environment`]: the machine, its settings and the build.
+//! * [`Environment`]: the machine, its settings and the build; [`cgroup`]: control groups.
 //! * [`store`]: files, written whole or not at all, never overwritten by accident.
 //! * [`statistics`]: the method of comparisons.
 //! * [`html`]: parts of a page.
@@ -46,13 +46,15 @@ pub use documents::comparison::{
 };
 pub use documents::floor::{Calls, Exchange, Floor, FloorReport, Spread};
 pub use documents::run::table::table;
-pub use documents::run::{Cost, ErrorCount, Fairness, Interval, Rate, Record, Subject, Threshold};
+pub use documents::run::{
+    Cost, ErrorCount, Fairness, Interval, Quota, Rate, Record, Subject, Threshold,
+};
 pub use documents::storm::{self, Storm, Storms};
 pub use documents::sweep::{
     Axis, Bound, IdleMemory, Knee, Level, Omission, Opening, Outcome, Point, Purpose, SloResult,
     Sweep, SweepPlan,
 };
 pub use documents::{Document, Header, SCHEMA, Stored};
-pub use environment::{Build, Environment, Load};
+pub use environment::{Build, Environment, Load, cgroup};
 pub use latency::{Latencies, Latency};
 pub use text::wrap;

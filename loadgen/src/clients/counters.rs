@@ -38,14 +38,21 @@ pub struct Totals {
     pub usage: Option<Usage>,
     /// Time in the measured window that was spent polling without finding anything.
     pub spun_ns: u64,
-    /// Share of the measured window that the thread was on a CPU, without `spun_ns`; of several
-    /// threads, the highest.
-    pub busy: f64,
-    /// Share of the measured window that the thread was runnable but had no CPU; of several
-    /// threads, the highest.
-    pub waiting: f64,
+    /// Times of each thread in the measured window.
+    pub threads: Vec<ThreadTimes>,
     /// Counts of an open loop.
     pub open: Option<OpenTotals>,
+}
+
+/// Times of one thread, as shares of the measured window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ThreadTimes {
+    /// Number of the thread.
+    pub thread: usize,
+    /// On a CPU, without polling in vain.
+    pub busy: f64,
+    /// Runnable, but without a CPU.
+    pub waiting: f64,
 }
 
 /// Counts of the requests that an open loop planned in the measured window.
@@ -111,8 +118,7 @@ impl Totals {
             failures: Failures::default(),
             usage: None,
             spun_ns: 0,
-            busy: 0.0,
-            waiting: 0.0,
+            threads: Vec::new(),
             open: None,
         }
     }
@@ -130,8 +136,7 @@ impl Totals {
         self.failures.merge(other.failures);
         self.usage = self.usage.into_iter().chain(other.usage).reduce(Usage::plus);
         self.spun_ns += other.spun_ns;
-        self.busy = self.busy.max(other.busy);
-        self.waiting = self.waiting.max(other.waiting);
+        self.threads.extend(other.threads);
         if let Some(theirs) = other.open {
             self.open.get_or_insert_with(|| OpenTotals::new(None)).merge(theirs);
         }
@@ -345,10 +350,13 @@ impl<'a> Counters<'a> {
             let usage = usage::thread_usage().zip(usage).map(|(now, before)| now.since(before));
             let used_ns = usage.map_or(0, |usage| usage.cpu_ns);
             self.totals.usage = usage;
-            self.totals.busy = used_ns.saturating_sub(self.totals.spun_ns) as f64 / window_ns;
-            self.totals.waiting = waited_ns
-                .zip(usage::thread_waited_ns())
-                .map_or(0.0, |(before, after)| after.saturating_sub(before) as f64 / window_ns);
+            let waited_ns = waited_ns.zip(usage::thread_waited_ns());
+            self.totals.threads.push(ThreadTimes {
+                thread: self.thread,
+                busy: used_ns.saturating_sub(self.totals.spun_ns) as f64 / window_ns,
+                waiting: waited_ns
+                    .map_or(0.0, |(before, now)| now.saturating_sub(before) as f64 / window_ns),
+            });
         }
         self.window = Window::Over;
     }
@@ -365,18 +373,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn merge_adds_counts_and_keeps_the_busiest() {
+    fn merge_adds_counts_and_keeps_every_thread() {
         let mut sum = Totals::new();
+        let times = |thread, busy| ThreadTimes { thread, busy, waiting: 0.0 };
         for (value, busy) in [(1_000, 0.5), (3_000, 0.9), (2_000, 0.2)] {
             let mut totals = Totals::new();
             totals.connect.saturating_record(value);
             totals.exchanges = 1;
             totals.last_reply_ns = value;
             totals.per_connection.push(value);
-            totals.busy = busy;
+            totals.threads.push(times(value as usize, busy));
             sum.merge(totals);
         }
-        assert_eq!((sum.exchanges, sum.last_reply_ns, sum.busy), (3, 3_000, 0.9));
+        assert_eq!((sum.exchanges, sum.last_reply_ns), (3, 3_000));
+        assert_eq!(sum.threads, [times(1_000, 0.5), times(3_000, 0.9), times(2_000, 0.2)]);
         assert_eq!(sum.per_connection, [1_000, 3_000, 2_000]);
         // Three digits: values differ by at most a thousandth.
         assert!((3_000..=3_003).contains(&sum.connect.max()));

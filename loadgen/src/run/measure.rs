@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use lockstep_sys::errno::describe;
+use rustix::process::getpid;
 
 use crate::clients::clock::{Clock, NEVER};
 use crate::clients::control::Control;
@@ -19,6 +20,7 @@ use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Placement, pin};
 use crate::machine::processes::Processes;
+use crate::machine::quota::{QuotaMeter, QuotaUse};
 use crate::progress::{self, Progress};
 use crate::run::observer::Observer;
 use crate::run::server_usage::{ServerMeter, ServerUsage};
@@ -85,6 +87,8 @@ pub struct Measured {
     pub warmup_end: Option<warmup::End>,
     /// Resource usage of the server in the window.
     pub server: ServerUsage,
+    /// CPU quota of the generator in the window.
+    pub quota: Option<QuotaUse>,
     /// Signal that cut the run short.
     pub signal: Option<i32>,
 }
@@ -173,6 +177,9 @@ struct Controller<'a> {
     observer: &'a mut dyn Observer,
     progress: Progress,
     server: ServerMeter,
+    /// CPU quota of the generator.
+    quota: QuotaMeter,
+    quota_use: Option<QuotaUse>,
     intervals: Intervals,
     threads: usize,
     /// Threads whose connections are open or have failed.
@@ -205,6 +212,8 @@ impl<'a> Controller<'a> {
             observer,
             progress: Progress::start(run.progress.as_deref()),
             server: ServerMeter::new(run.server),
+            quota: QuotaMeter::find(&[getpid()]),
+            quota_use: None,
             intervals: Intervals::new(run.plan.interval_ns, run.plan.open.is_some()),
             threads,
             opened: 0,
@@ -245,6 +254,7 @@ impl<'a> Controller<'a> {
                 self.started = SystemTime::now(); // The clock has stood still meanwhile.
             }
             self.server.begin();
+            self.quota.begin();
             self.wait_until(self.end_ns);
         } else {
             self.control.cut(now, now);
@@ -252,6 +262,7 @@ impl<'a> Controller<'a> {
         // Now at the latest, also if all threads have ended early.
         self.end_ns = self.end_ns.min(self.control.clock.now()).min(self.control.end_ns());
         self.server.end();
+        self.quota_use = self.quota.end();
         drop(keep_open);
         while self.finished < self.threads {
             self.wait(NEVER);
@@ -390,6 +401,7 @@ impl<'a> Controller<'a> {
             warmup: Duration::from_nanos(self.start_ns - self.begin_ns),
             warmup_end: self.warmup_end,
             server: self.server.usage,
+            quota: self.quota_use,
             signal: self.signal,
             totals,
         }

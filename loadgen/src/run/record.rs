@@ -4,12 +4,15 @@ use std::slice;
 use std::time::Duration;
 
 use lockstep_results::{
-    Cost, Environment, Fairness, Header, Latencies, Latency, Rate, Record, Subject, Threshold,
+    Cost, Environment, Fairness, Header, Latencies, Latency, Quota, Rate, Record, Subject,
+    Threshold,
 };
 use lockstep_sys::cpus::format_list;
 
+use crate::clients::counters::Totals;
 use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
-use crate::machine::placement::Place;
+use crate::machine::placement::{Place, Placement};
+use crate::machine::quota::QuotaUse;
 use crate::machine::usage::Usage;
 use crate::run::condition::Condition;
 use crate::run::measure::{Measured, Run};
@@ -60,12 +63,18 @@ pub(super) fn record(
         errors_total: measured.totals.failures.total(),
         unserved: measured.totals.unserved,
         latency: latencies(&measured),
-        client: sides.client.cost(exchanges).unwrap_or_else(|| sides.client.idle()),
+        client: Cost {
+            quota: sides.quota(&sides.client),
+            ..sides.client.cost(exchanges).unwrap_or_else(|| sides.client.idle())
+        },
         placement: sides.placement(statistics),
-        server: sides.server.as_ref().and_then(|side| side.cost(exchanges)).map(|cost| Cost {
-            syscalls_per_exchange: statistics
-                .and_then(|object| object["syscalls_per_exchange"].as_f64()),
-            ..cost
+        server: sides.server.as_ref().and_then(|side| {
+            Some(Cost {
+                syscalls_per_exchange: statistics
+                    .and_then(|object| object["syscalls_per_exchange"].as_f64()),
+                quota: sides.quota(side),
+                ..side.cost(exchanges)?
+            })
         }),
         limit: verdict.limit.name().to_owned(),
         fairness: Fairness::from_counts(measured.totals.per_connection.iter().copied()),
@@ -119,13 +128,16 @@ fn evidence(
     let failed = totals.failures.total();
     let shared_busy = sides.shared_busy();
     // Threads that share CPUs wait for each other, not for other programs.
-    let alone = shared_busy.is_none() && run.plan.threads <= sides.client.cpus.len();
+    let alone = sides.sharing_server().is_none() && run.plan.threads <= sides.client.cpus.len();
     let server_polls = job.args.server.server_spin.is_some_and(|spin| !spin.is_zero());
     Evidence {
-        client_busy: totals.busy,
-        client_waiting: alone.then_some(totals.waiting),
+        client_busy: sides.busiest_client_cpu(totals, &run.placement),
+        client_quota: sides.quota(&sides.client),
+        server_quota: sides.server.as_ref().and_then(|server| sides.quota(server)),
+        client_waiting: alone
+            .then(|| totals.threads.iter().map(|thread| thread.waiting).fold(0.0, f64::max)),
         // A server that polls is busy even without load.
-        server_busy: sides.server.as_ref().filter(|_| !server_polls).and_then(Side::busy),
+        server_busy: sides.server.as_ref().filter(|_| !server_polls).and_then(Side::load),
         shared_busy,
         server_changed: measured.server.changed,
         exchanges: measured.intervals.total.exchanges,
@@ -212,6 +224,7 @@ struct Side<'a> {
     usage: Option<Usage>,
     threads: usize,
     cpus: &'a [usize],
+    quota: Option<&'a QuotaUse>,
 }
 
 impl Side<'_> {
@@ -220,11 +233,21 @@ impl Side<'_> {
         Some(self.usage?.cpu_ns as f64 / 1e9)
     }
 
-    /// Share of its CPUs that were busy. A thread uses one at a time.
+    /// Number of CPUs that it can use. A thread uses one at a time.
+    fn usable_cpus(&self) -> usize {
+        self.cpus.len().min(self.threads).max(1)
+    }
+
+    /// Share of its CPUs that were busy. The edges of the readings differ a little from those of
+    /// the window, so a full CPU may be read as a little more.
     fn busy(&self) -> Option<f64> {
-        let cpus = self.cpus.len().min(self.threads).max(1);
-        let busy = self.used_s()? / (self.window.as_secs_f64() * cpus as f64);
-        busy.is_finite().then_some(busy)
+        share(self.used_s()?, self.window.as_secs_f64() * self.usable_cpus() as f64)
+    }
+
+    /// Share that it used of what it may use: of its CPUs or its quota, whichever is less.
+    fn load(&self) -> Option<f64> {
+        let of_quota = self.quota.map_or(0.0, |quota| quota.used(self.used_s().unwrap_or(0.0)));
+        Some(self.busy()?.max(of_quota).min(1.0))
     }
 
     /// Cost per exchange; `None` without exchanges, or if the usage is unknown.
@@ -254,8 +277,15 @@ impl Side<'_> {
             busy,
             cpus: format_list(self.cpus),
             syscalls_per_exchange: None,
+            quota: None,
         }
     }
+}
+
+/// Share of `whole` that is used; at most 1.
+fn share(used: f64, whole: f64) -> Option<f64> {
+    let share = used / whole;
+    share.is_finite().then_some(share.min(1.0))
 }
 
 impl<'a> Sides<'a> {
@@ -266,12 +296,14 @@ impl<'a> Sides<'a> {
             usage: measured.totals.usage,
             threads: run.plan.threads,
             cpus: &run.placement.client,
+            quota: measured.quota.as_ref(),
         };
         let server = measured.server.capacity.as_ref().map(|(threads, cpus)| Side {
             window,
             usage: measured.server.usage,
             threads: *threads,
             cpus,
+            quota: measured.server.quota.as_ref(),
         });
         Self { client, server }
     }
@@ -280,6 +312,30 @@ impl<'a> Sides<'a> {
     fn sharing_server(&self) -> Option<&Side<'a>> {
         let shared = |server: &&Side<'_>| self.client.cpus.iter().any(|c| server.cpus.contains(c));
         self.server.as_ref().filter(shared)
+    }
+
+    /// True if both sides are in the group of the quota.
+    fn share_quota(&self) -> bool {
+        let server = self.server.as_ref().and_then(|server| server.quota);
+        self.client.quota.zip(server).is_some_and(|(client, server)| client.is_shared_with(server))
+    }
+
+    /// Quota of a side, for records.
+    fn quota(&self, side: &Side<'_>) -> Option<Quota> {
+        Some(side.quota?.record(side.usable_cpus(), self.share_quota()))
+    }
+
+    /// Share of the busiest of the generator's CPUs that its threads used, or of its quota.
+    fn busiest_client_cpu(&self, totals: &Totals, placement: &Placement) -> f64 {
+        let on = |cpu: &usize| {
+            let threads = totals.threads.iter();
+            threads.filter(|it| placement.of_thread(it.thread) == *cpu).map(|it| it.busy).sum()
+        };
+        let busiest: f64 = placement.client.iter().map(on).fold(0.0, f64::max);
+        let spun_s = totals.spun_ns as f64 / 1e9;
+        let worked_s = self.client.used_s().map_or(0.0, |used_s| used_s - spun_s);
+        let of_quota = self.client.quota.map_or(0.0, |quota| quota.used(worked_s));
+        busiest.max(of_quota).min(1.0)
     }
 
     /// Placement as in [`Record::placement`]. Steering is read from the server's statistics.
@@ -294,13 +350,17 @@ impl<'a> Sides<'a> {
         Some(placement.to_owned())
     }
 
-    /// Share of all CPUs that were busy, if both sides share some.
+    /// Share of all CPUs that were busy, if both sides share some; likewise of a quota.
     fn shared_busy(&self) -> Option<f64> {
-        let (client, server) = (&self.client, self.sharing_server()?);
-        let others = server.cpus.iter().filter(|cpu| !client.cpus.contains(cpu)).count();
-        let available_s = client.window.as_secs_f64() * (client.cpus.len() + others) as f64;
-        let busy = (client.used_s()? + server.used_s()?) / available_s;
-        busy.is_finite().then_some(busy)
+        let client = &self.client;
+        let used_s = client.used_s()? + self.server.as_ref()?.used_s()?;
+        let of_quota = client.quota.filter(|_| self.share_quota()).map(|quota| quota.used(used_s));
+        let of_cpus = self.sharing_server().and_then(|server| {
+            let others = server.cpus.iter().filter(|cpu| !client.cpus.contains(cpu)).count();
+            let cpus = client.cpus.len() + others;
+            share(used_s, client.window.as_secs_f64() * cpus as f64)
+        });
+        of_cpus.into_iter().chain(of_quota).reduce(f64::max).map(|share| share.min(1.0))
     }
 }
 

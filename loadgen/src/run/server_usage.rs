@@ -3,6 +3,7 @@
 use rustix::process::Pid;
 
 use crate::machine::processes::Processes;
+use crate::machine::quota::{QuotaMeter, QuotaUse};
 use crate::machine::usage::{self, Usage};
 
 /// Resource usage of the server in the measured window.
@@ -14,6 +15,8 @@ pub struct ServerUsage {
     pub capacity: Option<(usize, Vec<usize>)>,
     /// True if its usage is unknown because processes came or went in the window.
     pub changed: bool,
+    /// CPU quota of its processes.
+    pub quota: Option<QuotaUse>,
 }
 
 /// Reads the usage of one run.
@@ -22,18 +25,26 @@ pub(super) struct ServerMeter {
     processes: Option<Processes>,
     found: Vec<Pid>,
     before: Option<Usage>,
+    quota: QuotaMeter,
     pub(super) usage: ServerUsage,
 }
 
 impl ServerMeter {
     /// Reads the usage of these processes, if the server is on this machine.
     pub(super) fn new(processes: Option<Processes>) -> Self {
-        Self { processes, found: Vec::new(), before: None, usage: ServerUsage::default() }
+        Self {
+            processes,
+            found: Vec::new(),
+            before: None,
+            quota: QuotaMeter::find(&[]),
+            usage: ServerUsage::default(),
+        }
     }
 
     /// Finds the processes, once all connections are open. This may take long.
     pub(super) fn find(&mut self) {
         self.found = self.list();
+        self.quota = QuotaMeter::find(&self.found);
     }
 
     /// Processes that were found.
@@ -46,11 +57,13 @@ impl ServerMeter {
         self.before = usage::usage_of(&self.found);
         // The server has all threads that its connections need by now.
         self.usage.capacity = usage::capacity_of(&self.found);
+        self.quota.begin();
     }
 
     /// Reads the usage at the window's end. The connections have to be open still: processes may
     /// end with them.
     pub(super) fn end(&mut self) {
+        self.usage.quota = self.quota.end();
         let Some(before) = self.before else { return };
         let usage = usage::usage_of(&self.found).map(|after| after.since(before));
         self.usage.changed =

@@ -3,7 +3,7 @@
 
 mod trend;
 
-use lockstep_results::format;
+use lockstep_results::{Quota, format};
 
 pub use trend::trend;
 
@@ -41,15 +41,19 @@ const WAITED: f64 = 0.01;
 /// Measurements that the verdict is based on.
 #[derive(Clone, Debug)]
 pub struct Evidence {
-    /// Share of the window that the busiest of the generator's threads was on a CPU, without
-    /// polling.
+    /// Share of the window that the generator's threads kept the busiest of its CPUs busy, without
+    /// polling in vain.
     pub client_busy: f64,
+    /// CPU quota of the generator.
+    pub client_quota: Option<Quota>,
     /// Share of the window that one of the generator's threads was runnable but had no CPU; `None`
     /// if they share their CPUs with each other or with the server.
     pub client_waiting: Option<f64>,
     /// Share of the server's CPUs that were busy; `None` if it is unknown, or meaningless because
     /// the server polls.
     pub server_busy: Option<f64>,
+    /// CPU quota of the server.
+    pub server_quota: Option<Quota>,
     /// Share of all CPUs that were busy, if both sides share some.
     pub shared_busy: Option<f64>,
     /// True if processes of the server came or went in the window.
@@ -112,6 +116,18 @@ pub enum Limit {
     Unknown,
 }
 
+impl Evidence {
+    /// The generator's quota, if it was used up.
+    fn client_throttled(&self) -> Option<&Quota> {
+        self.client_quota.as_ref().filter(|quota| quota.is_used_up())
+    }
+
+    /// The server's quota, if it was used up.
+    fn server_throttled(&self) -> Option<&Quota> {
+        self.server_quota.as_ref().filter(|quota| quota.is_used_up())
+    }
+}
+
 impl Limit {
     /// Name in records.
     pub const fn name(self) -> &'static str {
@@ -153,6 +169,14 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         let list = if waiting >= DISTURBED_TOO_MUCH { &mut invalid_reasons } else { &mut warnings };
         list.push(disturbed);
     }
+    if let Some(quota) = evidence.server_throttled() {
+        warnings.push(format!(
+            "server-throttled: the server had used up its {} for {} of the time, so the numbers \
+             are those of this quota",
+            quota.words(),
+            percent(quota.throttled)
+        ));
+    }
     if evidence.server_changed {
         warnings.push(
             "server-changed: processes of the server came or went in the measured window, so its \
@@ -188,8 +212,10 @@ fn limit(evidence: &Evidence) -> Limit {
     if evidence.shared_busy.is_some_and(|busy| busy >= FULL) {
         return Limit::Both;
     }
-    let client = evidence.client_busy;
-    let Some(server) = evidence.server_busy else { return Limit::Unknown };
+    let client = if evidence.client_throttled().is_some() { 1.0 } else { evidence.client_busy };
+    let server =
+        if evidence.server_throttled().is_some() { Some(1.0) } else { evidence.server_busy };
+    let Some(server) = server else { return Limit::Unknown };
     if client < FULL && server < FULL {
         Limit::Neither
     } else if (client >= FULL && server >= FULL) || (client - server).abs() <= CLOSE {
@@ -217,12 +243,23 @@ fn invalid_reasons(evidence: &Evidence, limit: Limit) -> Vec<String> {
         ));
     }
     reasons.extend(evidence.disagreement.clone());
+    reasons.extend(evidence.client_throttled().map(|quota| {
+        let who = if quota.shared { "the generator and the server" } else { "the generator" };
+        let whose = if quota.shared { "their common" } else { "its" };
+        format!(
+            "throttled: {who} had used up {whose} {} for {} of the time; raise it, or run the \
+             generator in another control group",
+            quota.words(),
+            percent(quota.throttled)
+        )
+    }));
     if let Some(open) = &evidence.open {
         reasons.extend(open_reasons(evidence, open, limit));
         return reasons;
     }
     let client = percent(evidence.client_busy);
     match (limit, evidence.server_busy) {
+        _ if evidence.client_throttled().is_some() => {}
         (Limit::Client, Some(server)) => reasons.push(format!(
             "generator-full: the generator was CPU-bound ({client}) and the server was not ({}): \
              the throughput is the generator's; give it more --threads or CPUs",
@@ -248,6 +285,12 @@ fn open_reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) -> Vec<S
     let (word, because) = match limit {
         _ if evidence.failed >= evidence.conns => {
             ("connections-lost", "because no connection was left")
+        }
+        _ if evidence.client_throttled().is_some() => {
+            ("rate-missed", "because the generator had used up its CPU quota")
+        }
+        _ if evidence.server_throttled().is_some() => {
+            ("overloaded", "because the server had used up its CPU quota")
         }
         _ if disturbed => ("rate-missed", "while other programs used the CPUs"),
         _ if late || full => ("rate-missed", "because the generator did not keep up"),
@@ -301,6 +344,8 @@ mod tests {
     fn good() -> Evidence {
         Evidence {
             client_busy: 0.7,
+            client_quota: None,
+            server_quota: None,
             client_waiting: Some(0.01),
             server_busy: Some(0.99),
             shared_busy: None,
@@ -348,6 +393,60 @@ mod tests {
             judge(&shared),
             Verdict { limit: Limit::Both, invalid_reasons: vec![], warnings: vec![] }
         );
+    }
+
+    fn quota(throttled: f64, shared: bool) -> Option<Quota> {
+        Some(Quota { cpus: 0.5, throttled, shared })
+    }
+
+    #[test]
+    fn used_up_quota_is_the_limit_of_its_side() {
+        let shared = (quota(0.6, true), quota(0.6, true));
+        for (client_quota, server_quota, limit, invalid, warned) in [
+            (None, quota(0.4, false), Limit::Server, vec![], vec!["server-throttled"]),
+            (quota(0.4, false), None, Limit::Client, vec!["throttled"], vec![]),
+            (shared.0, shared.1, Limit::Both, vec!["throttled"], vec!["server-throttled"]),
+            (quota(0.009, false), quota(0.009, false), Limit::Neither, vec![], vec![]),
+        ] {
+            for server_busy in [Some(0.2), None] {
+                let (client_quota, server_quota) = (client_quota.clone(), server_quota.clone());
+                let known = server_busy.is_some() || warned.contains(&"server-throttled");
+                let evidence = Evidence {
+                    client_busy: 0.2,
+                    server_busy,
+                    client_quota,
+                    server_quota,
+                    ..good()
+                };
+                let verdict = judge(&evidence);
+                assert_eq!(verdict.limit, if known { limit } else { Limit::Unknown });
+                assert_eq!(words_of(&verdict.invalid_reasons), invalid);
+                assert_eq!(words_of(&verdict.warnings), warned);
+            }
+        }
+    }
+
+    #[test]
+    fn used_up_quota_is_why_a_rate_was_missed() {
+        let short = OpenEvidence { achieved_per_s: 40_000.0, kept: 0.8, ..kept_to_plan() };
+        for (client_quota, server_quota, words) in [
+            (quota(0.4, false), None, "rate-missed: "),
+            (quota(0.4, false), quota(0.4, false), "rate-missed: "),
+            (None, quota(0.4, false), "overloaded: "),
+        ] {
+            let open = Some(short.clone());
+            let evidence = Evidence {
+                client_busy: 0.2,
+                client_quota,
+                server_quota,
+                client_waiting: Some(0.3),
+                open,
+                ..good()
+            };
+            let reasons = judge(&evidence).invalid_reasons;
+            let missed = reasons.iter().find(|reason| reason.contains("in time")).unwrap();
+            assert!(missed.starts_with(words) && missed.contains("CPU quota"), "{missed}");
+        }
     }
 
     #[test]

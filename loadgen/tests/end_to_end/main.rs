@@ -17,6 +17,7 @@ mod output;
 mod placement;
 mod processes;
 mod progress;
+mod quotas;
 mod replies;
 mod report_page;
 mod sandbox;

@@ -16,6 +16,10 @@ use serde_with::skip_serializing_none;
 use crate::environment::circumstances::Circumstance;
 use crate::{Document, Environment, Floor, Header, Latencies, format};
 
+/// Share of the window for which a quota keeps a side from the CPUs, from which on it counts as used
+/// up: it then affects one exchange in a hundred, and so the 99th percentile.
+const THROTTLED: f64 = 0.01;
+
 /// One measured run.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -253,12 +257,40 @@ pub struct Cost {
     /// Voluntary and involuntary context switches of its threads; absent if there are too many
     /// threads to be read without disturbing the run.
     pub context_switches_per_exchange: Option<f64>,
-    /// CPU time over the window's length times the CPUs it may use: 1 is full.
+    /// CPU time over the window's length times the CPUs it may use: 1 is full. A CPU quota does not
+    /// count here.
     pub busy: f64,
     /// CPUs it may use, as a kernel CPU list such as `0,2-3`.
     pub cpus: String,
     /// System calls for each exchange, if the side counts them (over its whole life).
     pub syscalls_per_exchange: Option<f64>,
+    /// CPU quota of its control group; absent if there is none.
+    pub quota: Option<Quota>,
+}
+
+/// CPU quota of a side's control group, or of a group around it (cgroups(7)).
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Quota {
+    /// CPUs' worth of time.
+    pub cpus: f64,
+    /// Share of the measured window for which the side was kept from the CPUs, because the group
+    /// had used up the quota.
+    pub throttled: f64,
+    /// True if the group contains both sides.
+    pub shared: bool,
+}
+
+impl Quota {
+    /// True if the side was kept from the CPUs.
+    pub fn is_used_up(&self) -> bool {
+        self.throttled >= THROTTLED
+    }
+
+    /// `CPU quota of 0.5`.
+    pub fn words(&self) -> String {
+        format!("CPU quota of {}", (self.cpus * 1e3).round() / 1e3)
+    }
 }
 
 /// Fairness between connections, by their numbers of exchanges.

@@ -1,12 +1,12 @@
-//! Limits of this process's control group, cgroups(7), versions 1 and 2.
+//! Limits of control groups, cgroups(7), versions 1 and 2.
 //!
 //! A group is bound by its own limits and by those of every group around it: the least counts. In a
 //! container the outer groups may be out of sight.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use procfs::ProcessCGroups;
-use procfs::process::{MountInfos, Process};
+use procfs::process::MountInfos;
+use procfs::{FromRead, ProcessCGroups};
 
 use super::read;
 
@@ -19,34 +19,80 @@ pub(super) struct Limits {
     pub memory_bytes: Option<u64>,
 }
 
-/// The directories of this process's group for `controller` and of every group around it.
-fn directories_of_this_process(controller: &str) -> Vec<PathBuf> {
-    let found = Process::myself().and_then(|me| Ok((me.cgroups()?, me.mountinfo()?)));
-    found.map(|(groups, mounts)| directories(&groups, &mounts, controller)).unwrap_or_default()
+/// CPU quota of a control group, and its effect since the group's creation.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CpuQuota {
+    /// CPUs' worth of time that the group may use in each period.
+    pub cpus: f64,
+    /// Time for which its threads were kept from the CPUs, having used up the quota, seconds;
+    /// summed over the CPUs.
+    pub throttled_s: f64,
+    /// Periods in which the group had something to run.
+    pub periods: f64,
+    /// Periods in which it used up the quota.
+    pub throttled_periods: f64,
+}
+
+impl CpuQuota {
+    /// Reads the quota of the group with this directory; `None` if it is unlimited.
+    pub fn read(group: &Path) -> Option<CpuQuota> {
+        let stat = read(group.join("cpu.stat")).unwrap_or_default();
+        let value = |name| value(&stat, name).unwrap_or(0.0);
+        Some(CpuQuota {
+            cpus: cpus(group)?,
+            throttled_s: throttled_s(&stat).unwrap_or(0.0),
+            periods: value("nr_periods"),
+            throttled_periods: value("nr_throttled"),
+        })
+    }
+}
+
+/// Returns the directories of the control groups of some processes for `controller`, and of every
+/// group around them. `root` stands for `/`; a process is `self` or a number.
+pub fn groups_of(root: &Path, processes: &[String], controller: &str) -> Vec<PathBuf> {
+    let Ok(mounts) = MountInfos::from_file(root.join("proc/self/mountinfo")) else {
+        return Vec::new();
+    };
+    let groups = processes.iter().filter_map(|process| {
+        ProcessCGroups::from_file(root.join("proc").join(process).join("cgroup")).ok()
+    });
+    let mut found: Vec<PathBuf> = groups
+        .flat_map(|groups| directories(&groups, &mounts, controller))
+        .map(|path| root.join(path.strip_prefix("/").unwrap_or(&path)))
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+fn groups_of_this_process(controller: &str) -> Vec<PathBuf> {
+    groups_of(Path::new("/"), &["self".to_owned()], controller)
 }
 
 /// Time since boot for which a group of this process was kept from the CPUs, having used up its
 /// share, seconds; of several groups, the longest.
 pub(super) fn throttled_s_of_this_process() -> Option<f64> {
-    let directories = directories_of_this_process("cpu");
+    let directories = groups_of_this_process("cpu");
     let stats = directories.iter().filter_map(|at| throttled_s(&read(at.join("cpu.stat"))?));
     stats.reduce(f64::max)
 }
 
 /// From a group's `cpu.stat`: in nanoseconds in version 1, microseconds in version 2.
 fn throttled_s(stat: &str) -> Option<f64> {
-    let value = |name: &str| {
-        let found = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        found?.parse::<f64>().ok()
-    };
-    value("throttled_time")
+    value(stat, "throttled_time")
         .map(|ns| ns / 1e9)
-        .or_else(|| value("throttled_usec").map(|us| us / 1e6))
+        .or_else(|| value(stat, "throttled_usec").map(|us| us / 1e6))
+}
+
+/// A value of a group's `cpu.stat`.
+fn value(stat: &str, name: &str) -> Option<f64> {
+    let found = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    found?.parse().ok()
 }
 
 impl Limits {
     pub(super) fn of_this_process() -> Limits {
-        let directories = directories_of_this_process;
+        let directories = groups_of_this_process;
         Limits {
             cpus: directories("cpu").iter().filter_map(|at| cpus(at)).reduce(f64::min),
             memory_bytes: directories("memory").iter().filter_map(|at| memory_bytes(at)).min(),
@@ -97,13 +143,17 @@ fn directories(groups: &ProcessCGroups, mounts: &MountInfos, controller: &str) -
     });
     let Some(mount) = mount else { return Vec::new() };
     let inner = Path::new(&group.pathname);
+    // A group outside of this process's namespace is out of sight (cgroup_namespaces(7)).
+    if inner.components().any(|part| part == Component::ParentDir) {
+        return Vec::new();
+    }
     let inner = inner.strip_prefix(&mount.root).unwrap_or(Path::new(""));
     inner.ancestors().map(|inner| mount.mount_point.join(inner)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use procfs::FromRead;
+    use std::fs;
 
     use super::*;
 
@@ -176,6 +226,47 @@ mod tests {
         let v1 = "nr_periods 9\nnr_throttled 3\nthrottled_time 1500000000\n";
         let v2 = "usage_usec 9\nuser_usec 5\nnr_throttled 3\nthrottled_usec 250000\n";
         assert_eq!([v1, v2, "usage_usec 9"].map(throttled_s), [Some(1.5), Some(0.25), None]);
+    }
+
+    #[test]
+    fn quota_is_read_below_a_root() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let write = |path: &str, text: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("proc/self/mountinfo", V1_MOUNTS);
+        write("proc/7/cgroup", "2:cpu,cpuacct:/web/a\n");
+        let cpu = "sys/fs/cgroup/cpu,cpuacct";
+        write(&format!("{cpu}/web/a/cpu.cfs_quota_us"), "-1");
+        write(&format!("{cpu}/web/a/cpu.cfs_period_us"), "100000");
+        write(&format!("{cpu}/web/cpu.cfs_quota_us"), "50000");
+        write(&format!("{cpu}/web/cpu.cfs_period_us"), "100000");
+        let stat = "nr_periods 9\nnr_throttled 3\nthrottled_time 1500000000\n";
+        write(&format!("{cpu}/web/cpu.stat"), stat);
+        let groups = groups_of(root, &["7".into(), "8".into()], "cpu");
+        let quotas: Vec<_> = groups.iter().map(|group| CpuQuota::read(group)).collect();
+        let expected =
+            CpuQuota { cpus: 0.5, throttled_s: 1.5, periods: 9.0, throttled_periods: 3.0 };
+        assert_eq!(quotas, [None, Some(expected), None], "the root, /web and /web/a");
+
+        write("proc/self/mountinfo", "29 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+        write("proc/7/cgroup", "0::/job\n");
+        write("sys/fs/cgroup/job/cpu.max", "150000 100000\n");
+        let stat = "usage_usec 9\nnr_periods 4\nnr_throttled 1\nthrottled_usec 250000\n";
+        write("sys/fs/cgroup/job/cpu.stat", stat);
+        let groups = groups_of(root, &["7".into()], "cpu");
+        let expected =
+            CpuQuota { cpus: 1.5, throttled_s: 0.25, periods: 4.0, throttled_periods: 1.0 };
+        assert_eq!(CpuQuota::read(&groups[1]), Some(expected));
+    }
+
+    #[test]
+    fn group_outside_of_the_namespace_has_no_directories() {
+        let mounts = "29 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(directories("0::/../other\n", mounts, "cpu"), paths(&[]));
     }
 
     #[test]

@@ -9,9 +9,6 @@ use crate::format;
 /// Share of CPU time whose loss is reported; neighbours take less on any shared machine.
 const STOLEN: f64 = 0.03;
 
-/// Share of the time for which a control group is throttled that is reported.
-const THROTTLED: f64 = 0.01;
-
 /// Settings that changed, with their new values.
 pub(super) fn changes(before: &Environment, after: &Environment) -> BTreeMap<String, String> {
     let was: BTreeMap<_, _> = circumstances(before).into_iter().collect();
@@ -43,14 +40,6 @@ pub(super) fn warnings(environment: &Environment) -> Vec<String> {
                 stolen * 100.0
             ));
         }
-        let throttled = during(|load| load.throttled_s).map(|s| s / elapsed_s);
-        if let Some(throttled) = throttled.filter(|share| *share >= THROTTLED) {
-            warnings.push(format!(
-                "throttled: the control group had used up its share of the CPUs for {:.0} % of \
-                 the {shown} of the run",
-                throttled * 100.0
-            ));
-        }
     }
     let was: BTreeMap<_, _> = circumstances(environment).into_iter().collect();
     for (name, now) in &environment.changed {
@@ -74,31 +63,30 @@ fn count(list: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn load(uptime_s: f64, steal_s: f64, throttled_s: f64) -> Option<Load> {
+    fn load(uptime_s: f64, steal_s: f64) -> Option<Load> {
         Some(Load {
             loadavg_1m: 0.0,
             runnable: 1,
             steal_s: Some(steal_s),
-            throttled_s: Some(throttled_s),
+            throttled_s: None,
             frequency_mhz: None,
             uptime_s: Some(uptime_s),
         })
     }
 
     #[test]
-    fn stolen_and_throttled_time_is_reported() {
+    fn stolen_time_is_reported() {
         let mut environment = Environment {
             cpus_online: Some("0,2-4".into()),
-            load_before: load(100.0, 8.0, 1.0),
-            load_after: load(110.0, 9.1, 1.05),
+            load_before: load(100.0, 8.0),
+            load_after: load(110.0, 9.1),
             ..Environment::default()
         };
-        assert_eq!(warnings(&environment), [""; 0], "1.1 s of 40 s, and 0.05 s of 10 s");
-        environment.load_after = load(110.0, 10.0, 2.0);
+        assert_eq!(warnings(&environment), [""; 0], "1.1 s of 40 s");
+        environment.load_after = load(110.0, 10.0);
         let found = warnings(&environment);
-        assert_eq!(found.len(), 2);
+        assert_eq!(found.len(), 1);
         assert!(found[0].starts_with("stolen: ") && found[0].contains(" 5 % "), "{found:?}");
-        assert!(found[1].starts_with("throttled: ") && found[1].contains(" 10 % "), "{found:?}");
         // Records of before it was noted when they were asked.
         environment.load_before = None;
         assert_eq!(warnings(&environment), [""; 0]);
@@ -108,7 +96,7 @@ mod tests {
     fn changed_settings_are_reported() {
         let before = Environment { governor: Some("powersave".into()), ..Environment::default() };
         let mut after = before.clone();
-        after.load_after = load(1.0, 1.0, 1.0);
+        after.load_after = load(1.0, 1.0);
         assert_eq!(changes(&before, &after), BTreeMap::new(), "to be busier is no change");
         after.governor = Some("performance".into());
         let changed = changes(&before, &after);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use lockstep_results::{Latencies, Latency, Outcome, Point, Purpose};
-use rustix::process::Pid;
+use rustix::process::{Pid, getpid};
 
 use super::idle::{IDLE, Reading, cpu_ns};
 use super::worker::{Counted, Opened, Spec, Workers, failed, monotonic_ns};
@@ -13,6 +13,7 @@ use crate::clients::intervals::{add, histogram};
 use crate::clients::socket::sources;
 use crate::exit::{self, Failure};
 use crate::machine::placement::Placement;
+use crate::machine::quota::{QuotaMeter, QuotaUse};
 use crate::progress::Progress;
 use crate::run::args::RunArgs;
 use crate::run::record::disagreement;
@@ -62,9 +63,12 @@ pub(super) fn measure(
     let begin_ns = monotonic_ns() + ns(HEAD_START);
     workers.begin(begin_ns)?;
     wait_until(session, begin_ns + ns(warmup))?;
+    let mut meters = [&[getpid()], &pids[..]].map(QuotaMeter::find);
+    meters.iter_mut().for_each(QuotaMeter::begin);
     let (started, start_ns, used_ns) = (SystemTime::now(), monotonic_ns(), cpu_ns(&pids));
     wait_until(session, begin_ns + ns(warmup + window))?;
     let (read_ns, used_ns) = (monotonic_ns() - start_ns, cpu_ns(&pids).saturating_sub(used_ns));
+    let quotas = meters.each_ref().map(QuotaMeter::end);
     progress.set_phase("waiting for the last replies");
     let counted = merge(workers.receive(session)?)?;
     drop(workers);
@@ -89,6 +93,7 @@ pub(super) fn measure(
         placement,
         counted,
         ended,
+        quotas,
     };
     let point = Point {
         round,
@@ -112,6 +117,8 @@ struct Window {
     server_share: f64,
     counted: Counted,
     ended: Vec<Ended>,
+    /// CPU quotas of the generator and of the servers.
+    quotas: [Option<QuotaUse>; 2],
 }
 
 impl Window {
@@ -153,6 +160,10 @@ impl Window {
 
     fn evidence(&self, args: &RunArgs, client_share: f64) -> Evidence {
         let Self { placement, counted, server_share, .. } = self;
+        let [client_quota, server_quota] = self.quotas.each_ref().map(Option::as_ref);
+        let shared_quota = client_quota
+            .zip(server_quota)
+            .is_some_and(|(client, server)| client.is_shared_with(server));
         let clients = &placement.client;
         let servers = placement.server.as_deref().unwrap_or_default();
         // With a thread for each connection, one shard uses all CPUs.
@@ -163,10 +174,13 @@ impl Window {
         let shared = servers.iter().any(|cpu| clients.contains(cpu));
         let certain = counted.failed == 0;
         Evidence {
-            client_busy: client_share / clients.len() as f64,
+            client_busy: (client_share / clients.len() as f64).min(1.0),
+            client_quota: client_quota.map(|quota| quota.record(clients.len(), shared_quota)),
+            server_quota: server_quota.map(|quota| quota.record(servers.len(), shared_quota)),
             client_waiting: None,
-            server_busy: Some(server_share / servers.len().min(threads).max(1) as f64),
-            shared_busy: shared.then(|| (client_share + server_share) / clients.len() as f64),
+            server_busy: Some((server_share / servers.len().min(threads).max(1) as f64).min(1.0)),
+            shared_busy: shared
+                .then(|| ((client_share + server_share) / clients.len() as f64).min(1.0)),
             server_changed: false,
             exchanges: counted.exchanges,
             wrong_replies: counted.wrong_replies,

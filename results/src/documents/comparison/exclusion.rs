@@ -69,9 +69,8 @@ fn spoils(reason: &str, metric: Metric) -> bool {
     match kind(reason) {
         // CPU time counts only while a thread runs: neither the generator's limit, nor waiting for
         // a CPU, nor a load that differs from the plan adds to it.
-        "generator-full" | "disturbed" | "overloaded" | "late" | "rate-missed" | "spacing" => {
-            !metric.is_cpu_time()
-        }
+        "generator-full" | "throttled" | "disturbed" | "overloaded" | "late" | "rate-missed"
+        | "spacing" => !metric.is_cpu_time(),
         _ => true,
     }
 }
@@ -128,8 +127,15 @@ mod tests {
             left_out(&reasons.iter().map(|&reason| reason.to_owned()).collect::<Vec<_>>())
         };
         assert_eq!(left(&[]), []);
-        for kind in ["generator-full", "disturbed", "overloaded", "late", "rate-missed", "spacing"]
-        {
+        for kind in [
+            "generator-full",
+            "throttled",
+            "disturbed",
+            "overloaded",
+            "late",
+            "rate-missed",
+            "spacing",
+        ] {
             let left = left(&[&format!("{kind}: in words")]);
             assert_eq!(
                 left,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::bars::bars;
 use crate::text::{COLUMNS, grouped, line, plural, polling, printable, wrap};
-use crate::{Cost, Latency, Record, format};
+use crate::{Cost, Latency, Quota, Record, format};
 
 pub(super) fn text(record: &Record) -> String {
     let mut text = header(record);
@@ -225,23 +225,29 @@ fn verdict(record: &Record) -> String {
     let mut text = String::new();
     if record.exchanges > 0 {
         let side = |name: &str, cost: &Cost| {
-            format!("{name} {:.0} % of CPU {}", cost.busy * 100.0, cost.cpus)
+            format!("{name} {:.0} % of CPU {}{}", cost.busy * 100.0, cost.cpus, quota(cost))
         };
         let server = record.server.as_ref().map(|server| ", ".to_owned() + &side("server", server));
         let busy = side("generator", &record.client) + &server.unwrap_or_default();
         text += &named("busy", &busy);
     }
-    let limit = match record.limit.as_str() {
-        "server" => "the server's CPUs were full",
-        "client" => "the generator's CPUs were full, the server's were not",
-        "both" => "the CPUs of both sides were full",
-        "neither" => "the CPUs of neither side were full",
-        _ if record.server.is_some() && record.subject.spin_ns.is_some_and(|ns| ns > 0) => {
-            "unknown: the server polls, so it is busy even without load"
+    let used_up =
+        |cost: Option<&Cost>| cost.and_then(|cost| cost.quota.clone()).filter(Quota::is_used_up);
+    let quotas = (used_up(Some(&record.client)), used_up(record.server.as_ref()));
+    let limit = match (record.limit.as_str(), quotas) {
+        ("server", (_, Some(quota))) => format!("the server had used up its {}", quota.words()),
+        ("client", (Some(quota), _)) => format!("the generator had used up its {}", quota.words()),
+        ("both", (Some(quota), _)) if quota.shared => {
+            format!("both sides together had used up their {}", quota.words())
         }
-        _ => "unknown: the server's CPU time cannot be read from here",
+        ("both", (Some(client), Some(server))) => format!(
+            "the generator had used up its {}, the server its {}",
+            client.words(),
+            server.words()
+        ),
+        (limit, _) => full(limit, record).to_owned(),
     };
-    text += &named("limit", limit);
+    text += &named("limit", &limit);
     if let Some(fairness) = &record.fairness {
         let (min, max) = (grouped(fairness.min), grouped(fairness.max));
         let jain = fairness.jain;
@@ -257,4 +263,29 @@ fn verdict(record: &Record) -> String {
     let reasons = record.invalid_reasons.iter().map(|reason| ("INVALID", reason));
     let warnings = record.warnings.iter().map(|warning| ("warning", warning));
     text + &reasons.chain(warnings).map(|(name, text)| named(name, text)).collect::<String>()
+}
+
+/// ` (CPU quota of 0.5, throttled 48 % of the time)`.
+fn quota(cost: &Cost) -> String {
+    let Some(quota) = &cost.quota else { return String::new() };
+    let throttled = match quota.throttled * 100.0 {
+        0.0 => String::new(),
+        percent @ ..1.0 => format!(", throttled {percent:.1} % of the time"),
+        percent => format!(", throttled {percent:.0} % of the time"),
+    };
+    format!(" ({}{throttled})", quota.words())
+}
+
+/// Meaning of [`Record::limit`] where it is not a quota.
+fn full(limit: &str, record: &Record) -> &'static str {
+    match limit {
+        "server" => "the server's CPUs were full",
+        "client" => "the generator's CPUs were full, the server's were not",
+        "both" => "the CPUs of both sides were full",
+        "neither" => "the CPUs of neither side were full",
+        _ if record.server.is_some() && record.subject.spin_ns.is_some_and(|ns| ns > 0) => {
+            "unknown: the server polls, so it is busy even without load"
+        }
+        _ => "unknown: the server's CPU time cannot be read from here",
+    }
 }

@@ -14,13 +14,14 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::low_level;
 
 use crate::{AcceptPause, Stop};
 
-/// Installs the handlers. SIGUSR1 ends the accept pause. The first SIGTERM, SIGINT or SIGHUP drains
-/// the server, the second ends the process. SIGHUP stays ignored if it was, as nohup(1) has it.
+/// Installs the handlers. SIGUSR1 ends the accept pause. The first SIGTERM, SIGINT, SIGQUIT or
+/// SIGHUP drains the server, the second ends the process. SIGHUP stays ignored if it was, as
+/// nohup(1) has it.
 ///
 /// # Errors
 ///
@@ -31,7 +32,7 @@ pub(super) fn install(stop: &Arc<Stop>, accept_pause: &Arc<AcceptPause>) -> io::
     unsafe { low_level::register(SIGUSR1, move || accept_pause.end()) }?;
     let second = Arc::new(AtomicBool::new(false));
     let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
-    for signal in [SIGTERM, SIGINT].into_iter().chain(hangup) {
+    for signal in [SIGTERM, SIGINT, SIGQUIT].into_iter().chain(hangup) {
         let (second, stop) = (Arc::clone(&second), Arc::clone(stop));
         let end = move || {
             if second.swap(true, Ordering::Relaxed) {

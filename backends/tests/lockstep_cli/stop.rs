@@ -13,15 +13,15 @@ use crate::common::kernel::{listen_queues, open_connections};
 use crate::common::{noise, until};
 
 on_every_backend! {
-    sigterm_and_sigint_drain
+    sigterm_sigint_and_sigquit_drain
     second_signal_ends_immediately
     drain_timeout_closes_connections_with_exit_code_5
     statistics_are_one_json_object
     statistics_are_text_without_json
 }
 
-fn sigterm_and_sigint_drain(backend: &str) {
-    for signal in [Signal::TERM, Signal::INT] {
+fn sigterm_sigint_and_sigquit_drain(backend: &str) {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
         let server = Served::start(backend, []);
         let mut clients = [(); 3].map(|()| server.connect());
         for client in &mut clients[1..] {

@@ -65,11 +65,11 @@ pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished<Backlog
         }),
     };
     let tasks: Vec<Task> = numbers.into_iter().map(task).collect();
-    let (trials, signal) = process::run(&tasks, if private { tasks.len() } else { 1 }, &events)?;
+    let (trials, failure) = process::run(&tasks, if private { tasks.len() } else { 1 }, &events)?;
     environment.capture_after();
     let backlog = Backlog {
         header: Header::new("backlog", started, argv, None),
-        interrupted: signal.is_some() || trials.iter().any(|trial| trial.interrupted),
+        interrupted: failure.is_some() || trials.iter().any(|trial| trial.interrupted),
         mode: args.mode.name().to_owned(),
         extra: args.extra,
         hold_s: args.hold.as_secs_f64(),
@@ -79,12 +79,12 @@ pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished<Backlog
         trials,
         environment,
     };
-    let code = match signal {
-        Some(signal) => exit::of_signal(signal),
+    let code = match &failure {
+        Some(failure) => failure.code,
         None if backlog.disagreements().is_empty() => 0,
         None => exit::INVALID,
     };
-    Ok(Finished { document: backlog, code, failure: None })
+    Ok(Finished { document: backlog, code, failure })
 }
 
 /// True if private network namespaces are possible. Otherwise adds a note with the reason, or fails

@@ -1,14 +1,18 @@
 //! `loadgen floor`: the cost of an exchange on this machine without a server or an event loop.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use lockstep_results::{Environment, FloorReport, Header};
 
+use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure};
 use crate::experiments::Finished;
-use crate::machine::limits;
+use crate::machine::{limits, signals};
 use crate::options::{LOAD, OutputArgs, PlacementArgs, size};
 use crate::run::check_cpus;
 use crate::run::floor::{CONNS_MAX, Cpus, Parameters, measure};
@@ -45,12 +49,12 @@ pub struct FloorArgs {
     pub output: OutputArgs,
 }
 
-/// Measures the floor in all forms.
+/// Measures the floor in all forms, until a signal arrives at the latest.
 ///
 /// # Errors
 ///
 /// A usage error if the process lacks a CPU or the descriptors, or the file of the result cannot
-/// be written; otherwise the error of a socket call.
+/// be written; the signal, if nothing was measured before; otherwise the error of a socket call.
 pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<Finished<FloorReport>, Failure> {
     args.output.check()?;
     let failed = |error: io::Error| {
@@ -66,7 +70,10 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<Finished<FloorReport
     })?;
     let mut environment = Environment::capture();
     let started = SystemTime::now();
-    let floor = measure(&Parameters {
+    let (sender, events) = channel();
+    signals::watch(sender.clone()).map_err(failed)?;
+    let stop = AtomicBool::new(false);
+    let parameters = Parameters {
         size: args.size,
         conns: &CONNS,
         cpus: Cpus::choose(
@@ -77,10 +84,32 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<Finished<FloorReport
         duration: args.duration,
         rounds: ROUNDS,
         all: true,
-    })
-    .map_err(failed)?;
+        stop: &stop,
+    };
+    let (floor, signal) = thread::scope(|scope| {
+        let finish = FinishGuard(sender);
+        let measuring = scope.spawn(|| {
+            let _finish = finish;
+            measure(&parameters)
+        });
+        let signal = match events.recv() {
+            Ok(Event::Signal(signal)) => Some(signal),
+            _ => None,
+        };
+        stop.store(true, Relaxed);
+        let floor = measuring.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+        (floor, signal)
+    });
+    let floor = floor.map_err(failed)?;
     environment.capture_after();
-    let document =
-        FloorReport { header: Header::new("floor", started, argv, None), floor, environment };
-    Ok(Finished { document, code: 0, failure: None })
+    let document = FloorReport {
+        header: Header::new("floor", started, argv, None),
+        interrupted: signal.is_some(),
+        floor,
+        environment,
+    };
+    match signal {
+        Some(signal) if document.floor.rounds == 0 => Err(Failure::signal(signal)),
+        signal => Ok(Finished { document, code: signal.map_or(0, exit::of_signal), failure: None }),
+    }
 }

@@ -47,8 +47,8 @@ const DEPTHS_MAX: usize = 50_000;
 ///
 /// # Errors
 ///
-/// A usage error for options that cannot be met, otherwise the failure of a server or of a system
-/// call. Connections that fail are a result.
+/// A usage error for options that cannot be met, otherwise the failure of the first server, of a
+/// system call or the signal before the first result. Connections that fail are a result.
 pub fn storm(args: &StormArgs, argv: Vec<String>) -> Result<Finished<Storms>, Failure> {
     args.output.check()?;
     let session = Session::start()?;
@@ -60,7 +60,14 @@ pub fn storm(args: &StormArgs, argv: Vec<String>) -> Result<Finished<Storms>, Fa
     }
     let (mut storms, mut sum) = (Vec::new(), None);
     for run in &runs {
-        let (storm, outcome) = one(&session, args, run, &argv)?;
+        let (storm, outcome) = match one(&session, args, run, &argv) {
+            Ok(result) => result,
+            Err(failure) if storms.is_empty() => return Err(failure),
+            Err(failure) => {
+                let (document, code) = (Storms::of(storms), failure.code);
+                return Ok(Finished { document, code, failure: Some(failure) });
+            }
+        };
         storms.push(storm);
         let sum = sum.get_or_insert(outcome);
         sum.signal = outcome.signal;

@@ -7,6 +7,7 @@
 mod measurements;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,7 +21,7 @@ use crate::run::args::RunArgs;
 use lockstep_sys::cpus::pin;
 use lockstep_sys::errno::describe;
 use lockstep_sys::netns;
-use measurements::Pair;
+use measurements::{Pair, Slice};
 
 /// Largest number of connections: more need more descriptors than many a process may have.
 pub(crate) const CONNS_MAX: u32 = 1000;
@@ -69,6 +70,7 @@ pub(crate) fn brief(
         duration: BRIEF * conns.len() as u32,
         rounds: ROUNDS_BRIEF,
         all: false,
+        stop: &AtomicBool::new(false),
     };
     measure(&parameters).map(Some).map_err(|error| describe(&error))
 }
@@ -82,6 +84,8 @@ pub(crate) struct Parameters<'a> {
     pub(crate) rounds: u32,
     /// Measure also threads that sleep, and single calls.
     pub(crate) all: bool,
+    /// Ends the measurement early.
+    pub(crate) stop: &'a AtomicBool,
 }
 
 /// CPUs of the two threads.
@@ -107,7 +111,10 @@ impl Cpus {
 }
 
 /// Values of all rounds.
+#[derive(Default)]
 struct Values {
+    /// Connections opened.
+    connections: u32,
     one_thread: Vec<Vec<f64>>,
     two_threads: Vec<Vec<f64>>,
     blocking: Vec<f64>,
@@ -121,12 +128,17 @@ struct Values {
 /// Those of socket calls; `TimedOut` if replies are missing, and an error if one is wrong.
 pub(crate) fn measure(parameters: &Parameters<'_>) -> io::Result<Floor> {
     let (started, begin) = (SystemTime::now(), Instant::now());
-    let (values, connections) = thread::scope(|scope| {
+    let (values, apart) = thread::scope(|scope| {
         let measuring = scope.spawn(|| {
             pin(&[parameters.cpus.client])?;
             // Outside of this namespace, the kernel's counters then count the run alone.
             let apart = netns::enter().is_ok();
-            rounds(parameters).map(|(values, opened)| (values, if apart { 0 } else { opened }))
+            let mut values = Values::default();
+            match rounds(parameters, &mut values) {
+                Err(error) if !parameters.stop.load(Relaxed) => Err(error),
+                // The end of a measurement that was cut short does not matter.
+                _ => Ok((values, apart)),
+            }
         });
         measuring.join().map_err(|_| io::Error::other("a thread panicked"))?
     })?;
@@ -139,11 +151,11 @@ pub(crate) fn measure(parameters: &Parameters<'_>) -> io::Result<Floor> {
     Ok(Floor {
         measured: humantime::format_rfc3339_millis(started).to_string(),
         duration_s: begin.elapsed().as_secs_f64(),
-        rounds: parameters.rounds,
+        rounds: values.one_thread.first().map_or(0, Vec::len) as u32,
         size: parameters.size,
         client_cpu: parameters.cpus.client as u32,
         server_cpu: parameters.cpus.server.map(|cpu| cpu as u32),
-        connections,
+        connections: if apart { 0 } else { values.connections },
         one_thread: exchanges(&values.one_thread),
         two_threads: exchanges(&values.two_threads),
         blocking_ns: Spread::of(&values.blocking),
@@ -156,35 +168,44 @@ pub(crate) fn measure(parameters: &Parameters<'_>) -> io::Result<Floor> {
     })
 }
 
-/// Measures all rounds; returns the values and the number of connections opened.
-fn rounds(parameters: &Parameters<'_>) -> io::Result<(Values, u32)> {
+/// Measures all rounds, or those before `stop` is set: the measurement that it cuts short is left
+/// out.
+fn rounds(parameters: &Parameters<'_>, values: &mut Values) -> io::Result<()> {
     let most = parameters.conns.iter().copied().max().unwrap_or(1);
     let pattern = Pattern::new(parameters.size, fastrand::u64(..));
     let pairs = Pair::connect(most)?;
+    values.connections = most;
+    values.one_thread.resize(parameters.conns.len(), Vec::new());
+    values.two_threads.resize(parameters.conns.len(), Vec::new());
     // The kernel allocates a connection's buffers at their first use.
-    measurements::one_thread(&pairs, &pattern, Duration::ZERO)?;
-    let mut connections = most;
-    let mut values = Values {
-        one_thread: vec![Vec::new(); parameters.conns.len()],
-        two_threads: vec![Vec::new(); parameters.conns.len()],
-        blocking: Vec::new(),
-        calls: Default::default(),
-    };
+    let once = Slice { length: Duration::ZERO, stop: parameters.stop };
+    measurements::one_thread(&pairs, &pattern, once)?;
     let two = parameters.cpus.server.is_some();
     let forms = parameters.conns.len() * if two { 2 } else { 1 }
         + if parameters.all { values.calls.len() + usize::from(two) } else { 0 };
-    let slice = parameters.duration / (parameters.rounds * forms as u32);
+    let length = parameters.duration / (parameters.rounds * forms as u32);
+    let slice = Slice { length, ..once };
+    let stopped = || parameters.stop.load(Relaxed);
+    let keep = |values: &mut Vec<f64>, ns| {
+        if !stopped() {
+            values.push(ns);
+        }
+    };
     let two_threads = |pairs: &[Pair], server, sleep| {
         measurements::two_threads(pairs, &pattern, server, slice, sleep)
     };
     for _ in 0..parameters.rounds {
+        if stopped() {
+            break;
+        }
         for (index, &conns) in parameters.conns.iter().enumerate() {
             let pairs = &pairs[..conns as usize];
-            values.one_thread[index].push(measurements::one_thread(pairs, &pattern, slice)?);
+            let ns = measurements::one_thread(pairs, &pattern, slice)?;
+            keep(&mut values.one_thread[index], ns);
             if let Some(server) = parameters.cpus.server {
                 let exchanged = two_threads(pairs, server, false)?;
                 if exchanged.running >= UNDISTURBED {
-                    values.two_threads[index].push(exchanged.ns);
+                    keep(&mut values.two_threads[index], exchanged.ns);
                 }
             }
         }
@@ -192,19 +213,26 @@ fn rounds(parameters: &Parameters<'_>) -> io::Result<(Values, u32)> {
             continue;
         }
         if let Some(server) = parameters.cpus.server {
-            connections += 1;
-            values.blocking.push(two_threads(&Pair::connect(1)?, server, true)?.ns);
+            values.connections += 1;
+            let ns = two_threads(&Pair::connect(1)?, server, true)?.ns;
+            keep(&mut values.blocking, ns);
         }
         for (values, ns) in values.calls.iter_mut().zip(measurements::calls(&pairs[0], slice)?) {
-            values.push(ns);
+            keep(values, ns);
         }
     }
-    Ok((values, connections))
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    static STOP: AtomicBool = AtomicBool::new(false);
+
+    fn slice(length_ms: u64) -> Slice<'static> {
+        Slice { length: Duration::from_millis(length_ms), stop: &STOP }
+    }
 
     fn parameters(size: u32, conns: &[u32], server: Option<usize>) -> Parameters<'_> {
         let client = lockstep_sys::cpus::allowed().unwrap()[0];
@@ -215,6 +243,7 @@ mod tests {
             duration: Duration::from_millis(30),
             rounds: 3,
             all: true,
+            stop: &STOP,
         }
     }
 
@@ -250,15 +279,14 @@ mod tests {
             let pattern = Pattern::new(size, 7);
             let pairs = Pair::connect(3).unwrap();
             for _ in 0..3 {
-                let slice = Duration::from_millis(5);
                 let exchanged =
-                    measurements::two_threads(&pairs, &pattern, server, slice, false).unwrap();
+                    measurements::two_threads(&pairs, &pattern, server, slice(5), false).unwrap();
                 assert!(exchanged.ns > 0.0 && exchanged.running > 0.0);
                 // A byte left over would be part of these exchanges.
-                measurements::one_thread(&pairs, &pattern, Duration::ZERO).unwrap();
+                measurements::one_thread(&pairs, &pattern, slice(0)).unwrap();
             }
-            let slice = Duration::from_millis(5);
             let pairs = Pair::connect(1).unwrap();
+            let slice = slice(5);
             let ns = measurements::two_threads(&pairs, &pattern, server, slice, true).unwrap().ns;
             assert!(ns > 0.0);
         }

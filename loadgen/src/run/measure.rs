@@ -106,7 +106,13 @@ pub fn measure(
 ) -> Result<Measured, Failure> {
     let failed = |error: String| Failure::new(exit::FAILURE, error);
     let cannot = |what: &str, error: &io::Error| failed(format!("{what}: {}", describe(error)));
-    observer.ready(&run.server.map(Processes::list).unwrap_or_default());
+    let mut signal = None;
+    observer.ready(&run.server.map(Processes::list).unwrap_or_default(), &mut |time| {
+        if let Ok(Event::Signal(number)) = events.recv_timeout(time) {
+            signal = Some(number);
+        }
+        signal.is_none()
+    });
     let control = Control::new(Clock::start(), run.plan.threads, run.plan.open.is_some())
         .map_err(|error| cannot("cannot wake threads", &error))?;
     let control = Arc::new(control);
@@ -127,6 +133,7 @@ pub fn measure(
             }
         }
         let mut controller = Controller::new(run, &control, events, observer, threads.len());
+        controller.signal = signal;
         controller.run(keep_open);
         let mut totals = Totals::new();
         for thread in threads {

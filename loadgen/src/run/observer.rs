@@ -9,9 +9,9 @@ use crate::clients::intervals::FinishedInterval;
 /// Receives the events of a run while it goes on. Each method has no effect by default.
 pub trait Observer {
     /// The server is ready, and no connection has been opened. `server` is empty if its processes
-    /// are unknown.
-    fn ready(&mut self, server: &[Pid]) {
-        let _ = server;
+    /// are unknown. `sleep` sleeps, and is false after a signal, which ends the run.
+    fn ready(&mut self, server: &[Pid], sleep: &mut dyn FnMut(Duration) -> bool) {
+        let _ = (server, sleep);
     }
 
     /// Every connection has been opened and has had its first exchange, in the time `opening`. The

@@ -194,7 +194,7 @@ fn backlog_usage_errors() {
 }
 
 #[test]
-fn sigint_keeps_the_partial_trial() {
+fn sigquit_keeps_the_partial_trial() {
     let args = ["backlog", "--n", "1", "--hold", "300s", "--json"];
     let running = Running::start(&mut loadgen(&args));
     wait_until("all clients have connected", || {
@@ -204,9 +204,9 @@ fn sigint_keeps_the_partial_trial() {
             fs::read_dir(format!("/proc/{child}/fd")).map_or(0, Iterator::count) > 2 + 8 + 5
         })
     });
-    running.signal(Signal::INT);
+    running.signal(Signal::QUIT);
     let finished = running.finish();
-    assert_eq!(finished.code, Some(130), "{finished:#?}");
+    assert_eq!(finished.code, Some(131), "{finished:#?}");
     let record = finished.record();
     assert_eq!(record["interrupted"], true);
     let trial = &record["trials"][0];

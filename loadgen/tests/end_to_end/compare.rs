@@ -258,7 +258,7 @@ fn signal_prints_finished_rounds_and_ends_the_servers() {
         let text = fs::read_to_string(&mark).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     };
-    for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
+    for (signal, code) in [(Signal::QUIT, Some(131)), (Signal::KILL, None)] {
         let before = pids().len();
         let args = compare(&["blocking", &subject, "--json"]);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();

@@ -1,6 +1,7 @@
 //! Signals in every phase of a run.
 
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -9,11 +10,13 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Running, Server, counting_echo, echo_with, loadgen, wait_until};
+use crate::harness::{Running, Server, counting_echo, echo_with, loadgen, two_cpus, wait_until};
 
 #[test]
 fn signal_prints_the_partial_result() {
-    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+    let signals =
+        [(Signal::HUP, 129), (Signal::INT, 130), (Signal::QUIT, 131), (Signal::TERM, 143)];
+    for (signal, code) in signals {
         let (server, requests) = counting_echo(Duration::ZERO);
         let target = server.target();
         let args = ["--target", &target, "--conns", "4", "-d", "100s", "--warmup", "0", "--json"];
@@ -30,6 +33,41 @@ fn signal_prints_the_partial_result() {
         let exchanges = rate.as_f64().unwrap() * seconds.as_f64().unwrap();
         assert!((exchanges - record["exchanges"].as_f64().unwrap()).abs() < 1e-3, "{record}");
     }
+}
+
+/// As under nohup(1).
+#[test]
+fn hangup_stays_ignored() {
+    let (server, requests) = counting_echo(Duration::ZERO);
+    let mut command = Command::new("sh");
+    let script = "trap '' HUP; exec \"$@\" --conns 2 -d 100s --warmup 0 --no-floor --json";
+    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_loadgen"), &server.target()]);
+    let running = Running::start(&mut command);
+    wait_until("the run measures", || requests.load(Relaxed) > 100);
+    running.signal(Signal::HUP);
+    running.signal(Signal::INT);
+    let finished = running.finish();
+    assert_eq!(finished.code, Some(130), "{finished:#?}");
+    assert_eq!(finished.record()["interrupted"], true);
+}
+
+#[test]
+fn signal_prints_the_rounds_of_the_floor() {
+    if two_cpus().is_none() {
+        return;
+    }
+    let args = ["floor", "--size", "1", "-d", "70s", "--json"];
+    let running = Running::start(&mut loadgen(&args));
+    let pid = running.pid().as_raw_nonzero();
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    // One thread more than in the first form, whose measurement is over.
+    wait_until("two threads exchange", || threads() == 5);
+    running.signal(Signal::INT);
+    let finished = running.finish();
+    assert_eq!(finished.code, Some(130), "{finished:#?}");
+    let record = finished.record();
+    assert_eq!((&record["interrupted"], &record["floor"]["rounds"]), (&true.into(), &1.into()));
+    assert_eq!(record["floor"]["one_thread"][0]["conns"], 1);
 }
 
 #[test]

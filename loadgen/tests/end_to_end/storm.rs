@@ -141,16 +141,16 @@ fn failed_connections_are_counted() {
 }
 
 #[test]
-fn sigint_keeps_the_partial_burst() {
+fn sighup_keeps_the_partial_burst() {
     let server = Server::start(echo);
     let target = server.target();
     let args = ["storm", "--target", &target, "--conns", "1000", "--rate", "10", "--json"];
     let running = Running::start(&mut loadgen(&args));
     let accepted = || server.accepted.load(std::sync::atomic::Ordering::Relaxed);
     wait_until("the burst has begun", || accepted() > 2);
-    running.signal(Signal::INT);
+    running.signal(Signal::HUP);
     let finished = running.finish();
-    assert_eq!(finished.code, Some(130), "{finished:#?}");
+    assert_eq!(finished.code, Some(129), "{finished:#?}");
     let storm = finished.record();
     assert_accounted(&storm);
     assert_eq!(storm["interrupted"], true);

@@ -168,7 +168,7 @@ fn sweep_usage_errors() {
 }
 
 #[test]
-fn sigint_keeps_the_finished_points() {
+fn sighup_keeps_the_finished_points() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("sweep.json");
     let mark = directory.path().join("starts");
@@ -183,9 +183,9 @@ fn sigint_keeps_the_finished_points() {
     wait_until("the third run has started", || {
         fs::read_to_string(&mark).unwrap_or_default().lines().count() >= 3
     });
-    running.signal(Signal::INT);
+    running.signal(Signal::HUP);
     let finished = running.finish();
-    assert_eq!(finished.code, Some(130), "{finished:#?}");
+    assert_eq!(finished.code, Some(129), "{finished:#?}");
     assert!(finished.stdout.contains("interrupted: there should be more runs"), "{finished:#?}");
     let stored: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     assert_eq!(stored["interrupted"], true);

@@ -53,6 +53,9 @@ pub struct FloorReport {
     /// First keys of the file.
     #[serde(flatten)]
     pub header: Header,
+    /// A signal ended it early.
+    #[serde(default)]
+    pub interrupted: bool,
     /// Measurements.
     pub floor: Floor,
     /// Machine and build.
@@ -77,7 +80,7 @@ impl Document for FloorReport {
     }
 
     fn text(&self) -> String {
-        self.floor.text()
+        self.floor.text(self.interrupted)
     }
 }
 
@@ -232,7 +235,7 @@ mod tests {
 
     #[test]
     fn floor_text_names_every_measurement() {
-        let text = floor().text();
+        let text = floor().text(false);
         for words in [
             "| exchange in 1 thread, 1 connection      | 4.00us | 4.00us | 4.00us |",
             "| 2 spinning threads, 1,000 connections   | 4.00us |",
@@ -245,8 +248,11 @@ mod tests {
         }
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let one = Floor { server_cpu: None, two_threads: vec![], blocking_ns: None, ..floor() };
-        assert!(one.text().contains("there is only one CPU"), "{}", one.text());
+        assert!(one.text(false).contains("there is only one CPU"), "{}", one.text(false));
         let disturbed = Floor { two_threads: vec![], ..floor() };
-        assert!(disturbed.text().contains("other programs used"), "{}", disturbed.text());
+        assert!(disturbed.text(false).contains("other programs used"), "{}", disturbed.text(false));
+        let interrupted = disturbed.text(true);
+        assert!(interrupted.ends_with("\ninterrupted: incomplete\n"), "{interrupted}");
+        assert!(!interrupted.contains("other programs"), "{interrupted}");
     }
 }

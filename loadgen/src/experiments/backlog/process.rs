@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -93,18 +94,31 @@ pub(super) fn preflight(settings: &[(String, u32)]) -> Result<(), String> {
     result.map(drop).map_err(|failure| failure.error)
 }
 
-/// Runs the tasks, `at_a_time` concurrently; returns the results in the same order, and the signal
-/// that cut them short.
+/// Runs the tasks, `at_a_time` concurrently; returns the results in the same order, and the failure
+/// or signal that cut them short.
 ///
 /// # Errors
 ///
-/// The first failure. The other processes end with this one.
+/// The failure or signal, if there is no result. The other processes end with this one.
 pub(super) fn run(
     tasks: &[Task],
     at_a_time: usize,
     events: &Receiver<Event>,
-) -> Result<(Vec<Trial>, Option<i32>), Failure> {
-    let (mut trials, mut signal) = (Vec::new(), None);
+) -> Result<(Vec<Trial>, Option<Failure>), Failure> {
+    let mut trials = Vec::new();
+    match run_all(tasks, at_a_time, events, &mut trials) {
+        Err(failure) if trials.is_empty() => Err(failure),
+        result => Ok((trials, result.err())),
+    }
+}
+
+fn run_all(
+    tasks: &[Task],
+    at_a_time: usize,
+    events: &Receiver<Event>,
+    trials: &mut Vec<Trial>,
+) -> Result<(), Failure> {
+    let mut signal = None;
     for tasks in tasks.chunks(at_a_time) {
         let processes: Result<Vec<Process>, Failure> = tasks.iter().map(Process::start).collect();
         let mut processes = processes?;
@@ -122,14 +136,11 @@ pub(super) fn run(
                 Err(failure) => return Err(failure),
             }
         }
-        if signal.is_some() {
-            break;
+        if let Some(signal) = signal {
+            return Err(Failure::signal(signal));
         }
     }
-    match signal {
-        Some(signal) if trials.is_empty() => Err(Failure::signal(signal)),
-        _ => Ok((trials, signal)),
-    }
+    Ok(())
 }
 
 /// A trial's process. Its standard output is a file in memory, which cannot fill up as a pipe does.
@@ -145,6 +156,7 @@ impl Process {
             let child = children::this_program("backlog-trial")
                 .arg("--")
                 .arg(serde_json::to_string(task)?)
+                .process_group(0)
                 .stdin(Stdio::null())
                 .stdout(answer.try_clone()?)
                 .spawn()?;

@@ -36,16 +36,16 @@ impl Reading {
         }
     }
 
-    /// Waits until the kernel frees no more memory, at most two seconds, and reads them.
-    pub(super) fn take_settled(server: &[Pid]) -> Self {
+    /// Waits until the kernel frees no more memory, at most two seconds or as long as `sleep` is
+    /// true, and reads them.
+    pub(super) fn take_settled(server: &[Pid], sleep: &mut dyn FnMut(Duration) -> bool) -> Self {
         let mut lowest = u64::MAX;
         for _ in 0..SETTLE_MAX {
             let now = Kernel::now().bytes;
-            if now >= lowest {
+            if now >= lowest || !sleep(SETTLE) {
                 break;
             }
             lowest = now;
-            thread::sleep(SETTLE);
         }
         Self::take(server)
     }
@@ -98,8 +98,8 @@ impl Probe {
 }
 
 impl Observer for Probe {
-    fn ready(&mut self, server: &[Pid]) {
-        self.before = (!server.is_empty()).then(|| Reading::take_settled(server));
+    fn ready(&mut self, server: &[Pid], sleep: &mut dyn FnMut(Duration) -> bool) {
+        self.before = (!server.is_empty()).then(|| Reading::take_settled(server, sleep));
     }
 
     fn opened(&mut self, server: &[Pid], opening: Duration) {

@@ -47,7 +47,14 @@ pub(super) fn measure(
     let progress = Progress::start(Some(label));
     let Several { servers, ready, placement } = session.several(args, processes)?;
     let pids: Vec<Pid> = servers.iter().map(Server::pid).collect();
-    let empty = Reading::take_settled(&pids);
+    let mut signal = None;
+    let empty = Reading::take_settled(&pids, &mut |time| {
+        signal = session.signal_within(time);
+        signal.is_none()
+    });
+    if let Some(signal) = signal {
+        return Err(Failure::signal(signal));
+    }
     progress.set_phase("opening connections");
     let specs = specs(args, processes, ready.addr, &placement);
     let (warmup, window) = (specs[0].warmup, specs[0].duration);

@@ -29,6 +29,19 @@ const BUFFER: usize = 64 << 10;
 /// Timeout for the last replies.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Time of a measurement, which `stop` cuts short.
+#[derive(Clone, Copy)]
+pub(super) struct Slice<'a> {
+    pub(super) length: Duration,
+    pub(super) stop: &'a AtomicBool,
+}
+
+impl Slice<'_> {
+    fn is_over(&self, elapsed: Duration) -> bool {
+        elapsed >= self.length || self.stop.load(Relaxed)
+    }
+}
+
 /// A TCP connection over loopback, with both of its ends.
 pub(super) struct Pair {
     pub(super) client: Socket,
@@ -69,7 +82,7 @@ impl Pair {
 /// not affect.
 ///
 /// No call waits: bytes sent over loopback have arrived when send(2) returns.
-pub(super) fn one_thread(pairs: &[Pair], pattern: &Pattern, slice: Duration) -> io::Result<f64> {
+pub(super) fn one_thread(pairs: &[Pair], pattern: &Pattern, slice: Slice<'_>) -> io::Result<f64> {
     let mut request = vec![0; pattern.size() as usize];
     let mut reply = request.clone();
     let mut offset = Offset::first(0);
@@ -86,7 +99,7 @@ pub(super) fn one_thread(pairs: &[Pair], pattern: &Pattern, slice: Duration) -> 
             verify(&reply, sent)?;
         }
         exchanges += BATCH;
-        if begin.elapsed() >= slice && exchanges >= pairs.len() {
+        if slice.is_over(begin.elapsed()) && exchanges >= pairs.len() {
             return Ok((of_this_thread_ns() - begin_cpu) as f64 / exchanges as f64);
         }
     }
@@ -123,7 +136,7 @@ pub(super) fn two_threads(
     pairs: &[Pair],
     pattern: &Pattern,
     server: usize,
-    slice: Duration,
+    slice: Slice<'_>,
     sleep: bool,
 ) -> io::Result<Exchanged> {
     if sleep {
@@ -230,7 +243,12 @@ impl Exchange {
 }
 
 /// The client's side of [`two_threads`]: nanoseconds from one reply to the next.
-fn drive(pairs: &[Pair], pattern: &Pattern, slice: Duration, over: &AtomicBool) -> io::Result<f64> {
+fn drive(
+    pairs: &[Pair],
+    pattern: &Pattern,
+    slice: Slice<'_>,
+    over: &AtomicBool,
+) -> io::Result<f64> {
     let mut buffer = vec![0; (pattern.size() as usize).min(BUFFER)];
     let first = |number| Some(Exchange::new(Offset::first(number)));
     let mut present: Vec<Option<Exchange>> = (0..pairs.len() as u32).map(first).collect();
@@ -245,10 +263,10 @@ fn drive(pairs: &[Pair], pattern: &Pattern, slice: Duration, over: &AtomicBool) 
             if polls % BATCH == 0 {
                 let now = Instant::now();
                 let counted = exchanges.saturating_sub(pairs.len());
-                if measured.is_none() && counted > 0 && now - since >= slice {
+                if measured.is_none() && counted > 0 && slice.is_over(now - since) {
                     measured = Some((now - since).as_nanos() as f64 / counted as f64);
                 }
-                if now - begin > slice + PATIENCE || over.load(Relaxed) {
+                if now - begin > slice.length + PATIENCE || over.load(Relaxed) {
                     return Err(ErrorKind::TimedOut.into());
                 }
             }
@@ -273,7 +291,7 @@ fn drive(pairs: &[Pair], pattern: &Pattern, slice: Duration, over: &AtomicBool) 
 
 /// Nanoseconds of CPU time for four calls: reading the clock, a system call that does nothing, and
 /// a receive and an epoll_wait(2) that find nothing.
-pub(super) fn calls(idle: &Pair, slice: Duration) -> io::Result<[f64; 4]> {
+pub(super) fn calls(idle: &Pair, slice: Slice<'_>) -> io::Result<[f64; 4]> {
     let clock = time(slice, || Ok(black_box(Instant::now())))?;
     let syscall = time(slice, || Ok(black_box(getppid())))?;
     let mut buffer = [0; 64];
@@ -288,7 +306,7 @@ pub(super) fn calls(idle: &Pair, slice: Duration) -> io::Result<[f64; 4]> {
 }
 
 /// Nanoseconds of this thread's CPU time for a call, repeated for `slice`.
-fn time<T>(slice: Duration, mut call: impl FnMut() -> io::Result<T>) -> io::Result<f64> {
+fn time<T>(slice: Slice<'_>, mut call: impl FnMut() -> io::Result<T>) -> io::Result<f64> {
     let (begin, begin_cpu) = (Instant::now(), of_this_thread_ns());
     let mut calls = 0;
     loop {
@@ -296,7 +314,7 @@ fn time<T>(slice: Duration, mut call: impl FnMut() -> io::Result<T>) -> io::Resu
             call()?;
         }
         calls += CALLS_BATCH;
-        if begin.elapsed() >= slice {
+        if slice.is_over(begin.elapsed()) {
             return Ok((of_this_thread_ns() - begin_cpu) as f64 / f64::from(calls));
         }
     }

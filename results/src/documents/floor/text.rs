@@ -6,7 +6,7 @@ use crate::text::{line, plural, table};
 
 impl Floor {
     /// Every measurement with its spread, and what follows from them.
-    pub fn text(&self) -> String {
+    pub fn text(&self, interrupted: bool) -> String {
         let place = match self.server_cpu {
             Some(server) => format!("client on CPU {}, server on CPU {server}", self.client_cpu),
             None => format!("CPU {}", self.client_cpu),
@@ -29,7 +29,7 @@ impl Floor {
             table(1, &["", "median", "low", "high"], rows),
             String::new(),
         ];
-        lines.extend(self.conclusions());
+        lines.extend(self.conclusions(interrupted));
         lines.join("\n") + "\n"
     }
 
@@ -58,7 +58,7 @@ impl Floor {
         rows
     }
 
-    fn conclusions(&self) -> Vec<String> {
+    fn conclusions(&self, interrupted: bool) -> Vec<String> {
         let mut lines = Vec::new();
         let per_s = |ns: f64| format::count(1e9 / ns);
         if let Some(best) = best(&self.one_thread) {
@@ -72,6 +72,7 @@ impl Floor {
                 "a server on one CPU and its clients on another:   at most {}/s",
                 per_s(best)
             )),
+            None if interrupted => {}
             None if self.server_cpu.is_none() => lines
                 .push("two spinning threads were not measured: there is only one CPU".to_owned()),
             None => lines.push(line(
@@ -86,6 +87,9 @@ impl Floor {
                 "waking a thread on another CPU:                   {} each time",
                 format::duration(more_ns as u64)
             ));
+        }
+        if interrupted {
+            lines.push("interrupted: incomplete".to_owned());
         }
         lines
     }

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
+use lockstep_results::{Document, store};
 use lockstep_sys::errno::describe;
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,16 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Stores a result that this failure would lose among the temporary files, and adds a hint where
+    /// it is.
+    #[must_use]
+    pub fn rescue(self, result: &(impl Document + Serialize)) -> Self {
+        match store::write(result, &std::env::temp_dir(), false) {
+            Ok(path) => self.hint(format!("the result is in {}", path.display())),
+            Err(_) => self,
+        }
     }
 
     /// Prints error and hint on standard error, whose errors are ignored.

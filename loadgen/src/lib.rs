@@ -3,7 +3,8 @@
 //! A run opens connections to a server, sends a request on each when the reply to the previous one
 //! is complete (closed loop) or when a schedule demands (open loop), and verifies every byte.
 //!
-//! * [`cli`]: the command line; [`options`]: options that commands share; [`exit`]: exit codes.
+//! * [`cli`]: the command line; [`options`]: options that commands share; [`exit`]: exit codes;
+//!   [`printer`], [`progress`]: standard output and standard error.
 //! * [`run`](mod@run): one measured run, from its options to its record.
 //! * [`experiments`]: the commands compare, sweep, floor, backlog and storm.
 //! * [`clients`]: the threads that load a server. [`servers`]: the servers. [`machine`]: CPUs,
@@ -18,6 +19,7 @@ pub mod exit;
 pub mod experiments;
 pub mod machine;
 pub mod options;
+pub mod printer;
 pub mod progress;
 pub mod run;
 pub mod servers;

@@ -4,8 +4,10 @@
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::mem;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use lockstep_results::{Document, Record, store};
 use serde::Serialize;
@@ -14,10 +16,14 @@ use loadgen::cli::{Cli, Command, ReportArgs, help_hint, usage_failure};
 use loadgen::exit::{self, Failure};
 use loadgen::experiments::{Finished, backlog, compare, floor, storm, sweep};
 use loadgen::options::{OutputArgs, check_file};
+use loadgen::printer::Printer;
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
 use loadgen::{machine::signals, run, servers::embedded, servers::supervisor};
 use lockstep_sys::errno::describe;
+
+/// Time for which a reader of standard output is waited for after a signal.
+const READER_MAX: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
@@ -65,23 +71,23 @@ fn main() -> ExitCode {
 fn run_once(args: RunArgs, live: &LiveArgs, argv: Vec<String>) -> Result<u8, Failure> {
     let args = args.finish().map_err(|error| Failure::new(exit::USAGE, error))?;
     let mut live = Live::open(&args, live)?;
-    let finished = run::run(&args, argv, &mut live)?;
-    // The file first: printing may fail.
-    let stored = store_result(&finished.record, &args.output);
+    let mut finished = run::run(&args, argv, &mut live)?;
+    let record = &mut finished.record;
+    if let Some(warning) = live.warning() {
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+        record.warnings.push(warning);
+    }
     let unconnected = finished.code == exit::ADDRESS;
-    match live.last_line(&finished.record) {
-        Some(line) => print(&line)?,
-        None if args.output.json => print(&json(&finished.record)?)?,
-        None if unconnected => {} // An empty table would only hide the error.
-        None if live.prints() => print(&format!("\n{}", finished.record.text()))?,
-        None => print(&finished.record.text())?,
-    }
-    if unconnected {
-        not_connected(&finished.record).print();
-    }
-    stored?.iter().for_each(|path| report_stored(path));
-    live.finish()?;
-    Ok(finished.code)
+    let text = match args.output.json || live.ends_with_record() {
+        true => json(record),
+        false if unconnected => String::new(), // An empty table would only hide the error.
+        false if live.prints() => format!("\n{}", record.text()),
+        false => record.text(),
+    };
+    let failure = unconnected.then(|| not_connected(record));
+    let (printer, log_failure) = live.finish();
+    let code = deliver(record, &args.output, printer, text, finished.code, failure);
+    Ok(log_failure.map_or(code, |failure| fail_late(&failure, code)))
 }
 
 /// Stores and prints the result of an experiment, and returns the exit code.
@@ -90,26 +96,53 @@ fn finish<D: Document + Serialize>(
     output: &OutputArgs,
 ) -> Result<u8, Failure> {
     let Finished { document, code, failure } = result?;
-    // The file first: printing may fail.
-    let stored = store_result(&document, output);
-    let printed = match output.json {
-        true => json(&document).and_then(|line| print(&line)),
-        false => print(&document.text()),
-    };
-    failure.iter().for_each(Failure::print);
-    printed?;
-    stored?.iter().for_each(|path| report_stored(path));
-    Ok(code)
+    let text = if output.json { json(&document) } else { document.text() };
+    Ok(deliver(&document, output, None, text, code, failure))
 }
 
-/// Writes a result to its file, if one was asked for.
-fn store_result(
-    result: &(impl Document + Serialize),
+/// Stores and prints a result, and returns the exit code. First the file, since printing may wait
+/// for a reader. A result that would be lost is stored among the temporary files.
+fn deliver(
+    document: &(impl Document + Serialize),
     output: &OutputArgs,
-) -> Result<Option<PathBuf>, Failure> {
-    let Some(path) = &output.path else { return Ok(None) };
-    let written = store::write(result, path, output.force);
-    written.map(Some).map_err(|error| Failure::file(exit::FAILURE, path, &error))
+    printer: Option<Printer>,
+    text: String,
+    code: u8,
+    failure: Option<Failure>,
+) -> u8 {
+    let stored = output.path.as_ref().map(|path| {
+        let stored = store::write(document, path, output.force);
+        stored.map_err(|error| Failure::file(exit::FAILURE, path, &error))
+    });
+    let signalled = code > exit::of_signal(0);
+    if signalled {
+        signals::exit_after(2 * READER_MAX, code);
+    }
+    let whole = text.starts_with('{');
+    let printer = printer.map_or_else(|| Printer::start(io::stdout()), Ok);
+    let longest = if signalled { READER_MAX } else { Duration::MAX };
+    let printed = printer.and_then(|printer| printer.finish(text, longest));
+    failure.iter().for_each(Failure::print);
+    let mut lost = match (&stored, &printed) {
+        (Some(Ok(_)), _) | (None, Ok(())) => false,
+        (Some(Err(_)), Ok(())) => !whole,
+        (Some(Err(_)) | None, Err(_)) => true,
+    };
+    let (stored, not_stored) = stored.transpose().map_or_else(|f| (None, Some(f)), |s| (s, None));
+    let failures = [not_stored, printed.err().map(|error| not_printed(&error))];
+    let mut code = code;
+    for failure in failures.into_iter().flatten() {
+        let failure = if mem::take(&mut lost) { failure.rescue(document) } else { failure };
+        code = fail_late(&failure, code);
+    }
+    stored.iter().for_each(|path| report_stored(path));
+    code
+}
+
+/// Prints a failure after the measurement, and returns the exit code: a signal's goes first.
+fn fail_late(failure: &Failure, code: u8) -> u8 {
+    failure.print();
+    if code > exit::of_signal(0) { code } else { failure.code }
 }
 
 /// Reports the path of a written file.
@@ -124,10 +157,8 @@ fn how_to_keep(output: &OutputArgs) {
     }
 }
 
-fn json(document: &impl Serialize) -> Result<String, Failure> {
-    let text = serde_json::to_string(document)
-        .map_err(|error| Failure::new(exit::FAILURE, format!("the result: {error}")))?;
-    Ok(text + "\n")
+fn json(document: &impl Serialize) -> String {
+    serde_json::to_string(document).expect("it has no number that JSON has not") + "\n"
 }
 
 fn not_connected(record: &Record) -> Failure {
@@ -160,7 +191,7 @@ fn report(args: &ReportArgs) -> Result<u8, Failure> {
     }
     match &args.output {
         _ if documents.is_empty() => {}
-        None => print(&lockstep_results::report::text(&documents))?,
+        None => print(lockstep_results::report::text(&documents))?,
         Some(path) => {
             store::write_page(&lockstep_results::report::page(&documents), path, args.force)
                 .map_err(|error| Failure::file(exit::FAILURE, path, &error))?;
@@ -171,13 +202,16 @@ fn report(args: &ReportArgs) -> Result<u8, Failure> {
 }
 
 /// Prints on standard output. A closed pipe is no error.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(
-            exit::FAILURE,
-            format!("cannot write to standard output: {}", describe(&error)),
-        )),
-        _ => Ok(()),
-    }
+fn print(text: String) -> Result<(), Failure> {
+    let printed =
+        Printer::start(io::stdout()).and_then(|printer| printer.finish(text, Duration::MAX));
+    printed.map_err(|error| not_printed(&error))
+}
+
+fn not_printed(error: &io::Error) -> Failure {
+    let cause = match error.kind() {
+        ErrorKind::TimedOut => "nothing reads it".to_owned(),
+        _ => describe(error),
+    };
+    Failure::new(exit::FAILURE, format!("cannot write to standard output: {cause}"))
 }

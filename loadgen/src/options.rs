@@ -3,10 +3,11 @@
 //! An option whose default or number of values depends on the command (`--conns`, `--size`,
 //! `--duration`, `--backend`, `--backlog`, ...) is a field of the command's own `Args`.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgGroup, Args};
 use lockstep_results::store;
 
@@ -123,6 +124,7 @@ pub struct OutputArgs {
 
     /// Also write the result to a file; into a directory, under a generated name
     #[arg(short = 'o', long = "output", value_name = "FILE|DIR", group = "files")]
+    #[arg(value_parser = file())]
     pub path: Option<PathBuf>,
 
     /// Overwrite files that exist
@@ -135,25 +137,47 @@ impl OutputArgs {
     ///
     /// # Errors
     ///
-    /// [`exit::USAGE`] if the file exists and `--force` is absent, or its directory does not exist.
+    /// [`exit::USAGE`] if the file exists and `--force` is absent, or no file can be created there.
     pub fn check(&self) -> Result<(), Failure> {
-        let Some(path) = &self.path else { return Ok(()) };
-        check_file(path, self.force)
+        self.path.as_ref().map_or(Ok(()), |path| check_output(path, self.force))
     }
 }
 
-/// Checks that a file can be written, as [`OutputArgs::check`] does.
+/// Checks that a file can be written, or files in a directory, as [`OutputArgs::check`] does.
+///
+/// # Errors
+///
+/// [`exit::USAGE`] with the reason.
+pub fn check_output(path: &Path, force: bool) -> Result<(), Failure> {
+    store::check(path, force).map_err(|error| {
+        let failure = Failure::file(exit::USAGE, path, &error);
+        let directory = path.parent().filter(|parent| *parent != Path::new(""));
+        match error.kind() {
+            ErrorKind::NotFound if directory.is_some_and(|directory| !directory.is_dir()) => {
+                failure.hint("create its directory first")
+            }
+            _ => failure,
+        }
+    })
+}
+
+/// Checks that a file can be written that is not a directory.
 ///
 /// # Errors
 ///
 /// [`exit::USAGE`] with the reason.
 pub fn check_file(path: &Path, force: bool) -> Result<(), Failure> {
-    store::check(path, force).map_err(|error| {
-        let failure = Failure::file(exit::USAGE, path, &error);
-        match error.kind() {
-            ErrorKind::NotFound => failure.hint("create its directory first"),
-            _ => failure,
-        }
+    match path.is_dir() {
+        true => Err(Failure::file(exit::USAGE, path, &io::Error::from_raw_os_error(libc::EISDIR))),
+        false => check_output(path, force),
+    }
+}
+
+/// Parses the name of a file. `-` stands for standard output elsewhere.
+pub(crate) fn file() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.as_os_str() == "-" {
+        true => Err("use --json for standard output, or ./- for a file of this name"),
+        false => Ok(path),
     })
 }
 

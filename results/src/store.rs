@@ -16,29 +16,32 @@ use crate::{Document, SCHEMA, Stored};
 /// Size limit of a file that is read. It stops a path such as `/dev/zero` from filling memory.
 const FILE_MAX: u64 = 64 << 20;
 
-/// Checks that [`write()`] would accept `path`, so that no measured run is lost.
+/// Checks that [`write()`] can write to `path`, so that no measured run is lost: creates a file in
+/// its directory and removes it.
 ///
 /// # Errors
 ///
 /// `AlreadyExists` without `force`, `InvalidInput` if the path is neither a file nor a directory,
-/// `NotFound` if its directory does not exist.
+/// `NotFound` if its directory does not exist, and those of creating a file.
 pub fn check(path: &Path, force: bool) -> io::Result<()> {
-    match fs::metadata(path) {
-        Ok(found) if found.is_dir() => Ok(()),
+    let directory = match fs::metadata(path) {
+        Ok(found) if found.is_dir() => path,
         Ok(found) if !found.is_file() => {
             // A rename would replace a device.
-            Err(io::Error::new(ErrorKind::InvalidInput, "is neither a file nor a directory"))
+            return Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                "is neither a file nor a directory",
+            ));
         }
-        Ok(_) if !force => Err(Errno::EXIST.into()),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            match !names_a_directory(path) && directory_of(path).is_dir() {
-                true => Ok(()),
-                false => Err(error),
-            }
+        Ok(_) if !force => return Err(Errno::EXIST.into()),
+        Err(error) if error.kind() != ErrorKind::NotFound || names_a_directory(path) => {
+            return Err(error);
         }
-        Err(error) => Err(error),
-    }
+        // A link to a file that does not exist.
+        Err(_) if !force && path.is_symlink() => return Err(Errno::EXIST.into()),
+        Ok(_) | Err(_) => directory_of(path),
+    };
+    temporary_in(directory).map(drop)
 }
 
 /// Writes a document to `path` and returns the path of its file.
@@ -131,12 +134,10 @@ fn parse(text: &[u8]) -> Result<Stored, String> {
 
 /// Writes a file beside its place and renames it.
 fn save(text: &[u8], to: &Path, overwrite: bool) -> io::Result<()> {
+    // Of a link, the file that it names is replaced.
+    let to = &fs::canonicalize(to).unwrap_or_else(|_| to.to_owned());
     let directory = directory_of(to);
-    let mut file = tempfile::Builder::new()
-        .prefix(".lockstep-")
-        .suffix(".tmp")
-        // Permissions as of any other file, and errors without the path.
-        .make_in(directory, |path| File::create_new(path))?;
+    let mut file = temporary_in(directory)?;
     file.as_file_mut().write_all(text)?;
     file.as_file().sync_all()?;
     let persist = if overwrite { NamedTempFile::persist } else { NamedTempFile::persist_noclobber };
@@ -144,6 +145,13 @@ fn save(text: &[u8], to: &Path, overwrite: bool) -> io::Result<()> {
     // The name must survive a power failure, too. Not every file system can promise that.
     let _ = File::open(directory).and_then(|directory| directory.sync_all());
     Ok(())
+}
+
+/// Creates a file that is removed when dropped. It has the permissions of any other file.
+fn temporary_in(directory: &Path) -> io::Result<NamedTempFile> {
+    let builder = &mut tempfile::Builder::new();
+    // Errors of `File` do not contain the path.
+    builder.prefix(".lockstep-").suffix(".tmp").make_in(directory, |path| File::create_new(path))
 }
 
 /// `20261123T122405Z-9f86d081-mio-1000x64`.

@@ -11,7 +11,7 @@ use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
 use crate::clients::schedule::OpenLoop;
 use crate::options::{
     EMBEDDED, GeneratorArgs, LOAD, OUTPUT, OutputArgs, PlacementArgs, SERVER, ServerArgs, backlog,
-    conns, positive, rate, size,
+    conns, file, positive, rate, size,
 };
 use crate::run::condition::Condition;
 use crate::run::warmup::Warmup;
@@ -33,7 +33,7 @@ pub struct LiveArgs {
     pub json_lines: bool,
 
     /// Write each interval's histograms to an HdrHistogram log during the run
-    #[arg(long, value_name = "FILE", group = "files")]
+    #[arg(long, value_name = "FILE", group = "files", value_parser = file())]
     pub hlog: Option<PathBuf>,
 }
 

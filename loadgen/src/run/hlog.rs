@@ -19,15 +19,17 @@ use crate::exit::{self, Failure};
 use crate::options::check_file;
 use lockstep_sys::errno::describe;
 
-/// A log that is being written. An empty one is removed when dropped.
+/// A log that is being written.
 #[derive(Debug)]
 pub struct Hlog {
     path: PathBuf,
+    /// True if the file was created for this log. Without a line it is removed when dropped.
+    created: bool,
     lines: WholeLines,
 }
 
 impl Hlog {
-    /// Creates the file. With `force`, truncates an existing one.
+    /// Creates the file. With `force`, an existing one is overwritten from the first line on.
     ///
     /// # Errors
     ///
@@ -35,14 +37,15 @@ impl Hlog {
     pub fn create(path: &Path, force: bool) -> Result<Self, Failure> {
         check_file(path, force)?;
         let mut options = OpenOptions::new();
-        let options = match force {
-            true => options.create(true).truncate(true),
-            false => options.create_new(true),
+        let (created, file) = match options.write(true).create_new(true).open(path) {
+            Err(error) if force && error.kind() == ErrorKind::AlreadyExists => {
+                (false, options.create_new(false).open(path))
+            }
+            file => (true, file),
         };
-        let file = options.write(true).open(path);
         let file = file.map_err(|error| Failure::file(exit::USAGE, path, &error))?;
         let lines = WholeLines { file, line: Vec::new(), written: 0 };
-        Ok(Self { path: path.to_owned(), lines })
+        Ok(Self { path: path.to_owned(), created, lines })
     }
 
     /// Writes a line for each latency of an interval that is not empty.
@@ -60,7 +63,7 @@ impl Hlog {
 
 impl Drop for Hlog {
     fn drop(&mut self) {
-        if self.lines.written == 0 {
+        if self.created && self.lines.written == 0 {
             // The file was created early only to test that it can be.
             let _ = fs::remove_file(&self.path);
         }
@@ -105,6 +108,9 @@ impl Write for WholeLines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.line.extend_from_slice(bytes);
         if bytes.ends_with(b"\n") {
+            if self.written == 0 {
+                self.file.set_len(0)?;
+            }
             let written = self.file.write_all(&self.line);
             let whole = self.written + self.line.len() as u64;
             self.line.clear();
@@ -186,10 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn empty_log_is_removed() {
+    fn empty_log_is_removed_unless_it_was_there() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.hlog");
         drop(Hlog::create(&path, false).unwrap());
         assert!(!path.exists());
+        fs::write(&path, "mine").unwrap();
+        drop(Hlog::create(&path, true).unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     }
 }

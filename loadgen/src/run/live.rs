@@ -1,13 +1,14 @@
 //! Output of a run while it goes on: a line for each interval, as text or JSON, and the interval
 //! log.
 
-use std::io::{self, Write};
+use std::io;
 
-use lockstep_results::{Interval, Record, format};
+use lockstep_results::{Interval, format};
 use serde::Serialize;
 
 use crate::clients::intervals::FinishedInterval;
 use crate::exit::{self, Failure};
+use crate::printer::Printer;
 use crate::run::args::{LiveArgs, RunArgs};
 use crate::run::hlog::Hlog;
 use crate::run::observer::Observer;
@@ -20,10 +21,17 @@ enum Lines {
     Json,
 }
 
+/// Most lines that wait for a reader.
+const LINES_MAX: usize = 256;
+
 /// Prints the intervals of a run and writes the interval log.
 #[derive(Debug)]
 pub struct Live {
     lines: Lines,
+    /// Started with the first line.
+    printer: Option<Printer>,
+    /// Number of lines that were not printed because too many waited.
+    unprinted: u64,
     hlog: Option<Hlog>,
     /// Error that ended the log.
     failure: Option<io::Error>,
@@ -34,8 +42,11 @@ impl Live {
     ///
     /// # Errors
     ///
-    /// `EEXIST` for a file without `--force`, and those of open(2).
+    /// `EEXIST` for a file without `--force`, and those of open(2); a log that is the output file.
     pub fn open(run: &RunArgs, live: &LiveArgs) -> Result<Self, Failure> {
+        if live.hlog.is_some() && live.hlog == run.output.path {
+            return Err(Failure::new(exit::USAGE, "--hlog and --output name the same file"));
+        }
         let lines = match run.interval {
             _ if live.json_lines => Lines::Json,
             Some(_) if !run.output.json => Lines::Text,
@@ -43,7 +54,7 @@ impl Live {
         };
         let hlog =
             live.hlog.as_ref().map(|path| Hlog::create(path, run.output.force)).transpose()?;
-        Ok(Self { lines, hlog, failure: None })
+        Ok(Self { lines, printer: None, unprinted: 0, hlog, failure: None })
     }
 
     /// True if intervals are printed.
@@ -51,39 +62,47 @@ impl Live {
         self.lines != Lines::None
     }
 
-    /// Last line of `--json-lines`: the record.
-    pub fn last_line(&self, record: &Record) -> Option<String> {
-        (self.lines == Lines::Json).then(|| {
-            serde_json::to_string(record).expect("it has no number that JSON has not") + "\n"
+    /// True if the record is the last line.
+    pub fn ends_with_record(&self) -> bool {
+        self.lines == Lines::Json
+    }
+
+    /// Warning about lines that were not printed.
+    pub fn warning(&self) -> Option<String> {
+        (self.unprinted > 0).then(|| {
+            let lines = self.unprinted;
+            format!("unprinted: standard output was not read; {lines} interval lines are missing")
         })
     }
 
-    /// Ends the interval log.
-    ///
-    /// # Errors
-    ///
-    /// The error of write(2) that ended the log early.
-    pub fn finish(self) -> Result<(), Failure> {
-        match self.failure {
-            Some(error) => Err(Failure::new(exit::FAILURE, error.to_string())
-                .hint("the log holds the intervals before that")),
-            None => Ok(()),
+    /// Ends the interval log. Returns the printer of the lines, and the error that ended the log
+    /// early.
+    pub fn finish(self) -> (Option<Printer>, Option<Failure>) {
+        let failure = self.failure.map(|error| {
+            Failure::new(exit::FAILURE, error.to_string())
+                .hint("the log holds the intervals before that")
+        });
+        (self.printer, failure)
+    }
+
+    fn print(&mut self, line: String) {
+        if self.printer.is_none() {
+            self.printer = Printer::start(io::stdout()).ok();
         }
+        let queued = self.printer.as_ref().is_some_and(|printer| printer.print(line, LINES_MAX));
+        self.unprinted += u64::from(!queued);
     }
 }
 
 impl Observer for Live {
     fn interval(&mut self, finished: &FinishedInterval<'_>) {
         let interval = finished.interval;
-        let line = match self.lines {
-            Lines::None => String::new(),
-            Lines::Text if interval.start_s == 0.0 => HEAD.to_owned() + &text(interval),
-            Lines::Text => text(interval),
-            Lines::Json => json("interval", interval),
-        };
-        let mut stdout = io::stdout().lock();
-        // An error will come again when the result is printed, and is reported then.
-        let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
+        match self.lines {
+            Lines::None => {}
+            Lines::Text if interval.start_s == 0.0 => self.print(HEAD.to_owned() + &text(interval)),
+            Lines::Text => self.print(text(interval)),
+            Lines::Json => self.print(json("interval", interval)),
+        }
         if let Some(Err(error)) = self.hlog.as_mut().map(|hlog| hlog.write(finished)) {
             self.failure = Some(error);
             self.hlog = None;

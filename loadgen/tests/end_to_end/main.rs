@@ -3,6 +3,7 @@
 mod backlog;
 mod compare;
 mod connection_failures;
+mod destinations;
 mod embedded;
 mod engine;
 mod floor;
@@ -18,6 +19,7 @@ mod placement;
 mod processes;
 mod progress;
 mod quotas;
+mod readers;
 mod replies;
 mod report_page;
 mod sandbox;

@@ -10,7 +10,7 @@ use super::subjects::{self, Subject};
 use crate::machine::limits;
 use crate::options::{
     GeneratorArgs, LOAD, OUTPUT, OutputArgs, PlacementArgs, SERVER, ServerArgs, backlog, conns,
-    rate, rounds, size,
+    file, rate, rounds, size,
 };
 use crate::run::args::RunArgs;
 use crate::run::warmup::Warmup;
@@ -138,12 +138,8 @@ pub struct CompareArgs {
     pub output: OutputArgs,
 
     /// Also write the record of every run into a directory
-    #[arg(long, value_name = "DIR", help_heading = OUTPUT)]
+    #[arg(long, value_name = "DIR", help_heading = OUTPUT, value_parser = file())]
     pub keep_runs: Option<PathBuf>,
-
-    /// Has no effect: without --output no file is written.
-    #[arg(long, hide = true, conflicts_with = "path")]
-    pub no_output: bool,
 }
 
 impl CompareArgs {

@@ -56,9 +56,10 @@ pub(super) struct Keep {
 impl Keep {
     /// # Errors
     ///
-    /// If it is no directory that can be read.
+    /// If it is no directory in which files can be created.
     pub(super) fn new(directory: &Path, output: &OutputArgs) -> Result<Self, String> {
-        fs::read_dir(directory).map_err(|error| {
+        let checked = fs::read_dir(directory).and_then(|_| store::check(directory, false));
+        checked.map_err(|error| {
             format!("--keep-runs: {}: {}", directory.display(), describe(&error))
         })?;
         let base = match output.path.as_deref() {
@@ -70,8 +71,9 @@ impl Keep {
     }
 
     fn write(&self, finished: &Finished) -> Result<String, Failure> {
-        let file = store::write(&finished.record, &self.directory, false)
-            .map_err(|error| Failure::file(exit::FAILURE, &self.directory, &error))?;
+        let file = store::write(&finished.record, &self.directory, false).map_err(|error| {
+            Failure::file(exit::FAILURE, &self.directory, &error).rescue(&finished.record)
+        })?;
         Ok(file.strip_prefix(&self.base).unwrap_or(&file).display().to_string())
     }
 }

@@ -58,8 +58,8 @@ pub struct GeneratorArgs {
     pub timeout: Duration,
 
     /// Number of connections opened per second [default: no limit]
-    #[arg(long, value_name = "RATE", value_parser = positive)]
-    pub connect_rate: Option<u64>,
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub connect_rate: Option<f64>,
 
     /// Seed of all random choices: bytes sent, send times, order of runs [default: random]
     #[arg(long, value_name = "N")]
@@ -196,10 +196,16 @@ pub(crate) fn at_most<const MOST: u32>(text: &str) -> Result<u32, String> {
     }
 }
 
-pub(crate) fn rate(text: &str) -> Result<u64, String> {
-    match positive(text)? {
-        rate @ ..=SECOND => Ok(rate),
-        _ => Err("must be at most 1000M, one per nanosecond".to_owned()),
+/// Lowest rate: one a day.
+const RATE_MIN: f64 = 1.0 / 86_400.0;
+
+/// Parses a rate per second, from one a day to one per nanosecond.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
+    match units::rate(text)? {
+        0.0 => Err("must be more than 0".to_owned()),
+        rate if rate < RATE_MIN => Err("must be at least one a day, 0.042/h".to_owned()),
+        rate if rate > SECOND as f64 => Err("must be at most 1000M, one per nanosecond".to_owned()),
+        rate => Ok(rate),
     }
 }
 

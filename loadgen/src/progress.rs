@@ -48,7 +48,7 @@ impl Progress {
             }
             _ => 0.0,
         };
-        let rate = format::count(rate.round());
+        let rate = format::count(rate);
         let seconds = |from: u64, to: u64| format!("{:.1}s", to.saturating_sub(from) as f64 / 1e9);
         let (start, end) = (control.start_ns(), control.end_ns());
         self.set_phase(match () {

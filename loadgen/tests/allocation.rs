@@ -104,7 +104,7 @@ fn exchange_allocates_nothing() {
         .copied()
         .flat_map(|engine| arrivals.map(|how| (engine, how)));
     for (engine, arrivals) in cases {
-        let rate = |arrivals| OpenLoop { rate: 20_000, arrivals, spin: Duration::ZERO, seed: 1 };
+        let rate = |arrivals| OpenLoop { rate: 20_000.0, arrivals, spin: Duration::ZERO, seed: 1 };
         let open = arrivals.map(rate);
         allocations(engine, 100, open); // Allocations that happen once.
         let (few, many) = (allocations(engine, 1_000, open), allocations(engine, 31_000, open));

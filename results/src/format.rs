@@ -8,7 +8,12 @@ pub fn duration(ns: u64) -> String {
 }
 
 /// A count or a rate: `512` or `98.5` below a thousand, in four digits above: `241.9k`, `1.234M`.
+/// Below one, in three digits: `0.0333`.
 pub fn count(value: f64) -> String {
+    if 0.0 < value && value < 1.0 {
+        let three_digits: f64 = format!("{value:.2e}").parse().expect("{:e} writes a number");
+        return three_digits.to_string();
+    }
     let small = format!("{value:.1}");
     if small.len() <= "999.9".len() {
         small.strip_suffix(".0").unwrap_or(&small).to_owned()
@@ -68,7 +73,10 @@ mod tests {
     fn counts() {
         for (value, text) in [
             (0.0, "0"),
-            (0.04, "0"),
+            (0.04, "0.04"),
+            (1.0 / 30.0, "0.0333"),
+            (0.2, "0.2"),
+            (0.9996, "1"),
             (1.0, "1"),
             (98.5, "98.5"),
             (512.0, "512"),

@@ -87,6 +87,11 @@ pub(crate) fn grouped(count: u64) -> String {
     text
 }
 
+/// A rate: `1,234` from a hundred on, else with its fraction: `0.2`.
+pub(crate) fn rate(per_second: f64) -> String {
+    if per_second < 99.95 { format::count(per_second) } else { grouped(per_second.round() as u64) }
+}
+
 /// A count with the noun that fits it: `1 shard`, `1,000 connections`.
 pub(crate) fn plural(count: u64, one: &str) -> String {
     format!("{} {one}{}", grouped(count), if count == 1 { "" } else { "s" })
@@ -148,6 +153,11 @@ mod tests {
             assert_eq!(grouped(count), text);
         }
         assert_eq!(plural(1, "shard"), "1 shard");
+        for (per_second, text) in
+            [(0.0, "0"), (0.2, "0.2"), (12.34, "12.3"), (99.96, "100"), (1234.5, "1,235")]
+        {
+            assert_eq!(rate(per_second), text);
+        }
         assert_eq!(plural(2000, "shard"), "2,000 shards");
     }
 }

@@ -101,6 +101,34 @@ pub fn count_positive(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses a rate per second: `50k`, `0.5`, `30/m` (0.5) or `2/h`.
+///
+/// # Errors
+///
+/// A text for the user that shows the notation.
+pub fn rate(text: &str) -> Result<f64, String> {
+    let (number, per) = text.split_once('/').unwrap_or((text, "s"));
+    let (digits, unit) = split(number);
+    let factor = match unit {
+        "" => Some(1.0),
+        "k" | "K" => Some(1e3),
+        "m" | "M" => Some(1e6),
+        _ => None,
+    };
+    let seconds = match per {
+        "s" => Some(1.0),
+        "m" | "min" => Some(60.0),
+        "h" => Some(3600.0),
+        _ => None,
+    };
+    let plain = digits.starts_with(|c: char| c.is_ascii_digit()) && !digits.ends_with(['.', '_']);
+    let number = digits.replace('_', "").parse::<f64>().ok().filter(|_| plain);
+    let per_second = number.zip(factor).zip(seconds).map(|((n, factor), s)| n * factor / s);
+    per_second
+        .filter(|rate| rate.is_finite())
+        .ok_or_else(|| "not a rate: write 50k, 0.5 or 30/m".to_owned())
+}
+
 /// Parses a share: `1%` is 0.01. Only zero needs no sign.
 ///
 /// # Errors
@@ -215,6 +243,31 @@ mod tests {
         assert!(count("99999999999999999999").is_err());
         assert!(count("99999999999999999M").is_err());
         assert_eq!(count_positive("0"), Err("must be at least 1".to_owned()));
+    }
+
+    #[test]
+    fn rates_may_have_a_fraction_and_a_period() {
+        for (text, per_second) in [
+            ("0", 0.0),
+            ("0.5", 0.5),
+            ("30/m", 0.5),
+            ("30/min", 0.5),
+            ("36/h", 0.01),
+            ("7/s", 7.0),
+            ("50k", 50_000.0),
+            ("1.5M", 1.5e6),
+            ("6k/m", 100.0),
+            ("1_000", 1000.0),
+        ] {
+            assert_eq!(rate(text), Ok(per_second), "{text}");
+        }
+        for wrong in [
+            "", "-1", "+1", "nan", "inf", "1e3", "1e-300", ".5", "5.", "1/", "1/d", "/m", "30//m",
+            "1.2.3", "5kB", "5 k", "1/2", "k",
+        ] {
+            assert!(rate(wrong).unwrap_err().starts_with("not a rate"), "{wrong}");
+        }
+        assert!(rate(&"9".repeat(400)).is_err());
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct Plan {
     /// Timeout for a connect or an exchange.
     pub timeout: Duration,
     /// New connections per second, over all threads; `None` is as fast as possible.
-    pub connect_rate: Option<u64>,
+    pub connect_rate: Option<f64>,
     /// Number of threads.
     pub threads: usize,
     /// Schedule of an open loop; `None` is a closed loop.

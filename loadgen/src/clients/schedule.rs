@@ -40,7 +40,7 @@ impl Arrivals {
 #[derive(Clone, Copy, Debug)]
 pub struct OpenLoop {
     /// Requests per second, over all threads; at most one per nanosecond.
-    pub rate: u64,
+    pub rate: f64,
     /// Distribution of the instants.
     pub arrivals: Arrivals,
     /// Time to poll before a request is due, instead of sleeping until then.
@@ -52,7 +52,7 @@ pub struct OpenLoop {
 impl OpenLoop {
     /// Mean distance of one thread's requests, nanoseconds.
     pub fn mean_gap_ns(&self, threads: usize) -> f64 {
-        threads as f64 * SECOND as f64 / self.rate as f64
+        threads as f64 * SECOND as f64 / self.rate
     }
 }
 
@@ -76,9 +76,9 @@ pub struct Schedule {
 
 #[derive(Debug)]
 enum Gaps {
-    /// A whole step and a remainder in units of `1 / rate` nanoseconds, so that instants are
-    /// exact however many there were before.
-    Constant { step_ns: u64, step_rest: u64, rest: u64, rate: u64 },
+    /// Each instant is computed from its number in the whole schedule, so that it is exact however
+    /// many there were before.
+    Constant { number: u64, threads: u64, rate: f64, origin_ns: u64 },
     /// `place_ns` is the instant from `origin_ns` on, with its fraction.
     Poisson { random: fastrand::Rng, mean_ns: f64, place_ns: f64, origin_ns: u64 },
 }
@@ -88,14 +88,9 @@ impl Schedule {
     pub fn new(asked: &OpenLoop, part: Part, origin_ns: u64) -> Self {
         match asked.arrivals {
             Arrivals::Constant => {
-                let distance = |count: usize| {
-                    let rest = count as u64 * SECOND;
-                    (rest / asked.rate, rest % asked.rate)
-                };
-                let (first_ns, rest) = distance(part.thread);
-                let (step_ns, step_rest) = distance(part.threads);
-                let gaps = Gaps::Constant { step_ns, step_rest, rest, rate: asked.rate };
-                Self { next_ns: origin_ns + first_ns, gaps }
+                let (number, threads) = (part.thread as u64, part.threads as u64);
+                let gaps = Gaps::Constant { number, threads, rate: asked.rate, origin_ns };
+                Self { next_ns: constant_ns(origin_ns, number, asked.rate), gaps }
             }
             Arrivals::Poisson => {
                 let mut seeds = fastrand::Rng::with_seed(asked.seed);
@@ -123,18 +118,14 @@ impl Schedule {
     #[inline]
     pub fn advance(&mut self) {
         match &mut self.gaps {
-            Gaps::Constant { step_ns, step_rest, rest, rate } => {
-                self.next_ns += *step_ns;
-                *rest += *step_rest;
-                if *rest >= *rate {
-                    *rest -= *rate;
-                    self.next_ns += 1;
-                }
+            Gaps::Constant { number, threads, rate, origin_ns } => {
+                *number += *threads;
+                self.next_ns = constant_ns(*origin_ns, *number, *rate);
             }
             Gaps::Poisson { random, mean_ns, place_ns, origin_ns } => {
                 // The distance to the next is exponential, by inversion; 1 - u is never 0.
                 *place_ns -= *mean_ns * (1.0 - random.f64()).ln();
-                self.next_ns = *origin_ns + *place_ns as u64;
+                self.next_ns = origin_ns.saturating_add(*place_ns as u64);
             }
         }
     }
@@ -144,11 +135,18 @@ impl Schedule {
     pub fn remaining(&self, end_ns: u64) -> u64 {
         let left_ns = end_ns.saturating_sub(self.next_ns);
         match &self.gaps {
-            Gaps::Constant { step_ns, step_rest, rest, rate } => {
-                let rate = u128::from(*rate);
-                let step = u128::from(*step_ns) * rate + u128::from(*step_rest);
-                let left = (u128::from(left_ns) * rate).saturating_sub(u128::from(*rest));
-                left.div_ceil(step) as u64
+            &Gaps::Constant { number, threads, rate, origin_ns } => {
+                let before_end =
+                    |count| constant_ns(origin_ns, number + count * threads, rate) < end_ns;
+                // A division may be off by one.
+                let mut count = (left_ns as f64 * rate / (SECOND * threads) as f64) as u64;
+                while before_end(count) {
+                    count += 1;
+                }
+                while count > 0 && !before_end(count - 1) {
+                    count -= 1;
+                }
+                count
             }
             Gaps::Poisson { mean_ns, .. } if left_ns > 0 => 1 + (left_ns as f64 / mean_ns) as u64,
             Gaps::Poisson { .. } => 0,
@@ -156,11 +154,18 @@ impl Schedule {
     }
 }
 
+/// Instant of a request of constant arrivals, by its number in the schedule of all threads.
+#[inline]
+fn constant_ns(origin_ns: u64, number: u64, rate: f64) -> u64 {
+    origin_ns.saturating_add((number as f64 * SECOND as f64 / rate) as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn asked(rate: u64, arrivals: Arrivals, seed: u64) -> OpenLoop {
+        let rate = rate as f64;
         OpenLoop { rate, arrivals, spin: Duration::ZERO, seed }
     }
 
@@ -198,6 +203,25 @@ mod tests {
             if end_ns == 3 * SECOND {
                 assert_eq!(instants.len() as u64, 3 * rate);
             }
+        }
+    }
+
+    #[test]
+    fn rates_below_one_a_second_are_kept() {
+        let open = |rate, arrivals| OpenLoop { rate, ..asked(1, arrivals, 1) };
+        for (rate, seconds) in [(0.5, 2), (1.0 / 60.0, 60), (1.0 / 86_400.0, 86_400)] {
+            let constant = open(rate, Arrivals::Constant);
+            for threads in [1, 3] {
+                let instants = union(&constant, threads, 5 * seconds * SECOND);
+                let expected: Vec<u64> = (0..5).map(|number| number * seconds * SECOND).collect();
+                assert_eq!(instants, expected, "{rate}");
+            }
+            let part = Part { thread: 0, threads: 1, phase: 0 };
+            let schedule = Schedule::new(&constant, part, 7);
+            assert_eq!(schedule.remaining(7 + 4 * seconds * SECOND), 4);
+            assert_eq!(schedule.remaining(8 + 4 * seconds * SECOND), 5);
+            let random = union(&open(rate, Arrivals::Poisson), 2, 2000 * seconds * SECOND);
+            assert!((1800..2200).contains(&random.len()), "{rate}: {}", random.len());
         }
     }
 

@@ -184,7 +184,7 @@ mod tests {
         judged_rate: u64,
         mut change: impl FnMut(u64) -> u64,
     ) -> Option<String> {
-        let asked = OpenLoop { rate, arrivals, spin: Duration::ZERO, seed: 11 };
+        let asked = OpenLoop { rate: rate as f64, arrivals, spin: Duration::ZERO, seed: 11 };
         let part = Part { thread: 0, threads: 1, phase: 1 };
         let mut schedule = Schedule::new(&asked, part, SECOND);
         let mut spacing = Spacing::new(arrivals, 1e9 / judged_rate as f64, 1);

@@ -143,7 +143,7 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
         let begin = self.control.clock.now();
         let opening_max = (OPENING_MAX / self.plan.threads).max(1);
         let interval_ns =
-            self.plan.connect_rate.map_or(0.0, |rate| 1e9 * self.plan.threads as f64 / rate as f64);
+            self.plan.connect_rate.map_or(0.0, |rate| 1e9 * self.plan.threads as f64 / rate);
         let mut next = 0;
         while next < self.connections.len() || self.busy > 0 {
             self.now = self.control.clock.now();

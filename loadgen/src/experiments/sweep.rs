@@ -53,7 +53,7 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Fai
     let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..));
     let plan = plan(args, &base, &argv, seed);
     let (cells, omitted) = cells::cells(args, &base, &plan);
-    let most = args.conns().iter().max().map_or(1, |&conns| conns as u32);
+    let most = args.conns_max();
     session.check(&match cells.first() {
         // What the machine cannot run has been omitted.
         Some(cell) if args.may_omit() => cell.args.with_conns(1),
@@ -170,7 +170,7 @@ fn search(
 ) -> Result<(), Failure> {
     let (lowest, highest) = args.rate_range();
     let mut search = Search::new(lowest, highest);
-    let mut measure = |sweep: &mut Sweep, rate: u64, purpose: Purpose| {
+    let mut measure = |sweep: &mut Sweep, rate: f64, purpose: Purpose| {
         let longer = if purpose == Purpose::Confirm { CONFIRM } else { 1 };
         let duration = base.duration.map(|duration| duration * longer);
         let args_of_run = RunArgs { rate: Some(rate), duration, ..base.clone() };
@@ -205,9 +205,8 @@ fn search(
         }
     }
     let found = sweep.slo.as_ref().and_then(|slo| slo.rate_per_s);
-    for rate in found.into_iter().flat_map(|rate| SHARES.map(|share| (rate as f64 * share) as u64))
-    {
-        measure(sweep, rate.max(1), Purpose::Share)?;
+    for rate in found.into_iter().flat_map(|rate| SHARES.map(|share| levels::tidy(rate * share))) {
+        measure(sweep, rate, Purpose::Share)?;
     }
     Ok(())
 }

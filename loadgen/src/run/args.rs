@@ -57,10 +57,11 @@ pub struct RunArgs {
     #[arg(short = 'n', long, value_name = "N", value_parser = positive)]
     pub requests: Option<u64>,
 
-    /// Open loop: total requests per second, sent on a fixed schedule regardless of replies
+    /// Open loop: total requests per second (50k, 0.5 or 30/m), sent on a fixed schedule
+    /// regardless of replies
     /// [default: closed loop]
     #[arg(short, long, value_name = "RATE", value_parser = rate)]
-    pub rate: Option<u64>,
+    pub rate: Option<f64>,
 
     /// Length of the same load before the measured window; auto (closed loop only): until the rate
     /// is steady, at most 3s
@@ -237,7 +238,8 @@ mod tests {
         assert!(spinning.open_loop(1).is_none());
         assert_eq!(spinning.spin_closed(), Duration::from_micros(50));
         let open = parse("loadgen --rate 50k").unwrap().open_loop(7).unwrap();
-        assert_eq!((open.rate, open.arrivals, open.seed), (50_000, Arrivals::Constant, 7));
+        assert_eq!(parse("loadgen --rate 30/m").unwrap().rate, Some(0.5));
+        assert_eq!((open.rate, open.arrivals, open.seed), (50_000.0, Arrivals::Constant, 7));
         assert_eq!(open.spin, Duration::ZERO);
         let open = parse("loadgen -r 5 --arrivals poisson --spin 100us").unwrap().open_loop(7);
         let open = open.unwrap();
@@ -278,8 +280,13 @@ mod tests {
             ("loadgen --force", "not provided"),
             ("loadgen --backend nonsense", "possible values: auto, "),
             ("loadgen --rate 5 --warmup auto", "closed loop"),
-            ("loadgen --connect-rate 0", "must be at least 1"),
-            ("loadgen --rate 0", "must be at least 1"),
+            ("loadgen --connect-rate 0", "must be more than 0"),
+            ("loadgen --rate 0", "must be more than 0"),
+            ("loadgen --rate 0.01/h", "at least one a day"),
+            ("loadgen --rate 1e-300", "not a rate: write 50k, 0.5 or 30/m"),
+            ("loadgen --rate nan", "not a rate"),
+            ("loadgen --rate inf", "not a rate"),
+            ("loadgen --rate=-1", "not a rate"),
             ("loadgen --rate 2000M", "at most 1000M"),
             ("loadgen --rate 5 --arrivals regular", "possible values: constant, poisson"),
             ("loadgen --arrivals poisson", "--rate"),

@@ -140,7 +140,8 @@ impl Metric {
             Self::Latency(..) | Self::ServerCpu | Self::ClientCpu => {
                 Ok(units::duration(text)?.as_nanos() as f64)
             }
-            Self::Throughput | Self::Errors => Ok(units::count(text)? as f64),
+            Self::Throughput => units::rate(text),
+            Self::Errors => Ok(units::count(text)? as f64),
             Self::ErrorRate => units::share(text),
         }
     }
@@ -276,7 +277,7 @@ mod tests {
             ("p98>5ms", "unknown metric \"p98\""),
             ("latency.p99>5ms", "unknown metric \"latency.p99\""),
             ("p99>5", "p99: a duration needs a unit: write 5s or 5ms"),
-            ("throughput<50kB", "throughput: not a count"),
+            ("throughput<50kB", "throughput: not a rate"),
             ("error_rate>1", "error_rate: a share needs a unit: write 1%"),
             ("error_rate>x%", "error_rate: not a share"),
             ("p99>5ms<6ms", "not a duration"),

@@ -118,7 +118,7 @@ fn text(interval: &Interval) -> String {
     let time = format!("{:.1}-{end_s:.1} s", interval.start_s);
     // An interval that a signal ended immediately has no rate.
     let rate = interval.exchanges as f64 / interval.length_s;
-    let rate = if rate.is_finite() { format::count(rate.round()) } else { "-".to_owned() };
+    let rate = if rate.is_finite() { format::count(rate) } else { "-".to_owned() };
     let latency = |ns: Option<u64>| ns.map_or("-".to_owned(), format::duration);
     format!(
         "{time:<14} {rate:>11} {:>8} {:>8} {:>8} {:>8} {:>8}\n",

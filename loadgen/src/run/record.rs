@@ -178,7 +178,7 @@ fn rate(run: &Run, measured: &Measured) -> Option<Rate> {
     }
     let own = (!open.own_lateness.is_empty()).then(|| open.own_lateness.value_at_quantile(0.99));
     Some(Rate {
-        planned_per_s: plan.rate as f64,
+        planned_per_s: plan.rate,
         achieved_per_s: per_second(open.sent_in_time, span_ns),
         arrivals: plan.arrivals.name().to_owned(),
         planned: open.planned,

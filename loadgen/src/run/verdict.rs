@@ -312,7 +312,7 @@ fn open_reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) -> Vec<S
     if open.kept < KEPT {
         reasons.push(format!(
             "{word}: only {} requests/s of {} were sent in time ({:.1} %), {because}",
-            format::count(open.achieved_per_s.round()),
+            format::count(open.achieved_per_s),
             format::count(open.planned_per_s),
             open.kept * 100.0,
         ));

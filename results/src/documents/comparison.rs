@@ -130,13 +130,13 @@ pub struct Asked {
     /// Timeout for a connect or an exchange.
     pub timeout_s: f64,
     /// Planned rate of an open loop, requests a second; absent in a closed loop.
-    pub rate_per_s: Option<u64>,
+    pub rate_per_s: Option<f64>,
     /// Distribution of its instants: `constant` or `poisson`.
     pub arrivals: Option<String>,
     /// Longest busy-poll before a planned instant, or in a closed loop for a reply.
     pub spin_s: Option<f64>,
     /// New connections a second; absent if unlimited.
-    pub connect_rate_per_s: Option<u64>,
+    pub connect_rate_per_s: Option<f64>,
     /// Load-generating threads; absent for one on each CPU.
     pub threads: Option<u32>,
     /// I/O of the load generator; absent before there was a choice.

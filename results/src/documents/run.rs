@@ -311,7 +311,7 @@ impl Threshold {
         let metric = self.expression.split(['<', '>']).next().unwrap_or_default().trim();
         let value = self.value?;
         Some(match metric {
-            "throughput" => format::count(value.round()) + "/s",
+            "throughput" => format::count(value) + "/s",
             "errors" => format::count(value),
             "error_rate" => format!("{:.3}%", value * 100.0),
             _ => format::duration(value.round() as u64),

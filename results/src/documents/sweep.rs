@@ -87,13 +87,13 @@ pub struct SweepPlan {
     /// Meaning of the levels.
     pub axis: Axis,
     /// Levels asked for, ascending; empty for a search, which chooses its own.
-    pub levels: Vec<u64>,
+    pub levels: Vec<f64>,
     /// Runs of each level.
     pub rounds: u32,
     /// Connections of every run; absent if they are the levels.
     pub conns: Option<u32>,
     /// Requests a second of every run, if there is a rate that is not the level.
-    pub rate_per_s: Option<u64>,
+    pub rate_per_s: Option<f64>,
     /// Distribution of the planned instants, as [`Rate::arrivals`](crate::Rate::arrivals); absent
     /// in a closed loop.
     pub arrivals: Option<String>,
@@ -128,7 +128,7 @@ pub struct Point {
     /// Name of the server, in a sweep of several.
     pub subject: Option<String>,
     /// The rate or the number of connections.
-    pub level: u64,
+    pub level: f64,
     /// Round, from 1; of a search, the number of runs at this rate so far.
     pub round: u32,
     /// Purpose of the run.
@@ -217,7 +217,7 @@ pub struct Omission {
     /// Name of the server.
     pub subject: String,
     /// The rate or the number of connections.
-    pub level: u64,
+    pub level: f64,
     /// Reason, in words.
     pub reason: String,
 }
@@ -258,9 +258,9 @@ pub struct SloResult {
     /// Objectives, as asked for: `p99<1ms`.
     pub objectives: Vec<String>,
     /// Highest rate that met them twice, requests a second; absent if none did.
-    pub rate_per_s: Option<u64>,
+    pub rate_per_s: Option<f64>,
     /// Lowest rate above it that missed them; absent if something else ended the search.
-    pub missed_per_s: Option<u64>,
+    pub missed_per_s: Option<f64>,
     /// Upper end of the search.
     pub bound: Bound,
     /// Tolerance between the two rates, as a share.
@@ -287,7 +287,7 @@ const OF_OVERLOAD: [&str; 4] = ["overloaded", "rate-missed", "spacing", "not-ste
 
 impl Point {
     /// A run as a point of the curve.
-    pub fn of(level: u64, round: u32, purpose: Purpose, record: &Record) -> Point {
+    pub fn of(level: f64, round: u32, purpose: Purpose, record: &Record) -> Point {
         let server = record.server.as_ref();
         Point {
             subject: None,

@@ -65,14 +65,14 @@ fn sweep(points: Vec<Point>) -> Sweep {
 
 pub(crate) fn levels(runs: &[(u64, u64, &[&str])]) -> Sweep {
     let point = |&(rate, p99_ms, reasons): &(u64, u64, &[&str])| {
-        Point::of(rate, 1, Purpose::Level, &run(rate, p99_ms, reasons))
+        Point::of(rate as f64, 1, Purpose::Level, &run(rate, p99_ms, reasons))
     };
     sweep(runs.iter().map(point).collect())
 }
 
 #[test]
 fn overload_is_a_point_and_generator_limit_is_invalid() {
-    let outcome = |reasons| Point::of(1000, 1, Purpose::Level, &run(1000, 1, reasons)).outcome;
+    let outcome = |reasons| Point::of(1000.0, 1, Purpose::Level, &run(1000, 1, reasons)).outcome;
     assert_eq!(outcome(&[]), Outcome::Ok);
     assert_eq!(outcome(&["overloaded: the server kept all busy"]), Outcome::Overloaded);
     assert_eq!(outcome(&["overloaded: so", "rate-missed: 80 %"]), Outcome::Overloaded);
@@ -90,7 +90,7 @@ fn sweep_text_names_the_knee() {
         (20_000, 50, &["late: the generator itself was late"]),
     ]);
     let knee = sweep.knee.as_ref().unwrap();
-    assert_eq!((knee.level, knee.p99_ns), (30_000, Some(2e6)));
+    assert_eq!((knee.level, knee.p99_ns), (30_000.0, Some(2e6)));
     let text = sweep.text();
     for words in [
         "the knee is at 30.00k/s: p99 of the response is 2.00ms; at 40.00k/s the server is",
@@ -142,9 +142,9 @@ fn sweep_text_without_a_knee_suggests_levels() {
 fn sweep_table_has_one_row_for_a_level() {
     let mut points = Vec::new();
     for (round, p99_ms) in [(1, 1), (2, 9), (3, 2)] {
-        points.push(Point::of(10_000, round, Purpose::Level, &run(10_000, p99_ms, &[])));
+        points.push(Point::of(10_000.0, round, Purpose::Level, &run(10_000, p99_ms, &[])));
     }
-    points.push(Point::of(10_000, 4, Purpose::Level, &run(10_000, 99, &["late: so"])));
+    points.push(Point::of(10_000.0, 4, Purpose::Level, &run(10_000, 99, &["late: so"])));
     let text = sweep(points).text();
     assert!(text.contains("2.00ms |"), "the median: {text}");
     assert!(text.contains("ok (1 of 4 "), "{text}");
@@ -153,7 +153,7 @@ fn sweep_table_has_one_row_for_a_level() {
 #[test]
 fn sweep_text_of_a_search_names_the_rate() {
     let held = |rate, p99_ms, purpose, held| {
-        let point = Point::of(rate, 1, purpose, &run(rate, p99_ms, &[]));
+        let point = Point::of(rate as f64, 1, purpose, &run(rate, p99_ms, &[]));
         Point { held: Some(held), ..point }
     };
     let mut sweep = sweep(vec![
@@ -164,8 +164,8 @@ fn sweep_text_of_a_search_names_the_rate() {
     ]);
     sweep.slo = Some(SloResult {
         objectives: vec!["p99<3ms".into()],
-        rate_per_s: Some(10_000),
-        missed_per_s: Some(20_000),
+        rate_per_s: Some(10_000.0),
+        missed_per_s: Some(20_000.0),
         bound: Bound::Objectives,
         tolerance: 0.05,
     });
@@ -181,7 +181,7 @@ fn sweep_text_of_a_search_names_the_rate() {
     }
     assert_eq!(sweep.find_knee(), None, "the search's points are not spread over the curve");
     let slo = sweep.slo.as_mut().unwrap();
-    (slo.rate_per_s, slo.missed_per_s) = (None, Some(10_000));
+    (slo.rate_per_s, slo.missed_per_s) = (None, Some(10_000.0));
     assert!(
         sweep.sentences()[0].contains("no rate holds p99<3ms: 5.000k/s does not"),
         "{}",
@@ -189,7 +189,7 @@ fn sweep_text_of_a_search_names_the_rate() {
     );
     sweep.slo.as_mut().unwrap().bound = Bound::Generator;
     assert!(sweep.sentences()[0].contains("the generator was the limit or"), "{}", sweep.text());
-    sweep.slo.as_mut().unwrap().rate_per_s = Some(10_000);
+    sweep.slo.as_mut().unwrap().rate_per_s = Some(10_000.0);
     assert!(
         sweep.sentences()[0].contains("the generator's limit, not the server's"),
         "{}",
@@ -212,7 +212,7 @@ fn file_of_many_is_read_as_a_sweep() {
     let Stored::Sweep(sweep) = store::read(file.as_ref()).unwrap() else { panic!("no sweep") };
     assert_eq!((sweep.plan.axis, sweep.plan.header.kind.as_str()), (Axis::Conns, "sweep"));
     let point = &sweep.points[0];
-    assert_eq!(point.level, u64::from(point.conns));
+    assert_eq!(point.level, f64::from(point.conns));
     assert!(point.subject.is_some() && point.latency.exchange.is_some());
     assert!(point.opening.as_ref().is_some_and(|opening| opening.opened_per_s > 0.0));
     assert!(point.idle_memory.is_some() && point.server_processes.is_some());
@@ -224,7 +224,7 @@ fn file_of_many_is_read_as_a_sweep() {
 fn rows_of_several_servers_are_in_the_order_asked_for() {
     let point = |subject: &str, rate: u64, reasons: &[&str]| Point {
         subject: Some(subject.to_owned()),
-        ..Point::of(rate, 1, Purpose::Level, &run(rate, 1, reasons))
+        ..Point::of(rate as f64, 1, Purpose::Level, &run(rate, 1, reasons))
     };
     let mut sweep = sweep(vec![
         point("io-uring", 20_000, &["late: so"]),
@@ -249,7 +249,7 @@ fn costs_of_connections_are_in_the_text_and_on_the_page() {
     let mut sweep = sweep(Vec::new());
     sweep.plan.axis = Axis::Conns;
     for conns in [100, 1000] {
-        let mut point = Point::of(conns, 1, Purpose::Level, &run(1000, 1, &[]));
+        let mut point = Point::of(conns as f64, 1, Purpose::Level, &run(1000, 1, &[]));
         point.conns = conns as u32;
         point.opening = Some(Opening {
             opening_s: 0.1,

@@ -101,10 +101,11 @@ pub struct CompareArgs {
     #[arg(short, long, value_name = "TIME", value_parser = Warmup::parse)]
     pub warmup: Option<Warmup>,
 
-    /// Open loop: total requests per second, sent on a fixed schedule regardless of replies
+    /// Open loop: total requests per second (50k, 0.5 or 30/m), sent on a fixed schedule
+    /// regardless of replies
     /// [default: closed loop]
     #[arg(long, value_name = "RATE", value_parser = rate)]
-    pub rate: Option<u64>,
+    pub rate: Option<f64>,
 
     /// Options of the generator.
     #[command(flatten)]

@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use crate::clients::engine::Engine;
 use crate::experiments::listening::unique;
 use crate::options::{
-    EMBEDDED, LOAD, OutputArgs, PlacementArgs, SERVER, ServerArgs, at_most, backlog, conns,
-    positive, size,
+    EMBEDDED, LOAD, OutputArgs, PlacementArgs, SERVER, ServerArgs, at_most, backlog, conns, rate,
+    size,
 };
 use crate::run::args::RunArgs;
 use crate::servers::embedded::backend_parser;
@@ -42,8 +42,8 @@ pub struct StormArgs {
     pub at_once: bool,
 
     /// Number of connections opened per second, on a fixed schedule
-    #[arg(short, long, value_name = "RATE", value_parser = positive)]
-    pub rate: Option<u64>,
+    #[arg(short, long, value_name = "RATE", value_parser = rate)]
+    pub rate: Option<f64>,
 
     /// Number of exchanges on each connection
     #[arg(short, long, value_name = "N", default_value = "1")]

@@ -7,11 +7,10 @@ use clap::Args;
 use super::cells::PROCESSES_MAX;
 use super::levels::{self, Levels};
 use crate::clients::connection::Service;
-use crate::clients::schedule::SECOND;
 use crate::experiments::compare;
 use crate::options::{
-    CONNS_MAX, EMBEDDED, GeneratorArgs, LOAD, OutputArgs, PlacementArgs, SERVER, ServerArgs,
-    at_most, backlog, rate, rounds, size,
+    EMBEDDED, GeneratorArgs, LOAD, OutputArgs, PlacementArgs, SERVER, ServerArgs, at_most, backlog,
+    rate, rounds, size,
 };
 use crate::run::args::RunArgs;
 use crate::run::condition::Condition;
@@ -44,12 +43,12 @@ Examples:
 pub struct SweepArgs {
     /// Open loop at each of these rates: 5k,10k,20k; or 5k..100k/10 (ten, evenly spaced); or
     /// 1k..64k*2 (each twice the one before)
-    #[arg(short, long, value_name = "LEVELS", value_parser = levels::parse)]
+    #[arg(short, long, value_name = "LEVELS", value_parser = levels::rates)]
     pub rates: Option<Levels>,
 
     /// Numbers of connections: 10,1k,50k or a range as above; several are levels, of a closed loop
     /// or of the one rate of --rates [default with --rates or --slo: 64]
-    #[arg(short, long, value_name = "LEVELS", value_parser = levels::parse)]
+    #[arg(short, long, value_name = "LEVELS", value_parser = levels::conns)]
     pub conns: Option<Levels>,
 
     /// Search for the highest rate at which every run meets the condition, such as 'p99<1ms', and
@@ -59,11 +58,11 @@ pub struct SweepArgs {
 
     /// Lowest rate of the search [default: 1k]
     #[arg(long, value_name = "RATE", value_parser = rate)]
-    pub rate_min: Option<u64>,
+    pub rate_min: Option<f64>,
 
     /// Highest rate of the search [default: 1M]
     #[arg(long, value_name = "RATE", value_parser = rate)]
-    pub rate_max: Option<u64>,
+    pub rate_max: Option<f64>,
 
     /// Number of runs at each level
     #[arg(long, value_name = "N", default_value = "1", value_parser = rounds)]
@@ -157,7 +156,7 @@ impl SweepArgs {
     }
 
     /// The lowest rate; `None` in a closed loop.
-    fn rate(&self) -> Option<u64> {
+    fn rate(&self) -> Option<f64> {
         match &self.rates {
             Some(rates) => Some(rates.0[0]),
             None => (!self.slo.is_empty()).then(|| self.rate_range().0),
@@ -172,15 +171,20 @@ impl SweepArgs {
 
     /// The warm-up, in which each of the most connections is to have an exchange.
     pub(super) fn warmup(&self) -> Duration {
-        let most = self.conns().iter().max().map_or(0, |&conns| conns as u32);
+        let most = self.conns_max();
         let shortest =
             if self.measures_idle() { WARMUP_PER_CONNECTION * most } else { Duration::ZERO };
         self.warmup.max(shortest)
     }
 
+    /// The largest number of connections.
+    pub(super) fn conns_max(&self) -> u32 {
+        self.conns().iter().fold(1.0, |most: f64, &conns| most.max(conns)) as u32
+    }
+
     /// The numbers of connections.
-    pub(super) fn conns(&self) -> &[u64] {
-        self.conns.as_ref().map_or(&[64], |conns| &conns.0)
+    pub(super) fn conns(&self) -> &[f64] {
+        self.conns.as_ref().map_or(&[64.0], |conns| &conns.0)
     }
 
     /// True if opening and idle memory are measured: of a closed loop over open connections.
@@ -195,12 +199,6 @@ impl SweepArgs {
     /// The combination that is not possible.
     pub(super) fn check(&self) -> Result<(), String> {
         let rates = self.rates.as_ref().map_or(&[][..], |rates| &rates.0);
-        if self.conns().iter().any(|&conns| conns > CONNS_MAX.into()) {
-            return Err(format!("--conns: must be at most {CONNS_MAX}"));
-        }
-        if rates.iter().any(|&rate| rate > SECOND) {
-            return Err("--rates: must be at most 1000M, one per nanosecond".to_owned());
-        }
         if self.slo.is_empty() && (self.rate_min.is_some() || self.rate_max.is_some()) {
             return Err("--rate-min and --rate-max are for --slo".to_owned());
         }
@@ -214,9 +212,9 @@ impl SweepArgs {
                 return Err("either --rates or --conns has several levels, not both".to_owned());
             }
             (true, 1, 1) | (true, 0, _) if self.conns.is_none() || rates.len() == 1 => {
-                return Err(
-                    "give it levels: --rates 5k,10k,20k, --conns 1,2,4, or --slo".to_owned()
-                );
+                return Err("give it several levels: --rates 5k,10k,20k or --conns 1,2,4, or an \
+                            objective: --slo 'p99<1ms'"
+                    .to_owned());
             }
             (true, 0, _) if self.generator.arrivals.is_some() => {
                 return Err("--arrivals is for an open loop: give --rates".to_owned());
@@ -231,8 +229,8 @@ impl SweepArgs {
     }
 
     /// The lowest and the highest rate of a search.
-    pub(super) fn rate_range(&self) -> (u64, u64) {
-        (self.rate_min.unwrap_or(1000), self.rate_max.unwrap_or(1_000_000))
+    pub(super) fn rate_range(&self) -> (f64, f64) {
+        (self.rate_min.unwrap_or(1000.0), self.rate_max.unwrap_or(1e6))
     }
 }
 

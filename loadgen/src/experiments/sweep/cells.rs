@@ -22,7 +22,7 @@ const THREADS_SHARE: f64 = 0.75;
 #[derive(Clone, Debug)]
 pub(super) struct Cell {
     /// The rate or the number of connections.
-    pub(super) level: u64,
+    pub(super) level: f64,
     pub(super) args: RunArgs,
     /// True if opening and idle memory are measured.
     pub(super) idle: bool,

@@ -224,10 +224,7 @@ fn specs(args: &RunArgs, processes: u32, addr: SocketAddr, placement: &Placement
             threads: args.generator.threads.unwrap_or(cpus.len()).min(conns as usize),
             cpus: cpus.clone(),
             timeout: args.generator.timeout,
-            connect_rate: args
-                .generator
-                .connect_rate
-                .map(|rate| (rate / u64::from(processes)).max(1)),
+            connect_rate: args.generator.connect_rate.map(|rate| rate / f64::from(processes)),
             spin: args.spin_closed(),
             warmup,
             duration,

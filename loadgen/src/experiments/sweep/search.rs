@@ -8,8 +8,10 @@
 
 use lockstep_results::Bound;
 
+use super::levels::tidy;
+
 /// Factor from a rate that held to the next, while no rate has missed.
-const RAMP: u64 = 2;
+const RAMP: f64 = 2.0;
 
 /// Factor from a rate that missed when it was measured again to the next lower one; applied once
 /// the first time, twice the second time, and so on.
@@ -30,23 +32,23 @@ pub(super) enum Observation {
 }
 
 /// The next step.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Next {
     /// Measure at this rate.
-    Look(u64),
+    Look(f64),
     /// Measure at this rate again, longer.
-    Confirm(u64),
+    Confirm(f64),
     /// End: the result.
     Done(Found),
 }
 
 /// The result of a search.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Found {
     /// The highest rate that held, twice.
-    pub(super) rate: Option<u64>,
+    pub(super) rate: Option<f64>,
     /// The lowest above it that missed.
-    pub(super) missed: Option<u64>,
+    pub(super) missed: Option<f64>,
     /// Reason why the search went no higher.
     pub(super) bound: Bound,
 }
@@ -54,12 +56,12 @@ pub(super) struct Found {
 /// The search.
 #[derive(Clone, Debug)]
 pub(super) struct Search {
-    lowest: u64,
-    highest: u64,
+    lowest: f64,
+    highest: f64,
     /// The highest rate that held.
-    held: Option<u64>,
+    held: Option<f64>,
     /// The lowest rate that was rejected, and by which observation.
-    rejected: Option<(u64, Observation)>,
+    rejected: Option<(f64, Observation)>,
     /// Observations at the present rate.
     seen: Vec<Observation>,
     /// Number of results that missed when they were measured again.
@@ -69,7 +71,7 @@ pub(super) struct Search {
 
 impl Search {
     /// A search between two rates, both included, requests a second.
-    pub(super) fn new(lowest: u64, highest: u64) -> Self {
+    pub(super) fn new(lowest: f64, highest: f64) -> Self {
         Self {
             lowest,
             highest,
@@ -114,7 +116,7 @@ impl Search {
         match (self.held, self.rejected) {
             (None, _) => Next::Done(self.found(None)),
             (Some(held), None) if held >= self.highest => Next::Confirm(held),
-            (Some(held), None) => Next::Look(held.saturating_mul(RAMP).min(self.highest)),
+            (Some(held), None) => Next::Look((held * RAMP).min(self.highest)),
             (Some(held), Some((rejected, _))) => match between(held, rejected) {
                 Some(middle) => Next::Look(middle),
                 None => Next::Confirm(held),
@@ -122,17 +124,17 @@ impl Search {
         }
     }
 
-    fn step_down(&mut self, rate: u64, why: Observation) -> Next {
+    fn step_down(&mut self, rate: f64, why: Observation) -> Next {
         self.rejected = Some((rate, why));
         self.failed += 1;
-        let lower = (rate as f64 * STEP_DOWN.powi(self.failed)) as u64;
+        let lower = tidy(rate * STEP_DOWN.powi(self.failed));
         match () {
             () if rate <= self.lowest => Next::Done(self.found(None)),
             () => Next::Confirm(lower.max(self.lowest)),
         }
     }
 
-    fn found(&self, rate: Option<u64>) -> Found {
+    fn found(&self, rate: Option<f64>) -> Found {
         let bound = match self.rejected {
             None => Bound::Highest,
             Some((_, Observation::Unusable)) => Bound::Generator,
@@ -166,9 +168,9 @@ fn decide(seen: &[Observation]) -> Option<Observation> {
 }
 
 /// The geometric mean; `None` if the rates are within the tolerance.
-fn between(held: u64, rejected: u64) -> Option<u64> {
-    let middle = (held as f64 * rejected as f64).sqrt().round() as u64;
-    let apart = rejected as f64 > held as f64 * (1.0 + TOLERANCE);
+fn between(held: f64, rejected: f64) -> Option<f64> {
+    let middle = tidy((held * rejected).sqrt());
+    let apart = rejected > held * (1.0 + TOLERANCE);
     (apart && held < middle && middle < rejected).then_some(middle)
 }
 
@@ -180,8 +182,8 @@ mod tests {
     /// Runs a search against `server`, a function of the rate and the number of the run; returns
     /// the result and the steps.
     fn search(
-        (lowest, highest): (u64, u64),
-        mut server: impl FnMut(u64, usize) -> Observation,
+        (lowest, highest): (f64, f64),
+        mut server: impl FnMut(f64, usize) -> Observation,
     ) -> (Found, Vec<Next>) {
         let mut search = Search::new(lowest, highest);
         let mut made = Vec::new();
@@ -200,21 +202,22 @@ mod tests {
         }
     }
 
-    fn capacity(rate: u64, most: u64) -> Observation {
+    fn capacity(rate: f64, most: f64) -> Observation {
         if rate <= most { Held } else { Missed }
     }
 
     /// True if a rate is the capacity, within the tolerance.
-    fn close(rate: u64, capacity: u64) -> bool {
-        rate <= capacity && capacity as f64 <= rate as f64 * (1.0 + TOLERANCE) + 1.0
+    fn close(rate: f64, capacity: f64) -> bool {
+        rate <= capacity && capacity <= rate * (1.0 + TOLERANCE) + 1.0
     }
 
     #[test]
     fn every_capacity_is_found() {
         for most in (1..3000).chain((3000..2_000_000).step_by(997)) {
-            let (found, made) = search((1, 1_000_000), |rate, _| capacity(rate, most));
+            let most = f64::from(most);
+            let (found, made) = search((1.0, 1_000_000.0), |rate, _| capacity(rate, most));
             let rate = found.rate.unwrap();
-            assert!(close(rate, most.min(1_000_000)), "{most}: {found:?}");
+            assert!(close(rate, most.min(1_000_000.0)), "{most}: {found:?}");
             assert_eq!(made.last(), Some(&Next::Confirm(rate)), "it was measured again");
             // A ramp of 20, two runs at each rejected rate.
             assert!(made.len() <= 20 + 2 + 2 * 5 + 1, "{most}: {} runs", made.len());
@@ -222,37 +225,47 @@ mod tests {
                 Bound::Objectives => {
                     assert!(found.missed.unwrap() > most, "{most}: {found:?}");
                 }
-                Bound::Highest => assert!(rate == 1_000_000 && most >= rate, "{most}: {found:?}"),
+                Bound::Highest => assert!(rate == 1_000_000.0 && most >= rate, "{most}: {found:?}"),
                 other => panic!("{most}: {other:?}"),
             }
         }
     }
 
     #[test]
+    fn capacity_below_one_a_second_is_found() {
+        for most in [0.02, 0.3, 0.77, 1.5, 42.0] {
+            let (found, made) = search((0.01, 100.0), |rate, _| capacity(rate, most));
+            let rate = found.rate.unwrap();
+            assert!(rate <= most && most <= rate * (1.0 + 2.0 * TOLERANCE), "{most}: {found:?}");
+            assert!(made.len() < 30, "{most}: {made:?}");
+        }
+    }
+
+    #[test]
     fn no_rate_is_found_after_two_misses_at_the_lowest() {
-        let (found, made) = search((1000, 1_000_000), |_, _| Missed);
-        let missed = Some(1000);
+        let (found, made) = search((1000.0, 1_000_000.0), |_, _| Missed);
+        let missed = Some(1000.0);
         assert_eq!(found, Found { rate: None, missed, bound: Bound::Objectives });
-        assert_eq!(made, [Next::Look(1000); 2]);
+        assert_eq!(made, [Next::Look(1000.0); 2]);
     }
 
     #[test]
     fn highest_rate_is_found_if_all_hold() {
-        let (found, made) = search((1000, 100_000), |_, _| Held);
-        assert_eq!(found, Found { rate: Some(100_000), missed: None, bound: Bound::Highest });
-        assert_eq!(made.last(), Some(&Next::Confirm(100_000)));
-        let (found, made) = search((500, 500), |_, _| Held);
-        assert_eq!((found.rate, made.len()), (Some(500), 2));
+        let (found, made) = search((1000.0, 100_000.0), |_, _| Held);
+        assert_eq!(found, Found { rate: Some(100_000.0), missed: None, bound: Bound::Highest });
+        assert_eq!(made.last(), Some(&Next::Confirm(100_000.0)));
+        let (found, made) = search((500.0, 500.0), |_, _| Held);
+        assert_eq!((found.rate, made.len()), (Some(500.0), 2));
     }
 
     #[test]
     fn one_bad_run_changes_nothing() {
-        for most in [1_500, 10_000, 77_777, 500_000] {
-            let plain = search((1000, 1_000_000), |rate, _| capacity(rate, most));
+        for most in [1_500.0, 10_000.0, 77_777.0, 500_000.0] {
+            let plain = search((1000.0, 1_000_000.0), |rate, _| capacity(rate, most));
             for wild in [Missed, Unusable] {
                 // The last run is the confirmation, after which it would step down.
                 for bad in 0..plain.1.len() - 1 {
-                    let (found, _) = search((1000, 1_000_000), |rate, run| match run {
+                    let (found, _) = search((1000.0, 1_000_000.0), |rate, run| match run {
                         run if run == bad => wild,
                         _ => capacity(rate, most),
                     });
@@ -266,27 +279,27 @@ mod tests {
     fn one_good_run_above_the_capacity_is_not_the_result() {
         // A good run is believed at once, but the result is measured again.
         for lucky in 0..12 {
-            let (found, _) = search((1000, 1_000_000), |rate, run| match run {
+            let (found, _) = search((1000.0, 1_000_000.0), |rate, run| match run {
                 run if run == lucky => Held,
-                _ => capacity(rate, 20_000),
+                _ => capacity(rate, 20_000.0),
             });
             let rate = found.rate.unwrap();
-            assert!(rate <= 20_000, "run {lucky}: {found:?}");
-            assert!(rate >= 12_000, "run {lucky}: {found:?}");
+            assert!(rate <= 20_000.0, "run {lucky}: {found:?}");
+            assert!(rate >= 12_000.0, "run {lucky}: {found:?}");
         }
     }
 
     #[test]
     fn search_steps_down_from_a_result_that_misses_again() {
         // Short runs hold up to 80,000, long ones to 50,000.
-        let mut search = Search::new(1000, 1_000_000);
+        let mut search = Search::new(1000.0, 1_000_000.0);
         let mut confirmed = Vec::new();
         let found = loop {
             let observation = match search.next() {
-                Next::Look(rate) => capacity(rate, 80_000),
+                Next::Look(rate) => capacity(rate, 80_000.0),
                 Next::Confirm(rate) => {
                     confirmed.push(rate);
-                    capacity(rate, 50_000)
+                    capacity(rate, 50_000.0)
                 }
                 Next::Done(found) => break found,
             };
@@ -294,13 +307,13 @@ mod tests {
         };
         assert!(confirmed.is_sorted_by(|a, b| a > b), "{confirmed:?}");
         assert_eq!(found.rate, confirmed.last().copied());
-        assert!(found.rate.unwrap() > 35_000 && found.rate.unwrap() <= 50_000, "{found:?}");
+        assert!(found.rate.unwrap() > 35_000.0 && found.rate.unwrap() <= 50_000.0, "{found:?}");
         assert_eq!(found.missed, Some(confirmed[confirmed.len() - 2]));
     }
 
     #[test]
     fn search_ends_if_no_result_holds_again() {
-        let mut search = Search::new(1000, 1_000_000);
+        let mut search = Search::new(1000.0, 1_000_000.0);
         for run in 0.. {
             let observation = match search.next() {
                 Next::Look(_) => Held,
@@ -319,18 +332,18 @@ mod tests {
     fn generator_limit_is_reported() {
         // The server could do more than the generator.
         let (found, _) =
-            search((1000, 1_000_000), |rate, _| if rate <= 30_000 { Held } else { Unusable });
-        assert!(close(found.rate.unwrap(), 30_000), "{found:?}");
+            search((1000.0, 1_000_000.0), |rate, _| if rate <= 30_000.0 { Held } else { Unusable });
+        assert!(close(found.rate.unwrap(), 30_000.0), "{found:?}");
         assert_eq!((found.bound, found.missed), (Bound::Generator, None));
         // The generator could do more than the server, but not twice as much.
-        let (found, _) = search((1000, 1_000_000), |rate, _| match rate {
-            ..=30_000 => Held,
-            30_001..=36_000 => Missed,
+        let (found, _) = search((1000.0, 1_000_000.0), |rate, _| match rate {
+            ..=30_000.0 => Held,
+            30_000.0..=36_000.0 => Missed,
             _ => Unusable,
         });
-        assert!(close(found.rate.unwrap(), 30_000), "{found:?}");
+        assert!(close(found.rate.unwrap(), 30_000.0), "{found:?}");
         assert_eq!(found.bound, Bound::Objectives);
-        let (found, _) = search((1000, 1_000_000), |_, _| Unusable);
+        let (found, _) = search((1000.0, 1_000_000.0), |_, _| Unusable);
         assert_eq!(found, Found { rate: None, missed: None, bound: Bound::Generator });
     }
 
@@ -338,13 +351,13 @@ mod tests {
     fn capacity_with_noise_is_found_within_the_noise() {
         for seed in 0..300 {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let most = rng.u64(2_000..500_000);
+            let most = rng.u64(2_000..500_000) as f64;
             // Each run has a capacity of its own, a tenth around the server's.
-            let (found, made) = search((1000, 1_000_000), |rate, _| {
-                capacity(rate, (most as f64 * (0.9 + 0.2 * rng.f64())) as u64)
+            let (found, made) = search((1000.0, 1_000_000.0), |rate, _| {
+                capacity(rate, most * (0.9 + 0.2 * rng.f64()))
             });
-            let rate = found.rate.unwrap_or_else(|| panic!("seed {seed}: {made:?}")) as f64;
-            let share = rate / most as f64;
+            let rate = found.rate.unwrap_or_else(|| panic!("seed {seed}: {made:?}"));
+            let share = rate / most;
             assert!((0.55..=1.1).contains(&share), "seed {seed}: {share} of {most}");
         }
     }
@@ -353,8 +366,8 @@ mod tests {
     fn search_ends_for_any_observations() {
         for seed in 0..2000 {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let lowest = rng.u64(1..5000);
-            let highest = lowest + rng.u64(0..1_000_000);
+            let lowest = rng.u64(1..5000) as f64 / 100.0;
+            let highest = lowest + rng.u64(0..1_000_000) as f64;
             let (found, made) =
                 search((lowest, highest), |_, _| [Held, Missed, Unusable][rng.usize(0..3)]);
             if let Some(rate) = found.rate {
@@ -369,7 +382,7 @@ mod tests {
 
     #[test]
     fn unfinished_search_has_no_rate() {
-        let mut search = Search::new(1000, 1_000_000);
+        let mut search = Search::new(1000.0, 1_000_000.0);
         assert_eq!(search.so_far().bound, Bound::Unfinished);
         search.observe(Held);
         let so_far = search.so_far();

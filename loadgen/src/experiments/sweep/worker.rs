@@ -57,7 +57,7 @@ pub(super) struct Spec {
     pub(super) cpus: Vec<usize>,
     pub(super) threads: usize,
     pub(super) timeout: Duration,
-    pub(super) connect_rate: Option<u64>,
+    pub(super) connect_rate: Option<f64>,
     pub(super) spin: Duration,
     pub(super) warmup: Duration,
     pub(super) duration: Duration,

@@ -39,7 +39,7 @@ fn header(record: &Record) -> String {
     let threads = plural(record.threads.into(), "thread");
     let load = record.rate.as_ref().map_or_else(
         || "closed loop".to_owned(),
-        |rate| format!("open loop, {}/s {}", grouped(rate.planned_per_s as u64), rate.arrivals),
+        |rate| format!("open loop, {}/s {}", crate::text::rate(rate.planned_per_s), rate.arrivals),
     );
     let spin =
         record.spin_ns.map_or_else(String::new, |ns| format!(" spinning {}", format::duration(ns)));
@@ -80,7 +80,7 @@ fn throughput(record: &Record) -> String {
     };
     let sentence = format!(
         "{} exchanges/s   ({} in {:.2} s after {:.2} s of warm-up{until}{})",
-        grouped(record.throughput_per_s.round() as u64),
+        crate::text::rate(record.throughput_per_s),
         plural(record.exchanges, "exchange"),
         record.duration_s,
         record.warmup_s,
@@ -94,8 +94,8 @@ fn throughput(record: &Record) -> String {
         };
         let sentence = format!(
             "{} requests/s sent of {} planned   ({} in all{unsent})",
-            grouped(rate.achieved_per_s.round() as u64),
-            grouped(rate.planned_per_s as u64),
+            crate::text::rate(rate.achieved_per_s),
+            crate::text::rate(rate.planned_per_s),
             plural(rate.planned, "request"),
         );
         text += &(line(&sentence) + "\n");

@@ -29,7 +29,7 @@ pub struct Knee {
     /// Level: of the rates below the first that overloads the server, the highest whose 99th
     /// percentile is at most 3 times the lowest among them; or the fewest connections with 95 % of
     /// the highest throughput.
-    pub level: u64,
+    pub level: f64,
     /// Exchanges a second there.
     pub achieved_per_s: f64,
     /// The 99th percentile of the response there, nanoseconds.
@@ -42,7 +42,7 @@ pub struct Level {
     /// Name of the server, in a sweep of several.
     pub subject: Option<String>,
     /// The rate or the number of connections.
-    pub level: u64,
+    pub level: f64,
     /// True if most of its runs that count overloaded the server.
     pub overloaded: bool,
     /// Median of the achieved exchanges a second.
@@ -83,7 +83,8 @@ impl Sweep {
         let servers = self.servers();
         let key = |point: &Point| {
             let server = servers.iter().position(|server| *server == point.subject.as_deref());
-            (point.level, server)
+            // The bits of positive numbers are in their order.
+            (point.level.to_bits(), server)
         };
         let mut groups: BTreeMap<_, Vec<&Point>> = BTreeMap::new();
         for point in self.points.iter().filter(|point| counts(point)) {
@@ -161,12 +162,12 @@ fn knee_of_conns(levels: &[Level]) -> Option<&Level> {
 mod tests {
     use super::*;
 
-    fn level(level: u64, p99_us: f64, overloaded: bool) -> Level {
+    fn level(level: f64, p99_us: f64, overloaded: bool) -> Level {
         Level {
             subject: None,
             level,
             overloaded,
-            achieved_per_s: level as f64,
+            achieved_per_s: level,
             p50_ns: Some(p99_us * 500.0),
             p99_ns: Some(p99_us * 1000.0),
             p999_ns: None,
@@ -174,10 +175,10 @@ mod tests {
         }
     }
 
-    fn rates(curve: &[(u64, f64, bool)]) -> Option<u64> {
+    fn rates(curve: &[(u32, f64, bool)]) -> Option<u32> {
         let levels: Vec<Level> =
-            curve.iter().map(|&(at, p99, full)| level(at, p99, full)).collect();
-        knee_of_rates(&levels).map(|level| level.level)
+            curve.iter().map(|&(at, p99, full)| level(f64::from(at), p99, full)).collect();
+        knee_of_rates(&levels).map(|level| level.level as u32)
     }
 
     #[test]
@@ -203,12 +204,15 @@ mod tests {
 
     #[test]
     fn knee_is_the_fewest_connections_with_full_throughput() {
-        let conns = |curve: &[(u64, f64)]| {
+        let conns = |curve: &[(u32, f64)]| {
             let levels: Vec<Level> = curve
                 .iter()
-                .map(|&(at, most)| Level { achieved_per_s: most, ..level(at, 1.0, false) })
+                .map(|&(at, most)| Level {
+                    achieved_per_s: most,
+                    ..level(f64::from(at), 1.0, false)
+                })
                 .collect();
-            knee_of_conns(&levels).map(|level| level.level)
+            knee_of_conns(&levels).map(|level| level.level as u32)
         };
         assert_eq!(conns(&[(1, 10e3), (4, 40e3), (16, 96e3), (64, 100e3)]), Some(16));
         assert_eq!(conns(&[(1, 10e3), (4, 40e3), (16, 90e3)]), None, "it may grow on");

@@ -40,11 +40,11 @@ pub(super) fn draw(sweep: &Sweep, page: &mut Page) {
 pub(super) fn title(sweep: &Sweep) -> String {
     let plan = &sweep.plan;
     let levels = sweep.points.iter().map(|point| point.level);
-    let range = match (levels.clone().min(), levels.max()) {
+    let range = match (levels.clone().reduce(f64::min), levels.reduce(f64::max)) {
         (Some(low), Some(high)) if low < high => {
             let low = match plan.axis {
                 Axis::Rate => sweep.level(low),
-                Axis::Conns => grouped(low),
+                Axis::Conns => grouped(low as u64),
             };
             format!(", {low} to {}", sweep.level(high))
         }
@@ -132,7 +132,7 @@ fn over_levels(
     unit: Unit,
     value: Value,
 ) -> Option<Figure> {
-    let series = by_server(sweep, y_label, |level| level.level as f64, value);
+    let series = by_server(sweep, y_label, |level| level.level, value);
     let highest =
         series.iter().flat_map(|series| &series.points).map(|point| point.y).fold(0.0, f64::max);
     let (x_unit, x_label) = match sweep.plan.axis {
@@ -142,7 +142,7 @@ fn over_levels(
     figure(Lines {
         title: format!("{title} by {x_label}"),
         description: format!("A line for each server: the {y_label} at each level."),
-        x: Scale::spanning(x_unit, sweep.levels().iter().map(|level| level.level as f64)),
+        x: Scale::spanning(x_unit, sweep.levels().iter().map(|level| level.level)),
         x_label: x_label.into(),
         y: Scale::from_zero(unit, highest),
         y_label: y_label.into(),

@@ -23,7 +23,7 @@ impl Sweep {
         if levels.len() < 2 || self.servers().len() > 1 {
             return Vec::new();
         }
-        let (first, last) = (levels[0].level as f64, levels[levels.len() - 1].level as f64);
+        let (first, last) = (levels[0].level, levels[levels.len() - 1].level);
         let wide = last / first.max(1.0) >= WIDE;
         let kind = if wide { Kind::Log } else { Kind::Linear };
         let across = Scale::new(kind, Unit::Count, first, last).over(0.0, (WIDTH - 1) as f64);
@@ -34,7 +34,7 @@ impl Sweep {
         let upward = upward.over((HEIGHT - 1) as f64, 0.0);
         let mut rows = vec![vec![' '; WIDTH]; HEIGHT];
         for level in &levels {
-            let column = across.at(level.level as f64).round() as usize;
+            let column = across.at(level.level).round() as usize;
             let mut mark = |value: Option<f64>, mark: char| {
                 if let Some(value) = value {
                     rows[upward.at(value).round() as usize][column] = mark;

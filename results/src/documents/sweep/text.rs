@@ -101,7 +101,7 @@ impl Sweep {
             row.extend(several.then(|| server(level.subject.as_deref())));
             row.extend([
                 match self.plan.axis {
-                    Axis::Rate => format::count(level.level as f64),
+                    Axis::Rate => format::count(level.level),
                     Axis::Conns => level.level.to_string(),
                 },
                 format::count(level.achieved_per_s),
@@ -221,10 +221,10 @@ impl Sweep {
         }
     }
 
-    pub(super) fn level(&self, level: u64) -> String {
+    pub(super) fn level(&self, level: f64) -> String {
         match self.plan.axis {
-            Axis::Rate => format!("{}/s", format::count(level as f64)),
-            Axis::Conns => plural(level, "connection"),
+            Axis::Rate => format!("{}/s", format::count(level)),
+            Axis::Conns => plural(level as u64, "connection"),
         }
     }
 
@@ -270,7 +270,7 @@ impl Sweep {
     fn searched(&self, slo: &SloResult) -> Vec<String> {
         let objectives = slo.objectives.join(" and ");
         let Some(rate) = slo.rate_per_s else {
-            let lowest = self.points.iter().map(|point| point.level).min();
+            let lowest = self.points.iter().map(|point| point.level).reduce(f64::min);
             let lowest = lowest.map_or("none".to_owned(), |level| self.level(level));
             return vec![match slo.bound {
                 Bound::Unfinished => format!("no rate was found yet that holds {objectives}"),
@@ -305,7 +305,7 @@ impl Sweep {
             sentences.push(format!("measured again for {:.1} s: {}", point.duration_s, at(point)));
         }
         for point in self.points.iter().filter(|point| point.purpose == Purpose::Share) {
-            let share = point.level as f64 / rate as f64 * 100.0;
+            let share = point.level / rate * 100.0;
             sentences.push(format!(
                 "at {share:.0} % of it, {}: {}",
                 self.level(point.level),

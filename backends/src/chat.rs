@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags};
 use socket2::SockRef;
 
 use crate::stop::wait_for;
-use crate::terminal::{prefix, print_line, printable, prompt, trim_line_ending};
+use crate::terminal::{prefix, printable, prompt, trim_line_ending};
 use crate::{ServiceFactory, Stop};
 
 /// The message that ends a conversation.
@@ -114,7 +114,7 @@ impl Console {
                 Ok(Some(line)) if line.is_empty() => {}
                 Ok(Some(line)) => {
                     if line.len() > RECV_MAX {
-                        print_line(&format!(
+                        self.print(format_args!(
                             "note: a reply has at most {RECV_MAX} bytes; the rest was not sent"
                         ));
                     }

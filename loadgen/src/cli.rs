@@ -157,7 +157,8 @@ pub enum Command {
 #[derive(Args, Debug)]
 #[command(after_long_help = REPORT_EXAMPLES)]
 pub struct ReportArgs {
-    /// Files written by --output, of any kinds
+    /// Files written by --output, of any kinds, or with the output of --json or --json-lines; -
+    /// reads standard input
     #[arg(value_name = "RECORD", required = true)]
     pub records: Vec<PathBuf>,
 

@@ -181,10 +181,14 @@ fn report(args: &ReportArgs) -> Result<u8, Failure> {
     }
     let (mut documents, mut code) = (Vec::new(), 0);
     for path in &args.records {
-        match store::read(path) {
-            Ok(document) => documents.push((path.display().to_string(), document)),
+        let (name, document) = match path.as_os_str() == "-" {
+            true => ("standard input".to_owned(), store::read_from(io::stdin().lock())),
+            false => (path.display().to_string(), store::read(path)),
+        };
+        match document {
+            Ok(document) => documents.push((name, document)),
             Err(error) => {
-                Failure::file(exit::FAILURE, path, &error).print();
+                Failure::file(exit::FAILURE, name.as_ref(), &error).print();
                 code = exit::FAILURE;
             }
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
-use clap::{ArgGroup, Args};
+use clap::{ArgGroup, Args, value_parser};
 use lockstep_results::store;
 
 use crate::clients::engine::Engine;
@@ -28,6 +28,9 @@ pub(crate) const OUTPUT: &str = "Output";
 /// Options of a server that is started. They have no effect on a server that runs already.
 pub(crate) const EMBEDDED: [&str; 7] =
     ["backend", "backlog", "shards", "server_spin", "server_pin", "place", "ready_timeout"];
+
+/// Seeds are below this: JSON readers that have only floating-point numbers keep them.
+pub(crate) const SEED_END: u64 = 1 << 53;
 
 /// Options of the load generator.
 #[derive(Args, Clone, Debug)]
@@ -62,7 +65,7 @@ pub struct GeneratorArgs {
     pub connect_rate: Option<f64>,
 
     /// Seed of all random choices: bytes sent, send times, order of runs [default: random]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(..SEED_END))]
     pub seed: Option<u64>,
 }
 

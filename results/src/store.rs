@@ -93,15 +93,24 @@ pub fn write_page(page: &str, path: &Path, force: bool) -> io::Result<()> {
     save(page.as_bytes(), path, force)
 }
 
-/// Reads a document of any kind.
+/// Reads a document of any kind, of a run also behind lines with its intervals.
 ///
 /// # Errors
 ///
 /// An error of the file system; `InvalidData` if the file is not JSON, is JSON but no document, or
 /// was written by a newer version.
 pub fn read(path: &Path) -> io::Result<Stored> {
+    read_from(File::open(path)?)
+}
+
+/// Reads a document as [`read`] does.
+///
+/// # Errors
+///
+/// Those of [`read`].
+pub fn read_from(input: impl Read) -> io::Result<Stored> {
     let mut text = Vec::new();
-    File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut text)?;
+    input.take(FILE_MAX + 1).read_to_end(&mut text)?;
     let document = match text.len() as u64 {
         ..=FILE_MAX => parse(&text),
         _ => Err(format!("not a record: larger than {} MiB", FILE_MAX >> 20)),
@@ -110,9 +119,15 @@ pub fn read(path: &Path) -> io::Result<Stored> {
 }
 
 fn parse(text: &[u8]) -> Result<Stored, String> {
-    let value: Value =
-        serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
     let no_record = |reason: &str| Err(format!("not a record: {reason}"));
+    let values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
+    let mut documents = values.filter(|value| !value.as_ref().is_ok_and(is_interval));
+    let value = match (documents.next(), documents.next()) {
+        (Some(Ok(value)), None) => value,
+        (Some(Err(error)), _) | (_, Some(Err(error))) => return Err(format!("not JSON: {error}")),
+        (Some(Ok(_)), Some(Ok(_))) => return no_record("several results"),
+        (None, _) => return Err("not JSON: no result".to_owned()),
+    };
     match value.get("schema").map(Value::as_u64) {
         None => return no_record("no schema number"),
         Some(None | Some(0)) => return no_record("a strange schema number"),
@@ -130,6 +145,11 @@ fn parse(text: &[u8]) -> Result<Stored, String> {
         Some(Err(error)) => no_record(&format!("nor a {kind}: {error}")),
         None => no_record(&format!("unknown kind {kind:?}")),
     }
+}
+
+/// True for an interval on a line of its own.
+fn is_interval(value: &Value) -> bool {
+    value.get("kind").is_some_and(|kind| kind == "interval")
 }
 
 /// Writes a file beside its place and renames it.

@@ -97,12 +97,16 @@ pub struct ServeArgs {
     pub drain_timeout: Duration,
 
     /// Print every system call with its result and duration, on standard error
-    #[arg(long, help_heading = OUTPUT)]
+    #[arg(long, help_heading = OUTPUT, conflicts_with = "json")]
     pub trace: bool,
 
-    /// Print the statistics as one JSON object, on standard error
+    /// Print the statistics as one JSON object and nothing else, on standard error
     #[arg(long, help_heading = OUTPUT)]
     pub json: bool,
+
+    /// Print the choice of `auto` immediately, even with `json`.
+    #[arg(skip)]
+    pub print_choice: bool,
 }
 
 /// A service of this crate or of `lockstep-core`.
@@ -155,8 +159,11 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     let addrs = resolve("cannot listen on", &args.listen)?;
     let listen = *addrs.iter().find(|addr| address::is_local(**addr)).unwrap_or(&addrs[0]);
     let options = options(args);
-    let backend = choose(&args.backend, &options);
+    let (backend, choice) = choose(&args.backend, &options);
     let name = backend.name();
+    if let Some(choice) = choice.as_ref().filter(|_| !args.json || args.print_choice) {
+        print_line(&format!("backend auto: {choice}"));
+    }
     if args.threads.is_some() && !backend.thread_per_connection() {
         return Err(no_effect("--threads", name, |it| it.thread_per_connection()));
     }
@@ -172,7 +179,7 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     let mut steered = false;
     let stats = Server::run(&config, stop, accept_pause, |server| {
         steered = server.is_steered();
-        announce(server, &config);
+        announce(server, &config, !args.json);
         for other in addrs.iter().filter(|addr| **addr != listen && !args.json) {
             let mut other = *other;
             other.set_port(server.addr().port());
@@ -183,6 +190,7 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     let statistics = Statistics {
         schema: 1,
         backend: name,
+        auto: choice.as_deref(),
         service: args.service.name(),
         shards: stats.accepted_per_shard.len(),
         steer: if steered { "cpu" } else { "off" },
@@ -228,17 +236,18 @@ fn options(args: &ServeArgs) -> Options {
     }
 }
 
-/// Returns the backend of that name or, for `auto`, the first that this machine supports.
-fn choose(name: &str, options: &Options) -> &'static dyn Backend {
+/// Returns the backend of that name or, for `auto`, the first that this machine supports, and how it
+/// was chosen.
+fn choose(name: &str, options: &Options) -> (&'static dyn Backend, Option<String>) {
     if let Some(backend) = by_name(name) {
-        return backend;
+        return (backend, None);
     }
     let mut passed_over = String::new();
     for backend in BACKENDS {
         match backend.probe(shards(*backend, options)) {
             Ok(how) => {
-                print_line(&format!("backend auto: {} ({how}{passed_over})", backend.name()));
-                return *backend;
+                let choice = format!("{} ({how}{passed_over})", backend.name());
+                return (*backend, Some(choice));
             }
             Err(refused) => {
                 passed_over += &format!("; not {}: {refused}", backend.name());
@@ -248,7 +257,7 @@ fn choose(name: &str, options: &Options) -> &'static dyn Backend {
     unreachable!("the blocking backend runs everywhere")
 }
 
-fn announce(server: &Server, config: &Config) {
+fn announce(server: &Server, config: &Config, notes: bool) {
     let line = format!(
         "listening addr={} backend={} shards={} backlog={} pid={}\n",
         server.addr(),
@@ -259,7 +268,7 @@ fn announce(server: &Server, config: &Config) {
     );
     let mut stdout = io::stdout();
     let _closed_pipe = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
-    if config.options.accept_pause == Duration::MAX {
+    if notes && config.options.accept_pause == Duration::MAX {
         print_line(&format!("accepting nothing until SIGUSR1: kill -USR1 {}", process::id()));
     }
 }

@@ -11,6 +11,9 @@ use crate::Stats;
 pub(super) struct Statistics<'a> {
     pub(super) schema: u32,
     pub(super) backend: &'a str,
+    /// The choice of `auto`, with the reasons.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) auto: Option<&'a str>,
     pub(super) service: &'a str,
     pub(super) shards: usize,
     /// `cpu` or `off`.

@@ -137,7 +137,7 @@ impl Lines {
     }
 }
 
-/// `lockstep serve --json`, after its readiness line.
+/// `lockstep serve --json`, or `--trace`, after its readiness line.
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) process: Process,
@@ -148,7 +148,10 @@ impl Served {
     /// Serves on a port chosen by the kernel.
     pub(crate) fn start<'a>(backend: &'a str, args: impl IntoIterator<Item = &'a str>) -> Self {
         let args: Vec<_> = args.into_iter().collect();
-        let mut command = lockstep(["serve", "--json", "--backend", backend]);
+        let mut command = lockstep(["serve", "--backend", backend]);
+        if !args.contains(&"--trace") {
+            command.arg("--json");
+        }
         if !args.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
         }

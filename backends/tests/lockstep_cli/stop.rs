@@ -109,6 +109,30 @@ fn serve_clients_that_never_read(backend: &str, drain_timeout: &str) -> (Served,
     (server, clients)
 }
 
+#[test]
+fn json_is_one_object_with_any_options() {
+    for args in [
+        &["--accept-pause"][..],
+        &["--shards=1", "--idle-timeout=1m", "--drain-timeout=1s", "--max-conns=5", "--reuse-port"],
+        &["--steer=off", "--accept-delay=1ms", "--listen", "localhost:0"],
+        &["--service=chat"],
+    ] {
+        let mut server = Served::start("auto", args.iter().copied());
+        if args == ["--service=chat"] {
+            let mut client = server.connect();
+            client.send(b"hello");
+            server.next_request();
+            // The operator is told on standard output that it is too long.
+            server.process.type_line(&"x".repeat(2000));
+            client.receive(1024);
+        }
+        server.process.signal(Signal::TERM);
+        let ended = server.process.wait();
+        assert_eq!((ended.status.code(), ended.stderr.len()), (Some(0), 1), "{ended:?}");
+        statistics(&ended);
+    }
+}
+
 fn statistics_are_one_json_object(backend: &str) {
     let server = Served::start(backend, ["--shards", "2"]);
     let mut clients = [(); 2].map(|()| server.connect());

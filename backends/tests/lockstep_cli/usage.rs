@@ -60,6 +60,7 @@ fn wrong_command_line_is_a_usage_error() {
     assert_refused_in_two_lines("serve --backlog 4G", 2, &["not a count"]);
     assert_refused_in_two_lines("serve --spin 50", 2, &["50s"]);
     assert_refused_in_two_lines("serve --steer nowhere", 2, &["cpu", "off"]);
+    assert_refused_in_two_lines("serve --json --trace", 2, &["cannot be used with"]);
     assert_refused_in_two_lines("nonsense", 2, &["nonsense"]);
     assert_refused_in_two_lines("talk", 2, &["ADDR"]);
 }

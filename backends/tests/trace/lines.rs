@@ -31,11 +31,11 @@ impl Line {
         Self { at_us, who: who.to_owned(), call: call.to_owned() }
     }
 
-    /// Parses the standard error of a server; its last line is the statistics.
+    /// Parses the standard error of a server, up to its statistics.
     pub(crate) fn all(ended: &Ended) -> Vec<Self> {
-        let (statistics, lines) = ended.stderr.split_last().unwrap();
-        assert!(statistics.starts_with('{'), "{statistics}");
-        lines.iter().map(|line| Self::parse(line)).collect()
+        let is_statistics = |line: &String| line.contains(" served ");
+        let end = ended.stderr.iter().rposition(is_statistics).expect("statistics");
+        ended.stderr[..end].iter().map(|line| Self::parse(line)).collect()
     }
 
     /// Name and result of the call: a number, with the name of an error. The result of close(2) is

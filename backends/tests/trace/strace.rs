@@ -26,9 +26,7 @@ pub(crate) fn watch(files: &Files, backend: &str, args: &[&str]) -> Command {
     let mut command = Command::new("strace");
     command.args(["-D", "-ff", "-q", "-ttt", "-e", CALLS, "-e", "signal=none", "-o"]);
     command.arg(files.directory.join("thread"));
-    command
-        .args([LOCKSTEP, "serve", "--json", "--listen=127.0.0.1:0", "--backend", backend])
-        .args(args);
+    command.args([LOCKSTEP, "serve", "--listen=127.0.0.1:0", "--backend", backend]).args(args);
     command
 }
 

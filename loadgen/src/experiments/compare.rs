@@ -23,6 +23,7 @@ pub(crate) use subjects::parse as parse_subject;
 
 use crate::exit::{self, Failure};
 use crate::experiments::Finished;
+use crate::options::SEED_END;
 use crate::run::Session;
 use crate::run::args::RunArgs;
 use rounds::{Keep, Rounds};
@@ -67,7 +68,7 @@ pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Finished<Compari
     let size = args.size.iter().copied().max().unwrap_or(1);
     let absent = preflight::check(&session, &RunArgs { size, ..base.clone() }, &mut entries)?;
 
-    let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..));
+    let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..SEED_END));
     let plan = plan::plan(args, &base, argv, seed, &entries, absent);
     let mut rounds = Rounds::new(session, args, base, entries, plan, keep);
     let failure = rounds.run().err();

@@ -27,6 +27,7 @@ use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
 use crate::experiments::Finished;
 use crate::experiments::listening::{kernel_settings, record_depth};
+use crate::options::SEED_END;
 use crate::run::args::RunArgs;
 use crate::run::{Job, Session};
 use burst::{Burst, Counts, Load};
@@ -92,7 +93,7 @@ fn one(
     let mut environment = Environment::capture();
     let job = Job { args: run, command: None, argv: Vec::new(), label: String::new(), floor: None };
     let prepared = session.prepare(&job)?;
-    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..SEED_END));
     let load = Load {
         target: Target::new(prepared.addr),
         pattern: Pattern::new(args.size, seed),

@@ -25,6 +25,7 @@ pub use worker::{WorkerArgs, worker};
 
 use crate::exit::{self, Failure};
 use crate::experiments::Finished;
+use crate::options::SEED_END;
 use crate::run::Session;
 use crate::run::args::RunArgs;
 use crate::run::condition::Condition;
@@ -50,7 +51,7 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Fai
     args.output.check()?;
     let base = args.base().finish().map_err(usage)?;
     let session = Session::start()?;
-    let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..));
+    let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..SEED_END));
     let plan = plan(args, &base, &argv, seed);
     let (cells, omitted) = cells::cells(args, &base, &plan);
     let most = args.conns_max();

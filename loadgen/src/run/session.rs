@@ -16,6 +16,7 @@ use crate::exit::{self, Failure, Outcome};
 use crate::machine::limits;
 use crate::machine::placement::{Place, pin};
 use crate::machine::signals;
+use crate::options::SEED_END;
 use crate::run::args::RunArgs;
 use crate::run::floor;
 use crate::run::live::Live;
@@ -232,7 +233,7 @@ fn run_job(
     let mut environment = Environment::capture();
     let (server, placement) = prepare(job, allowed, sender, events)?;
     let threads = args.generator.threads.unwrap_or(placement.client.len().min(args.conns as usize));
-    let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..));
+    let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..SEED_END));
     let run = Run {
         plan: Plan {
             engine: args.engine(),

@@ -43,7 +43,8 @@ pub fn serve(args: &EmbeddedArgs) -> ExitCode {
     if args.parent.is_some_and(|parent| !children::end_with(parent)) {
         return ExitCode::FAILURE;
     }
-    lockstep_backends::cli::serve(&args.serve)
+    let serve = lockstep_backends::cli::ServeArgs { print_choice: true, ..args.serve.clone() };
+    lockstep_backends::cli::serve(&serve)
 }
 
 /// Returns the name of a backend for its name or an alias; `auto` stays.

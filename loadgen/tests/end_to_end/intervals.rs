@@ -152,6 +152,14 @@ fn json_lines_are_printed_during_the_run_and_survive_sigint() {
         fs::write(&path, run.to_string()).unwrap();
         let report = crate::harness::run(&["report", path.to_str().unwrap()]);
         assert_eq!(report.code, Some(0), "{report:#?}");
+        // All lines are read like the record alone, from a file or a pipe.
+        let lines: String = values.iter().map(|value| format!("{value}\n")).collect();
+        fs::write(&path, lines).unwrap();
+        let mut command = loadgen(&["report", "-", path.to_str().unwrap()]);
+        let both = command.stdin(fs::File::open(&path).unwrap()).output().unwrap();
+        let both = Finished::of(both);
+        assert_eq!(both.code, Some(0), "{both:#?}");
+        assert!(both.stdout.contains("standard input"), "{both:#?}");
     }
 }
 

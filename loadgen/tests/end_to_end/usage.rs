@@ -19,6 +19,8 @@ fn usage_errors_are_one_line_and_exit_with_2() {
         (&["storm", "--timeout", "1M"], "did you mean 1m?"),
         (&["backlog", "--hold", "1H"], "did you mean 1h?"),
         (&["--fail-if", "p99>1M"], "did you mean 1m?"),
+        (&["--seed", "9007199254740992"], "9007199254740992"),
+        (&["storm", "--seed", "9007199254740992"], "9007199254740992"),
         (&["--bogus"], "--bogus"),
         (&["--service", "chat"], "possible values: echo, hi"),
         (&["--service", "hi", "--size", "2000"], "at most 1024"),

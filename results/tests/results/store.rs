@@ -232,6 +232,23 @@ fn files_that_are_no_record_are_errors() {
 }
 
 #[test]
+fn record_is_read_behind_its_intervals() {
+    let record = serde_json::to_string(&sample()).unwrap();
+    let interval = "{\"kind\":\"interval\",\"start_s\":0.0}\n";
+    let read = |text: &str| store::read_from(text.as_bytes());
+    assert_eq!(read(&format!("{interval}{interval}{record}\n")).unwrap(), stored());
+    for (text, cause) in [
+        (interval.to_owned(), "not JSON: no result"),
+        (format!("{record}\n{record}\n"), "not a record: several results"),
+        (format!("{interval}{}", &record[..record.len() / 2]), "not JSON: EOF while parsing"),
+        (format!("{interval}{record} and"), "not JSON: "),
+    ] {
+        let error = one_line(&read(&text).unwrap_err());
+        assert!(error.starts_with(cause), "{error}");
+    }
+}
+
+#[test]
 fn unreadable_files_are_errors() {
     let directory = tempdir().unwrap();
     let missing = directory.path().join("none.json");

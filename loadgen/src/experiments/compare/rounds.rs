@@ -13,7 +13,7 @@ use super::CompareArgs;
 use super::subjects::Entry;
 use crate::exit::{self, Failure};
 use crate::experiments;
-use crate::options::OutputArgs;
+use crate::options::{OutputArgs, SEED_END};
 use crate::run::args::RunArgs;
 use crate::run::{Finished, Job, Session};
 
@@ -122,7 +122,7 @@ impl<'a> Rounds<'a> {
                 self.rng.shuffle(&mut order);
                 let base = RunArgs { conns, size, ..self.base.clone() };
                 // The same bytes, and in an open loop the same send times, for all subjects.
-                let seed = self.rng.u64(..);
+                let seed = self.rng.u64(..SEED_END);
                 let floor = self.session.floor(&base, &[conns]);
                 self.run_cell(&Shared { round, conns, size, seed, floor }, &order)?;
             }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 
 use crate::clients::engine::Engine;
 use crate::experiments::listening::unique;
 use crate::options::{
-    EMBEDDED, LOAD, OutputArgs, PlacementArgs, SERVER, ServerArgs, at_most, backlog, conns, rate,
-    size,
+    EMBEDDED, LOAD, OutputArgs, PlacementArgs, SEED_END, SERVER, ServerArgs, at_most, backlog,
+    conns, rate, size,
 };
 use crate::run::args::RunArgs;
 use crate::servers::embedded::backend_parser;
@@ -64,7 +64,7 @@ pub struct StormArgs {
     pub timeout: Duration,
 
     /// Seed of the bytes sent [default: random]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(..SEED_END))]
     pub seed: Option<u64>,
 
     /// Load a server that runs already

@@ -7,6 +7,7 @@ use super::cells::Cell;
 use super::idle::Probe;
 use super::processes;
 use crate::exit::{self, Failure};
+use crate::options::SEED_END;
 use crate::run::args::RunArgs;
 use crate::run::observer::Observer;
 use crate::run::{Job, Session};
@@ -52,7 +53,7 @@ impl<'a> Runner<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Record, Failure> {
         self.session.check_signal()?;
-        args.generator.seed = Some(self.rng.u64(..));
+        args.generator.seed = Some(self.rng.u64(..SEED_END));
         let (argv, command) = (self.argv.clone(), self.command);
         let job = Job { args: &args, command, argv, label, floor: None };
         let finished = self.session.run_observed(&job, true, observer)?;
@@ -83,7 +84,7 @@ impl<'a> Runner<'a> {
         let mut args = cell.args.clone();
         if cell.processes > 1 {
             self.session.check_signal()?;
-            args.generator.seed = Some(self.rng.u64(..));
+            args.generator.seed = Some(self.rng.u64(..SEED_END));
             let measured = processes::measure(&self.session, &args, cell.processes, round, &label)?;
             self.note(measured.code, &measured.subject);
             return Ok(Point { subject: Some(measured.subject), ..measured.point });

@@ -14,7 +14,6 @@ use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use lockstep_core::{Cause, Exchange, Op, RECV_MAX, Service};
@@ -28,14 +27,11 @@ use crate::drive::{Discarded, Driven, LINGER, discard, drive, lingers};
 use crate::scratch::Scratch;
 use crate::trace::{NoTrace, Trace, Traced};
 use crate::{Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Unsupported};
-use threads::{ThreadGuard, Threads};
+use threads::Threads;
 
 /// The backend; it has no tuning.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocking;
-
-/// A connection needs one buffer and a few frames; a debug build's frames are larger.
-const STACK_SIZE: usize = 128 * 1024;
 
 /// Interval at which a thread tries again to acquire a slot.
 const RETRY: Duration = Duration::from_millis(5);
@@ -76,6 +72,7 @@ impl Backend for Blocking {
 
 fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
     threads::install_handler()?;
+    threads::share_one_heap();
     let Shard { listener, options, stop, limit, ready, service, .. } = shard;
     ready()?;
     let server = Server {
@@ -85,17 +82,16 @@ fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
         service,
         trace,
         threads_max: threads_of_process(),
-        threads: Threads::new(),
         stats: Mutex::new(Stats::new()),
         listener_error: OnceLock::new(),
     };
-    thread::scope(|scope| {
-        let started = server.start_acceptors(scope, listener);
+    threads::scope(|threads| {
+        let started = server.start_acceptors(threads, listener);
         match started {
             Ok(()) => drop(stop.wait(Duration::MAX)),
             Err(_) => stop.drain(), // ends the acceptors that did start
         }
-        server.interrupt_until_all_have_ended();
+        server.interrupt_until_all_have_ended(threads);
         started
     })?;
     match server.listener_error.into_inner() {
@@ -113,7 +109,6 @@ struct Server<'a, T> {
     trace: T,
     /// Largest number of connections with a thread of their own, over all shards.
     threads_max: usize,
-    threads: Threads,
     stats: Mutex<Stats>,
     /// The error with which the listener failed for good.
     listener_error: OnceLock<io::Error>,
@@ -126,20 +121,20 @@ impl<T: Trace> Server<'_, T> {
 
     fn start_acceptors<'scope>(
         &'scope self,
-        scope: &'scope Scope<'scope, '_>,
+        threads: &'scope Threads<'scope, '_>,
         listener: TcpListener,
     ) -> io::Result<()> {
         let pool = self.options.threads;
         let listener = Arc::new(listener); // closed by the last acceptor that ends
         for _ in 0..pool.unwrap_or(1) {
-            let (listener, mut guard) = (Arc::clone(&listener), self.threads.register());
-            spawn(scope, "acceptor", move || {
-                guard.start(None);
+            let listener = Arc::clone(&listener);
+            threads.spawn(c"acceptor", move || {
+                let _guard = threads.enter(None);
                 match pool {
-                    Some(_) => self.accept(&listener, |stream| {
-                        self.serve_connection(stream, self.threads.register());
-                    }),
-                    None => self.accept(&listener, |stream| self.start_thread(scope, stream)),
+                    Some(_) => {
+                        self.accept(&listener, |stream| self.serve_connection(threads, stream));
+                    }
+                    None => self.accept(&listener, |stream| self.start_thread(threads, stream)),
                 }
                 if let Some(listener) = Arc::into_inner(listener) {
                     self.trace.close(listener);
@@ -223,12 +218,11 @@ impl<T: Trace> Server<'_, T> {
     }
 
     /// Starts a thread for the connection.
-    fn start_thread<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, stream: TcpStream) {
-        let guard = self.threads.register();
-        let serve = move || self.serve_connection(stream, guard);
+    fn start_thread<'scope>(&'scope self, threads: &'scope Threads<'scope, '_>, stream: TcpStream) {
+        let serve = move || self.serve_connection(threads, stream);
         let started = match self.limit.count() > self.threads_max {
             true => Err(Errno::NOMEM.into()),
-            false => spawn(scope, "connection", serve),
+            false => threads.spawn(c"connection", serve),
         };
         if let Err(error) = started {
             // Dropping the closure has closed the connection.
@@ -242,10 +236,10 @@ impl<T: Trace> Server<'_, T> {
     }
 
     /// Serves a connection to its end, and adds its counts to the shard's.
-    fn serve_connection(&self, stream: TcpStream, mut guard: ThreadGuard<'_>) {
+    fn serve_connection(&self, threads: &Threads<'_, '_>, stream: TcpStream) {
         let mut stats = Stats::new();
         let mut socket = Traced { socket: stream, trace: self.trace };
-        guard.start(Some(socket.fd()));
+        let guard = threads.enter(Some(socket.fd()));
         let cause = exchange(self, &mut socket, &mut stats).unwrap_or_else(|error| {
             stats.on_io_error(&error);
             Cause::Error
@@ -269,20 +263,20 @@ impl<T: Trace> Server<'_, T> {
 
     /// On the shard's own thread, after the stop signal: interrupts the others until all have
     /// ended, and cuts their connections at the drain timeout.
-    fn interrupt_until_all_have_ended(&self) {
+    fn interrupt_until_all_have_ended(&self, threads: &Threads<'_, '_>) {
         let mut interval = INTERRUPT_FIRST;
         loop {
-            self.threads.interrupt();
+            threads.interrupt();
             let deadline = self.stop.deadline();
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let timeout = match left {
                 Some(Duration::ZERO) => {
-                    self.threads.cut();
+                    threads.cut();
                     interval
                 }
                 left => left.map_or(interval, |left| left.min(interval)),
             };
-            if self.threads.wait(timeout) {
+            if threads.wait(timeout) {
                 return;
             }
             interval = (interval * 2).min(INTERRUPT_LONGEST);
@@ -358,13 +352,4 @@ fn set_receive_timeout(
 ) -> io::Result<()> {
     let args = format_args!("SO_RCVTIMEO, {timeout:?}");
     socket.call("setsockopt", args, |stream| stream.set_read_timeout(Some(timeout)))
-}
-
-fn spawn<'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    name: &str,
-    run: impl FnOnce() + Send + 'scope,
-) -> io::Result<()> {
-    let builder = thread::Builder::new().name(name.to_owned()).stack_size(STACK_SIZE);
-    builder.spawn_scoped(scope, run).map(drop)
 }

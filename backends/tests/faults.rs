@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use common::child::{LOCKSTEP, Process, Served, is_available, statistics};
 use common::client::Client;
-use common::{kernel, noise, skip};
+use common::{kernel, noise, skip, until};
 use rustix::process::Signal;
+use serde_json::Value;
 
 /// Command for `lockstep serve` with failing calls. With `-D`, strace is in the background, and the
 /// child is the server.
@@ -248,6 +249,54 @@ fn failed_thread_start_closes_the_connection() {
     let stats = server.stop();
     assert_eq!((&stats["accepted"], &stats["closed"]["error"]), (&7.into(), &1.into()));
     assert_eq!(stats["accept_errors"], serde_json::json!({ "EAGAIN": 1 }));
+}
+
+/// Memory for the stack (mmap(2)) or its protection (mprotect(2)) is missing from some call on.
+#[test]
+fn missing_memory_for_a_thread_closes_the_connection() {
+    for fault in ["mmap:error=ENOMEM:when=60+", "mprotect:error=ENOMEM:when=30+"] {
+        let Some(server) = serve(fault, "blocking") else { return };
+        let mut clients: Vec<_> = (0..60).map(|_| server.connect()).collect();
+        let served = clients.iter_mut().map(is_answered).filter(|served| *served).count() as u64;
+        assert!((1..60).contains(&served), "{fault}: {served} served");
+        let stats = server.stop();
+        let closed = (&stats["closed"]["drain"], &stats["closed"]["error"]);
+        assert_eq!(closed, (&served.into(), &(60 - served).into()), "{fault}: {stats}");
+        assert_eq!(accept_errors(&stats), 60 - served, "{stats}");
+    }
+}
+
+/// At the limit of address space, connections are turned away that the memory does not suffice for.
+#[test]
+fn limit_of_address_space_bounds_the_connections() {
+    const CLIENTS: u64 = 400;
+    lockstep_sys::limits::raise_open_files();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -v 50000; exec \"$@\"", "sh", LOCKSTEP, "serve", "--json"]);
+    command.args(["--backend", "blocking", "--listen", "127.0.0.1:0"]).env("RUST_BACKTRACE", "1");
+    let server = Served::start_command(command);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+    clients.retain_mut(is_answered);
+    let served = clients.len() as u64;
+    assert!((1..CLIENTS).contains(&served), "{served} served");
+    for client in &mut clients {
+        client.exchange(b"still served?");
+    }
+    clients.truncate(clients.len() / 2);
+    until("there is memory again", || {
+        let mut client = server.connect();
+        let served = is_answered(&mut client);
+        served.then(|| clients.push(client)).is_some()
+    });
+    let stats = server.stop();
+    let refused = stats["closed"]["error"].as_u64().unwrap();
+    assert!(refused >= CLIENTS - served, "{stats}");
+    assert_eq!(accept_errors(&stats), refused, "{stats}");
+}
+
+/// Number of all: ENOMEM, or EAGAIN of pthread_create(3).
+fn accept_errors(stats: &Value) -> u64 {
+    stats["accept_errors"].as_object().unwrap().values().filter_map(Value::as_u64).sum()
 }
 
 /// EINVAL is the error of io_uring_setup(2) before Linux 6.1, and of io_uring_register(2) before

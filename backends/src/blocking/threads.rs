@@ -1,4 +1,11 @@
-//! The threads of a shard, and how to interrupt their system calls.
+//! The threads of a shard: starting them, and interrupting their system calls.
+//!
+//! They are started with pthread_create(3), which returns an error if there is no memory. A thread
+//! of std also maps a stack on which it reports an overflow, and aborts the process if it cannot.
+//!
+//! glibc keeps stacks of threads that have ended for the next ones: 40 MiB of address space at
+//! most, some 310 stacks, of which 8 to 12 KiB each are resident. Memory that was allocated for
+//! ended threads is returned when most threads of a peak have ended.
 //!
 //! A thread in accept(2), recv(2) or send(2) returns with EINTR when it gets a signal whose handler
 //! was installed without SA_RESTART (signal(7)). shutdown(2) of the receiving side would wake a
@@ -7,18 +14,55 @@
 //! signal that arrives just before the system call is lost, so it is sent again until the thread
 //! has seen that the server stops.
 
+use std::ffi::{CStr, c_void};
 use std::io;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::net::{Shutdown, shutdown};
+use rustix::thread::set_name;
 
 use crate::slots::{Key, Slots};
 
 /// Signal that interrupts system calls. Nothing else in the process uses it, and no terminal sends
 /// it.
 const SIGNAL: libc::c_int = libc::SIGUSR2;
+
+/// A connection needs one buffer and a few frames; a debug build's frames are larger.
+const STACK_SIZE: usize = 128 * 1024;
+
+/// Memory that must be left beside the stack of a new thread. An allocation that fails aborts the
+/// process, and threads that run may need some.
+const HEADROOM: usize = 4 * 1024 * 1024;
+
+/// Threads below which no memory is returned.
+const FEW_THREADS: usize = 256;
+
+/// Makes all threads allocate from one heap, in the whole process and for good. By default glibc
+/// makes up to eight heaps for each CPU, each of which reserves 64 MiB of address space; the
+/// threads here allocate nothing for an exchange.
+pub(super) fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no preconditions.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Returns the heap's unused pages to the kernel.
+fn return_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
 
 /// Makes [`SIGNAL`] interrupt system calls and do nothing else, in the whole process and for good:
 /// a signal still pending when the last shard ends must not kill the process.
@@ -34,8 +78,34 @@ pub(super) fn install_handler() -> io::Result<()> {
     }
 }
 
+/// Calls `run` with an empty set of threads, whose threads may borrow everything that outlives the
+/// call. Returns when all of them have ended.
+///
+/// # Panics
+///
+/// If `run` or a thread has panicked.
+pub(super) fn scope<'env, R>(
+    run: impl for<'scope> FnOnce(&'scope Threads<'scope, 'env>) -> R,
+) -> R {
+    let table = Table { started: Slots::new(), alive: 0, most: 0, peak: 0, panicked: false };
+    let shared = Arc::new(Shared { table: Mutex::new(table), ended: Condvar::new() });
+    let threads = Threads { shared, scope: PhantomData, env: PhantomData };
+    let result = catch_unwind(AssertUnwindSafe(|| run(&threads)));
+    while !threads.wait(Duration::MAX) {}
+    assert!(!threads.table().panicked, "a thread panicked");
+    result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
 /// The threads of one shard.
-pub(super) struct Threads {
+pub(super) struct Threads<'scope, 'env: 'scope> {
+    shared: Arc<Shared>,
+    /// Invariant lifetimes, as those of [`std::thread::Scope`].
+    scope: PhantomData<&'scope mut &'scope ()>,
+    env: PhantomData<&'env mut &'env ()>,
+}
+
+/// State that a thread may still use when [`scope`] has returned.
+struct Shared {
     table: Mutex<Table>,
     /// Notified when the last thread ends.
     ended: Condvar,
@@ -43,8 +113,13 @@ pub(super) struct Threads {
 
 struct Table {
     started: Slots<Thread>,
-    /// Threads registered and not ended, started or not.
+    /// Threads started and not ended, in the table or not.
     alive: usize,
+    /// Largest number of them so far.
+    most: usize,
+    /// Largest number of them since memory was returned.
+    peak: usize,
+    panicked: bool,
 }
 
 struct Thread {
@@ -54,20 +129,74 @@ struct Thread {
     cut: bool,
 }
 
-impl Threads {
-    pub(super) const fn new() -> Self {
-        let table = Mutex::new(Table { started: Slots::new(), alive: 0 });
-        Self { table, ended: Condvar::new() }
-    }
-
+impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a thread that is about to be started, so that [`wait`](Self::wait) waits for it.
-    pub(super) fn register(&self) -> ThreadGuard<'_> {
-        self.table().alive += 1;
-        ThreadGuard { threads: self, key: None }
+    /// Counts the end of a thread.
+    fn end(&self, panicked: bool) {
+        let mut table = self.table();
+        table.panicked |= panicked;
+        table.alive -= 1;
+        if table.alive == 0 {
+            self.ended.notify_all();
+        }
+        if table.alive < table.peak / 4 && table.peak > FEW_THREADS {
+            table.peak = table.alive;
+            drop(table);
+            return_memory();
+        }
+    }
+}
+
+/// Argument of a thread.
+struct Start<F> {
+    run: F,
+    name: &'static CStr,
+    shared: Arc<Shared>,
+}
+
+impl<'scope> Threads<'scope, '_> {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.shared.table()
+    }
+
+    /// Starts a thread that calls `run`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM` if there is not enough memory for a thread and what else the process may need,
+    /// `EAGAIN` at a limit of threads (pthread_create(3)). `run` is dropped.
+    pub(super) fn spawn(
+        &'scope self,
+        name: &'static CStr,
+        run: impl FnOnce() + Send + 'scope,
+    ) -> io::Result<()> {
+        let mut table = self.table();
+        if table.alive == table.most {
+            check_memory()?; // else the thread may get the stack of one that has ended
+        }
+        table.alive += 1;
+        table.most = table.most.max(table.alive);
+        table.peak = table.peak.max(table.alive);
+        drop(table);
+        let start = Start { run, name, shared: Arc::clone(&self.shared) };
+        // SAFETY: `run` borrows what outlives `scope`, which does not return before that call.
+        let started = unsafe { start_thread(start) };
+        if started.is_err() {
+            self.shared.end(false);
+        }
+        started
+    }
+
+    /// Enters the calling thread in the table, before it first checks the stop signal. The
+    /// connection's `socket` must stay open as long as the guard lives.
+    pub(super) fn enter(&self, socket: Option<RawFd>) -> ThreadGuard<'_> {
+        // SAFETY: no preconditions.
+        let id = unsafe { libc::pthread_self() };
+        let key = self.table().started.insert(Thread { id: Some(id), socket, cut: false });
+        ThreadGuard { shared: &self.shared, key }
     }
 
     /// Interrupts the system call of every thread.
@@ -98,51 +227,84 @@ impl Threads {
 
     /// Waits until all threads have ended; returns false after the timeout.
     pub(super) fn wait(&self, timeout: Duration) -> bool {
-        let table = self.ended.wait_timeout_while(self.table(), timeout, |table| table.alive > 0);
+        let alive = |table: &mut Table| table.alive > 0;
+        let table = self.shared.ended.wait_timeout_while(self.table(), timeout, alive);
         table.unwrap_or_else(PoisonError::into_inner).0.alive == 0
     }
 }
 
-/// Membership of a thread, ended by dropping it.
+/// Starts a detached thread with its argument.
+///
+/// # Safety
+///
+/// What `F` borrows must outlive the thread's call of [`Shared::end`].
+unsafe fn start_thread<F: FnOnce() + Send>(start: Start<F>) -> io::Result<()> {
+    extern "C" fn main<F: FnOnce()>(argument: *mut c_void) -> *mut c_void {
+        // SAFETY: the argument is the pointer below, which nothing else uses.
+        let Start { run, name, shared } = *unsafe { Box::from_raw(argument.cast::<Start<F>>()) };
+        let _for_top = set_name(name);
+        let result = catch_unwind(AssertUnwindSafe(run)); // which has dropped what it borrowed
+        shared.end(result.is_err());
+        ptr::null_mut()
+    }
+    let argument = Box::into_raw(Box::new(start));
+    let (mut id, mut attributes) = (0, MaybeUninit::uninit());
+    // SAFETY: `attributes` is initialised by the first call, destroyed by the last, and not used
+    // after it. `main` takes the argument that it is given, and uses nothing else that the caller
+    // owns after `Shared::end`.
+    let result = unsafe {
+        libc::pthread_attr_init(attributes.as_mut_ptr());
+        libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK_SIZE);
+        let detached = libc::PTHREAD_CREATE_DETACHED;
+        libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), detached);
+        let result =
+            libc::pthread_create(&raw mut id, attributes.as_ptr(), main::<F>, argument.cast());
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        result
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    // SAFETY: no thread was started, so the pointer is still this function's.
+    drop(unsafe { Box::from_raw(argument) });
+    Err(io::Error::from_raw_os_error(result))
+}
+
+/// Fails with `ENOMEM` if a new thread would leave less memory than [`HEADROOM`], by mapping that
+/// much and unmapping it again: the limit may be one of address space or of data (getrlimit(2)),
+/// or the machine's (`vm.overcommit_memory`).
+fn check_memory() -> io::Result<()> {
+    let (length, protection) = (STACK_SIZE + HEADROOM, ProtFlags::READ | ProtFlags::WRITE);
+    // SAFETY: the mapping is a new one, and it is not used.
+    unsafe {
+        let mapping = mmap_anonymous(ptr::null_mut(), length, protection, MapFlags::PRIVATE)?;
+        munmap(mapping, length)?;
+    }
+    Ok(())
+}
+
+/// Membership of a thread in the table, ended by dropping it.
 pub(super) struct ThreadGuard<'a> {
-    threads: &'a Threads,
-    key: Option<Key>,
+    shared: &'a Shared,
+    key: Key,
 }
 
 impl ThreadGuard<'_> {
-    /// Enters the calling thread in the table, before it first checks the stop signal. The
-    /// connection's `socket` must stay open as long as the guard lives.
-    pub(super) fn start(&mut self, socket: Option<RawFd>) {
-        // SAFETY: no preconditions.
-        let id = unsafe { libc::pthread_self() };
-        let thread = Thread { id: Some(id), socket, cut: false };
-        self.key = Some(self.threads.table().started.insert(thread));
-    }
-
     /// Stops interrupting the thread, whose remaining waits are short.
     pub(super) fn stop_interrupts(&self) {
-        let mut table = self.threads.table();
-        if let Some(thread) = self.key.and_then(|key| table.started.get_mut(key)) {
+        if let Some(thread) = self.shared.table().started.get_mut(self.key) {
             thread.id = None;
         }
     }
 
     /// True if the connection was cut.
     pub(super) fn was_cut(&self) -> bool {
-        let mut table = self.threads.table();
-        self.key.and_then(|key| table.started.get_mut(key)).is_some_and(|thread| thread.cut)
+        self.shared.table().started.get_mut(self.key).is_some_and(|thread| thread.cut)
     }
 }
 
 impl Drop for ThreadGuard<'_> {
     fn drop(&mut self) {
-        let mut table = self.threads.table();
-        if let Some(key) = self.key {
-            table.started.remove(key);
-        }
-        table.alive -= 1;
-        if table.alive == 0 {
-            self.threads.ended.notify_all();
-        }
+        self.shared.table().started.remove(self.key);
     }
 }

@@ -4,9 +4,8 @@ use std::fs;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Memory mappings of a thread: its stack, and the stack on which Rust handles an overflow, each
-/// with a guard page.
-const MAPPINGS_PER_THREAD: usize = 4;
+/// Memory mappings of a thread: its stack and the guard page.
+const MAPPINGS_PER_THREAD: usize = 2;
 
 /// Mappings for all else: program, libraries, heaps, and stacks kept for the next thread.
 const MAPPINGS_RESERVED: usize = 1024;
@@ -31,10 +30,8 @@ pub fn threads_of_machine() -> Option<u64> {
     ["pid_max", "threads-max"].into_iter().filter_map(read).min()
 }
 
-/// Returns the number of threads that this process has mappings for (`vm.max_map_count`).
-///
-/// One more may get its stack and then no room for the stack of the overflow handler, at which std
-/// aborts the process (`stack_overflow.rs`).
+/// Returns the number of threads, of one connection each, that this process has mappings for
+/// (`vm.max_map_count`). Without mappings left, an allocation may fail and abort the process.
 pub fn threads_of_process() -> usize {
     threads_that_fit(sysctl("vm/max_map_count").and_then(|text| text.parse().ok()))
 }
@@ -54,9 +51,9 @@ mod tests {
 
     #[test]
     fn threads_of_a_process_leave_mappings_for_all_else() {
-        assert_eq!(threads_that_fit(Some(65_530)), 16_126);
-        assert_eq!(threads_that_fit(Some(1_048_576)), 261_888);
-        assert_eq!(threads_that_fit(None), 16_126);
+        assert_eq!(threads_that_fit(Some(65_530)), 32_253);
+        assert_eq!(threads_that_fit(Some(1_048_576)), 523_776);
+        assert_eq!(threads_that_fit(None), 32_253);
         assert_eq!(threads_that_fit(Some(7)), 0);
         assert!(threads_of_process() > 0);
         assert!(threads_of_machine().is_some_and(|threads| threads > 1));

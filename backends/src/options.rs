@@ -23,9 +23,10 @@ pub struct Options {
     pub threads: Option<usize>,
     /// CPUs for the shards, shared out in turn; empty pins nothing.
     pub pin: Vec<usize>,
-    /// Send each connection to the shard on the CPU where its packets are processed. `None`: if
-    /// each shard is pinned to a CPU of its own.
-    pub steer: Option<bool>,
+    /// Send each connection to the shard on the CPU where its packets are processed, in place of
+    /// spreading connections by hash. If some of these CPUs process no packets of clients, their
+    /// shards get no connection.
+    pub steer: bool,
     /// Largest number of open connections; more wait in the listen queue.
     pub conns_max: usize,
     /// Pause between listening and the first accept; [`Duration::MAX`] lasts until
@@ -52,7 +53,7 @@ impl Default for Options {
             shards: None,
             threads: None,
             pin: Vec::new(),
-            steer: None,
+            steer: false,
             conns_max: usize::MAX,
             accept_pause: Duration::ZERO,
             accept_delay: Duration::ZERO,

@@ -31,10 +31,9 @@ pub(crate) fn steering(
 ) -> Result<Vec<Option<usize>>, StartError> {
     let one_each = pinned.iter().all(|cpus| cpus.len() == 1);
     match options.steer {
-        Some(true) if !one_each => Err(StartError::Steer),
-        Some(false) => Ok(vec![None; pinned.len()]),
-        None if !one_each || pinned.len() != options.pin.len() => Ok(vec![None; pinned.len()]),
-        Some(true) | None => Ok(pinned.iter().map(|cpus| Some(cpus[0])).collect()),
+        false => Ok(vec![None; pinned.len()]),
+        true if one_each => Ok(pinned.iter().map(|cpus| Some(cpus[0])).collect()),
+        true => Err(StartError::Steer),
     }
 }
 
@@ -67,19 +66,18 @@ mod tests {
     }
 
     #[test]
-    fn steering_is_the_default_if_each_shard_has_its_own_cpu() {
+    fn steering_needs_a_cpu_for_each_shard() {
         let steered = |steer, pin: &[usize], shards| {
             let options = Options { steer, pin: pin.to_vec(), ..Options::default() };
             let pinned: Vec<_> = (0..shards).map(|shard| share(pin, shard, shards)).collect();
             steering(&options, &pinned).ok()
         };
-        assert_eq!(steered(None, &[4, 5], 2), Some(vec![Some(4), Some(5)]));
-        assert_eq!(steered(Some(false), &[4, 5], 2), Some(vec![None, None]));
+        assert_eq!(steered(true, &[4, 5], 2), Some(vec![Some(4), Some(5)]));
+        assert_eq!(steered(true, &[4], 2), Some(vec![Some(4), Some(4)]));
         for (pin, shards) in [(&[][..], 2), (&[4, 5], 1)] {
-            assert_eq!(steered(None, pin, shards), Some(vec![None; shards]));
-            assert_eq!(steered(Some(true), pin, shards), None, "{pin:?}, {shards} shards");
+            assert_eq!(steered(true, pin, shards), None, "{pin:?}, {shards} shards");
+            assert_eq!(steered(false, pin, shards), Some(vec![None; shards]));
         }
-        assert_eq!(steered(None, &[4], 2), Some(vec![None, None]));
-        assert_eq!(steered(Some(true), &[4], 2), Some(vec![Some(4), Some(4)]));
+        assert_eq!(steered(false, &[4, 5], 2), Some(vec![None, None]));
     }
 }

@@ -15,7 +15,7 @@ use crate::clients::engine::Engine;
 use crate::clients::pattern::SIZE_MAX;
 use crate::clients::schedule::{Arrivals, SECOND};
 use crate::exit::{self, Failure};
-use crate::machine::placement::Place;
+use crate::machine::placement::{Cpus, Place};
 use lockstep_sys::cpus::{CpuList, parse_list};
 use lockstep_sys::units;
 
@@ -108,13 +108,27 @@ impl ServerArgs {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = PLACEMENT)]
 pub struct PlacementArgs {
-    /// CPUs of the generator, such as 1 or 0,2-3; its threads take them in order
+    /// CPUs of the generator, such as 1 or 0,2-3; its threads take them in order [default:
+    /// without --server-pin those of half of the cores, else those that the server leaves]
     #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub pin: Option<CpuList>,
 
-    /// CPUs of the server
+    /// CPUs of the server [default: those that the generator leaves]
     #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub server_pin: Option<CpuList>,
+}
+
+impl PlacementArgs {
+    /// Checks that this process can use the CPUs.
+    ///
+    /// # Errors
+    ///
+    /// [`exit::USAGE`] with the first CPU that it cannot use, or the reason why it cannot choose.
+    pub(crate) fn check(&self, cpus: &Cpus) -> Result<(), Failure> {
+        cpus.check("--pin", self.pin.as_deref())
+            .and_then(|()| cpus.check("--server-pin", self.server_pin.as_deref()))
+            .map_err(|error| Failure::new(exit::USAGE, error))
+    }
 }
 
 /// Destination of a result.

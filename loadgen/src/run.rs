@@ -26,5 +26,4 @@ pub mod warmup;
 pub use prepare::Job;
 pub(crate) use prepare::Several;
 pub use server_usage::ServerUsage;
-pub(crate) use session::check_cpus;
 pub use session::{Finished, Session, run};

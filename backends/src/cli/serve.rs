@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use lockstep_core::{Echo, Hi};
-use lockstep_sys::cpus::{CpuList, parse_list};
+use lockstep_sys::cpus::{CpuList, format_list, parse_list};
 use lockstep_sys::limits::raise_open_files;
 use lockstep_sys::{address, errno, units};
 
@@ -66,9 +66,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "CPULIST", value_parser = parse_list, help_heading = PLACEMENT)]
     pub pin: Option<CpuList>,
 
-    /// Shard that gets a connection [default: cpu if --pin names a CPU for each shard, else off]
-    #[arg(long, value_name = "HOW", help_heading = PLACEMENT)]
-    pub steer: Option<Steer>,
+    /// Shard that gets a connection
+    #[arg(long, value_name = "HOW", default_value = "off", help_heading = PLACEMENT)]
+    pub steer: Steer,
 
     /// Largest number of open connections; more wait in the listen queue [default: what the limit
     /// of descriptors allows]
@@ -142,9 +142,10 @@ impl ServiceName {
 /// Choice of the shard for a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Steer {
-    /// the one pinned to the CPU where its packets are processed
+    /// the one pinned to the CPU where its packets are processed; spreads connections only if all
+    /// of these CPUs process packets
     Cpu,
-    /// any
+    /// any, by a hash of the addresses
     Off,
 }
 
@@ -225,7 +226,7 @@ fn options(args: &ServeArgs) -> Options {
         shards: args.shards.or(one_operator.then_some(1)),
         threads: args.threads,
         pin: args.pin.clone().unwrap_or_default(),
-        steer: args.steer.map(|steer| steer == Steer::Cpu),
+        steer: args.steer == Steer::Cpu,
         conns_max: args.max_conns.unwrap_or(possible.unwrap_or(usize::MAX)),
         accept_pause: args.accept_pause.unwrap_or_default(),
         accept_delay: args.accept_delay,
@@ -282,9 +283,12 @@ fn not_served(config: &Config, error: &StartError) -> u8 {
             exit::UNSUPPORTED
         }
         StartError::Pin(error) => {
-            let cpus = &config.options.pin;
-            let error = format!("cannot pin to CPUs {cpus:?}: {}", errno::describe(error));
-            usage(&error, "lscpu lists the CPUs of this machine")
+            let cpus = format_list(&config.options.pin);
+            let hint = match error.raw_os_error() {
+                Some(libc::EPERM | libc::ENOSYS) => "a sandbox forbids it; leave --pin out",
+                _ => "lscpu lists the CPUs of this machine",
+            };
+            usage(&format!("cannot pin to CPUs {cpus}: {}", errno::describe(error)), hint)
         }
         StartError::Steer => usage(&error.to_string(), "such as --pin 0,1 --shards 2"),
         StartError::Listen(error) => {

@@ -1,6 +1,10 @@
-//! Sets of CPUs: as text, and as the affinity of a thread.
+//! Sets of CPUs: as text, and as the affinity of a thread; and the cores that they belong to.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io;
+use std::path::Path;
+use std::thread;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -73,6 +77,47 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
+/// Returns the CPUs that sched_setaffinity(2) allows: those of the cpuset (cpuset(7)) that are
+/// online. The affinity of the calling thread, which may be smaller, does not change.
+///
+/// # Errors
+///
+/// `EPERM` or `ENOSYS` in a sandbox that forbids it, `EAGAIN` if no thread can be started.
+pub fn permitted() -> io::Result<CpuList> {
+    let all: CpuList = (0..CpuSet::MAX_CPU).collect();
+    thread::scope(|scope| {
+        // The kernel leaves out what is not allowed.
+        let trial =
+            thread::Builder::new().spawn_scoped(scope, || pin(&all).and_then(|()| allowed()));
+        trial?.join().unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()))
+    })
+}
+
+/// The cores of CPUs. The hardware threads of a core are CPUs that share it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Cores(BTreeMap<usize, usize>);
+
+impl Cores {
+    /// Reads the cores of these CPUs below `root`, which is `/sys/devices/system/cpu` except in
+    /// tests (Documentation/admin-guide/cputopology.rst). A CPU about which nothing is known has a
+    /// core of its own.
+    pub fn read(root: &Path, cpus: &[usize]) -> Self {
+        let first = |cpu: usize| {
+            let topology = root.join(format!("cpu{cpu}/topology"));
+            // The second is the first's name before Linux 5.3.
+            let read = |name| fs::read_to_string(topology.join(name)).ok();
+            let list = read("core_cpus_list").or_else(|| read("thread_siblings_list"))?;
+            parse_list(&list).ok()?.first().copied()
+        };
+        Self(cpus.iter().map(|&cpu| (cpu, first(cpu).unwrap_or(cpu))).collect())
+    }
+
+    /// Returns the core of a CPU, as the number of the core's first CPU.
+    pub fn of(&self, cpu: usize) -> usize {
+        self.0.get(&cpu).copied().unwrap_or(cpu)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +146,25 @@ mod tests {
         });
         assert_eq!(pinned.join().unwrap(), [first]);
         assert_eq!(pin(&[]).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
+
+    #[test]
+    fn permitted_cpus_are_more_than_the_affinity() {
+        let permitted = permitted().unwrap();
+        let alone = permitted[permitted.len() - 1];
+        thread::spawn(move || {
+            pin(&[alone]).unwrap();
+            assert_eq!(super::permitted().unwrap(), permitted);
+            assert_eq!(allowed().unwrap(), [alone]);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn cores_are_those_of_this_machine() {
+        let cpus = permitted().unwrap();
+        let cores = Cores::read(Path::new("/sys/devices/system/cpu"), &cpus);
+        assert!(cpus.iter().all(|&cpu| cores.of(cpu) <= cpu && cores.of(1 << 20) == 1 << 20));
     }
 }

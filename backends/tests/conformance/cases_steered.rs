@@ -38,7 +38,7 @@ fn connections_go_to_the_shard_on_their_cpu() {
 #[test]
 fn unsteered_connections_are_spread_over_shards() {
     let cpu = lockstep_sys::cpus::allowed().unwrap()[0];
-    let spread = Options { steer: Some(false), ..options(&SUBJECT) };
+    let spread = Options { steer: false, ..options(&SUBJECT) };
     let Some(server) = start_with(&SUBJECT, Echo, spread) else { return };
     connect_from(&server, cpu, 64);
     kernel::until_closed(server.addr);

@@ -53,7 +53,7 @@ pub(crate) fn options_of(subject: &Subject, shards: usize) -> Options {
     Options {
         shards: Some(shards),
         pin: cpus.into_iter().take(shards).collect(),
-        steer: Some(subject.steered),
+        steer: subject.steered,
         threads: subject.threads,
         spin: subject.spin,
         drain_timeout: PATIENCE,

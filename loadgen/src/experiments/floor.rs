@@ -12,11 +12,10 @@ use lockstep_results::{Environment, FloorReport, Header};
 use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure};
 use crate::experiments::Finished;
+use crate::machine::placement::Cpus;
 use crate::machine::{limits, signals};
 use crate::options::{LOAD, OutputArgs, PlacementArgs, size};
-use crate::run::check_cpus;
-use crate::run::floor::{CONNS_MAX, Cpus, Parameters, measure};
-use lockstep_sys::cpus;
+use crate::run::floor::{CONNS_MAX, Parameters, Two, measure};
 use lockstep_sys::errno::describe;
 use lockstep_sys::units;
 
@@ -60,9 +59,8 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<Finished<FloorReport
     let failed = |error: io::Error| {
         Failure::new(exit::FAILURE, format!("cannot measure: {}", describe(&error)))
     };
-    let allowed = cpus::allowed().map_err(failed)?;
-    check_cpus("--pin", args.placement.pin.as_deref(), &allowed)?;
-    check_cpus("--server-pin", args.placement.server_pin.as_deref(), &allowed)?;
+    let cpus = Cpus::read().map_err(failed)?;
+    args.placement.check(&cpus)?;
     // A descriptor for each end of every connection.
     limits::raise_descriptors(2 * CONNS_MAX, 2).map_err(|error| {
         let hint = "raise it with `ulimit -n`";
@@ -76,11 +74,7 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<Finished<FloorReport
     let parameters = Parameters {
         size: args.size,
         conns: &CONNS,
-        cpus: Cpus::choose(
-            &allowed,
-            args.placement.pin.as_deref(),
-            args.placement.server_pin.as_deref(),
-        ),
+        cpus: Two::choose(&cpus, &args.placement),
         duration: args.duration,
         rounds: ROUNDS,
         all: true,

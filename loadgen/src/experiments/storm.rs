@@ -92,7 +92,7 @@ fn one(
 ) -> Result<(Storm, Outcome), Failure> {
     let mut environment = Environment::capture();
     let job = Job { args: run, command: None, argv: Vec::new(), label: String::new(), floor: None };
-    let prepared = session.prepare(&job)?;
+    let (prepared, placement) = session.prepare(&job)?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..SEED_END));
     let load = Load {
         target: Target::new(prepared.addr),
@@ -108,7 +108,8 @@ fn one(
     let (subject, ended) = prepared.stop(&job);
     let error = ended.and_then(|ended| ended.error);
     let failures = counts.failures.total() > 0 || error.is_some();
-    let notes = error.into_iter().chain(rate_missed(&load, &counts)).collect();
+    let mut notes = session.warnings(run, &placement);
+    notes.extend(error.into_iter().chain(rate_missed(&load, &counts)));
     environment.capture_after();
     let errors_total = counts.failures.total();
     let outcome = Outcome {
@@ -123,7 +124,7 @@ fn one(
         header: Header::new("storm", started, argv.to_vec(), Some(seed)),
         interrupted: signal.is_some(),
         subject,
-        placement: args.server.place_name(),
+        placement: placement.name(args.server.place).map(str::to_owned),
         kernel: kernel_settings(),
         conns: run.conns.into(),
         rate_per_s: args.rate,

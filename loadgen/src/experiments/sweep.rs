@@ -52,7 +52,8 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Fai
     let base = args.base().finish().map_err(usage)?;
     let session = Session::start()?;
     let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..SEED_END));
-    let plan = plan(args, &base, &argv, seed);
+    let placement = session.placement(&base);
+    let plan = plan(args, &base, &argv, seed, placement);
     let (cells, omitted) = cells::cells(args, &base, &plan);
     let most = args.conns_max();
     session.check(&match cells.first() {
@@ -116,7 +117,13 @@ fn code(sweep: &Sweep) -> u8 {
     }
 }
 
-fn plan(args: &SweepArgs, base: &RunArgs, argv: &[String], seed: u64) -> SweepPlan {
+fn plan(
+    args: &SweepArgs,
+    base: &RunArgs,
+    argv: &[String],
+    seed: u64,
+    placement: Option<String>,
+) -> SweepPlan {
     let rates = args.rates.as_ref().map_or(&[][..], |rates| &rates.0);
     let searched = !args.slo.is_empty();
     let by_rate = searched || rates.len() > 1;
@@ -137,7 +144,7 @@ fn plan(args: &SweepArgs, base: &RunArgs, argv: &[String], seed: u64) -> SweepPl
         conns: by_rate.then_some(base.conns),
         rate_per_s: base.rate.filter(|_| !by_rate),
         arrivals: open.then(|| args.generator.arrivals.unwrap_or_default().name().to_owned()),
-        placement: args.server.place_name(),
+        placement,
         server_spin_ns: args.server.spin_ns(),
         size: args.size,
         warmup_s: args.warmup().as_secs_f64(),

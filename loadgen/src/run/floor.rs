@@ -16,7 +16,8 @@ use lockstep_results::{Calls, Exchange, Floor, Spread};
 use crate::clients::connection::Service;
 use crate::clients::pattern::Pattern;
 use crate::machine::limits;
-use crate::machine::placement::Placement;
+use crate::machine::placement::Cpus;
+use crate::options::PlacementArgs;
 use crate::run::args::RunArgs;
 use lockstep_sys::cpus::pin;
 use lockstep_sys::errno::describe;
@@ -44,11 +45,7 @@ const UNDISTURBED: f64 = 0.9;
 /// # Errors
 ///
 /// The reason why it cannot be measured.
-pub(crate) fn brief(
-    args: &RunArgs,
-    conns: &[u32],
-    allowed: &[usize],
-) -> Result<Option<Floor>, String> {
+pub(crate) fn brief(args: &RunArgs, conns: &[u32], cpus: &Cpus) -> Result<Option<Floor>, String> {
     // With a new connection for each exchange, the cost is that of connections.
     if args.no_floor || args.service == Service::Hi {
         return Ok(None);
@@ -62,11 +59,7 @@ pub(crate) fn brief(
     let parameters = Parameters {
         size: args.size,
         conns: &conns,
-        cpus: Cpus::choose(
-            allowed,
-            args.placement.pin.as_deref(),
-            args.placement.server_pin.as_deref(),
-        ),
+        cpus: Two::choose(cpus, &args.placement),
         duration: BRIEF * conns.len() as u32,
         rounds: ROUNDS_BRIEF,
         all: false,
@@ -79,7 +72,7 @@ pub(crate) fn brief(
 pub(crate) struct Parameters<'a> {
     pub(crate) size: u32,
     pub(crate) conns: &'a [u32],
-    pub(crate) cpus: Cpus,
+    pub(crate) cpus: Two,
     pub(crate) duration: Duration,
     pub(crate) rounds: u32,
     /// Measure also threads that sleep, and single calls.
@@ -90,23 +83,22 @@ pub(crate) struct Parameters<'a> {
 
 /// CPUs of the two threads.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Cpus {
-    client: usize,
-    /// `None` if it would be the client's.
+pub(crate) struct Two {
+    /// `None` where threads cannot be pinned.
+    client: Option<usize>,
+    /// `None` if it would be the client's, too.
     server: Option<usize>,
 }
 
-impl Cpus {
+impl Two {
     /// Chooses those of the first thread of each side of a run.
-    pub(crate) fn choose(
-        allowed: &[usize],
-        client: Option<&[usize]>,
-        server: Option<&[usize]>,
-    ) -> Self {
-        let placement = Placement::choose(allowed, client, server, true, true);
-        let client = placement.of_thread(0);
-        let server = placement.server.and_then(|cpus| cpus.first().copied());
-        Self { client, server: server.filter(|&server| server != client) }
+    pub(crate) fn choose(cpus: &Cpus, named: &PlacementArgs) -> Self {
+        if cpus.permitted.is_err() {
+            return Self { client: None, server: None };
+        }
+        let (client, server) = cpus.apart(named.pin.as_deref(), named.server_pin.as_deref());
+        let server = server.first().copied().filter(|&server| server != client[0]);
+        Self { client: client.first().copied(), server }
     }
 }
 
@@ -130,7 +122,7 @@ pub(crate) fn measure(parameters: &Parameters<'_>) -> io::Result<Floor> {
     let (started, begin) = (SystemTime::now(), Instant::now());
     let (values, apart) = thread::scope(|scope| {
         let measuring = scope.spawn(|| {
-            pin(&[parameters.cpus.client])?;
+            parameters.cpus.client.iter().try_for_each(|&cpu| pin(&[cpu]))?;
             // Outside of this namespace, the kernel's counters then count the run alone.
             let apart = netns::enter().is_ok();
             let mut values = Values::default();
@@ -153,7 +145,7 @@ pub(crate) fn measure(parameters: &Parameters<'_>) -> io::Result<Floor> {
         duration_s: begin.elapsed().as_secs_f64(),
         rounds: values.one_thread.first().map_or(0, Vec::len) as u32,
         size: parameters.size,
-        client_cpu: parameters.cpus.client as u32,
+        client_cpu: parameters.cpus.client.map(|cpu| cpu as u32),
         server_cpu: parameters.cpus.server.map(|cpu| cpu as u32),
         connections: if apart { 0 } else { values.connections },
         one_thread: exchanges(&values.one_thread),
@@ -235,11 +227,11 @@ mod tests {
     }
 
     fn parameters(size: u32, conns: &[u32], server: Option<usize>) -> Parameters<'_> {
-        let client = lockstep_sys::cpus::allowed().unwrap()[0];
+        let client = Some(lockstep_sys::cpus::allowed().unwrap()[0]);
         Parameters {
             size,
             conns,
-            cpus: Cpus { client, server },
+            cpus: Two { client, server },
             duration: Duration::from_millis(30),
             rounds: 3,
             all: true,
@@ -297,9 +289,14 @@ mod tests {
         let floor = measure(&parameters(64, &[2], None)).unwrap();
         assert!(floor.two_threads.is_empty() && floor.blocking_ns.is_none());
         assert_eq!(floor.server_cpu, None);
-        assert_eq!(Cpus::choose(&[3], None, None), Cpus { client: 3, server: None });
-        assert_eq!(Cpus::choose(&[3, 4], None, None), Cpus { client: 4, server: Some(3) });
-        assert_eq!(Cpus::choose(&[3, 4], Some(&[3]), None), Cpus { client: 3, server: None });
+        let two = second().is_some();
+        let mut cpus = Cpus::read().unwrap();
+        assert_eq!(Two::choose(&cpus, &PlacementArgs::default()).server.is_some(), two);
+        let named = PlacementArgs { pin: Some(vec![cpus.given[0]]), server_pin: None };
+        assert_ne!(Two::choose(&cpus, &named).server, Some(cpus.given[0]));
+        cpus.permitted = Err(String::new());
+        let none = Two { client: None, server: None };
+        assert_eq!(Two::choose(&cpus, &PlacementArgs::default()), none);
     }
 
     #[test]

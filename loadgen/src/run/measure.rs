@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use lockstep_sys::cpus::allowed;
 use lockstep_sys::errno::describe;
 use rustix::process::getpid;
 
@@ -85,6 +86,8 @@ pub struct Measured {
     pub warmup: Duration,
     /// End of a watched warm-up; `None` if its length was given.
     pub warmup_end: Option<warmup::End>,
+    /// CPUs that the clients' threads could run on.
+    pub client_cpus: Vec<usize>,
     /// Resource usage of the server in the window.
     pub server: ServerUsage,
     /// CPU quota of the generator in the window.
@@ -135,14 +138,20 @@ pub fn measure(
         let mut controller = Controller::new(run, &control, events, observer, threads.len());
         controller.signal = signal;
         controller.run(keep_open);
-        let mut totals = Totals::new();
+        let (mut totals, mut cpus) = (Totals::new(), Vec::new());
         for thread in threads {
             match thread.join() {
-                Ok(counts) => totals.merge(counts.map_err(failed)?),
+                Ok(ended) => {
+                    let (counts, its_cpus) = ended.map_err(failed)?;
+                    totals.merge(counts);
+                    cpus.extend(its_cpus);
+                }
                 Err(_) => return Err(failed("a client thread panicked".to_owned())),
             }
         }
-        Ok(controller.into_measured(totals))
+        cpus.sort_unstable();
+        cpus.dedup();
+        Ok(controller.into_measured(totals, cpus))
     })
 }
 
@@ -154,7 +163,7 @@ fn run_thread(
     load: ThreadLoad,
     sender: &Sender<Event>,
     open: &Mutex<()>,
-) -> Result<Totals, String> {
+) -> Result<(Totals, Vec<usize>), String> {
     struct LeaveGuard<'a>(Option<&'a SliceHandle>);
     impl Drop for LeaveGuard<'_> {
         fn drop(&mut self) {
@@ -171,8 +180,11 @@ fn run_thread(
         run.plan.slices.iter().for_each(SliceHandle::wait_for_all);
         drop(open.lock());
     };
-    worker::run(&run.plan, control, load, opened, finished)
-        .map_err(|error| format!("cannot wait for events: {}", describe(&error)))
+    let totals = worker::run(&run.plan, control, load, opened, finished)
+        .map_err(|error| format!("cannot wait for events: {}", describe(&error)))?;
+    // Not all CPUs that were chosen need have a thread, and a sandbox may forbid the choice.
+    let cpus = allowed().map_err(|error| format!("cannot read CPUs: {}", describe(&error)))?;
+    Ok((totals, cpus))
 }
 
 /// The main thread during a run: begins and ends the phases, and reads the server's usage at the
@@ -387,7 +399,7 @@ impl<'a> Controller<'a> {
     }
 
     /// Ends the last intervals, and returns the result with the counts of all threads.
-    fn into_measured(mut self, totals: Totals) -> Measured {
+    fn into_measured(mut self, totals: Totals, client_cpus: Vec<usize>) -> Measured {
         let (control, started) = (self.control, self.started);
         let mut end_ns = self.end_ns;
         self.intervals.collect(control.queues());
@@ -411,6 +423,7 @@ impl<'a> Controller<'a> {
             quota: self.quota_use,
             signal: self.signal,
             totals,
+            client_cpus,
         }
     }
 }

@@ -8,8 +8,9 @@ use lockstep_results::{Floor, Subject};
 
 use crate::event::{Event, Ready};
 use crate::exit::{self, Failure};
-use crate::machine::placement::{Place, Placement, pin};
+use crate::machine::placement::{Cpus, Place, Placement, pin};
 use crate::machine::processes::Processes;
+use crate::machine::usage::capacity_of;
 use crate::run::args::RunArgs;
 use crate::servers::embedded::{Ended, Server, ServerOptions};
 use crate::servers::{command, target};
@@ -82,7 +83,7 @@ impl Prepared {
 /// Starts the server of a job or finds its target, and confines this process to its CPUs.
 pub(super) fn prepare(
     job: &Job<'_>,
-    allowed: &[usize],
+    cpus: &Cpus,
     sender: &Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<(Prepared, Placement), Failure> {
@@ -92,16 +93,18 @@ pub(super) fn prepare(
         let addr = target::resolve(target, sender, events)?;
         // An address that can be bound is this machine's.
         let local = UdpSocket::bind((addr.ip(), 0)).is_ok();
-        let placement =
-            Placement::choose(allowed, args.placement.pin.as_deref(), None, local, false);
-        pin(&placement.client).map_err(failed)?;
         let processes = local.then_some(Processes::At(addr));
+        let of_server = processes.map(|it| capacity_of(&it.list()).map(|(_, cpus)| cpus));
+        let of_server = of_server.map(|known| known.unwrap_or_else(|| cpus.given.clone()));
+        let named = args.placement.pin.as_deref();
+        let placement = Placement::of_client(cpus, named, of_server.as_deref());
+        pin(&placement.client).map_err(failed)?;
         return Ok((Prepared { addr, processes, server: None, ready: None }, placement));
     }
-    let placement = place(args, allowed);
-    let cpus = placement.server.as_deref().unwrap_or_default();
+    let placement = place(args, cpus);
+    let of_server = placement.server.as_deref().unwrap_or_default();
     // The child inherits the CPUs, so threads that it does not pin itself stay there, too.
-    pin(cpus).map_err(failed)?;
+    pin(of_server).map_err(failed)?;
     if let Some(command) = job.command {
         let server = command::Server::start(command)?;
         server.await_ready(args.server.ready_timeout, events)?;
@@ -110,7 +113,8 @@ pub(super) fn prepare(
         let server = Some(Started::Command(server));
         return Ok((Prepared { addr, processes, server, ready: None }, placement));
     }
-    let (server, ready) = start(&options(args, cpus), args.server.ready_timeout, sender, events)?;
+    let options = options(args, cpus, of_server);
+    let (server, ready) = start(&options, args.server.ready_timeout, sender, events)?;
     pin(&placement.client).map_err(failed)?;
     let (addr, processes) = (ready.addr, Some(Processes::One(server.pid())));
     let server = Some(Started::Embedded(server));
@@ -129,16 +133,16 @@ pub(crate) struct Several {
 pub(super) fn several(
     args: &RunArgs,
     count: u32,
-    allowed: &[usize],
+    cpus: &Cpus,
     sender: &Sender<Event>,
     events: &Receiver<Event>,
 ) -> Result<Several, Failure> {
     let failed = |error: String| Failure::new(exit::FAILURE, error);
-    let placement = place(args, allowed);
-    let cpus = placement.server.as_deref().unwrap_or_default();
+    let placement = place(args, cpus);
+    let of_server = placement.server.as_deref().unwrap_or_default();
     let mut options =
-        ServerOptions { shared_port: (count > 1).then_some(0), ..options(args, cpus) };
-    pin(cpus).map_err(failed)?;
+        ServerOptions { shared_port: (count > 1).then_some(0), ..options(args, cpus, of_server) };
+    pin(of_server).map_err(failed)?;
     let timeout = args.server.ready_timeout;
     let (first, ready) = start(&options, timeout, sender, events)?;
     let mut servers = vec![first];
@@ -151,24 +155,27 @@ pub(super) fn several(
 }
 
 /// Chooses the CPUs of both sides of a run with a server of its own.
-fn place(args: &RunArgs, allowed: &[usize]) -> Placement {
+pub(super) fn place(args: &RunArgs, cpus: &Cpus) -> Placement {
     let (client, server) = (args.placement.pin.as_deref(), args.placement.server_pin.as_deref());
     match args.server.place {
-        Place::Apart => Placement::choose(allowed, client, server, true, true),
-        Place::Steered => Placement::steered(allowed, client),
+        Place::Apart => Placement::of_both(cpus, client, server),
+        Place::Steered => {
+            let threads = args.generator.threads.unwrap_or(usize::MAX).min(args.conns as usize);
+            Placement::steered(cpus, client, threads)
+        }
     }
 }
 
 /// Options of an embedded server on these CPUs.
-fn options(args: &RunArgs, cpus: &[usize]) -> ServerOptions {
+fn options(args: &RunArgs, cpus: &Cpus, of_server: &[usize]) -> ServerOptions {
     let steered = args.server.place == Place::Steered;
     ServerOptions {
         backend: args.backend.clone(),
         service: args.service.name(),
         backlog: args.backlog,
         // Every CPU has clients, so every one needs a shard.
-        shards: args.server.shards.or(steered.then_some(cpus.len())),
-        pin: format_list(cpus),
+        shards: args.server.shards.or(steered.then_some(of_server.len())),
+        pin: cpus.permitted.is_ok().then(|| format_list(of_server)),
         steered,
         spin: args.server.server_spin.unwrap_or_default(),
         shared_port: None,

@@ -11,7 +11,7 @@ use lockstep_sys::cpus::format_list;
 
 use crate::clients::counters::Totals;
 use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
-use crate::machine::placement::{Place, Placement};
+use crate::machine::placement::{Cpus, Place, Placement, SHARED};
 use crate::machine::quota::QuotaUse;
 use crate::machine::usage::Usage;
 use crate::run::condition::Condition;
@@ -25,6 +25,7 @@ use crate::servers::embedded::Ended;
 pub(super) fn record(
     job: &Job<'_>,
     run: &Run,
+    cpus: &Cpus,
     subject: Subject,
     ended: Option<&Ended>,
     environment: Environment,
@@ -45,7 +46,8 @@ pub(super) fn record(
         ),
         valid: verdict.invalid_reasons.is_empty(),
         invalid_reasons: verdict.invalid_reasons,
-        warnings: [verdict.warnings, environment.warnings()].concat(),
+        warnings: [verdict.warnings, sides.warnings(job, cpus, run), environment.warnings()]
+            .concat(),
         interrupted: measured.signal.is_some(),
         subject,
         load: if rate.is_some() { "open" } else { "closed" }.to_owned(),
@@ -67,7 +69,7 @@ pub(super) fn record(
             quota: sides.quota(&sides.client),
             ..sides.client.cost(exchanges).unwrap_or_else(|| sides.client.idle())
         },
-        placement: sides.placement(statistics),
+        placement: sides.placement(job),
         server: sides.server.as_ref().and_then(|side| {
             Some(Cost {
                 syscalls_per_exchange: statistics
@@ -295,7 +297,7 @@ impl<'a> Sides<'a> {
             window,
             usage: measured.totals.usage,
             threads: run.plan.threads,
-            cpus: &run.placement.client,
+            cpus: &measured.client_cpus,
             quota: measured.quota.as_ref(),
         };
         let server = measured.server.capacity.as_ref().map(|(threads, cpus)| Side {
@@ -338,14 +340,24 @@ impl<'a> Sides<'a> {
         busiest.max(of_quota).min(1.0)
     }
 
-    /// Placement as in [`Record::placement`]. Steering is read from the server's statistics.
-    fn placement(&self, statistics: Option<&serde_json::Value>) -> Option<String> {
+    /// Warnings about the placement.
+    fn warnings(&self, job: &Job<'_>, cpus: &Cpus, run: &Run) -> Vec<String> {
+        // The user wants both sides on the same CPUs.
+        if job.args.server.place == Place::Steered {
+            return Vec::new();
+        }
+        let server = self.server.as_ref().map_or(&[][..], |server| server.cpus);
+        cpus.warnings(self.client.cpus, server, run.placement.server.is_some())
+    }
+
+    /// Placement as in [`Record::placement`]. Only an embedded server steers.
+    fn placement(&self, job: &Job<'_>) -> Option<String> {
         self.server.as_ref()?;
-        let steered = statistics.is_some_and(|statistics| statistics["steer"] == "cpu");
+        let steered = job.args.server.place == Place::Steered && job.command.is_none();
         let placement = match self.sharing_server() {
             None => Place::Apart.name(),
             Some(_) if steered => Place::Steered.name(),
-            Some(_) => "shared",
+            Some(_) => SHARED,
         };
         Some(placement.to_owned())
     }

@@ -14,7 +14,7 @@ use crate::clients::socket::Target;
 use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure, Outcome};
 use crate::machine::limits;
-use crate::machine::placement::{Place, pin};
+use crate::machine::placement::{Cpus, Place, Placement, pin};
 use crate::machine::signals;
 use crate::options::SEED_END;
 use crate::run::args::RunArgs;
@@ -25,8 +25,6 @@ use crate::run::observer::Observer;
 use crate::run::prepare::{self, Job, Prepared, Several, prepare};
 use crate::run::record::record;
 use crate::servers::embedded;
-use lockstep_sys::cpus;
-use lockstep_sys::cpus::format_list;
 use lockstep_sys::errno::describe;
 
 /// Result of a run.
@@ -55,7 +53,7 @@ pub fn run(args: &RunArgs, argv: Vec<String>, live: &mut Live) -> Result<Finishe
 /// State that all runs of this process share.
 #[derive(Debug)]
 pub struct Session {
-    allowed: Vec<usize>,
+    cpus: Cpus,
     sender: Sender<Event>,
     events: Receiver<Event>,
 }
@@ -68,13 +66,13 @@ impl Session {
     /// Those of sched_getaffinity(2) and sigaction(2), or of starting a thread.
     pub fn start() -> Result<Self, Failure> {
         let failed = |error: String| Failure::new(exit::FAILURE, error);
-        let allowed = cpus::allowed().map_err(|error| {
+        let cpus = Cpus::read().map_err(|error| {
             failed(format!("cannot read the CPUs of this process: {}", describe(&error)))
         })?;
         let (sender, events) = channel();
         signals::watch(sender.clone())
             .map_err(|error| failed(format!("cannot catch signals: {}", describe(&error))))?;
-        Ok(Self { allowed, sender, events })
+        Ok(Self { cpus, sender, events })
     }
 
     /// Checks that this machine has what the options need, and raises the limit of descriptors.
@@ -84,11 +82,14 @@ impl Session {
     /// Names the missing CPU, engine or number of descriptors, or the options that exclude each
     /// other.
     pub fn check(&self, args: &RunArgs) -> Result<(), Failure> {
-        check_cpus("--pin", args.placement.pin.as_deref(), &self.allowed)?;
-        check_cpus("--server-pin", args.placement.server_pin.as_deref(), &self.allowed)?;
-        if args.server.place == Place::Steered && args.placement.server_pin.is_some() {
-            let error = "--place steered puts the server on the generator's CPUs";
-            return Err(Failure::new(exit::USAGE, error).hint("say which with --pin alone"));
+        let usage = |error: String| Failure::new(exit::USAGE, error);
+        args.placement.check(&self.cpus)?;
+        if args.server.place == Place::Steered {
+            if args.placement.server_pin.is_some() {
+                let error = "--place steered puts the server on the generator's CPUs";
+                return Err(Failure::new(exit::USAGE, error).hint("say which with --pin alone"));
+            }
+            self.cpus.check("--place steered", Some(&[])).map_err(usage)?;
         }
         let engine = args.engine();
         engine.probe().map_err(|cause| {
@@ -100,7 +101,7 @@ impl Session {
             let error = format!("--server-spin: {} has nothing to poll", args.backend);
             return Err(Failure::new(exit::USAGE, error).hint(embedded::busy_poll_hint()));
         }
-        let threads = args.generator.threads.unwrap_or(self.allowed.len());
+        let threads = args.generator.threads.unwrap_or(self.cpus.given.len());
         limits::raise_descriptors(args.conns, threads).map_err(|error| {
             let hint = "raise it with `ulimit -n`; `loadgen sweep --conns` uses several processes";
             Failure::new(exit::USAGE, error).hint(hint)
@@ -111,10 +112,30 @@ impl Session {
     /// numbers of connections. This process may be confined to the generator's CPUs by then. Prints
     /// why it could not be measured.
     pub fn floor(&self, args: &RunArgs, conns: &[u32]) -> Option<Floor> {
-        floor::brief(args, conns, &self.allowed).unwrap_or_else(|cause| {
+        floor::brief(args, conns, &self.cpus).unwrap_or_else(|cause| {
             let _ = writeln!(io::stderr(), "warning: the floor was not measured: {cause}");
             None
         })
+    }
+
+    /// Returns the placement that a run with these options will have, as in its record, if it is not
+    /// the default and known beforehand.
+    pub(crate) fn placement(&self, args: &RunArgs) -> Option<String> {
+        if args.target.is_some() {
+            return None;
+        }
+        prepare::place(args, &self.cpus).name(args.server.place).map(str::to_owned)
+    }
+
+    /// Returns warnings about the placement of a run that has no record.
+    pub(crate) fn warnings(&self, args: &RunArgs, placement: &Placement) -> Vec<String> {
+        match args.server.place {
+            Place::Steered => Vec::new(),
+            Place::Apart => {
+                let server = placement.server.as_deref();
+                self.cpus.warnings(&placement.client, server.unwrap_or_default(), true)
+            }
+        }
     }
 
     /// Checks for a signal between two runs.
@@ -139,16 +160,16 @@ impl Session {
 
     /// Starts the server of a job, or finds its target, and confines this process to the
     /// generator's CPUs.
-    pub(crate) fn prepare(&self, job: &Job<'_>) -> Result<Prepared, Failure> {
+    pub(crate) fn prepare(&self, job: &Job<'_>) -> Result<(Prepared, Placement), Failure> {
         // The run before has confined this thread.
-        pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-        prepare(job, &self.allowed, &self.sender, &self.events).map(|(prepared, _)| prepared)
+        pin(&self.cpus.given).map_err(|error| Failure::new(exit::FAILURE, error))?;
+        prepare(job, &self.cpus, &self.sender, &self.events)
     }
 
     /// Starts several embedded servers on one port; see [`prepare`](Self::prepare).
     pub(crate) fn several(&self, args: &RunArgs, count: u32) -> Result<Several, Failure> {
-        pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
-        prepare::several(args, count, &self.allowed, &self.sender, &self.events)
+        pin(&self.cpus.given).map_err(|error| Failure::new(exit::FAILURE, error))?;
+        prepare::several(args, count, &self.cpus, &self.sender, &self.events)
     }
 
     /// Runs a job.
@@ -173,7 +194,7 @@ impl Session {
         observer: &mut dyn Observer,
     ) -> Result<Finished, Failure> {
         // The run before has confined this thread; the environment is the machine's own state.
-        pin(&self.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
+        pin(&self.cpus.given).map_err(|error| Failure::new(exit::FAILURE, error))?;
         run_job(self, job, None, progress, observer)
     }
 
@@ -189,12 +210,12 @@ impl Session {
             for (job, slices) in jobs.iter().zip(slices::slices(jobs.len(), length)) {
                 let (sender, events) = channel();
                 senders.push(sender.clone());
-                let session = Session { allowed: self.allowed.clone(), sender, events };
+                let session = Session { cpus: self.cpus.clone(), sender, events };
                 let (progress, finish) = (runs.is_empty(), FinishGuard(self.sender.clone()));
                 runs.push(scope.spawn(move || {
                     let _finish = finish;
                     slices.wait_for_predecessors();
-                    pin(&session.allowed).map_err(|error| Failure::new(exit::FAILURE, error))?;
+                    pin(&session.cpus.given).map_err(|error| Failure::new(exit::FAILURE, error))?;
                     run_job(&session, job, Some(slices), progress, &mut ())
                 }));
             }
@@ -228,10 +249,10 @@ fn run_job(
     progress: bool,
     observer: &mut dyn Observer,
 ) -> Result<Finished, Failure> {
-    let Session { allowed, sender, events } = session;
+    let Session { cpus, sender, events } = session;
     let args = job.args;
     let mut environment = Environment::capture();
-    let (server, placement) = prepare(job, allowed, sender, events)?;
+    let (server, placement) = prepare(job, cpus, sender, events)?;
     let threads = args.generator.threads.unwrap_or(placement.client.len().min(args.conns as usize));
     let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..SEED_END));
     let run = Run {
@@ -268,28 +289,8 @@ fn run_job(
         valid: false,
         held: false,
     };
-    let record = record(job, &run, subject, ended.as_ref(), environment, measured);
+    let record = record(job, &run, cpus, subject, ended.as_ref(), environment, measured);
     outcome.valid = record.valid;
     outcome.held = record.thresholds.iter().all(|threshold| threshold.held);
     Ok(Finished { record, code: outcome.code() })
-}
-
-/// Checks that this process may use the CPUs of an option.
-///
-/// # Errors
-///
-/// Names the option and the first CPU that it may not use.
-pub(crate) fn check_cpus(
-    option: &str,
-    cpus: Option<&[usize]>,
-    allowed: &[usize],
-) -> Result<(), Failure> {
-    match cpus.unwrap_or_default().iter().find(|cpu| !allowed.contains(cpu)) {
-        None => Ok(()),
-        Some(cpu) => {
-            let allowed = format_list(allowed);
-            let error = format!("{option}: there is no CPU {cpu} for this process, only {allowed}");
-            Err(Failure::new(exit::USAGE, error))
-        }
-    }
 }

@@ -99,8 +99,8 @@ pub struct ServerOptions {
     pub backlog: Option<u32>,
     /// Number of shards.
     pub shards: Option<usize>,
-    /// List of CPUs.
-    pub pin: String,
+    /// List of CPUs; `None` where threads cannot be pinned.
+    pub pin: Option<String>,
     /// True if each connection is to be served on the CPU of its client.
     pub steered: bool,
     /// Time to busy-poll before sleeping.
@@ -141,14 +141,10 @@ impl Server {
         command
             .args(["--json", "--listen"])
             .arg(format!("127.0.0.1:{}", options.shared_port.unwrap_or(0)))
-            .args([
-                "--backend",
-                &options.backend,
-                "--service",
-                options.service,
-                "--pin",
-                &options.pin,
-            ]);
+            .args(["--backend", &options.backend, "--service", options.service]);
+        if let Some(cpus) = &options.pin {
+            command.args(["--pin", cpus]);
+        }
         if let Some(backlog) = options.backlog {
             command.args(["--backlog", &backlog.to_string()]);
         }

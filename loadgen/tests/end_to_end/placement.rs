@@ -1,7 +1,13 @@
-//! `--place` and `--server-spin`: the same in every command that starts a server, and named in
-//! every result.
+//! CPUs of both sides, `--place` and `--server-spin`: the same in every command that starts a
+//! server, and named in every result.
 
-use crate::harness::run;
+use std::io::{BufRead, BufReader};
+use std::thread;
+
+use lockstep_sys::cpus::{Cores, pin};
+use serde_json::Value;
+
+use crate::harness::{Finished, Running, loadgen, run, skip, two_cpus};
 
 const OPTIONS: [&str; 4] = ["--place", "steered", "--server-spin", "20us"];
 
@@ -55,4 +61,132 @@ fn placement_usage_errors() {
     let command =
         ["sweep", "--command", "other=sleep {port}", "--conns", "1,2", "--place", "steered"];
     run(&command).assert_complains(2, "cannot be used with");
+}
+
+/// The CPUs of the generator and of the server in a record.
+fn cpus(record: &Value) -> [&str; 2] {
+    ["client", "server"].map(|side| record[side]["cpus"].as_str().unwrap())
+}
+
+const BRIEF: [&str; 6] = ["--conns", "4", "-n", "200", "--warmup", "0"];
+
+/// The first two CPUs, if there are no others and they are cores: then one is the other's rest.
+#[track_caller]
+fn pair() -> Option<[String; 2]> {
+    let cpus = two_cpus()?;
+    let cores = Cores::read("/sys/devices/system/cpu".as_ref(), &cpus);
+    match cpus[..] {
+        [first, second] if cores.of(first) != cores.of(second) => {
+            Some([first, second].map(|cpu| cpu.to_string()))
+        }
+        _ => {
+            skip("two-cpus", "there are not exactly two cores");
+            None
+        }
+    }
+}
+
+#[test]
+fn side_without_named_cpus_gets_the_rest() {
+    let Some([first, second]) = pair() else { return };
+    for (options, client, server) in [
+        (["--pin", &*first], &*first, &*second),
+        (["--pin", &second], &second, &first),
+        (["--server-pin", &first], &second, &first),
+        (["--server-pin", &second], &first, &second),
+    ] {
+        let finished = run(&[&BRIEF[..], &["--backend", "mio", "--json"], &options].concat());
+        let record = finished.record();
+        assert_eq!(cpus(&record), [client, server]);
+        assert_eq!(record["placement"], "apart");
+        assert!(!finished.stdout.contains("shared-core"), "{finished:#?}");
+    }
+}
+
+#[test]
+fn every_command_leaves_the_rest_to_the_other_side() {
+    let Some([first, _]) = pair() else { return };
+    let brief = ["-d", "50ms", "--warmup", "10ms", "--server-pin", &first, "--json"];
+    let storm = ["storm", "--backend", "mio", "--conns", "4", "--server-pin", &first, "--json"];
+    for command in [
+        &storm[..],
+        &[&["sweep", "--backend", "mio", "--conns", "2,4"], &brief[..]].concat(),
+        &[&["compare", "mio", "blocking", "--rounds", "1"], &brief[..]].concat(),
+    ] {
+        let finished = run(command);
+        assert!(matches!(finished.code, Some(0 | 8)), "{finished:#?}");
+        for words in ["shared", "\"placement\""] {
+            let found = finished.stdout.replace("\"placement\":\"apart\"", "").contains(words);
+            assert!(!found, "{words} in {finished:#?}");
+        }
+    }
+}
+
+#[test]
+fn cpus_that_both_sides_use_are_named() {
+    let Some([first, _]) = pair() else { return };
+    let options = ["--pin", &first, "--server-pin", &first, "--backend", "mio", "--json"];
+    let record = run(&[&BRIEF[..], &options].concat()).record();
+    assert_eq!(record["placement"], "shared");
+    assert!(record["warnings"].to_string().contains("shared-core: the server on CPU"), "{record}");
+    let storm = run(&[&["storm", "--conns", "4"], &options[..]].concat()).record();
+    assert_eq!(storm["placement"], "shared");
+    assert!(storm["notes"].to_string().contains("shared-core"), "{storm}");
+}
+
+#[test]
+fn pinned_target_is_avoided() {
+    let Some([first, second]) = pair() else { return };
+    for (pinned, other) in [(&first, &second), (&second, &first)] {
+        let args = ["serve", "--backend", "mio", "--listen", "127.0.0.1:0", "--pin", pinned];
+        let mut server = Running::start(&mut loadgen(&args));
+        let stdout = server.0.as_mut().unwrap().stdout.take().unwrap();
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let addr = line.split("addr=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        let record = run(&[&BRIEF[..], &["--target", addr, "--json"]].concat()).record();
+        assert_eq!(cpus(&record), [other, pinned]);
+        let named = ["--target", addr, "--json", "--pin", pinned];
+        let record = run(&[&BRIEF[..], &named].concat()).record();
+        assert_eq!(record["placement"], "shared");
+        assert!(record["warnings"].to_string().contains("shared-core"), "{record}");
+    }
+}
+
+/// As under taskset(1): the affinity is inherited, and may be left.
+#[test]
+fn named_cpus_may_be_outside_the_affinity() {
+    let Some([first, second]) = pair() else { return };
+    let confined = |options: &[&str]| {
+        let mut command = loadgen(&[&BRIEF[..], &["--backend", "mio", "--json"], options].concat());
+        let start = || {
+            pin(&[first.parse().unwrap()]).unwrap();
+            command.output().unwrap()
+        };
+        Finished::of(thread::scope(|scope| scope.spawn(start).join().unwrap())).record()
+    };
+    for (options, client, server) in [
+        (&[][..], &first, &first),
+        (&["--pin", &second], &second, &first),
+        (&["--server-pin", &second], &first, &second),
+    ] {
+        let record = confined(options);
+        assert_eq!(cpus(&record), [client, server]);
+        let placement = if client == server { "shared" } else { "apart" };
+        assert_eq!(record["placement"], placement, "{options:?}");
+    }
+}
+
+/// Only one of the CPUs has a thread.
+#[test]
+fn record_names_cpus_that_were_used() {
+    let Some([first, second]) = pair() else { return };
+    let both = format!("{first},{second}");
+    let args = ["--pin", &both, "--threads", "1", "--backend", "mio", "--json"];
+    let record = run(&[&BRIEF[..], &args].concat()).record();
+    assert_eq!(record["client"]["cpus"], first);
+    let args = ["--place", "steered", "--threads", "1", "--backend", "mio", "--json"];
+    let record = run(&[&BRIEF[..], &args].concat()).record();
+    assert_eq!(cpus(&record), [&*first, &*first]);
+    assert_eq!(record["placement"], "steered");
 }

@@ -49,7 +49,7 @@ fn run_filtered(args: &[&str], call: libc::c_long, verdict: u32) -> Option<Finis
     }
 }
 
-const BRIEF: [&str; 6] = ["--conns", "2", "-d", "100ms", "--warmup", "10ms"];
+const BRIEF: [&str; 6] = ["--conns", "2", "-n", "200", "--warmup", "0"];
 
 #[test]
 fn refused_or_killing_io_uring_is_an_unavailable_engine() {
@@ -77,15 +77,14 @@ fn refused_or_killing_io_uring_is_an_unavailable_engine() {
 
 #[test]
 fn killing_io_uring_leaves_commands_with_other_backends() {
-    let sweep = &["sweep", "--backend", "mio,blocking", "--conns", "2,4", "-d", "100ms"][..];
+    let sweep = ["sweep", "--backend", "mio", "--conns", "2,4", "-d", "50ms", "--warmup", "10ms"];
     for command in [
         &["storm", "--backend", "mio", "--conns", "20"][..],
-        &["compare", "mio", "blocking", "--rounds", "1", "-d", "100ms", "--warmup", "10ms"],
-        sweep,
-        &[sweep, &["--processes", "2", "--warmup", "10ms"]].concat(),
-        &["floor", "-d", "100ms"],
+        &["compare", "mio", "blocking", "--rounds", "1", "-d", "50ms", "--warmup", "10ms"],
+        &sweep,
+        &[&sweep[..], &["--processes", "2"]].concat(),
         &["backlog", "--n", "0", "--hold", "50ms", "--observe", "2s", "--extra", "1"],
-        &[&BRIEF[..], &["--backend", "blocking", "--rate", "100"]].concat(),
+        &[&BRIEF[..], &["--backend", "blocking", "--rate", "1k"]].concat(),
     ] {
         let kill = libc::SECCOMP_RET_KILL_PROCESS;
         let Some(finished) = run_filtered(command, libc::SYS_io_uring_setup, kill) else { return };
@@ -150,4 +149,38 @@ fn floor_that_cannot_be_measured_is_named() {
     let finished = Finished::of(limited.output().unwrap());
     let words = "warning: the floor was not measured: it needs 1132 open files";
     assert!(finished.stderr.contains(words), "{finished:#?}");
+}
+
+#[test]
+fn runs_go_on_unpinned_where_affinity_is_forbidden() {
+    let call = libc::SYS_sched_setaffinity;
+    let command = |args: &[&str]| run_filtered(args, call, REFUSE);
+    let Some(finished) = command(&[&BRIEF[..], &["--backend", "mio", "--json"]].concat()) else {
+        return;
+    };
+    finished.assert_measured();
+    let record = finished.record();
+    let all = lockstep_sys::cpus::format_list(&lockstep_sys::cpus::allowed().unwrap());
+    assert_eq!(record["client"]["cpus"], all);
+    assert_eq!((&record["server"]["cpus"], &record["placement"]), (&all.into(), &"shared".into()));
+    let refused = "sched_setaffinity(2) is not allowed: operation not permitted (EPERM)";
+    assert!(record["warnings"].to_string().contains(&format!("unpinned: {refused}")), "{record}");
+    for args in [
+        &["storm", "--backend", "mio", "--conns", "4"][..],
+        &["sweep", "--backend", "mio", "--conns", "2,4", "-d", "50ms", "--warmup", "10ms"],
+        &["compare", "mio", "blocking", "--rounds", "1", "-d", "50ms", "--warmup", "10ms"],
+    ] {
+        let finished = command(args).unwrap();
+        assert!(matches!(finished.code, Some(0 | 8)), "{args:?}: {finished:#?}");
+        assert!(finished.stdout.contains("unpinned"), "{args:?}: {finished:#?}");
+    }
+    let floor = command(&["floor", "-d", "50ms"]).unwrap();
+    assert!(floor.stdout.contains("on any CPU"), "{floor:#?}");
+    for asked in [["--pin", "0"], ["--server-pin", "0"], ["--place", "steered"]] {
+        let error = format!("{}: {refused}", asked.join(" ").trim_end_matches(" 0"));
+        for args in [&[][..], &["storm"], &["sweep", "--conns", "2,4"], &["compare", "mio", "--aa"]]
+        {
+            command(&[args, &asked].concat()).unwrap().assert_complains(2, &error);
+        }
+    }
 }

@@ -24,8 +24,9 @@ pub struct Floor {
     pub rounds: u32,
     /// Bytes in a request, and in its reply.
     pub size: u32,
-    /// CPU of the forms with one thread, and of the client in those with two.
-    pub client_cpu: u32,
+    /// CPU of the forms with one thread, and of the client in those with two; absent where threads
+    /// cannot be pinned.
+    pub client_cpu: Option<u32>,
     /// CPU of the server in the forms with two threads; absent if there is only one.
     pub server_cpu: Option<u32>,
     /// TCP connections that were opened in the network namespace of the run, where the kernel
@@ -218,7 +219,7 @@ mod tests {
             duration_s: 5.0,
             rounds: 7,
             size: 64,
-            client_cpu: 1,
+            client_cpu: Some(1),
             server_cpu: Some(0),
             connections: 1007,
             one_thread: vec![exchange(1, 4000.0), exchange(1000, 5000.0)],

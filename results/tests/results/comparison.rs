@@ -290,7 +290,7 @@ fn floor_ratio_uses_the_floor_of_the_same_round() {
         duration_s: 0.1,
         rounds: 5,
         size: 64,
-        client_cpu: 1,
+        client_cpu: Some(1),
         server_cpu: Some(0),
         connections: 0,
         one_thread: exchange(1000, one_thread_ns),

@@ -58,6 +58,7 @@ pub(super) fn measure(
     progress.set_phase("opening connections");
     let specs = specs(args, processes, ready.addr, &placement);
     let (warmup, window) = (specs[0].warmup, specs[0].duration);
+    let placement_warnings = session.warnings(args, &placement);
     let mut workers = Workers::start(&specs)?;
     let opened: Vec<Opened> = workers.receive(session)?;
     let from_ns = opened.iter().map(|worker| worker.from_ns).min().unwrap_or(0);
@@ -102,7 +103,7 @@ pub(super) fn measure(
         ended,
         quotas,
     };
-    let point = Point {
+    let mut point = Point {
         round,
         opening: Some(opening),
         idle_memory: Some(idle.memory(&empty)),
@@ -110,6 +111,7 @@ pub(super) fn measure(
         client_processes: Some(processes),
         ..window.into_point(args)
     };
+    point.warnings.extend(placement_warnings);
     Ok(Measured { point, subject: ready.backend, code })
 }
 

@@ -7,9 +7,12 @@ use crate::text::{line, plural, table};
 impl Floor {
     /// Every measurement with its spread, and what follows from them.
     pub fn text(&self, interrupted: bool) -> String {
-        let place = match self.server_cpu {
-            Some(server) => format!("client on CPU {}, server on CPU {server}", self.client_cpu),
-            None => format!("CPU {}", self.client_cpu),
+        let place = match (self.client_cpu, self.server_cpu) {
+            (Some(client), Some(server)) => {
+                format!("client on CPU {client}, server on CPU {server}")
+            }
+            (Some(client), None) => format!("CPU {client}"),
+            (None, _) => "on any CPU: threads cannot be pinned here".to_owned(),
         };
         let rows = self.rows().into_iter().map(|(name, ns)| {
             // Calls differ by less than a nanosecond.
@@ -72,7 +75,7 @@ impl Floor {
                 "a server on one CPU and its clients on another:   at most {}/s",
                 per_s(best)
             )),
-            None if interrupted => {}
+            None if interrupted || self.client_cpu.is_none() => {}
             None if self.server_cpu.is_none() => lines
                 .push("two spinning threads were not measured: there is only one CPU".to_owned()),
             None => lines.push(line(

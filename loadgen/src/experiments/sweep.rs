@@ -162,7 +162,7 @@ fn levels(runner: &mut Runner<'_>, sweep: &mut Sweep, mut cells: Vec<Cell>) -> R
         for cell in &cells {
             let server = if several { format!("{}, ", cell.args.backend) } else { String::new() };
             let number = sweep.points.len() + 1;
-            let label = format!("run {number} of {all}, {server}{}{unit}: ", cell.level);
+            let label = format!("run {number} of {all}, {server}{}{unit}", cell.level);
             sweep.points.push(runner.measure(cell, round, label)?);
         }
     }
@@ -182,7 +182,7 @@ fn search(
         let longer = if purpose == Purpose::Confirm { CONFIRM } else { 1 };
         let duration = base.duration.map(|duration| duration * longer);
         let args_of_run = RunArgs { rate: Some(rate), duration, ..base.clone() };
-        let label = format!("run {}, {rate}/s: ", sweep.points.len() + 1);
+        let label = format!("run {}, {rate}/s", sweep.points.len() + 1);
         let record = runner.run(args_of_run, label)?;
         let before = sweep.points.iter().filter(|point| point.level == rate).count();
         let mut point = Point::of(rate, before as u32 + 1, purpose, &record);

@@ -65,7 +65,7 @@ fn exchange(session: &Session, base: &RunArgs, entry: &Entry) -> Result<(), Fail
         args: &args,
         command: entry.subject.command(),
         argv: Vec::new(),
-        label: format!("trying {}: ", entry.name),
+        label: format!("trying {}", entry.name),
         floor: None,
     })?;
     match finished.code {

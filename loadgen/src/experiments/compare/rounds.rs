@@ -160,12 +160,12 @@ impl<'a> Rounds<'a> {
 
     fn job<'b>(&'b self, shared: &Shared, args: &'b RunArgs, index: usize, who: &str) -> Job<'b> {
         let label = format!(
-            "round {}/{}, {} connections x {} bytes, {who}; {}: ",
+            "round {}/{}, {}, {} connections x {} bytes, {who}",
             shared.round,
             self.plan.stopping.rounds_max,
+            remaining(self.began.elapsed(), self.done, self.left),
             args.conns,
             args.size,
-            remaining(self.began.elapsed(), self.done, self.left)
         );
         let (argv, command) =
             (self.plan.header.argv.clone(), self.entries[index].subject.command());

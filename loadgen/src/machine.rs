@@ -4,6 +4,7 @@ pub mod children;
 pub mod limits;
 pub mod memory;
 pub mod placement;
+pub mod ports;
 pub mod processes;
 pub mod quota;
 pub mod signals;

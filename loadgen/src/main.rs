@@ -19,7 +19,7 @@ use loadgen::options::{OutputArgs, check_file};
 use loadgen::printer::Printer;
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
-use loadgen::{machine::signals, run, servers::embedded, servers::supervisor};
+use loadgen::{machine::ports, machine::signals, run, servers::embedded, servers::supervisor};
 use lockstep_sys::errno::describe;
 
 /// Time for which a reader of standard output is waited for after a signal.
@@ -169,8 +169,18 @@ fn not_connected(record: &Record) -> Failure {
             None => format!(": {cause}"),
         }
     });
+    let errno = record.errors.first().and_then(|error| error.errno.as_deref());
+    let hint = match errno {
+        Some("EADDRNOTAVAIL") if record.sources.is_empty() => {
+            "this machine has no address from which it could connect there".to_owned()
+        }
+        Some("EADDRNOTAVAIL") => {
+            format!("no port is free: {}; {}", ports::shown(record.sources.len()), ports::HINT)
+        }
+        _ => "start a server there, or leave HOST:PORT out to have one started".to_owned(),
+    };
     Failure::new(exit::ADDRESS, format!("cannot connect to {}{cause}", record.subject.addr))
-        .hint("start a server there, or leave HOST:PORT out to have one started")
+        .hint(hint)
 }
 
 /// Prints or draws stored documents of any kinds. A file that cannot be read is reported, and the

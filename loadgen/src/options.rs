@@ -4,6 +4,7 @@
 //! `--duration`, `--backend`, `--backlog`, ...) is a field of the command's own `Args`.
 
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,6 +64,11 @@ pub struct GeneratorArgs {
     /// Number of connections opened per second [default: no limit]
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub connect_rate: Option<f64>,
+
+    /// Source addresses of the connections, in turn [default: the route's; to a loopback address,
+    /// one of 127.0.0.0/8 for each third of the ports]
+    #[arg(long, value_name = "ADDR,...", value_delimiter = ',')]
+    pub source: Vec<IpAddr>,
 
     /// Seed of all random choices: bytes sent, send times, order of runs [default: random]
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(..SEED_END))]

@@ -511,11 +511,13 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
 
     fn connect(&mut self, index: usize) {
         let number = self.load.first + index as u32;
+        let opened = self.plan.target.open(number);
         let connection = &mut self.connections[index];
         self.now = self.control.clock.now();
         connection.state = State::Connecting;
         connection.since_ns = self.now;
-        let opened = self.plan.target.connect(number).and_then(|socket| {
+        let opened = opened.and_then(|socket| {
+            self.plan.target.connect(&socket)?;
             self.driver.connect(index, &socket)?;
             Ok(socket)
         });

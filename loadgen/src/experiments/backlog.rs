@@ -58,6 +58,7 @@ pub fn backlog(args: &BacklogArgs, argv: Vec<String>) -> Result<Finished<Backlog
             n,
             target,
             release,
+            sources: args.source.clone(),
             extra: args.extra,
             in_sequence: args.mode == Mode::Seq,
             hold: args.hold,

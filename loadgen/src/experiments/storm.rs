@@ -7,7 +7,7 @@
 mod args;
 mod burst;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -27,6 +27,7 @@ use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
 use crate::experiments::Finished;
 use crate::experiments::listening::{kernel_settings, record_depth};
+use crate::machine::ports;
 use crate::options::SEED_END;
 use crate::run::args::RunArgs;
 use crate::run::{Job, Session};
@@ -95,7 +96,8 @@ fn one(
     let (prepared, placement) = session.prepare(&job)?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..SEED_END));
     let load = Load {
-        target: Target::new(prepared.addr),
+        target: Target::from_sources(prepared.addr, &args.source)
+            .map_err(|error| Failure::new(exit::USAGE, error))?,
         pattern: Pattern::new(args.size, seed),
         conns: run.conns,
         interval_ns: args.rate.map_or(0.0, |rate| 1e9 / rate),
@@ -103,6 +105,9 @@ fn one(
         close: args.close,
         timeout: args.timeout,
     };
+    if let Err(error) = ports::check(run.conns, load.target.source_count().max(1)) {
+        let _ = writeln!(io::stderr(), "warning: {error}");
+    }
     let started = SystemTime::now();
     let Observed { counts, queue, counters, signal } = observe(session, &load)?;
     let (subject, ended) = prepared.stop(&job);
@@ -110,6 +115,7 @@ fn one(
     let failures = counts.failures.total() > 0 || error.is_some();
     let mut notes = session.warnings(run, &placement);
     notes.extend(error.into_iter().chain(rate_missed(&load, &counts)));
+    notes.extend(no_port(&load, &counts));
     environment.capture_after();
     let errors_total = counts.failures.total();
     let outcome = Outcome {
@@ -129,6 +135,7 @@ fn one(
         conns: run.conns.into(),
         rate_per_s: args.rate,
         exchanges_each: args.exchanges,
+        sources: load.target.sources_of(counts.issued as u32),
         size: args.size,
         close: args.close.name().to_owned(),
         issued_s: counts.issued_ns as f64 / 1e9,
@@ -163,6 +170,15 @@ fn rate_missed(load: &Load, counts: &Counts) -> Option<String> {
             "rate-missed: the last connect was issued {:.0} ms later than planned",
             late_ns / 1e6
         )
+    })
+}
+
+/// A note if the burst ended early because no port was free.
+fn no_port(load: &Load, counts: &Counts) -> Option<String> {
+    let untried = u64::from(load.conns) - counts.issued;
+    counts.ran_out.then(|| {
+        let ports = ports::shown(load.target.source_count());
+        format!("no-port: {untried} connections were not tried, since no port is free: {ports}")
     })
 }
 

@@ -53,6 +53,7 @@ pub(super) fn record(
         load: if rate.is_some() { "open" } else { "closed" }.to_owned(),
         rate,
         conns: run.conns,
+        sources: run.plan.target.sources_of(run.conns),
         size: run.plan.pattern.size(),
         threads: run.plan.threads as u32,
         engine: run.plan.engine.name().to_owned(),

@@ -15,6 +15,7 @@ use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure, Outcome};
 use crate::machine::limits;
 use crate::machine::placement::{Cpus, Place, Placement, pin};
+use crate::machine::ports;
 use crate::machine::signals;
 use crate::options::SEED_END;
 use crate::run::args::RunArgs;
@@ -253,12 +254,16 @@ fn run_job(
     let args = job.args;
     let mut environment = Environment::capture();
     let (server, placement) = prepare(job, cpus, sender, events)?;
+    let usage = |error: String| Failure::new(exit::USAGE, error);
+    let target = Target::from_sources(server.addr, &args.generator.source).map_err(usage)?;
+    ports::check(args.conns, target.source_count().max(1))
+        .map_err(|error| usage(error).hint(ports::HINT))?;
     let threads = args.generator.threads.unwrap_or(placement.client.len().min(args.conns as usize));
     let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..SEED_END));
     let run = Run {
         plan: Plan {
             engine: args.engine(),
-            target: Target::new(server.addr),
+            target,
             service: args.service,
             pattern: Pattern::new(args.size, seed),
             timeout: args.generator.timeout,

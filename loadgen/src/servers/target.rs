@@ -1,10 +1,11 @@
 //! The address of a server that runs already.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 
+use crate::clients::socket::source_of_route;
 use crate::event::Event;
 use crate::exit::{self, Failure};
 use lockstep_sys::address::{self, is_local};
@@ -75,15 +76,11 @@ fn choose(addrs: &[SocketAddr]) -> SocketAddr {
         let listeners = SockDiag::open().and_then(|mut diag| diag.listeners(**addr));
         listeners.is_ok_and(|listeners| !listeners.is_empty())
     };
-    let found = local.iter().find(listens).or_else(|| remote.iter().find(|addr| has_route(**addr)));
+    let found = local
+        .iter()
+        .find(listens)
+        .or_else(|| remote.iter().find(|addr| source_of_route(**addr).is_some()));
     *found.unwrap_or(&addrs[addrs.len() - 1])
-}
-
-/// True if this machine has a route to the address. Connecting a UDP socket sends nothing.
-fn has_route(addr: SocketAddr) -> bool {
-    let any: IpAddr =
-        if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(addr)).is_ok()
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod one_shot;
 mod open_loop;
 mod output;
 mod placement;
+mod ports;
 mod processes;
 mod progress;
 mod quotas;

@@ -46,6 +46,9 @@ pub struct Record {
     pub rate: Option<Rate>,
     /// Number of connections asked for.
     pub conns: u32,
+    /// Source addresses of the connections, in the order of use; absent without a route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
     /// Bytes in a request.
     pub size: u32,
     /// Load-generating threads.

@@ -31,6 +31,9 @@ pub struct Storm {
     pub rate_per_s: Option<f64>,
     /// Exchanges on each connection.
     pub exchanges_each: u32,
+    /// Source addresses of the connections, in the order of use; absent without a route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
     /// Bytes in a request.
     pub size: u32,
     /// Closing by the client: `fin` or `rst`.

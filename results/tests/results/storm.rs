@@ -24,6 +24,7 @@ fn storm(by_syn: &[u64], overflows: i64) -> Storm {
         conns: 2000,
         rate_per_s: None,
         exchanges_each: 1,
+        sources: Vec::new(),
         size: 64,
         close: "fin".into(),
         issued_s: 0.0425,

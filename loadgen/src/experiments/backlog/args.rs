@@ -1,5 +1,6 @@
 //! Options of `loadgen backlog`.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -61,6 +62,11 @@ pub struct BacklogArgs {
     /// Order of the connects
     #[arg(long, value_name = "NAME", default_value = "storm")]
     pub mode: Mode,
+
+    /// Source addresses of the connections, in turn [default: the route's; to a loopback address,
+    /// one of 127.0.0.0/8 for each third of the ports]
+    #[arg(long, value_name = "ADDR,...", value_delimiter = ',')]
+    pub source: Vec<IpAddr>,
 
     /// Time without accepting, from the last connect
     #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = time)]

@@ -6,7 +6,7 @@
 
 use std::fmt::Display;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -62,6 +62,7 @@ pub(super) struct Spec {
     pub(super) target: Option<SocketAddr>,
     /// Process that SIGUSR1 makes accept after the hold.
     pub(super) release: Option<i32>,
+    pub(super) sources: Vec<IpAddr>,
     pub(super) extra: u32,
     /// Connect one after another instead of all in a burst.
     pub(super) in_sequence: bool,
@@ -74,13 +75,16 @@ pub(super) struct Spec {
 /// # Errors
 ///
 /// `ADDRESS` if there is no listener at the target, `USAGE` if the limit of open files is too
-/// low, otherwise the error of a system call.
+/// low or this machine lacks a source address, otherwise the error of a system call.
 pub(super) fn run(spec: &Spec, interrupted: Arc<AtomicBool>) -> Result<Trial, Failure> {
     let failed = |error: io::Error| {
         Failure::new(exit::FAILURE, format!("cannot run a trial: {}", describe(&error)))
     };
     let kernel = kernel_settings();
-    let mut lab = Lab::new(spec, interrupted).map_err(failed)?;
+    let mut lab = Lab::new(spec, interrupted).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => Failure::new(exit::USAGE, error.to_string()),
+        _ => failed(error),
+    })?;
     let queues = lab.queues().map_err(failed)?;
     let Some(limit) = queues.iter().map(|queue| queue.limit).min() else {
         return Err(no_listener(lab.target.addr));
@@ -278,7 +282,8 @@ impl Lab {
         Ok(Self {
             poller: Poller::new()?,
             own,
-            target: Target::new(addr),
+            target: Target::from_sources(addr, &spec.sources)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?,
             diag,
             clients: Vec::new(),
             depth: Vec::new(),
@@ -351,8 +356,9 @@ impl Lab {
             return Ok(());
         }
         let number = self.clients.len();
+        let socket = self.target.open(number as u32)?;
         let started = self.now();
-        let socket = self.target.connect(number as u32)?;
+        self.target.connect(&socket)?;
         self.poller.add(&socket, number as u64)?;
         let mut client = Client::new(socket, started);
         client.check_connected(self.now());

@@ -1,5 +1,6 @@
 //! Options of `loadgen storm`.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, value_parser};
@@ -62,6 +63,11 @@ pub struct StormArgs {
     #[arg(long, value_name = "TIME", default_value = "30s")]
     #[arg(value_parser = units::duration_positive)]
     pub timeout: Duration,
+
+    /// Source addresses of the connections, in turn [default: the route's; to a loopback address,
+    /// one of 127.0.0.0/8 for each third of the ports]
+    #[arg(long, value_name = "ADDR,...", value_delimiter = ',')]
+    pub source: Vec<IpAddr>,
 
     /// Seed of the bytes sent [default: random]
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(..SEED_END))]
@@ -135,6 +141,7 @@ impl StormArgs {
                         ..RunArgs::default()
                     };
                     run.generator.threads = Some(1);
+                    run.generator.source.clone_from(&self.source);
                     // A burst has no other, and the default would try io_uring.
                     run.generator.engine = Some(Engine::Epoll);
                     runs.push(run);

@@ -20,6 +20,7 @@ use crate::clients::failures::{Failures, Kind};
 use crate::clients::intervals::histogram;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
+use crate::machine::ports;
 use lockstep_sys::tcp::TcpInfo;
 
 /// Interval between two scans for connections that have timed out.
@@ -58,6 +59,8 @@ pub(super) struct Counts {
     pub(super) failures: Failures,
     /// Number of connects.
     pub(super) issued: u64,
+    /// True if no port was free for the last of them.
+    pub(super) ran_out: bool,
     /// Time of the last connect.
     pub(super) issued_ns: u64,
     /// Time of the last close.
@@ -128,19 +131,21 @@ impl<'a> Burst<'a> {
                 resent: 0,
                 failures: Failures::default(),
                 issued: 0,
+                ran_out: false,
                 issued_ns: 0,
                 over_ns: 0,
             },
         })
     }
 
-    /// Opens all connections and follows each to its close, until `stop` is set.
+    /// Opens all connections, as long as there are ports, and follows each to its close, until `stop`
+    /// is set.
     ///
     /// # Errors
     ///
     /// Those of epoll_wait(2). The failure of a connection is counted, not returned.
     pub(super) fn run(mut self) -> io::Result<Counts> {
-        let conns = self.load.conns as usize;
+        let mut conns = self.load.conns as usize;
         let events_wait_ns = match self.load.interval_ns {
             0.0 => EVENTS_WAIT_NS,
             _ => EVENTS_WAIT_AT_RATE_NS,
@@ -150,7 +155,10 @@ impl<'a> Burst<'a> {
             let due = (self.connections.len() as f64 * self.load.interval_ns) as u64;
             let due = if self.connections.len() < conns { due } else { u64::MAX };
             if due <= now && now < self.polled_ns + events_wait_ns {
-                self.connect(now);
+                self.connect();
+                if self.counts.ran_out {
+                    conns = self.connections.len();
+                }
             } else {
                 self.poll(due.min(self.next_scan_ns).saturating_sub(now))?;
             }
@@ -159,15 +167,18 @@ impl<'a> Burst<'a> {
         Ok(self.counts)
     }
 
-    fn connect(&mut self, now: u64) {
+    fn connect(&mut self) {
         let index = self.connections.len();
+        let opened = self.load.target.open(index as u32);
+        let now = self.clock.now();
         let mut connection = Connection::new(index as u32);
         connection.state = State::Connecting;
         connection.since_ns = now;
         self.open += 1;
         self.counts.issued += 1;
         self.counts.issued_ns = now;
-        let connected = self.load.target.connect(index as u32).and_then(|socket| {
+        let connected = opened.and_then(|socket| {
+            self.load.target.connect(&socket)?;
             self.driver.connect(index, &socket)?;
             Ok(socket)
         });
@@ -176,7 +187,10 @@ impl<'a> Burst<'a> {
                 connection.socket = Some(socket);
                 None
             }
-            Err(error) => Some(End::Failed(Kind::Connect, error)),
+            Err(error) => {
+                self.counts.ran_out = ports::ran_out(&error);
+                Some(End::Failed(Kind::Connect, error))
+            }
         };
         self.connections.push(connection);
         // On the loopback interface the handshake is over before connect(2) returns. The event is

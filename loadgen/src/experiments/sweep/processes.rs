@@ -220,6 +220,7 @@ fn specs(args: &RunArgs, processes: u32, addr: SocketAddr, placement: &Placement
             engine: args.engine().name().to_owned(),
             addr,
             conns,
+            sources: args.generator.source.clone(),
             source: first,
             size: args.size,
             seed: seed.wrapping_add(process.into()),

@@ -5,7 +5,7 @@
 //! clock, which all processes share.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -50,6 +50,7 @@ pub(super) struct Spec {
     pub(super) engine: String,
     pub(super) addr: SocketAddr,
     pub(super) conns: u32,
+    pub(super) sources: Vec<IpAddr>,
     /// Index of the first source address.
     pub(super) source: u32,
     pub(super) size: u32,
@@ -203,7 +204,9 @@ fn run(spec: &str) -> Result<(), Failure> {
     let run = Run {
         plan: Plan {
             engine: Engine::from_str(&spec.engine, false).map_err(failed)?,
-            target: Target::new(spec.addr).from_source(spec.source),
+            target: Target::from_sources(spec.addr, &spec.sources)
+                .map_err(failed)?
+                .from_source(spec.source),
             service: Service::Echo,
             pattern: Pattern::new(spec.size, spec.seed),
             timeout: spec.timeout,

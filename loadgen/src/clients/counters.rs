@@ -6,7 +6,7 @@ use crate::clients::clock::NEVER;
 use crate::clients::connection::Connection;
 use crate::clients::control::Control;
 use crate::clients::failures::{Failures, Kind};
-use crate::clients::intervals::{IntervalCounts, add, histogram};
+use crate::clients::intervals::{IntervalCounts, add, histogram, interval_at, interval_end};
 use crate::clients::pacer::Due;
 use crate::clients::plan::{Plan, ThreadLoad};
 use crate::clients::spacing::Spacing;
@@ -332,10 +332,9 @@ impl<'a> Counters<'a> {
     #[cold]
     fn next_interval(&mut self, at_ns: u64) {
         let start_ns = self.control.start_ns();
-        let number = at_ns.saturating_sub(start_ns) / self.interval_ns;
+        let number = interval_at(at_ns.saturating_sub(start_ns), self.interval_ns);
         self.hand_over(number);
-        self.interval_end_ns =
-            start_ns.saturating_add((number + 1).saturating_mul(self.interval_ns));
+        self.interval_end_ns = start_ns.saturating_add(interval_end(number, self.interval_ns));
     }
 
     fn hand_over(&mut self, next: u64) {

@@ -11,8 +11,27 @@ use std::time::SystemTime;
 use hdrhistogram::Histogram;
 use lockstep_results::Interval;
 
+use crate::clients::clock::NEVER;
+
 /// Longest latency that is distinguished from longer ones: an hour.
 const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
+
+/// Largest number of intervals, so that a record can be read. The last one lasts to the end of the
+/// window.
+pub const INTERVALS_MAX: u64 = 100_000;
+
+/// Number of the interval at a time since the window's start.
+pub(crate) fn interval_at(since_ns: u64, length_ns: u64) -> u64 {
+    (since_ns / length_ns).min(INTERVALS_MAX - 1)
+}
+
+/// End of an interval, from the window's start.
+pub(crate) fn interval_end(number: u64, length_ns: u64) -> u64 {
+    match number + 1 {
+        INTERVALS_MAX.. => NEVER,
+        next => next.saturating_mul(length_ns),
+    }
+}
 
 /// Returns an empty histogram of nanoseconds. All have the same bounds.
 pub(crate) fn histogram() -> Histogram<u64> {
@@ -173,7 +192,7 @@ impl Intervals {
 
     /// End of the first interval that is not over, from the window's start.
     pub fn next_end_ns(&self) -> u64 {
-        (self.finished.len() as u64 + 1).saturating_mul(self.length_ns)
+        interval_end(self.finished.len() as u64, self.length_ns)
     }
 
     /// Takes the counts out of the queues and returns the number of the interval that all threads
@@ -207,18 +226,17 @@ impl Intervals {
         queues: &[IntervalQueue],
         mut on_end: impl FnMut(&Interval, &IntervalCounts),
     ) {
+        let empty = IntervalCounts::new(self.total.open.is_some());
         for number in self.finished.len() as u64..before {
             let found = self.pending.iter().position(|&(pending, ..)| pending == number);
-            let (thread, counts) = match found.map(|index| self.pending.swap_remove(index)) {
-                Some((_, thread, counts)) => (Some(thread), counts),
-                None => (None, IntervalCounts::new(self.total.open.is_some())),
-            };
+            let found = found.map(|index| self.pending.swap_remove(index));
+            let counts = found.as_ref().map_or(&empty, |(_, _, counts)| counts);
             let start_ns = number * self.length_ns;
-            let length_ns = window_ns.saturating_sub(start_ns).min(self.length_ns);
-            let interval = interval(start_ns, length_ns, &counts);
-            on_end(&interval, &counts);
+            let end_ns = interval_end(number, self.length_ns).min(window_ns);
+            let interval = interval(start_ns, end_ns.saturating_sub(start_ns), counts);
+            on_end(&interval, counts);
             self.finished.push(interval);
-            if let Some(thread) = thread {
+            if let Some((_, thread, counts)) = found {
                 self.total.merge(&counts);
                 queues[thread].recycle(counts);
             }
@@ -232,7 +250,8 @@ impl Intervals {
         queues: &[IntervalQueue],
         on_end: impl FnMut(&Interval, &IntervalCounts),
     ) {
-        let count = window_ns.div_ceil(self.length_ns).max(self.finished.len() as u64);
+        let count = window_ns.div_ceil(self.length_ns).min(INTERVALS_MAX);
+        let count = count.max(self.finished.len() as u64);
         let Some(last) = count.checked_sub(1) else { return };
         let (late, mut pending): (Vec<_>, Vec<_>) =
             self.pending.drain(..).partition(|&(number, ..)| number > last);
@@ -246,8 +265,8 @@ impl Intervals {
         self.end(count, window_ns, queues, on_end);
         // A number of exchanges may be done before the end of an interval that was reported.
         if let Some(interval) = self.finished.last_mut() {
-            let left_ns = window_ns.saturating_sub(last * self.length_ns).min(self.length_ns);
-            interval.length_s = left_ns as f64 / 1e9;
+            let end_ns = interval_end(last, self.length_ns).min(window_ns);
+            interval.length_s = end_ns.saturating_sub(last * self.length_ns) as f64 / 1e9;
         }
     }
 }
@@ -270,6 +289,34 @@ fn interval(start_ns: u64, length_ns: u64, counts: &IntervalCounts) -> Interval 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn last_of_too_many_intervals_lasts_to_the_end() {
+        let length_ns = 10;
+        let last = INTERVALS_MAX - 1;
+        for (since_ns, number) in [(0, 0), (9, 0), (10, 1), (last * 10, last), (u64::MAX, last)] {
+            assert_eq!(interval_at(since_ns, length_ns), number);
+        }
+        assert_eq!((interval_end(0, 10), interval_end(last - 1, 10)), (10, last * 10));
+        assert_eq!((interval_end(last, 10), interval_end(1, u64::MAX)), (NEVER, NEVER));
+
+        let queues = [IntervalQueue::new(false)];
+        let mut intervals = Intervals::new(length_ns, false);
+        let window_ns = 3 * INTERVALS_MAX * length_ns;
+        for at_ns in [5, last * length_ns - 1, last * length_ns, window_ns - 1] {
+            let mut counts = IntervalCounts::new(false);
+            counts.exchanges = 1;
+            queues[0].push(interval_at(at_ns, length_ns), NEVER, &mut counts);
+        }
+        intervals.collect(&queues);
+        let mut reported = 0;
+        intervals.finish(window_ns, &queues, |_, _| reported += 1);
+        assert_eq!((reported, intervals.finished.len() as u64), (INTERVALS_MAX, INTERVALS_MAX));
+        let exchanges = |number: u64| intervals.finished[number as usize].exchanges;
+        assert_eq!([0, last - 1, last].map(exchanges), [1, 1, 2]);
+        let end = intervals.finished.last().unwrap();
+        assert_eq!((end.start_s + end.length_s) * 1e9, window_ns as f64);
+    }
 
     #[test]
     fn latency_beyond_the_range_still_counts() {

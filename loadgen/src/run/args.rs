@@ -7,6 +7,7 @@ use clap::{Args, Parser};
 
 use crate::clients::connection::Service;
 use crate::clients::engine::Engine;
+use crate::clients::intervals::INTERVALS_MAX;
 use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
 use crate::clients::schedule::OpenLoop;
 use crate::options::{
@@ -17,9 +18,6 @@ use crate::run::condition::Condition;
 use crate::run::warmup::Warmup;
 use crate::servers::embedded::backend_parser;
 use lockstep_sys::units;
-
-/// Largest number of intervals, so that a record can still be read.
-const INTERVALS_MAX: u128 = 100_000;
 
 /// Shortest interval: to sum one up takes about a millisecond.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
@@ -101,8 +99,9 @@ pub struct RunArgs {
     #[command(flatten)]
     pub placement: PlacementArgs,
 
-    /// Print a line for each interval of length TIME during the run [default: none; the record has
-    /// intervals of 1s, or of a thousandth of the duration if that is longer]
+    /// Print a line for each interval of length TIME during the run; at most 100,000, of which the
+    /// last one lasts to the end [default: none; the record has intervals of 1s, or of a thousandth
+    /// of the duration if that is longer]
     #[arg(short, long, value_name = "TIME", value_parser = interval, help_heading = OUTPUT)]
     pub interval: Option<Duration>,
 
@@ -161,7 +160,7 @@ impl RunArgs {
             ));
         }
         if let (Some(duration), Some(interval)) = (self.duration, self.interval)
-            && duration.as_nanos() / interval.as_nanos() > INTERVALS_MAX
+            && duration.as_nanos() / interval.as_nanos() > INTERVALS_MAX.into()
         {
             return Err(format!(
                 "--interval: more than {INTERVALS_MAX} of them; take a longer one"

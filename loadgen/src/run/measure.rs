@@ -13,7 +13,7 @@ use rustix::process::getpid;
 use crate::clients::clock::{Clock, NEVER};
 use crate::clients::control::Control;
 use crate::clients::counters::Totals;
-use crate::clients::intervals::{FinishedInterval, Intervals};
+use crate::clients::intervals::{FinishedInterval, Intervals, interval_at};
 use crate::clients::plan::{Plan, ThreadLoad};
 use crate::clients::slices::SliceHandle;
 use crate::clients::worker;
@@ -390,7 +390,8 @@ impl<'a> Controller<'a> {
         }
         let reached = self.intervals.collect(control.queues());
         let window_ns = now.min(end_ns) - start_ns;
-        let before = reached.min(window_ns / length_ns).min((end_ns - start_ns - 1) / length_ns);
+        let before =
+            reached.min(interval_at(window_ns, length_ns)).min((end_ns - start_ns - 1) / length_ns);
         let started = self.started;
         self.intervals.end(before, window_ns, control.queues(), |interval, counts| {
             self.observer.interval(&FinishedInterval { interval, counts, started });

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use lockstep_results::statistics::Stopping;
-use lockstep_results::{Comparison, Plan, Record, Run, SCHEMA, Stored, store};
+use lockstep_results::{Comparison, Interval, Plan, Record, Run, SCHEMA, Stored, store};
 use tempfile::tempdir;
 
 use crate::{SAMPLE, header, sample};
@@ -261,4 +261,27 @@ fn unreadable_files_are_errors() {
     // An endless file is not read into memory whole.
     let error = store::read(Path::new("/dev/zero")).unwrap_err();
     assert_eq!(one_line(&error), "not a record: larger than 64 MiB");
+}
+
+/// The most that a run writes.
+#[test]
+fn record_of_100_000_intervals_is_read() {
+    let mut record = sample();
+    let start_s = |number: usize| number as f64 * 0.123_456_789;
+    let interval = Interval {
+        start_s: 0.0,
+        length_s: 0.123_456_789,
+        exchanges: u64::MAX >> 11,
+        errors: u64::MAX >> 11,
+        p50_ns: Some(3_600_000_000_000),
+        p90_ns: Some(3_600_000_000_000),
+        p99_ns: Some(3_600_000_000_000),
+        max_ns: Some(3_600_000_000_000),
+    };
+    record.intervals =
+        (0..100_000).map(|n| Interval { start_s: start_s(n), ..interval.clone() }).collect();
+    let directory = tempdir().unwrap();
+    let path = store::write(&record, &directory.path().join("run.json"), false).unwrap();
+    let Stored::Run(read) = store::read(&path).unwrap() else { panic!("a run") };
+    assert_eq!(read.intervals.len(), 100_000);
 }

@@ -3,7 +3,7 @@
 //! * [`args`]: the options. `session`: one run, or several in time slices. `prepare`: the server
 //!   under test.
 //! * [`measure`]: the threads of the clients and the controller of their phases. [`warmup`]: the
-//!   end of the warm-up. `server_usage`: CPU time of the server. `floor`: cost of the bare system
+//!   end of the warm-up. `server_usage`: CPU time of the server. [`spread`]: its shards. `floor`: cost of the bare system
 //!   calls.
 //! * `record`: the record. [`verdict`]: its limit and validity. [`condition`]: its thresholds.
 //! * [`observer`]: callbacks while a run goes on. [`live`], [`hlog`]: its intervals on standard
@@ -20,6 +20,7 @@ mod prepare;
 pub(crate) mod record;
 mod server_usage;
 mod session;
+pub mod spread;
 pub mod verdict;
 pub mod warmup;
 

@@ -1,6 +1,6 @@
 //! The processes that a server consists of (proc(5)).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use procfs::net::{TcpNetEntry, TcpState, tcp, tcp6};
@@ -34,6 +34,16 @@ impl Processes {
 /// Returns a process that listens at `addr` on this machine, if one is found.
 pub fn listener(addr: SocketAddr) -> Option<Pid> {
     holders_of_all(&listening(&sockets(addr)))?.first().copied()
+}
+
+/// Returns the number of listeners that share connections to `addr` (socket(7), SO_REUSEPORT).
+pub fn listeners(addr: SocketAddr) -> usize {
+    let mut counts: HashMap<SocketAddr, usize> = HashMap::new();
+    // Listeners at an address and at all addresses do not share connections.
+    for socket in sockets(addr).iter().filter(|socket| socket.state == TcpState::Listen) {
+        *counts.entry(socket.local_address).or_default() += 1;
+    }
+    counts.into_values().max().unwrap_or(0)
 }
 
 /// Listener at an address.

@@ -1,5 +1,7 @@
 //! CPU time and context switches of processes and threads (proc(5)).
 
+use std::collections::HashMap;
+
 use procfs::process::{Process, Status, Task};
 use rustix::process::Pid;
 use rustix::thread::gettid;
@@ -126,6 +128,14 @@ pub fn capacity_of(pids: &[Pid]) -> Option<(usize, Vec<usize>)> {
     cpus.sort_unstable();
     cpus.dedup();
     (total > 0).then_some((total, cpus))
+}
+
+/// Reads the CPU time of the threads of several processes, nanoseconds by thread ID; of any
+/// [`THREADS_READ`] of them.
+pub fn cpu_of_threads(pids: &[Pid]) -> HashMap<i32, u64> {
+    let tasks = pids.iter().filter_map(|&pid| process(pid)?.tasks().ok()).flatten().flatten();
+    let read = |task: Task| Some((task.tid, task.schedstat().ok()?.sum_exec_runtime));
+    tasks.take(THREADS_READ).filter_map(read).collect()
 }
 
 /// True if `pid` has a handler for a signal that would otherwise end it.

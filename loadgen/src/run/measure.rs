@@ -230,7 +230,7 @@ impl<'a> Controller<'a> {
             events,
             observer,
             progress: Progress::start(run.progress.as_deref()),
-            server: ServerMeter::new(run.server),
+            server: ServerMeter::new(run.server, run.plan.target.addr),
             quota: QuotaMeter::find(&[getpid()]),
             quota_use: None,
             intervals: Intervals::new(run.plan.interval_ns, run.plan.open.is_some()),

@@ -17,6 +17,7 @@ use crate::machine::usage::Usage;
 use crate::run::condition::Condition;
 use crate::run::measure::{Measured, Run};
 use crate::run::prepare::Job;
+use crate::run::spread;
 use crate::run::verdict::{Evidence, OpenEvidence, judge, trend};
 use crate::run::warmup;
 use crate::servers::embedded::Ended;
@@ -46,8 +47,13 @@ pub(super) fn record(
         ),
         valid: verdict.invalid_reasons.is_empty(),
         invalid_reasons: verdict.invalid_reasons,
-        warnings: [verdict.warnings, sides.warnings(job, cpus, run), environment.warnings()]
-            .concat(),
+        warnings: [
+            verdict.warnings,
+            sides.warnings(job, cpus, run),
+            uneven_shards(run, statistics, &measured),
+            environment.warnings(),
+        ]
+        .concat(),
         interrupted: measured.signal.is_some(),
         subject,
         load: if rate.is_some() { "open" } else { "closed" }.to_owned(),
@@ -90,6 +96,20 @@ pub(super) fn record(
     };
     record.thresholds = job.args.fail_if.iter().map(|limit| threshold(limit, &record)).collect();
     record
+}
+
+/// Warns of work that was not spread over the server's shards.
+fn uneven_shards(
+    run: &Run,
+    statistics: Option<&serde_json::Value>,
+    measured: &Measured,
+) -> Vec<String> {
+    let warning = match (statistics, &measured.server.shards) {
+        (Some(statistics), _) => spread::warning_of(slice::from_ref(statistics)),
+        (None, Some(cpu_ns)) => spread::warning(cpu_ns, run.conns.into(), "CPU time"),
+        (None, None) => None,
+    };
+    warning.into_iter().collect()
 }
 
 /// Tests a threshold. A value that is unknown is a miss.

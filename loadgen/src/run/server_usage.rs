@@ -1,8 +1,11 @@
 //! Resource usage of the server in the measured window, read from its processes at both edges.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
 use rustix::process::Pid;
 
-use crate::machine::processes::Processes;
+use crate::machine::processes::{Processes, listeners};
 use crate::machine::quota::{QuotaMeter, QuotaUse};
 use crate::machine::usage::{self, Usage};
 
@@ -17,6 +20,9 @@ pub struct ServerUsage {
     pub changed: bool,
     /// CPU quota of its processes.
     pub quota: Option<QuotaUse>,
+    /// CPU time of its busiest threads, nanoseconds: one for each of several listeners that share
+    /// an address.
+    pub shards: Option<Vec<u64>>,
 }
 
 /// Reads the usage of one run.
@@ -25,17 +31,23 @@ pub(super) struct ServerMeter {
     processes: Option<Processes>,
     found: Vec<Pid>,
     before: Option<Usage>,
+    addr: SocketAddr,
+    listeners: usize,
+    threads: HashMap<i32, u64>,
     quota: QuotaMeter,
     pub(super) usage: ServerUsage,
 }
 
 impl ServerMeter {
-    /// Reads the usage of these processes, if the server is on this machine.
-    pub(super) fn new(processes: Option<Processes>) -> Self {
+    /// Reads the usage of these processes of the server at `addr`, if it is on this machine.
+    pub(super) fn new(processes: Option<Processes>, addr: SocketAddr) -> Self {
         Self {
             processes,
             found: Vec::new(),
             before: None,
+            addr,
+            listeners: 0,
+            threads: HashMap::new(),
             quota: QuotaMeter::find(&[]),
             usage: ServerUsage::default(),
         }
@@ -45,6 +57,10 @@ impl ServerMeter {
     pub(super) fn find(&mut self) {
         self.found = self.list();
         self.quota = QuotaMeter::find(&self.found);
+        // An embedded server reports the work of its shards.
+        if let Some(Processes::At(_) | Processes::Under(_)) = self.processes {
+            self.listeners = listeners(self.addr);
+        }
     }
 
     /// Processes that were found.
@@ -58,12 +74,23 @@ impl ServerMeter {
         // The server has all threads that its connections need by now.
         self.usage.capacity = usage::capacity_of(&self.found);
         self.quota.begin();
+        if self.listeners > 1 {
+            self.threads = usage::cpu_of_threads(&self.found);
+        }
     }
 
     /// Reads the usage at the window's end. The connections have to be open still: processes may
     /// end with them.
     pub(super) fn end(&mut self) {
         self.usage.quota = self.quota.end();
+        if self.listeners > 1 {
+            let now = usage::cpu_of_threads(&self.found).into_iter();
+            let used = now.map(|(id, ns)| ns.saturating_sub(*self.threads.get(&id).unwrap_or(&ns)));
+            let mut used: Vec<u64> = used.collect();
+            used.sort_unstable_by(|a, b| b.cmp(a));
+            used.truncate(self.listeners);
+            self.usage.shards = (used.len() == self.listeners).then_some(used);
+        }
         let Some(before) = self.before else { return };
         let usage = usage::usage_of(&self.found).map(|after| after.since(before));
         self.usage.changed =
@@ -129,7 +156,8 @@ mod tests {
             let mut shell = Shell::start();
             shell.fork();
             let child = shell.wait_for_children(1)[0];
-            let mut meter = ServerMeter::new(Some(Processes::Under(shell.pid())));
+            let mut meter =
+                ServerMeter::new(Some(Processes::Under(shell.pid())), ([127, 0, 0, 1], 1).into());
             meter.find();
             meter.begin();
             if came {

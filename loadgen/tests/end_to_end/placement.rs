@@ -134,16 +134,23 @@ fn cpus_that_both_sides_use_are_named() {
     assert!(storm["notes"].to_string().contains("shared-core"), "{storm}");
 }
 
+/// Starts a server, and returns its address.
+fn serve(options: &[&str]) -> (Running, String) {
+    let args = ["serve", "--backend", "mio", "--listen", "127.0.0.1:0"];
+    let mut server = Running::start(&mut loadgen(&[&args, options].concat()));
+    let stdout = server.0.as_mut().unwrap().stdout.take().unwrap();
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let addr = line.split("addr=").nth(1).and_then(|rest| rest.split(' ').next());
+    (server, addr.unwrap().to_owned())
+}
+
 #[test]
 fn pinned_target_is_avoided() {
     let Some([first, second]) = pair() else { return };
     for (pinned, other) in [(&first, &second), (&second, &first)] {
-        let args = ["serve", "--backend", "mio", "--listen", "127.0.0.1:0", "--pin", pinned];
-        let mut server = Running::start(&mut loadgen(&args));
-        let stdout = server.0.as_mut().unwrap().stdout.take().unwrap();
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).unwrap();
-        let addr = line.split("addr=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        let (_server, addr) = serve(&["--pin", pinned]);
+        let addr = addr.as_str();
         let record = run(&[&BRIEF[..], &["--target", addr, "--json"]].concat()).record();
         assert_eq!(cpus(&record), [other, pinned]);
         let named = ["--target", addr, "--json", "--pin", pinned];
@@ -189,4 +196,35 @@ fn record_names_cpus_that_were_used() {
     let record = run(&[&BRIEF[..], &args].concat()).record();
     assert_eq!(cpus(&record), [&*first, &*first]);
     assert_eq!(record["placement"], "steered");
+}
+
+/// The generator's CPU is that of one shard.
+#[test]
+fn unpinned_side_does_not_steer_all_connections_to_one_shard() {
+    let Some([first, second]) = pair() else { return };
+    let both = format!("{first},{second}");
+    for options in [&["--server-pin", &both][..], &["--server-pin", &both, "--pin", &second]] {
+        let brief = ["--conns", "64", "-n", "2000", "--warmup", "0", "--backend", "mio", "--json"];
+        let record = run(&[&brief[..], options].concat()).record();
+        let statistics = &record["server_statistics"];
+        let shards = |key: &str| -> Vec<u64> {
+            statistics[key].as_array().unwrap().iter().filter_map(Value::as_u64).collect()
+        };
+        let accepted = shards("accepted_per_shard");
+        assert!(accepted.len() == 2 && accepted.iter().all(|&count| count > 9), "{statistics}");
+        let exchanges: u64 = shards("exchanges_per_shard").iter().sum();
+        assert_eq!(statistics["exchanges"], exchanges);
+    }
+}
+
+#[test]
+fn target_with_an_idle_shard_is_uneven() {
+    let Some([first, second]) = pair() else { return };
+    let both = format!("{first},{second}");
+    let (_server, addr) = serve(&["--shards", "2", "--pin", &both, "--steer", "cpu"]);
+    let args = ["--conns", "32", "-n", "5000", "--warmup", "0", "--pin", &first, "--json"];
+    let record = run(&[&args, &["--target", &addr][..]].concat()).record();
+    let warnings = record["warnings"].to_string();
+    assert!(warnings.contains("uneven-shards: the busiest of 2 shards had"), "{record}");
+    assert!(warnings.contains("of the CPU time, where 50 % would be even"), "{record}");
 }

@@ -166,6 +166,17 @@ fn ring_low(runs: &[Run]) -> f64 {
 }
 
 #[test]
+fn uneven_shards_are_named_with_their_runs() {
+    let mut runs = runs(8, &THREE);
+    runs[0].record.warnings = vec!["uneven-shards: the busiest of 2 shards had all".into()];
+    let text = Comparison::judge(plan(&["mio", "io-uring", "blocking"]), &runs).text();
+    let found = text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+    let words =
+        "in 1 of 8 runs the load was uneven, which costs throughput and latency: the busiest";
+    assert!(found.contains(words), "{text}");
+}
+
+#[test]
 fn warnings_are_counted_and_leave_nothing_out() {
     let mut runs = runs(8, &THREE);
     for run in runs.iter_mut().take(4) {

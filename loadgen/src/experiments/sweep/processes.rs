@@ -17,6 +17,7 @@ use crate::machine::quota::{QuotaMeter, QuotaUse};
 use crate::progress::Progress;
 use crate::run::args::RunArgs;
 use crate::run::record::disagreement;
+use crate::run::spread;
 use crate::run::verdict::{Evidence, Verdict, judge};
 use crate::run::warmup::Warmup;
 use crate::run::{Session, Several};
@@ -85,8 +86,9 @@ pub(super) fn measure(
     let took = Duration::from_nanos(until_ns.saturating_sub(from_ns));
     let served = u64::from(args.conns) - counted.unserved;
     let mut opening = idle.opening(&empty, took, args.conns, served);
-    let statistics = ended.iter().filter_map(|ended| ended.statistics.as_ref());
-    opening.accepted = statistics.filter_map(|counts| counts["accepted"].as_u64()).collect();
+    let statistics: Vec<_> = ended.iter().filter_map(|ended| ended.statistics.clone()).collect();
+    let accepted = statistics.iter().filter_map(|counts| counts["accepted"].as_u64());
+    opening.accepted = accepted.collect();
     let code = match (counted.wrong_replies, counted.failed) {
         (0, 0) => 0,
         (0, _) => exit::INCOMPLETE,
@@ -112,6 +114,7 @@ pub(super) fn measure(
         ..window.into_point(args)
     };
     point.warnings.extend(placement_warnings);
+    point.warnings.extend(spread::warning_of(&statistics));
     Ok(Measured { point, subject: ready.backend, code })
 }
 

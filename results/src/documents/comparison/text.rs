@@ -266,6 +266,7 @@ fn notes(comparison: &Comparison) -> Vec<String> {
             warnings.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
         notes.push(format!("of {runs} runs some have warnings: {}", kinds.join(", ")));
     }
+    notes.extend(subjects().filter_map(uneven_shards));
     if comparison.interrupted {
         notes.push("interrupted: there should be more rounds".into());
     }
@@ -280,6 +281,20 @@ fn notes(comparison: &Comparison) -> Vec<String> {
         }
     }
     notes
+}
+
+/// Runs of a subject whose shards were unevenly loaded, which may be the reason for a difference.
+fn uneven_shards(measured: &Measured) -> Option<String> {
+    let fact = |warning: &String| warning.strip_prefix("uneven-shards: ").map(str::to_owned);
+    let runs = measured.runs.iter();
+    let facts: Vec<String> = runs.filter_map(|run| run.warnings.iter().find_map(fact)).collect();
+    let (first, all) = (facts.first()?, measured.runs.len());
+    let runs = if all == 1 { "run" } else { "runs" };
+    Some(format!(
+        "{}: in {} of {all} {runs} the load was uneven, which costs throughput and latency: {first}",
+        measured.name,
+        facts.len()
+    ))
 }
 
 fn legend(comparison: &Comparison) -> Vec<String> {

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,8 +16,9 @@ use lockstep_core::{RECV_MAX, Reply, Service};
 use rustix::event::{PollFd, PollFlags};
 use socket2::SockRef;
 
+use crate::output::{Stream, print};
 use crate::stop::wait_for;
-use crate::terminal::{prefix, printable, prompt, trim_line_ending};
+use crate::terminal::{Pieces, prefix, prompt, trim_line_ending};
 use crate::{ServiceFactory, Stop};
 
 /// The message that ends a conversation.
@@ -36,6 +37,7 @@ struct Conversation {
     console: Arc<Console>,
     /// The client's address.
     client: String,
+    requests: Pieces,
 }
 
 impl Conversation {
@@ -44,7 +46,7 @@ impl Conversation {
         // A connection that was reset has no address any more (getpeername(2)).
         let client = addr.map_or("unknown address".to_owned(), |addr| addr.to_string());
         console.print(format_args!("{client} connected"));
-        Self { console, client }
+        Self { console, client, requests: Pieces::default() }
     }
 }
 
@@ -52,7 +54,8 @@ impl Service for Conversation {
     fn reply(&mut self, buffer: &mut [u8; RECV_MAX], count: usize) -> Reply {
         let request = &buffer[..count];
         let is_bye = trim_line_ending(request) == BYE;
-        let line = format!("{}: {}", self.client, printable(request));
+        // Every request has an answer, and so a line, if all of it is half a character, too.
+        let line = format!("{}: {}", self.client, self.requests.next(request).unwrap_or_default());
         let Some(answer) = self.console.show_and_ask(&line, !is_bye) else {
             return Reply::Close;
         };
@@ -67,6 +70,9 @@ impl Service for Conversation {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
+        if let Some(rest) = self.requests.rest() {
+            self.console.print(format_args!("{}: {rest}", self.client));
+        }
         self.console.print(format_args!("{} left", self.client));
     }
 }
@@ -85,8 +91,7 @@ impl Console {
     fn print(&self, line: impl Display) {
         let interrupts = self.asking.load(Relaxed) && io::stdin().is_terminal();
         let (start, end) = if interrupts { ("\r", "> ") } else { ("", "") };
-        let mut stdout = io::stdout();
-        let _closed_pipe = write!(stdout, "{start}{line}\n{end}").and_then(|()| stdout.flush());
+        let _closed_pipe = print(Stream::Out, || format!("{start}{line}\n{end}"));
     }
 
     /// Shows a request and, if `ask`, returns the operator's answer, which is never empty: TCP

@@ -15,7 +15,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
 use lockstep_sys::{address, errno};
 
-use crate::terminal::print_line;
+use crate::output::print_line;
 use crate::{BACKENDS, by_name};
 pub use serve::{ServeArgs, serve};
 
@@ -29,7 +29,7 @@ pub mod exit {
     pub const UNSUPPORTED: u8 = 3;
     /// The address cannot be bound or connected to.
     pub const ADDRESS: u8 = 4;
-    /// Connections were closed at the drain timeout.
+    /// Connections were closed at the drain timeout, or output was lost.
     pub const INCOMPLETE: u8 = 5;
 }
 
@@ -37,8 +37,8 @@ macro_rules! exit_codes {
     () => {
         "
 Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here,
-4 cannot bind or connect, 5 connections closed at the drain timeout,
-128+n signal n."
+4 cannot bind or connect, 5 connections closed at the drain timeout or
+output lost, 128+n signal n."
     };
 }
 

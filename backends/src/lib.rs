@@ -47,6 +47,7 @@ pub mod io_uring;
 mod listener;
 pub mod mio;
 mod options;
+mod output;
 mod pinning;
 mod scratch;
 mod server;

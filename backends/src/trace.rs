@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use lockstep_sys::errno::name_of;
 
+use crate::output::{Stream, print};
 use crate::terminal::escaped;
 
 /// Stands for the descriptor of a call that has none.
@@ -91,11 +92,11 @@ impl Tracer {
     /// Writes a line with one write(2), so that the lines of threads do not mix. The clock is read
     /// under the lock, so that the times never go back.
     fn print(&self, number: Option<u64>, event: fmt::Arguments<'_>, took: fmt::Arguments<'_>) {
-        let mut stderr = io::stderr().lock();
-        let at = self.made.elapsed().as_secs_f64();
         let name = number.map_or_else(|| self.name.to_owned(), |number| format!("conn {number}"));
-        let line = format!("{at:>10.6} s  {name:<8}  {event}{took}\n");
-        let _closed_pipe = stderr.write_all(line.as_bytes());
+        let _closed_pipe = print(Stream::Err, || {
+            let at = self.made.elapsed().as_secs_f64();
+            format!("{at:>10.6} s  {name:<8}  {event}{took}\n")
+        });
     }
 }
 

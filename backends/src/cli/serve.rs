@@ -1,6 +1,6 @@
 //! `lockstep serve`.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use lockstep_sys::{address, errno, units};
 
 use super::statistics::Statistics;
 use super::{backend_parser, exit, print_error, resolve, signals};
+use crate::output::{self, Stream, print, print_line};
 use crate::server::shards;
-use crate::terminal::print_line;
 use crate::{
     AcceptPause, BACKENDS, Backend, Config, Options, Server, ServiceFactory, StartError, Stop,
     by_name, chat,
@@ -92,7 +92,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = units::duration)]
     pub idle_timeout: Duration,
 
-    /// Close connections still open TIME after SIGTERM
+    /// Close connections still open TIME after SIGTERM; also the longest wait for a reader of the
+    /// output that does not read
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     pub drain_timeout: Duration,
 
@@ -175,6 +176,7 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     let accept_pause = AcceptPause::new(options.accept_pause).map_err(|error| failed(&error))?;
     let accept_pause = Arc::new(accept_pause);
     let config = Config { backend, listen, service: args.service.factory(&stop), options };
+    output::bound(&stop);
     // Before the first connection, so that none is lost to a signal.
     signals::install(&stop, &accept_pause).map_err(|error| failed(&error))?;
     let mut steered = false;
@@ -199,8 +201,8 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
         stats: &stats,
     };
     let text = if args.json { statistics.json() + "\n" } else { statistics.text() };
-    let _closed_pipe = io::stderr().write_all(text.as_bytes());
-    Ok(if stats.drain_cut > 0 { exit::INCOMPLETE } else { 0 })
+    let _closed_pipe = print(Stream::Err, || text);
+    Ok(if stats.drain_cut > 0 || output::was_lost() { exit::INCOMPLETE } else { 0 })
 }
 
 const SEE_HELP: &str = "see lockstep serve --help";
@@ -267,8 +269,7 @@ fn announce(server: &Server, config: &Config, notes: bool) {
         config.options.backlog,
         process::id(),
     );
-    let mut stdout = io::stdout();
-    let _closed_pipe = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
+    let _closed_pipe = print(Stream::Out, || line);
     if notes && config.options.accept_pause == Duration::MAX {
         print_line(&format!("accepting nothing until SIGUSR1: kill -USR1 {}", process::id()));
     }

@@ -14,8 +14,8 @@ use lockstep_core::RECV_MAX;
 use super::{exit, print_error, resolve};
 use crate::chat::BYE;
 use crate::listener::open;
-use crate::terminal::{prefix, printable, trim_line_ending};
-use crate::terminal::{print_line, prompt};
+use crate::output::{Stream, print, print_line};
+use crate::terminal::{Pieces, prefix, prompt, trim_line_ending};
 use crate::trace::{Trace, Traced, Tracer};
 use lockstep_sys::address::most_telling;
 use lockstep_sys::errno;
@@ -52,7 +52,11 @@ pub(super) fn talk(addr: &str, trace: bool) -> ExitCode {
         }
     };
     let _slower = socket.call("setsockopt", "TCP_NODELAY, 1", |stream| stream.set_nodelay(true));
-    let ended = converse(&mut socket);
+    let mut replies = Pieces::default();
+    let ended = converse(&mut socket, &mut replies);
+    if let Some(rest) = replies.rest() {
+        let _closed_pipe = print(Stream::Out, || rest + "\n");
+    }
     socket.trace.close(socket.socket);
     match ended {
         Ok(Ended::Client | Ended::Bye) => ExitCode::SUCCESS,
@@ -90,20 +94,22 @@ fn connect_to(addr: SocketAddr, tracer: Option<&Tracer>) -> io::Result<Socket<'_
     }
 }
 
-fn converse(socket: &mut Socket<'_>) -> io::Result<Ended> {
+fn converse(socket: &mut Socket<'_>, replies: &mut Pieces) -> io::Result<Ended> {
     let mut lines = io::stdin().lock();
     let mut line = Vec::new();
     loop {
         prompt();
         line.clear();
         if lines.read_until(b'\n', &mut line)? == 0 {
-            finish(socket)?;
+            finish(socket, replies)?;
             return Ok(Ended::Client);
         }
         let text = String::from_utf8_lossy(trim_line_ending(&line)).into_owned();
         let mut rest = text.as_str(); // TCP cannot carry an empty request, and none is sent
         while !rest.is_empty() {
-            print_late_replies(socket)?;
+            if print_late_replies(socket, replies)? {
+                return Ok(Ended::Bye);
+            }
             let request = prefix(rest, RECV_MAX);
             socket.write_all(request.as_bytes())?;
             if text.as_bytes() == BYE {
@@ -113,10 +119,10 @@ fn converse(socket: &mut Socket<'_>) -> io::Result<Ended> {
             match receive(socket)? {
                 reply if reply.is_empty() => return Ok(Ended::Closed),
                 reply => {
-                    if show(&reply).is_err() {
+                    if show(replies, &reply).is_err() {
                         return Ok(Ended::Client);
                     }
-                    if reply == BYE {
+                    if is_bye(&reply) {
                         return Ok(Ended::Bye);
                     }
                 }
@@ -141,7 +147,7 @@ fn receive(socket: &mut Socket<'_>) -> io::Result<Vec<u8>> {
 
 /// Sends a FIN and waits for the server's, for at most [`LINGER`], printing what arrives until
 /// then: every request has had its reply.
-fn finish(socket: &mut Socket<'_>) -> io::Result<()> {
+fn finish(socket: &mut Socket<'_>, replies: &mut Pieces) -> io::Result<()> {
     match socket.call("shutdown", "SHUT_WR", |stream| stream.shutdown(Shutdown::Write)) {
         Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(()), // the server has closed
         result => result?,
@@ -156,7 +162,7 @@ fn finish(socket: &mut Socket<'_>) -> io::Result<()> {
         socket.call("setsockopt", args, |stream| stream.set_read_timeout(Some(left)))?;
         match receive(socket) {
             Ok(reply) if reply.is_empty() => return Ok(()),
-            Ok(reply) => drop(show(&reply)),
+            Ok(reply) => drop(show(replies, &reply)),
             // SO_RCVTIMEO has passed (socket(7)).
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
@@ -165,14 +171,19 @@ fn finish(socket: &mut Socket<'_>) -> io::Result<()> {
 }
 
 /// Prints the rest of a reply that arrived in pieces, which would otherwise be taken for the reply
-/// to the next request.
-fn print_late_replies(socket: &mut Socket<'_>) -> io::Result<()> {
+/// to the next request. Returns true if the server has sent `bye`.
+fn print_late_replies(socket: &mut Socket<'_>, replies: &mut Pieces) -> io::Result<bool> {
     socket.call("ioctl", "FIONBIO, 1", |stream| stream.set_nonblocking(true))?;
     let late = loop {
         match receive(socket) {
-            Ok(reply) if reply.is_empty() => break Ok(()), // the next receive reports it
-            Ok(reply) => drop(show(&reply)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
+            Ok(reply) if reply.is_empty() => break Ok(false), // the next receive reports it
+            Ok(reply) => {
+                let _closed_pipe = show(replies, &reply);
+                if is_bye(&reply) {
+                    break Ok(true);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(false),
             Err(error) => break Err(error),
         }
     };
@@ -180,8 +191,11 @@ fn print_late_replies(socket: &mut Socket<'_>) -> io::Result<()> {
     late
 }
 
-fn show(reply: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout();
-    writeln!(stdout, "{}", printable(reply))?;
-    stdout.flush()
+fn show(replies: &mut Pieces, reply: &[u8]) -> io::Result<()> {
+    replies.next(reply).map_or(Ok(()), |line| print(Stream::Out, || line + "\n"))
+}
+
+/// True for `bye`, with or without a line ending, as for the server.
+fn is_bye(reply: &[u8]) -> bool {
+    trim_line_ending(reply) == BYE
 }

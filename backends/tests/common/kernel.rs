@@ -99,6 +99,11 @@ pub(crate) fn thread_states(pid: u32) -> Vec<char> {
     tasks(pid).filter_map(|task| Some(task.stat().ok()?.state)).collect()
 }
 
+/// True if a process has a handler for SIGTERM.
+pub(crate) fn handles_sigterm(pid: u32) -> bool {
+    process(pid).status().unwrap().sigcgt & 1 << (libc::SIGTERM - 1) != 0
+}
+
 fn process(pid: u32) -> Process {
     Process::new(pid as i32).unwrap()
 }

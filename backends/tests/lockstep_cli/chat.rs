@@ -108,9 +108,11 @@ fn bye_must_be_the_whole_request() {
 fn chat_escapes_control_characters() {
     with_each_backend(&[], |mut server| {
         let mut client = server.connect();
-        let cases: [(&[u8], &str); 4] = [
+        let cases: [(&[u8], &str); 6] = [
             (b"\xff\xfe hello", "\\xff\\xfe hello"),
-            (b"\xe5\xb0", "\\xe5\\xb0"), // the beginning of a character
+            ("a\u{202e}b\u{200b}c\u{feff}".as_bytes(), "a\\u{202e}b\\u{200b}c\\u{feff}"),
+            (b"a\xe5\xb0", "a"), // the beginning of a character
+            (b"\x8fb", "小b"),
             (b"\x1b[2J\x07", "\\u{1b}[2J\\u{7}"),
             (b"one\ntwo\n", "one\\ntwo"),
         ];
@@ -120,6 +122,29 @@ fn chat_escapes_control_characters() {
             assert_answered(&mut server, &mut client, "seen");
         }
         drop(client);
+        server.stop();
+    });
+}
+
+/// By the server's receive of at most 1,024 bytes.
+#[test]
+fn character_cut_in_two_is_shown_whole() {
+    with_each_backend(&[], |mut server| {
+        let text = "小".repeat(350);
+        let mut client = server.connect();
+        client.send(text.as_bytes());
+        let mut shown = String::new();
+        while shown != text {
+            shown += &server.next_request().1;
+            assert!(text.starts_with(&shown), "{shown}");
+            assert_answered(&mut server, &mut client, "seen");
+        }
+        client.send(b"\xe5\xb0");
+        assert_shown(&server, &client, "");
+        assert_answered(&mut server, &mut client, "seen");
+        let addr = client.addr();
+        drop(client);
+        assert_eq!(server.process.stdout.next(), Some(format!("{addr}: \\xe5\\xb0")));
         server.stop();
     });
 }
@@ -143,9 +168,10 @@ fn long_answer_is_cut_with_a_note() {
     with_each_backend(&[], |mut server| {
         let mut client = server.connect();
         client.send(b"tell me more");
+        assert_shown(&server, &client, "tell me more");
         server.process.type_line(&"明".repeat(400));
         assert_eq!(client.receive(1023), "明".repeat(341).as_bytes());
-        assert!(server.process.stderr.next().unwrap().contains("1024"));
+        assert!(server.process.stdout.next().unwrap().contains("1024"));
         client.send(b"and more");
         assert_answered(&mut server, &mut client, "no");
         drop(client);

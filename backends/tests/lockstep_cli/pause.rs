@@ -13,8 +13,6 @@ on_every_backend! {
 
 fn sigusr1_ends_the_accept_pause(backend: &str) {
     let server = Served::start(backend, ["--shards=1", "--backlog=8", "--accept-pause"]);
-    let how = format!("accepting nothing until SIGUSR1: kill -USR1 {}", server.id());
-    assert_eq!(server.process.stderr.next(), Some(how));
     let mut clients: Vec<_> = (0..9).map(|_| server.connect()).collect();
     clients.iter_mut().for_each(|client| client.send(b"hello!"));
     assert_eq!(kernel::listen_queues(server.addr), [9], "listen(8) has room for nine");
@@ -45,6 +43,16 @@ fn sigusr1_without_a_pause_has_no_effect(backend: &str) {
     server.connect().exchange(b"hello!");
     kernel::until_closed(server.addr);
     assert_eq!(server.stop()["accepted"], 1);
+}
+
+#[test]
+fn accept_pause_without_a_length_prints_how_to_end_it() {
+    let args = "serve --backend=mio --listen=127.0.0.1:0 --accept-pause";
+    let process = Process::start(lockstep(args.split(' ')));
+    let how = format!("accepting nothing until SIGUSR1: kill -USR1 {}", process.id());
+    assert_eq!(process.stderr.next(), Some(how));
+    process.signal(Signal::TERM);
+    assert_eq!(process.wait().status.code(), Some(0));
 }
 
 #[test]

@@ -111,6 +111,41 @@ fn talk_escapes_control_characters() {
     assert_eq!(client.wait().status.code(), Some(0));
 }
 
+/// As the server does for a client's.
+#[test]
+fn bye_with_a_line_ending_ends_it() {
+    for bye in ["bye", "bye\n", "bye\r\n"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = talk(listener.local_addr().unwrap());
+        client.type_line("hello!");
+        let mut server = Client { stream: listener.accept().unwrap().0 };
+        assert_eq!(server.receive(6), b"hello!");
+        server.send(bye.as_bytes());
+        assert_eq!(server.receive_to_end(), b"", "it closes, with its input still open");
+        let ended = client.wait();
+        assert_eq!((ended.status.code(), &*ended.stdout), (Some(0), &["bye".to_owned()][..]));
+        assert_eq!(ended.stderr, [""; 0]);
+    }
+}
+
+/// The first receive takes 1,024 bytes; the last character is never completed.
+#[test]
+fn reply_in_pieces_is_shown_whole() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = talk(listener.local_addr().unwrap());
+    client.type_line("hello!");
+    let mut server = Client { stream: listener.accept().unwrap().0 };
+    assert_eq!(server.receive(6), b"hello!");
+    let text = "小".repeat(500);
+    server.send(text.as_bytes());
+    server.send(b"\xe5\xb0");
+    server.finish();
+    client.type_end();
+    let ended = client.wait();
+    assert_eq!(ended.status.code(), Some(0));
+    assert_eq!(ended.stdout.concat(), text + "\\xe5\\xb0");
+}
+
 #[test]
 fn refused_connection_is_an_error_with_a_hint() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

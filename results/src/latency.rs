@@ -1,11 +1,17 @@
 //! Latency distributions: HdrHistograms with their percentiles.
 
+mod statistic;
+
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
+
+pub use statistic::Statistic;
 
 use crate::format;
 
@@ -69,9 +75,22 @@ pub struct Latency {
     /// the unanswered requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lower_bounds: Vec<String>,
+    /// Statistics that were asked for, such as `p95_ns`, `p9995_ns` or `mean_ns`.
+    #[serde(flatten, deserialize_with = "asked")]
+    pub asked: BTreeMap<String, u64>,
     /// The whole distribution: an HdrHistogram in the V2 format with DEFLATE, in base64, as the
     /// standard tools read it.
     pub hdr_v2: String,
+}
+
+/// Reads the statistics that were asked for, and ignores other keys that are not known.
+fn asked<'de, D: serde::Deserializer<'de>>(keys: D) -> Result<BTreeMap<String, u64>, D::Error> {
+    let keys = BTreeMap::<String, serde_json::Value>::deserialize(keys)?;
+    let statistic = |(key, value): (String, serde_json::Value)| {
+        Statistic::of_key(&key)?;
+        Some((key, value.as_u64()?))
+    };
+    Ok(keys.into_iter().filter_map(statistic).collect())
 }
 
 impl Latency {
@@ -104,6 +123,7 @@ impl Latency {
             max_ns: histogram.max(),
             unanswered: Some(unanswered).filter(|&unanswered| unanswered > 0),
             lower_bounds: Vec::new(),
+            asked: BTreeMap::new(),
             hdr_v2: BASE64_STANDARD.encode(&payload),
         };
         let keys = QUANTILES.iter().filter(|(_, quantile)| latency.is_lower_bound(*quantile));
@@ -122,6 +142,23 @@ impl Latency {
     pub fn shown(&self, quantile: f64, ns: u64) -> String {
         let mark = if self.is_lower_bound(quantile) { ">" } else { "" };
         mark.to_owned() + &format::duration(ns)
+    }
+
+    /// Adds statistics to those that each record has.
+    #[must_use]
+    pub fn with(mut self, statistics: &[Statistic]) -> Latency {
+        let stated =
+            |key: &str| key == "min_ns" || QUANTILES.iter().any(|(other, _)| *other == key);
+        for &statistic in statistics {
+            let key = statistic.key();
+            if let (false, Some(value)) = (stated(&key), self.value(statistic)) {
+                if self.is_lower_bound(statistic.share()) && !self.lower_bounds.contains(&key) {
+                    self.lower_bounds.push(key.clone());
+                }
+                self.asked.insert(key, value);
+            }
+        }
+        self
     }
 
     /// Decodes the whole distribution, nanoseconds.

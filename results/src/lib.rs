@@ -56,5 +56,5 @@ pub use documents::sweep::{
 };
 pub use documents::{Document, Header, SCHEMA, Stored};
 pub use environment::{Build, Environment, Load, cgroup};
-pub use latency::{Latencies, Latency};
+pub use latency::{Latencies, Latency, Statistic};
 pub use text::wrap;

@@ -33,7 +33,7 @@ mod rank;
 mod ratio;
 mod stopping;
 
-pub(crate) use binomial::ranks;
+pub(crate) use binomial::{ranks, samples_needed};
 pub use bootstrap::median_interval;
 pub use rank::signed_rank;
 pub use ratio::{Ratio, Verdict};

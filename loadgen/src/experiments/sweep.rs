@@ -2,7 +2,8 @@
 //! meets objectives.
 //!
 //! Each level is a run with a new server. The levels of a round are measured in random order, so
-//! that drift is not taken for an effect of the load; a search (`search`) chooses its levels. In a
+//! that drift is not taken for an effect of the load; a search (`search`) chooses its levels. A run
+//! that is INVALID is repeated, up to three in all. In a
 //! closed loop over connections, opening and idle memory are measured too (`idle`), and a level
 //! that needs more descriptors than a process may have is divided among processes (`processes`).
 
@@ -28,13 +29,19 @@ use crate::experiments::Finished;
 use crate::options::SEED_END;
 use crate::run::Session;
 use crate::run::args::RunArgs;
-use crate::run::condition::Condition;
+use crate::run::condition::{Condition, Verdict};
 use cells::Cell;
 use runner::Runner;
 use search::{Found, Next, Observation, Search, TOLERANCE};
 
+/// Word that the reason of a run begins with whose samples do not decide an objective.
+const UNDECIDED: &str = "undecided";
+
 /// Shares of the rate found at which the server is measured, too.
 const SHARES: [f64; 3] = [0.5, 0.7, 0.9];
+
+/// Most runs of a level in a round, if all are INVALID.
+const ATTEMPTS: usize = 3;
 
 /// Length of the run that confirms the result, in relation to the others.
 const CONFIRM: u32 = 2;
@@ -111,9 +118,10 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Fai
 /// The exit code of a sweep without a failed exchange.
 fn code(sweep: &Sweep) -> u8 {
     match &sweep.slo {
-        Some(slo) if slo.rate_per_s.is_none() => exit::THRESHOLD,
-        None if sweep.points.iter().all(|point| point.outcome == Outcome::Invalid) => exit::INVALID,
-        _ => 0,
+        Some(slo) if slo.rate_per_s.is_some() => 0,
+        Some(slo) if slo.bound == Bound::Objectives => exit::THRESHOLD,
+        None if sweep.is_complete() => 0,
+        _ => exit::INVALID,
     }
 }
 
@@ -148,22 +156,37 @@ fn plan(
         server_spin_ns: args.server.spin_ns(),
         size: args.size,
         warmup_s: args.warmup().as_secs_f64(),
-        duration_s: args.duration.as_secs_f64(),
+        duration_s: args.duration().as_secs_f64(),
     }
 }
 
-/// Measures every cell in every round, in random order.
+/// Measures every cell in every round, in random order, and those that are INVALID again.
 fn levels(runner: &mut Runner<'_>, sweep: &mut Sweep, mut cells: Vec<Cell>) -> Result<(), Failure> {
     let all = sweep.plan.rounds as usize * cells.len();
     let several = cells.iter().any(|cell| cell.args.backend != cells[0].args.backend);
     let unit = if sweep.plan.axis == Axis::Rate { "/s" } else { " connections" };
+    // Of its own, so that the order does not depend on the runs that are repeated.
+    let mut order = runner.rng.fork();
+    let mut done = 0;
     for round in 1..=sweep.plan.rounds {
-        runner.rng.shuffle(&mut cells);
-        for cell in &cells {
-            let server = if several { format!("{}, ", cell.args.backend) } else { String::new() };
-            let number = sweep.points.len() + 1;
-            let label = format!("run {number} of {all}, {server}{}{unit}", cell.level);
-            sweep.points.push(runner.measure(cell, round, label)?);
+        order.shuffle(&mut cells);
+        let mut left: Vec<&Cell> = cells.iter().collect();
+        for attempt in 1..=ATTEMPTS {
+            let mut invalid = Vec::new();
+            for cell in left {
+                done += usize::from(attempt == 1);
+                let number = match attempt {
+                    1 => format!("run {done} of {all}"),
+                    _ => format!("attempt {attempt} of {ATTEMPTS}"),
+                };
+                let backend = &cell.args.backend;
+                let server = if several { format!("{backend}, ") } else { String::new() };
+                let label = format!("{number}, {server}{}{unit}", cell.level);
+                let point = runner.measure(cell, round, label)?;
+                invalid.extend((point.outcome == Outcome::Invalid).then_some(cell));
+                sweep.points.push(point);
+            }
+            left = invalid;
         }
     }
     Ok(())
@@ -180,18 +203,13 @@ fn search(
     let mut search = Search::new(lowest, highest);
     let mut measure = |sweep: &mut Sweep, rate: f64, purpose: Purpose| {
         let longer = if purpose == Purpose::Confirm { CONFIRM } else { 1 };
-        let duration = base.duration.map(|duration| duration * longer);
+        let duration = Some(args.duration_at(rate) * longer);
         let args_of_run = RunArgs { rate: Some(rate), duration, ..base.clone() };
         let label = format!("run {}, {rate}/s", sweep.points.len() + 1);
         let record = runner.run(args_of_run, label)?;
         let before = sweep.points.iter().filter(|point| point.level == rate).count();
         let mut point = Point::of(rate, before as u32 + 1, purpose, &record);
-        let observation = judge(&point, &record, &args.slo);
-        point.held = match observation {
-            Observation::Held => Some(true),
-            Observation::Missed => Some(false),
-            Observation::Unusable => None,
-        };
+        let observation = judge(&mut point, &record, &args.slo);
         sweep.points.push(point);
         Ok::<_, Failure>(observation)
     };
@@ -200,45 +218,76 @@ fn search(
             Next::Look(rate) => (rate, Purpose::Search),
             Next::Confirm(rate) => (rate, Purpose::Confirm),
             Next::Done(found) => {
-                sweep.slo = Some(slo(&args.slo, found));
+                sweep.slo = Some(slo(&args.slo, found, &sweep.points));
                 break;
             }
         };
         match measure(sweep, rate, purpose) {
             Ok(observation) => search.observe(observation),
             Err(failure) => {
-                sweep.slo = Some(slo(&args.slo, search.so_far()));
+                sweep.slo = Some(slo(&args.slo, search.so_far(), &sweep.points));
                 return Err(failure);
             }
         }
     }
     let found = sweep.slo.as_ref().and_then(|slo| slo.rate_per_s);
     for rate in found.into_iter().flat_map(|rate| SHARES.map(|share| levels::tidy(rate * share))) {
-        measure(sweep, rate, Purpose::Share)?;
+        for _ in 0..ATTEMPTS {
+            if measure(sweep, rate, Purpose::Share)? != Observation::Unusable {
+                break;
+            }
+        }
     }
     Ok(())
 }
 
-/// Judges a run. Failed exchanges have no latency, so they are checked beside the objectives.
-fn judge(point: &Point, record: &Record, objectives: &[Condition]) -> Observation {
-    let met = |objective: &Condition| {
-        objective.value(record).is_some_and(|value| objective.is_met_by(value))
-    };
-    match point.outcome {
+/// Judges a run, and notes in its point whether it held. Failed exchanges have no latency, so they
+/// are checked beside the objectives. An objective that is missed decides what others cannot.
+fn judge(point: &mut Point, record: &Record, objectives: &[Condition]) -> Observation {
+    let verdicts: Vec<Verdict> = objectives.iter().map(|it| it.judge(record)).collect();
+    let missed = |verdict: &Verdict| matches!(verdict, Verdict::False | Verdict::Unmeasured);
+    let observation = match point.outcome {
         Outcome::Invalid => Observation::Unusable,
-        Outcome::Ok if record.errors_total == 0 && objectives.iter().all(met) => Observation::Held,
-        Outcome::Ok | Outcome::Overloaded => Observation::Missed,
-    }
+        Outcome::Overloaded => Observation::Missed,
+        Outcome::Ok if record.errors_total > 0 || verdicts.iter().any(missed) => {
+            Observation::Missed
+        }
+        Outcome::Ok if verdicts.iter().all(|verdict| *verdict == Verdict::True) => {
+            Observation::Held
+        }
+        Outcome::Ok => {
+            let doubts = objectives.iter().zip(&verdicts).filter_map(|(objective, verdict)| {
+                let Verdict::Undecided(reason) = verdict else { return None };
+                Some(format!("{UNDECIDED}: {objective}: {reason}; set a longer --duration"))
+            });
+            point.reasons.extend(doubts);
+            point.outcome = Outcome::Invalid;
+            Observation::Unusable
+        }
+    };
+    point.held = match observation {
+        Observation::Held => Some(true),
+        Observation::Missed => Some(false),
+        Observation::Unusable => None,
+    };
+    observation
 }
 
-fn slo(objectives: &[Condition], found: Found) -> SloResult {
+fn slo(objectives: &[Condition], found: Found, points: &[Point]) -> SloResult {
     let Found { rate, missed, bound } = found;
     debug_assert!(rate.is_none() || bound != Bound::Unfinished, "only a confirmed rate is found");
+    // The first rate above the result that could not be judged is what bounds it.
+    let above = points.iter().filter(|point| {
+        point.outcome == Outcome::Invalid && rate.is_none_or(|rate| point.level > rate)
+    });
+    let undecided = above
+        .min_by(|a, b| a.level.total_cmp(&b.level))
+        .is_some_and(|point| point.reasons.iter().all(|reason| reason.starts_with(UNDECIDED)));
     SloResult {
         objectives: objectives.iter().map(ToString::to_string).collect(),
         rate_per_s: rate,
         missed_per_s: missed,
-        bound,
+        bound: if bound == Bound::Generator && undecided { Bound::Undecided } else { bound },
         tolerance: TOLERANCE,
     }
 }

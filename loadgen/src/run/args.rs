@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser};
+use lockstep_results::Statistic;
 
 use crate::clients::connection::Service;
 use crate::clients::engine::Engine;
@@ -106,11 +107,16 @@ pub struct RunArgs {
     pub interval: Option<Duration>,
 
     /// Exit with code 7 if the condition is true, such as 'p99>5ms', 'service.max>1s',
-    /// 'throughput<50k' or 'error_rate>0.1%'; repeatable. Metrics: p50, p90, p99, p99.9, p99.99,
-    /// max (also of connect, first_exchange, exchange, response, service, lateness), throughput,
+    /// 'throughput<50k' or 'error_rate>0.1%'; repeatable. A percentile that the samples do not
+    /// bound makes the run INVALID. Metrics: min, mean, max and percentiles such as p50, p99.95
+    /// (also of connect, first_exchange, exchange, response, service, lateness), throughput,
     /// errors, error_rate, server_cpu, client_cpu
     #[arg(long, value_name = "CONDITION", help_heading = OUTPUT)]
     pub fail_if: Vec<Condition>,
+
+    /// Also report these statistics of each latency, such as p75,p95,p99.95,mean
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = OUTPUT)]
+    pub percentiles: Vec<Statistic>,
 
     /// Destination of the record.
     #[command(flatten)]
@@ -291,7 +297,8 @@ mod tests {
             ("loadgen --arrivals poisson", "--rate"),
             ("loadgen --engine aio", "possible values: epoll, io-uring"),
             ("loadgen --rate 5 --spin 1", "write 1s"),
-            ("loadgen --fail-if p98>1ms", "unknown metric \"p98\""),
+            ("loadgen --fail-if q98>1ms", "unknown metric \"q98\""),
+            ("loadgen --percentiles p95,p100", "p10 to p99.9999"),
             ("loadgen --interval 9ms", "at least 10ms"),
             ("loadgen --interval 10ms -d 1h", "more than 100000"),
             ("loadgen --json --json-lines", "cannot be used with"),

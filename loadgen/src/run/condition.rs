@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use lockstep_results::{Cost, Latency, Record};
+use lockstep_results::{Cost, Latency, Record, Statistic};
 
 use lockstep_sys::units;
 
@@ -31,21 +31,24 @@ enum Metric {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Statistic {
-    P50,
-    P90,
-    P99,
-    P999,
-    P9999,
-    Max,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Comparison {
     Above,
     AtLeast,
     Below,
     AtMost,
+}
+
+/// Verdict of a run's numbers on a condition.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// The condition is true.
+    True,
+    /// The condition is false.
+    False,
+    /// The samples are too few to tell; the reason.
+    Undecided(String),
+    /// The metric was not measured.
+    Unmeasured,
 }
 
 /// The longer of two with the same beginning comes first.
@@ -54,15 +57,6 @@ const COMPARISONS: [(&str, Comparison); 4] = [
     ("<=", Comparison::AtMost),
     (">", Comparison::Above),
     ("<", Comparison::Below),
-];
-
-const STATISTICS: [(&str, Statistic); 6] = [
-    ("p50", Statistic::P50),
-    ("p90", Statistic::P90),
-    ("p99", Statistic::P99),
-    ("p99.9", Statistic::P999),
-    ("p99.99", Statistic::P9999),
-    ("max", Statistic::Max),
 ];
 
 const LATENCIES: [&str; 6] =
@@ -109,8 +103,34 @@ impl Condition {
         self.metric.value(record)
     }
 
+    /// Judges a run. A percentile is judged by the interval in which the samples put it: the
+    /// condition is decided if it is the same at both ends.
+    pub fn judge(&self, record: &Record) -> Verdict {
+        let Some(value) = self.value(record) else { return Verdict::Unmeasured };
+        let (low, high) = self.metric.bounds(record).unwrap_or((value, value));
+        match (self.is_met_by(low), self.is_met_by(high)) {
+            (true, true) => Verdict::True,
+            (false, false) => Verdict::False,
+            _ => Verdict::Undecided(self.metric.undecided(record).unwrap_or_default()),
+        }
+    }
+
+    /// True if the condition asks for little latency, cost or failures, or for much throughput.
+    pub fn is_objective(&self) -> bool {
+        let upper = matches!(self.comparison, Comparison::Below | Comparison::AtMost);
+        upper != (self.metric == Metric::Throughput)
+    }
+
+    /// Fewest samples that a percentile of the condition takes; 1 for other metrics.
+    pub fn samples_needed(&self) -> u64 {
+        match self.metric {
+            Metric::Latency(_, statistic) => statistic.samples_needed(),
+            _ => 1,
+        }
+    }
+
     /// True if the value meets the condition.
-    pub fn is_met_by(&self, value: f64) -> bool {
+    fn is_met_by(&self, value: f64) -> bool {
         match self.comparison {
             Comparison::Above => value > self.limit,
             Comparison::AtLeast => value >= self.limit,
@@ -125,14 +145,15 @@ impl Metric {
         if let Some(&(_, metric)) = OTHERS.iter().find(|(other, _)| *other == name) {
             return Ok(metric);
         }
-        let statistic = |name| STATISTICS.iter().find(|(other, _)| *other == name);
-        let prefixed = || {
-            let (latency, name) = name.split_once('.')?;
-            let latency = LATENCIES.iter().find(|&&other| other == latency)?;
-            Some(Self::Latency(Some(latency), statistic(name)?.1))
-        };
-        let plain = || Some(Self::Latency(None, statistic(name)?.1));
-        plain().or_else(prefixed).ok_or_else(|| format!("unknown metric {name:?}"))
+        let prefixed = name.split_once('.').and_then(|(prefix, statistic)| {
+            let latency = LATENCIES.iter().find(|&&latency| latency == prefix)?;
+            Some((Some(*latency), statistic))
+        });
+        let (latency, statistic) = prefixed.unwrap_or((None, name));
+        match statistic.parse() {
+            Ok(statistic) => Ok(Self::Latency(latency, statistic)),
+            Err(error) => Err(format!("unknown metric {name:?}; of a latency: {error}")),
+        }
     }
 
     fn limit(self, text: &str) -> Result<f64, String> {
@@ -149,7 +170,9 @@ impl Metric {
     fn value(self, record: &Record) -> Option<f64> {
         let cpu_ns = |cost: &Cost| cost.cpu_us_per_exchange * 1e3;
         match self {
-            Self::Latency(latency, statistic) => Some(statistic.of(of(record, latency)?) as f64),
+            Self::Latency(latency, statistic) => {
+                of(record, latency)?.value(statistic).map(|ns| ns as f64)
+            }
             Self::Throughput => Some(record.throughput_per_s),
             Self::Errors => Some(record.errors_total as f64),
             Self::ErrorRate => {
@@ -163,6 +186,19 @@ impl Metric {
     }
 }
 
+impl Metric {
+    /// Interval of a latency's statistic.
+    fn bounds(self, record: &Record) -> Option<(f64, f64)> {
+        let Self::Latency(latency, statistic) = self else { return None };
+        of(record, latency)?.bounds(statistic)
+    }
+
+    fn undecided(self, record: &Record) -> Option<String> {
+        let Self::Latency(latency, statistic) = self else { return None };
+        Some(of(record, latency)?.undecided(statistic))
+    }
+}
+
 fn of<'a>(record: &'a Record, latency: Option<&str>) -> Option<&'a Latency> {
     let all = &record.latency;
     match latency {
@@ -173,19 +209,6 @@ fn of<'a>(record: &'a Record, latency: Option<&str>) -> Option<&'a Latency> {
         Some("response") => all.response.as_ref(),
         Some("service") => all.service.as_ref(),
         Some(_) => all.lateness.as_ref(),
-    }
-}
-
-impl Statistic {
-    fn of(self, latency: &Latency) -> u64 {
-        match self {
-            Self::P50 => latency.p50_ns,
-            Self::P90 => latency.p90_ns,
-            Self::P99 => latency.p99_ns,
-            Self::P999 => latency.p999_ns,
-            Self::P9999 => latency.p9999_ns,
-            Self::Max => latency.max_ns,
-        }
     }
 }
 
@@ -211,6 +234,9 @@ mod tests {
             ("exchange.p99.9>=1s", 7_900_000.0),
             ("max<1m30s", 23_400_000.0),
             ("connect.p99>0", 95_000.0),
+            ("p99.9>0", 7_900_000.0),
+            ("exchange.p75>0", 4_400_000.0),
+            ("mean>0", 4_344_451.0),
             ("throughput<50k", 241_900.0),
             ("errors>0", 3.0),
             ("server_cpu>5us", 4_120.0),
@@ -226,6 +252,64 @@ mod tests {
         let expected = 3.0 / (record.exchanges + 3) as f64;
         assert!((found - expected).abs() < 1e-12 && !rate.is_met_by(found));
         assert!(rate.is_met_by(0.006));
+    }
+
+    /// A record of a closed loop with these latencies, milliseconds.
+    fn with_latencies(milliseconds: &[u64]) -> Record {
+        let mut histogram = crate::clients::intervals::histogram();
+        milliseconds.iter().for_each(|ms| histogram.record(ms * 1_000_000).unwrap());
+        let mut record = sample();
+        record.latency.exchange = Latency::from_histogram(&histogram);
+        record
+    }
+
+    #[test]
+    fn few_samples_decide_what_they_can() {
+        let same = with_latencies(&[5; 20]);
+        let undecided = |reason: &str| Verdict::Undecided(reason.to_owned());
+        let few = undecided("20 samples do not bound p99.99, which takes 52,981");
+        for (text, verdict) in [
+            ("p50>1ms", Verdict::True),
+            ("p50>9ms", Verdict::False),
+            ("p50<9ms", Verdict::True),
+            ("p99.99>1ms", Verdict::True),
+            ("p99.99<1ms", Verdict::False),
+            ("p99.99>9ms", few.clone()),
+            ("p99.99<9ms", few.clone()),
+            ("p99.99>=9ms", few.clone()),
+            ("p99.99<=9ms", few),
+            ("p99>9ms", undecided("20 samples do not bound p99, which takes 528")),
+            ("p75>9ms", Verdict::False),
+            ("max>9ms", Verdict::False),
+            ("mean>1ms", Verdict::True),
+            ("min<9ms", Verdict::True),
+            ("lateness.p99>9ms", Verdict::Unmeasured),
+        ] {
+            assert_eq!(parse(text).judge(&same), verdict, "{text}");
+        }
+    }
+
+    #[test]
+    fn limit_within_the_interval_is_undecided() {
+        let rising: Vec<u64> = (1..=1000).collect();
+        let record = with_latencies(&rising);
+        for (text, decided) in
+            [("p50>400ms", true), ("p50>500ms", false), ("p50<510ms", false), ("p50<600ms", true)]
+        {
+            let verdict = parse(text).judge(&record);
+            assert_eq!(matches!(verdict, Verdict::True), decided, "{text}: {verdict:?}");
+            assert_eq!(matches!(verdict, Verdict::Undecided(_)), !decided, "{text}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn objective_bounds_from_the_good_side() {
+        for text in ["p99<1ms", "max <= 1s", "errors<1", "error_rate<1%", "throughput>5k"] {
+            assert!(parse(text).is_objective(), "{text}");
+        }
+        for text in ["p99>1ms", "mean>=1s", "server_cpu>5us", "throughput<5k"] {
+            assert!(!parse(text).is_objective(), "{text}");
+        }
     }
 
     #[test]
@@ -263,9 +347,9 @@ mod tests {
         let help = option.get_help().unwrap().to_string();
         let words: Vec<&str> =
             help.split(|c: char| c.is_whitespace() || ",();".contains(c)).collect();
-        let statistics = STATISTICS.iter().map(|(name, _)| *name);
+        let statistics = ["min", "mean", "max", "p50", "p99.95"];
         let others = OTHERS.iter().map(|(name, _)| *name);
-        for name in statistics.chain(others).chain(LATENCIES) {
+        for name in statistics.into_iter().chain(others).chain(LATENCIES) {
             assert!(words.contains(&name), "{name}: {help}");
         }
     }
@@ -274,7 +358,9 @@ mod tests {
     fn malformed_part_is_named() {
         for (text, words) in [
             ("p99", "write it as p99>5ms"),
-            ("p98>5ms", "unknown metric \"p98\""),
+            ("q98>5ms", "unknown metric \"q98\""),
+            ("p100>5ms", "unknown metric \"p100\"; of a latency: "),
+            ("98>5ms", "unknown metric \"98\""),
             ("latency.p99>5ms", "unknown metric \"latency.p99\""),
             ("p99>5", "p99: a duration needs a unit: write 5s or 5ms"),
             ("throughput<50kB", "throughput: not a rate"),

@@ -4,8 +4,8 @@ use std::slice;
 use std::time::Duration;
 
 use lockstep_results::{
-    Cost, Environment, Fairness, Header, Latencies, Latency, Quota, Rate, Record, Subject,
-    Threshold,
+    Cost, Environment, Fairness, Header, Latencies, Latency, Quota, Rate, Record, Statistic,
+    Subject, Threshold,
 };
 use lockstep_sys::cpus::format_list;
 
@@ -14,7 +14,7 @@ use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
 use crate::machine::placement::{Cpus, Place, Placement, SHARED};
 use crate::machine::quota::QuotaUse;
 use crate::machine::usage::Usage;
-use crate::run::condition::Condition;
+use crate::run::condition::{self, Condition};
 use crate::run::measure::{Measured, Run};
 use crate::run::prepare::Job;
 use crate::run::spread;
@@ -71,7 +71,7 @@ pub(super) fn record(
         throughput_per_s: if exchanges > 0 { exchanges as f64 / seconds } else { 0.0 },
         errors_total: measured.totals.failures.total(),
         unserved: measured.totals.unserved,
-        latency: latencies(&measured),
+        latency: latencies(&measured, &job.args.percentiles),
         client: Cost {
             quota: sides.quota(&sides.client),
             ..sides.client.cost(exchanges).unwrap_or_else(|| sides.client.idle())
@@ -95,6 +95,12 @@ pub(super) fn record(
         thresholds: Vec::new(),
     };
     record.thresholds = job.args.fail_if.iter().map(|limit| threshold(limit, &record)).collect();
+    // A threshold that is missed decides what the others cannot.
+    if !record.thresholds.iter().any(Threshold::missed) {
+        let undecided = record.thresholds.iter().filter_map(Threshold::doubt);
+        record.invalid_reasons.extend(undecided);
+        record.valid = record.invalid_reasons.is_empty();
+    }
     record
 }
 
@@ -114,25 +120,30 @@ fn uneven_shards(
 
 /// Tests a threshold. A value that is unknown is a miss.
 fn threshold(condition: &Condition, record: &Record) -> Threshold {
+    let (held, undecided) = match condition.judge(record) {
+        condition::Verdict::False => (true, None),
+        condition::Verdict::True | condition::Verdict::Unmeasured => (false, None),
+        condition::Verdict::Undecided(reason) => (false, Some(reason)),
+    };
     let value = condition.value(record);
-    let held = value.is_some_and(|value| !condition.is_met_by(value));
-    Threshold { expression: condition.to_string(), value, held }
+    Threshold { expression: condition.to_string(), value, held, undecided }
 }
 
-fn latencies(measured: &Measured) -> Latencies {
+fn latencies(measured: &Measured, percentiles: &[Statistic]) -> Latencies {
     let Measured { totals, intervals, .. } = measured;
-    let exchange = Latency::from_histogram(&intervals.total.exchange);
+    let latency = |histogram| Some(Latency::from_histogram(histogram)?.with(percentiles));
+    let exchange = latency(&intervals.total.exchange);
     let latencies = Latencies {
-        connect: Latency::from_histogram(&totals.connect),
-        first_exchange: Latency::from_histogram(&totals.first_exchange),
+        connect: latency(&totals.connect),
+        first_exchange: latency(&totals.first_exchange),
         ..Latencies::default()
     };
     match &intervals.total.open {
         None => Latencies { exchange, ..latencies },
         Some(open) => Latencies {
-            response: Latency::from_histogram(&open.response),
+            response: latency(&open.response),
             service: exchange,
-            lateness: Latency::from_histogram(&open.lateness),
+            lateness: latency(&open.lateness),
             ..latencies
         },
     }

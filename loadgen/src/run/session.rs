@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use lockstep_results::{Environment, Floor, Record};
+use lockstep_results::{Environment, Floor, Record, Threshold};
 
 use crate::clients::pattern::Pattern;
 use crate::clients::plan::Plan;
@@ -296,6 +296,6 @@ fn run_job(
     };
     let record = record(job, &run, cpus, subject, ended.as_ref(), environment, measured);
     outcome.valid = record.valid;
-    outcome.held = record.thresholds.iter().all(|threshold| threshold.held);
+    outcome.held = !record.thresholds.iter().any(Threshold::missed);
     Ok(Finished { record, code: outcome.code() })
 }

@@ -239,8 +239,10 @@ pub struct Threshold {
     /// Measured value: nanoseconds, exchanges a second, failures, or a share of one. Absent if it
     /// was not measured.
     pub value: Option<f64>,
-    /// True if the condition was not met; false if its value was not measured.
+    /// True if the condition was not met; false if its value was not measured, or does not decide.
     pub held: bool,
+    /// Reason why the samples do not decide the condition; absent if they do.
+    pub undecided: Option<String>,
 }
 
 /// Cost of one side of the exchange in the measured window.
@@ -309,6 +311,17 @@ pub struct Fairness {
 }
 
 impl Threshold {
+    /// True if the condition is met, or its value was not measured.
+    pub fn missed(&self) -> bool {
+        !self.held && self.undecided.is_none()
+    }
+
+    /// Reason for an invalid run, if the condition is undecided.
+    pub fn doubt(&self) -> Option<String> {
+        let reason = self.undecided.as_ref()?;
+        Some(format!("undecided: {}: {reason}; measure longer", self.expression))
+    }
+
     /// Value with the unit of its metric; `None` if it was not measured.
     pub fn shown(&self) -> Option<String> {
         let metric = self.expression.split(['<', '>']).next().unwrap_or_default().trim();
@@ -352,8 +365,8 @@ mod tests {
             ("error_rate>0.1%", 0.006, "0.600%"),
             ("server_cpu>5us", 4_120.0, "4.12us"),
         ] {
-            let threshold =
-                Threshold { expression: expression.into(), value: Some(value), held: false };
+            let (expression, value) = (expression.into(), Some(value));
+            let threshold = Threshold { expression, value, held: false, undecided: None };
             assert_eq!(threshold.shown().as_deref(), Some(shown));
         }
     }

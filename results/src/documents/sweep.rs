@@ -276,6 +276,8 @@ pub enum Bound {
     Objectives,
     /// The generator cannot send faster: the server's own limit may be higher.
     Generator,
+    /// At higher rates, the samples were too few to tell.
+    Undecided,
     /// The highest rate that was allowed met them.
     Highest,
     /// The search was interrupted.

@@ -78,9 +78,9 @@ impl Ordered {
     /// Interval of a percentile, rounded outwards to the resolution of the histogram.
     fn interval(&self, quantile: f64) -> Option<(u64, u64)> {
         let few = self.count <= BANDED_MAX && quantile > 0.0;
-        let (low, high) = few.then(|| ranks(self.count, quantile, CONFIDENCE)).flatten()?;
-        let low = self.histogram.lowest_equivalent(self.at(low));
-        Some((low, self.histogram.highest_equivalent(self.at(high))))
+        let (low, high) = few.then(|| ranks(self.count, quantile, CONFIDENCE))?;
+        let low = self.histogram.lowest_equivalent(self.at(low?));
+        Some((low, self.histogram.highest_equivalent(self.at(high?))))
     }
 }
 

@@ -63,19 +63,27 @@ impl Binomial {
 }
 
 /// Ranks, from 1, of the samples that bound the `quantile` (0.99 for the 99th percentile) of
-/// `count` samples with at least this `confidence`.
+/// `count` samples from below and from above, together with at least this `confidence`.
 ///
 /// The number of samples below the true value is binomial, whatever the distribution (Thompson
-/// 1936; David and Nagaraja, Order Statistics, 7.1). `None` if there are too few samples to bound
-/// it on both sides: the 99th percentile takes 368 at 95 %.
+/// 1936; David and Nagaraja, Order Statistics, 7.1). `None` for a side with too few samples: to
+/// bound the 99th percentile from above takes 368 at 95 %.
 ///
 /// It takes the samples for independent. Those of one run are not: a pause slows many in a row. So
 /// it is the least uncertainty that a percentile has, and says nothing about the next run.
-pub(crate) fn ranks(count: u64, quantile: f64, confidence: f64) -> Option<(u64, u64)> {
+pub(crate) fn ranks(count: u64, quantile: f64, confidence: f64) -> (Option<u64>, Option<u64>) {
     let below = Binomial::new(count, quantile);
     let tail = (1.0 - confidence) / 2.0;
     let (low, high) = (below.low(tail), below.high(tail));
-    (low >= 1 && high <= count).then_some((low, high))
+    (Some(low).filter(|&low| low >= 1), Some(high).filter(|&high| high <= count))
+}
+
+/// Fewest samples for which [`ranks`] bounds the `quantile` on both sides: all of them are on one
+/// side of it with a probability of at most half of what the `confidence` leaves.
+pub(crate) fn samples_needed(quantile: f64, confidence: f64) -> u64 {
+    let tail = (1.0 - confidence) / 2.0;
+    let rarer_side = quantile.max(1.0 - quantile);
+    (tail.ln() / rarer_side.ln()).ceil() as u64
 }
 
 /// Number of leading `masses` whose sum is at most `tail`.
@@ -91,7 +99,7 @@ fn steps<'a>(masses: impl Iterator<Item = &'a f64>, tail: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Binomial, ranks};
+    use super::{Binomial, ranks, samples_needed};
 
     /// `scipy.stats.binom.sf(count - 1, trials, probability)`, scipy 1.17.1.
     #[test]
@@ -129,19 +137,31 @@ mod tests {
     #[test]
     fn ranks_agree_with_scipy() {
         for (count, quantile, confidence, expected) in [
-            (100, 0.5, 0.95, Some((40, 61))),
-            (1000, 0.99, 0.95, Some((983, 997))),
-            (10_000, 0.999, 0.95, Some((9983, 9997))),
-            (100_000, 0.999, 0.99, Some((99_873, 99_926))),
-            (2_419_716, 0.99, 0.95, Some((2_395_215, 2_395_823))),
-            (2_419_716, 0.9999, 0.99, Some((2_419_433, 2_419_514))),
-            (6, 0.5, 0.95, Some((1, 6))),
-            (5, 0.5, 0.95, None),
-            (300, 0.99, 0.95, None),
-            (400, 0.99, 0.95, Some((392, 400))),
-            (0, 0.99, 0.95, None),
+            (100, 0.5, 0.95, (Some(40), Some(61))),
+            (1000, 0.99, 0.95, (Some(983), Some(997))),
+            (10_000, 0.999, 0.95, (Some(9983), Some(9997))),
+            (100_000, 0.999, 0.99, (Some(99_873), Some(99_926))),
+            (2_419_716, 0.99, 0.95, (Some(2_395_215), Some(2_395_823))),
+            (2_419_716, 0.9999, 0.99, (Some(2_419_433), Some(2_419_514))),
+            (6, 0.5, 0.95, (Some(1), Some(6))),
+            (5, 0.5, 0.95, (None, None)),
+            (300, 0.99, 0.95, (Some(293), None)),
+            (400, 0.99, 0.95, (Some(392), Some(400))),
+            (20, 0.9999, 0.99, (Some(20), None)),
+            (20, 0.01, 0.99, (None, Some(3))),
+            (0, 0.99, 0.95, (None, None)),
         ] {
             assert_eq!(ranks(count, quantile, confidence), expected, "{count} {quantile}");
         }
+    }
+
+    #[test]
+    fn needed_samples_are_the_fewest_with_both_bounds() {
+        let bounded = |count, quantile| matches!(ranks(count, quantile, 0.99), (Some(_), Some(_)));
+        for quantile in [0.01, 0.5, 0.75, 0.95, 0.99, 0.999, 0.9999] {
+            let needed = samples_needed(quantile, 0.99);
+            assert!(bounded(needed, quantile) && !bounded(needed - 1, quantile), "{quantile}");
+        }
+        assert_eq!([0.5, 0.99, 0.9999].map(|it| samples_needed(it, 0.99)), [8, 528, 52_981]);
     }
 }

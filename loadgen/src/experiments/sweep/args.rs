@@ -22,6 +22,12 @@ use lockstep_sys::units;
 /// Shortest warm-up of a closed loop for each connection.
 const WARMUP_PER_CONNECTION: Duration = Duration::from_micros(50);
 
+/// Length of the measured window where a search needs no longer one.
+const DURATION: Duration = Duration::from_secs(2);
+
+/// Length of the longest window that a search takes by itself.
+const DURATION_MAX: Duration = Duration::from_secs(60);
+
 const EXAMPLES: &str = "\
 Examples:
   loadgen sweep --rates 5k..50k/10                 latency over the rate
@@ -53,7 +59,7 @@ pub struct SweepArgs {
 
     /// Search for the highest rate at which every run meets the condition, such as 'p99<1ms', and
     /// no exchange fails; repeatable. The metrics are those of loadgen --fail-if
-    #[arg(long, value_name = "CONDITION", conflicts_with = "rates")]
+    #[arg(long, value_name = "CONDITION", value_parser = objective, conflicts_with = "rates")]
     pub slo: Vec<Condition>,
 
     /// Lowest rate of the search [default: 1k]
@@ -73,10 +79,10 @@ pub struct SweepArgs {
     #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = size)]
     pub size: u32,
 
-    /// Length of the measured window of each run
-    #[arg(short, long, value_name = "TIME", default_value = "2s")]
-    #[arg(value_parser = units::duration_positive)]
-    pub duration: Duration,
+    /// Length of the measured window of each run [default: 2s; with --slo up to 1m, for the samples
+    /// that a percentile takes]
+    #[arg(short, long, value_name = "TIME", value_parser = units::duration_positive)]
+    pub duration: Option<Duration>,
 
     /// Length of the same load before each measured window; in a closed loop at least 50us for each
     /// connection
@@ -140,7 +146,7 @@ impl SweepArgs {
         RunArgs {
             conns: self.conns()[0] as u32,
             rate: self.rate(),
-            duration: Some(self.duration),
+            duration: Some(self.duration()),
             warmup: Warmup::Fixed(self.warmup()),
             size: self.size,
             service: self.service,
@@ -153,6 +159,19 @@ impl SweepArgs {
             placement: self.placement.clone(),
             ..RunArgs::default()
         }
+    }
+
+    /// Length of the measured window of a level.
+    pub(super) fn duration(&self) -> Duration {
+        self.duration.unwrap_or(DURATION)
+    }
+
+    /// Length of the measured window of a search at this rate. By default it has twice the fewest
+    /// samples that bound the percentiles, since the fewest do only if none is beyond.
+    pub(super) fn duration_at(&self, rate: f64) -> Duration {
+        let samples = self.slo.iter().map(Condition::samples_needed).max().unwrap_or(0);
+        let enough = Duration::from_secs_f64(2.0 * samples as f64 / rate);
+        self.duration.unwrap_or(enough.clamp(DURATION, DURATION_MAX))
     }
 
     /// The lowest rate; `None` in a closed loop.
@@ -232,6 +251,21 @@ impl SweepArgs {
     pub(super) fn rate_range(&self) -> (f64, f64) {
         (self.rate_min.unwrap_or(1000.0), self.rate_max.unwrap_or(1e6))
     }
+}
+
+/// Parses a condition that more load makes harder to meet.
+fn objective(text: &str) -> Result<Condition, String> {
+    let condition: Condition = text.parse()?;
+    if !condition.is_objective() {
+        let turn = |sign| match sign {
+            '<' => '>',
+            '>' => '<',
+            other => other,
+        };
+        let turned: String = text.chars().map(turn).collect();
+        return Err(format!("an objective is what is wanted: did you mean '{turned}'?"));
+    }
+    Ok(condition)
 }
 
 fn command(text: &str) -> Result<command::Subject, String> {

@@ -2,12 +2,13 @@
 //! socket. It takes the observation of a run, and returns the rate to measure next.
 //!
 //! The rate is doubled until one misses, then the gap is bisected, geometrically, down to the
-//! tolerance. Two of three runs reject a rate, so that a single bad run does not. The result is
-//! measured again in a longer run; if it misses, the search steps down, in growing steps, until a
-//! rate holds.
+//! tolerance. Two of three runs reject a rate, so that a single bad run does not. An unusable run
+//! is repeated. The result is measured again in a longer run; if it misses, the search steps down,
+//! in growing steps, until a rate holds.
 
 use lockstep_results::Bound;
 
+use super::ATTEMPTS;
 use super::levels::tidy;
 
 /// Factor from a rate that held to the next, while no rate has missed.
@@ -103,8 +104,10 @@ impl Search {
                 }
             }
             Next::Confirm(rate) => {
+                self.seen.push(observation);
                 self.next = match observation {
                     Observation::Held => Next::Done(self.found(Some(rate))),
+                    Observation::Unusable if self.seen.len() < ATTEMPTS => self.next,
                     why => self.step_down(rate, why),
                 }
             }
@@ -126,6 +129,7 @@ impl Search {
 
     fn step_down(&mut self, rate: f64, why: Observation) -> Next {
         self.rejected = Some((rate, why));
+        self.seen.clear();
         self.failed += 1;
         let lower = tidy(rate * STEP_DOWN.powi(self.failed));
         match () {
@@ -157,12 +161,11 @@ impl Search {
 fn decide(seen: &[Observation]) -> Option<Observation> {
     use Observation::{Held, Missed, Unusable};
     let count = |wanted| seen.iter().filter(|&&observation| observation == wanted).count();
-    match seen {
-        [Held] => Some(Held),
-        _ if count(Held) >= 2 => Some(Held),
-        _ if count(Missed) >= 2 => Some(Missed),
-        // One of each, or no evidence: the rate cannot be measured.
-        _ if count(Unusable) >= 2 || seen.len() >= 3 => Some(Unusable),
+    match (count(Held), count(Missed)) {
+        (1, 0) | (2.., _) => Some(Held),
+        (_, 2..) => Some(Missed),
+        // One of each, or hardly any evidence: the rate cannot be measured.
+        _ if seen.len() >= ATTEMPTS => Some(Unusable),
         _ => None,
     }
 }
@@ -326,6 +329,32 @@ mod tests {
             search.observe(observation);
             assert!(run < 40, "no end");
         }
+    }
+
+    #[test]
+    fn unusable_runs_are_repeated_up_to_three_in_all() {
+        for (seen, decided) in [
+            (&[Unusable][..], None),
+            (&[Unusable, Unusable], None),
+            (&[Unusable, Unusable, Unusable], Some(Unusable)),
+            (&[Unusable, Held], Some(Held)),
+            (&[Unusable, Unusable, Held], Some(Held)),
+            (&[Unusable, Missed], None),
+            (&[Unusable, Missed, Missed], Some(Missed)),
+            (&[Unusable, Missed, Unusable], Some(Unusable)),
+            (&[Missed, Held], None),
+            (&[Missed, Held, Held], Some(Held)),
+        ] {
+            assert_eq!(decide(seen), decided, "{seen:?}");
+        }
+        // The longer run is repeated, too.
+        let mut search = Search::new(1000.0, 1000.0);
+        search.observe(Held);
+        for last in [Unusable, Unusable, Held] {
+            assert_eq!(search.next(), Next::Confirm(1000.0));
+            search.observe(last);
+        }
+        assert_eq!(search.so_far().rate, Some(1000.0));
     }
 
     #[test]

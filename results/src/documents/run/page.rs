@@ -7,7 +7,7 @@ use crate::html::Page;
 use crate::html::escape;
 use crate::html::spectrum::{Named, spectrum};
 use crate::html::table::Table;
-use crate::{Document, Latency, Record, format};
+use crate::{Document, Latency, Record, Threshold, format};
 
 /// Most runs in a chart: there are as many colours.
 const TOGETHER: usize = 8;
@@ -77,15 +77,18 @@ fn card(page: &mut Page, file: &str, label: &str, run: &Record) {
         page.paragraph("loud", "INVALID: these numbers may not be quoted as the server's.");
         page.list("loud", &run.invalid_reasons);
     }
-    let thresholds = |held: bool| -> Vec<String> {
-        let found = run.thresholds.iter().filter(|threshold| threshold.held == held);
-        found.map(|threshold| threshold.expression.clone()).collect()
+    let thresholds = |wanted: fn(&Threshold) -> bool| {
+        let found = run.thresholds.iter().filter(|threshold| wanted(threshold));
+        found.map(|threshold| threshold.expression.as_str()).collect::<Vec<_>>().join(", ")
     };
-    if !thresholds(false).is_empty() {
-        page.paragraph("loud", &format!("Threshold missed: {}", thresholds(false).join(", ")));
-    }
-    if !thresholds(true).is_empty() {
-        page.paragraph("sub", &format!("threshold held: {}", thresholds(true).join(", ")));
+    for (class, name, found) in [
+        ("loud", "Threshold missed", thresholds(Threshold::missed)),
+        ("loud", "Threshold undecided", thresholds(|it| it.undecided.is_some())),
+        ("sub", "threshold held", thresholds(|it| it.held)),
+    ] {
+        if !found.is_empty() {
+            page.paragraph(class, &format!("{name}: {found}"));
+        }
     }
     page.list("warning", &run.warnings);
     page.push("<dl class=\"tiles\">");

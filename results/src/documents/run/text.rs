@@ -1,22 +1,27 @@
 //! Text of one run.
 
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
 
 use super::bars::bars;
 use crate::text::{COLUMNS, grouped, line, plural, polling, printable, wrap};
-use crate::{Cost, Latency, Quota, Record, format};
+use crate::{Cost, Latency, Quota, Record, Statistic, format};
+
+/// Most columns of a table of statistics that were asked for.
+const ASKED_MAX: usize = 8;
 
 pub(super) fn text(record: &Record) -> String {
     let mut text = header(record);
     text += &throughput(record);
-    text += &latencies(&[
+    let rows = [
         ("connect", &record.latency.connect),
         ("first exchange", &record.latency.first_exchange),
         ("exchange", &record.latency.exchange),
         ("response", &record.latency.response),
         ("service", &record.latency.service),
         ("lateness", &record.latency.lateness),
-    ]);
+    ];
+    text += &latencies(&rows);
+    text += &asked(&rows);
     text += &explanation(record);
     text += &histogram(record);
     text += &errors(record);
@@ -103,43 +108,60 @@ fn throughput(record: &Record) -> String {
     text
 }
 
-/// A table of distributions, those that are there. A percentile with no sample beyond it is `-`: it
-/// would be the maximum under another name.
+/// A table of distributions, those that are there.
 pub(crate) fn latencies(rows: &[(&str, &Option<Latency>)]) -> String {
-    let mut text = format!(
-        "\n{:<14} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>9}\n",
-        "latency", "min", "p50", "p90", "p99", "p99.9", "p99.99", "max", "count"
-    );
-    for (name, latency) in rows {
-        let Some(latency) = latency else { continue };
-        let _ = write!(text, "{name:<14}");
-        for (quantile, ns) in [
-            (0.0, latency.min_ns),
-            (0.5, latency.p50_ns),
-            (0.9, latency.p90_ns),
-            (0.99, latency.p99_ns),
-            (0.999, latency.p999_ns),
-            (0.9999, latency.p9999_ns),
-            (1.0, latency.max_ns),
-        ] {
-            let beyond = (latency.count as f64 * (1.0 - quantile)).round();
-            let hidden = beyond < 1.0 && quantile < 1.0;
-            let cell = if hidden { "-".to_owned() } else { latency.shown(quantile, ns) };
-            let _ = write!(text, " {cell:>7}");
-        }
+    let statistics = ["min", "p50", "p90", "p99", "p99.9", "p99.99", "max"];
+    let statistics = statistics.map(|name| name.parse().expect("a statistic"));
+    let mut lines = grid(rows, &statistics);
+    lines[0] += &format!(" {:>9}", "count");
+    let distributions = rows.iter().filter_map(|(_, latency)| latency.as_ref());
+    for (line, latency) in lines[1..].iter_mut().zip(distributions) {
         let count = match latency.count {
             ..10_000_000 => grouped(latency.count),
             count => format::count(count as f64),
         };
-        let _ = writeln!(text, " {count:>9}");
+        *line += &format!(" {count:>9}");
     }
-    if text.contains(" - ") {
-        text += "-: too few values for this percentile\n";
-    }
-    if text.contains('>') {
-        text += ">: at least; requests without a reply may have taken longer\n";
-    }
-    text
+    block(&lines)
+}
+
+/// Tables of the statistics that were asked for.
+fn asked(rows: &[(&str, &Option<Latency>)]) -> String {
+    let keys =
+        rows.iter().filter_map(|(_, latency)| latency.as_ref()).flat_map(|it| it.asked.keys());
+    let statistics: BTreeSet<Statistic> = keys.filter_map(|key| Statistic::of_key(key)).collect();
+    let statistics: Vec<Statistic> = statistics.into_iter().collect();
+    statistics.chunks(ASKED_MAX).map(|columns| block(&grid(rows, columns))).collect()
+}
+
+/// A line of names and one for each distribution that is there. A percentile with no sample beyond
+/// it is `-`: it would be the maximum under another name.
+fn grid(rows: &[(&str, &Option<Latency>)], statistics: &[Statistic]) -> Vec<String> {
+    let head = statistics.iter().fold(format!("{:<14}", "latency"), |line, statistic| {
+        line + &format!(" {:>7}", statistic.to_string())
+    });
+    let row = |&(name, latency): &(&str, &Option<Latency>)| {
+        let latency = latency.as_ref()?;
+        let line = format!("{name:<14}");
+        Some(statistics.iter().fold(line, |line, &statistic| {
+            let value = latency.value(statistic).filter(|_| latency.is_beyond(statistic));
+            let shown = |ns| latency.shown(statistic.share(), ns);
+            let cell = value.map_or_else(|| "-".to_owned(), shown);
+            line + &format!(" {cell:>7}")
+        }))
+    };
+    std::iter::once(head).chain(rows.iter().filter_map(row)).collect()
+}
+
+/// A table's lines, and the meaning of `-`.
+fn block(lines: &[String]) -> String {
+    let text = format!("\n{}\n", lines.join("\n"));
+    let absent = text.contains(" - ") || text.contains(" -\n");
+    let marks = [
+        (absent, "-: too few values for this percentile\n"),
+        (text.contains('>'), ">: at least; requests without a reply may have taken longer\n"),
+    ];
+    text + &marks.into_iter().filter(|(shown, _)| *shown).map(|(_, mark)| mark).collect::<String>()
 }
 
 /// Meaning of the three distributions of an open loop.
@@ -256,7 +278,11 @@ fn verdict(record: &Record) -> String {
     }
     text += &record.against_floor().map_or_else(String::new, |floor| named("floor", &floor));
     for threshold in &record.thresholds {
-        let verdict = if threshold.held { "held  " } else { "MISSED" };
+        let verdict = match threshold.held {
+            true => "held  ",
+            false if threshold.missed() => "MISSED",
+            false => "UNDECIDED",
+        };
         let value = threshold.shown().unwrap_or_else(|| "not measured".to_owned());
         text += &named("threshold", &format!("{verdict}   {}   {value}", threshold.expression));
     }

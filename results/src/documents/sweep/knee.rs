@@ -64,6 +64,11 @@ impl Sweep {
         runs.into_iter().map(|runs| Level::of(&runs)).collect()
     }
 
+    /// True if every server and level that was measured has a run that counts.
+    pub fn is_complete(&self) -> bool {
+        self.levels().len() == self.by_level(|_| true).len()
+    }
+
     /// Names of the servers in the order asked for; one `None` in a sweep of one.
     pub(crate) fn servers(&self) -> Vec<Option<&str>> {
         let mut servers = Vec::new();

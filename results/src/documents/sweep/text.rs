@@ -278,6 +278,10 @@ impl Sweep {
                     "no rate was found that holds {objectives}: at {lowest} already, the generator \
                      was the limit or was disturbed, not the server"
                 ),
+                Bound::Undecided => format!(
+                    "no rate was found that holds {objectives}: at {lowest} already, the samples \
+                     are too few to tell"
+                ),
                 Bound::Objectives | Bound::Highest => {
                     format!("no rate holds {objectives}: {lowest} does not")
                 }
@@ -291,6 +295,7 @@ impl Sweep {
                  was disturbed"
                     .to_owned()
             }
+            (Bound::Undecided, _) => "above it, the samples are too few to tell".to_owned(),
             (Bound::Highest, _) => "it is the highest that was allowed".to_owned(),
             (Bound::Objectives, None) | (Bound::Unfinished, _) => {
                 "the search did not come to its end".to_owned()

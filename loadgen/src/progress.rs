@@ -36,7 +36,8 @@ impl Progress {
     /// important first. Nothing is shown without a label, without a terminal that can erase a line,
     /// or where `CI` is set.
     pub fn start(label: Option<&str>) -> Self {
-        let erases = || std::env::var_os("TERM").is_some_and(|term| term != "dumb" && term != "");
+        let erases =
+            || std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
         let shown = io::stderr().is_terminal() && erases() && std::env::var_os("CI").is_none();
         let printer = || Printer::start(io::stderr()).ok();
         let line = label.filter(|_| shown).and_then(|label| Some((label.to_owned(), printer()?)));

@@ -239,8 +239,8 @@ fn options(args: &ServeArgs) -> Options {
     }
 }
 
-/// Returns the backend of that name or, for `auto`, the first that this machine supports, and how it
-/// was chosen.
+/// Returns the backend of that name or, for `auto`, the first that this machine supports, and how
+/// it was chosen.
 fn choose(name: &str, options: &Options) -> (&'static dyn Backend, Option<String>) {
     if let Some(backend) = by_name(name) {
         return (backend, None);

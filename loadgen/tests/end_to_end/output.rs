@@ -111,9 +111,13 @@ fn full_stdout_device_is_an_error() {
     let server = Server::start(echo);
     let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let args = ["--target", &server.target(), "--conns", "1", "-n", "10", "--warmup", "0"];
-    let output = loadgen(&args).stdout(Stdio::from(full)).output().unwrap();
-    let finished = Finished::of(output);
-    finished.assert_complains(1, "ENOSPC");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut command = loadgen(&args);
+    command.env("TMPDIR", elsewhere.path()).stdout(Stdio::from(full));
+    let finished = Finished::of(command.output().unwrap());
+    let kept = fs::read_dir(elsewhere.path()).unwrap().next().unwrap().unwrap().path();
+    let hint = format!("the result is in {}", kept.display());
+    finished.assert_complains_with(1, "ENOSPC", Some(&hint));
 }
 
 #[test]

@@ -11,6 +11,9 @@ use serde_with::skip_serializing_none;
 
 use crate::{Document, Environment, Header, Record, format};
 
+/// Ratio of two floors from which on the machine has changed its speed.
+const CHANGED: f64 = 1.05;
+
 /// Measurements, each the median of several interleaved rounds with the lowest and the highest.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -132,25 +135,40 @@ impl Spread {
     }
 }
 
+impl Spread {
+    /// Ratio of this median to another one, if the values of the rounds do not overlap and differ
+    /// clearly: then the machine changed its speed in between.
+    pub(crate) fn changed_from(&self, before: &Spread) -> Option<f64> {
+        let apart = self.low > before.high || self.high < before.low;
+        let ratio = self.median / before.median;
+        (apart && !(1.0 / CHANGED..CHANGED).contains(&ratio)).then_some(ratio)
+    }
+}
+
 impl Floor {
     /// Exchange in one thread, with the measured number of connections that is nearest to a run's.
     pub fn one_thread_ns(&self, conns: u32) -> Option<f64> {
+        self.one_thread_spread(conns).map(|ns| ns.median)
+    }
+
+    /// Values of all rounds behind [`one_thread_ns`](Self::one_thread_ns).
+    pub(crate) fn one_thread_spread(&self, conns: u32) -> Option<Spread> {
         nearest(&self.one_thread, conns)
     }
 
     /// Most exchanges a second between two threads on two CPUs, likewise.
     pub fn two_threads_per_s(&self, conns: u32) -> Option<f64> {
-        nearest(&self.two_threads, conns).map(|ns| 1e9 / ns)
+        nearest(&self.two_threads, conns).map(|ns| 1e9 / ns.median)
     }
 }
 
 /// The measurement with the number of connections that is nearest as a ratio.
-fn nearest(measured: &[Exchange], conns: u32) -> Option<f64> {
+fn nearest(measured: &[Exchange], conns: u32) -> Option<Spread> {
     let distance = |exchange: &&Exchange| {
         (f64::from(exchange.conns.max(1)) / f64::from(conns.max(1))).ln().abs()
     };
     let nearest = measured.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))?;
-    (nearest.ns.median > 0.0).then_some(nearest.ns.median)
+    (nearest.ns.median > 0.0).then_some(nearest.ns)
 }
 
 impl Record {
@@ -180,6 +198,10 @@ impl Record {
                 format::count(most),
                 self.throughput_per_s / most * 100.0
             );
+            if self.throughput_per_s > most {
+                text += ": it saves calls by handling several exchanges at a time, or the machine \
+                         was faster during the run";
+            }
         }
         Some(text)
     }
@@ -206,10 +228,25 @@ mod tests {
         for (conns, ns) in
             [(1, 10.0), (7, 10.0), (9, 20.0), (64, 20.0), (252, 20.0), (254, 30.0), (9000, 30.0)]
         {
-            assert_eq!(nearest(&measured, conns), Some(ns), "{conns}");
+            let found = nearest(&measured, conns).map(|found| found.median);
+            assert_eq!(found, Some(ns), "{conns}");
         }
         assert_eq!(nearest(&[], 1), None);
         assert_eq!(nearest(&[exchange(1, 0.0)], 1), None, "nothing is divided by zero");
+    }
+
+    #[test]
+    fn changed_speed_is_more_than_the_spread_of_the_rounds() {
+        let spread = |low, median, high| Spread { median, low, high };
+        let before = spread(95.0, 100.0, 106.0);
+        for (after, ratio) in [
+            (spread(104.0, 120.0, 125.0), None), // they overlap
+            (spread(107.0, 120.0, 125.0), Some(1.2)),
+            (spread(80.0, 80.0, 81.0), Some(0.8)),
+            (spread(90.0, 96.0, 94.0), None), // next to nothing
+        ] {
+            assert_eq!(after.changed_from(&before), ratio, "{after:?}");
+        }
     }
 
     fn floor() -> Floor {

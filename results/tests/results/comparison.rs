@@ -330,6 +330,12 @@ fn floor_ratio_uses_the_floor_of_the_same_round() {
     let line = "\nfloor of this machine, without a server: 15.0us of CPU for both sides of an \
                 exchange; two spinning threads reach 200.0k/s\n";
     assert!(table.contains(line), "{table}");
+    let line = "the machine changed its speed: its floor took 10.0us in round 1 and 20.0us in round \
+                2 (2.00x). Ratios";
+    assert!(table.contains(line), "{table}");
+    let mut steady = comparison.clone();
+    steady.cells[0].floors.truncate(1);
+    assert!(!steady.text().contains("changed its speed"));
 }
 
 #[test]

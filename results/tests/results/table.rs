@@ -167,6 +167,24 @@ old: errors: 2 receive ECONNRESET, 1 timeout
 }
 
 #[test]
+fn changed_speed_of_the_machine_is_reported() {
+    let mut slower = sample();
+    slower.client.cpu_us_per_exchange *= 1.3;
+    slower.server.as_mut().unwrap().cpu_us_per_exchange *= 1.32;
+    let words =
+        "the machine changed its speed: both sides of b used 1.31x the CPU per exchange of a";
+    let text = table(&[("a", &sample()), ("b", &slower)]);
+    assert!(text.replace("\n    ", " ").contains(words), "{text}");
+    slower.client.cpu_us_per_exchange = sample().client.cpu_us_per_exchange;
+    let text = table(&[("a", &sample()), ("b", &slower)]);
+    assert!(!text.contains("changed its speed"), "the server alone is slower: {text}");
+    slower.client.cpu_us_per_exchange *= 1.3;
+    slower.size += 1;
+    let text = table(&[("a", &sample()), ("b", &slower)]);
+    assert!(!text.contains("changed its speed"), "the requests are larger: {text}");
+}
+
+#[test]
 fn invalid_record_is_marked_and_explained() {
     let mut invalid = faster();
     invalid.valid = false;

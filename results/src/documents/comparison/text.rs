@@ -1,7 +1,7 @@
 //! Text of a comparison; its tables are also Markdown.
 
 use super::sentences::{decimals, interval};
-use super::{Asked, Cell, Comparison, Measured, Metric, exclusion};
+use super::{Asked, Cell, Comparison, Measured, Metric, RoundFloor, exclusion};
 use crate::format;
 use crate::statistics::{Ratio, Stopped, Verdict};
 use crate::text::{COLUMNS, line, load, plural, printable, shorten, table};
@@ -267,6 +267,20 @@ fn notes(comparison: &Comparison) -> Vec<String> {
         notes.push(format!("of {runs} runs some have warnings: {}", kinds.join(", ")));
     }
     notes.extend(subjects().filter_map(uneven_shards));
+    for cell in &comparison.cells {
+        notes.extend(cell.changed_speed().map(|(fastest, slowest, ratio)| {
+            let time = |floor: &RoundFloor| format::duration(floor.one_thread_ns as u64);
+            format!(
+                "{}: the machine changed its speed: its floor took {} in round {} and {} in round \
+                 {} ({ratio:.2}x). Ratios compare values of the same round; medians mix the speeds",
+                load(cell.conns, cell.size),
+                time(fastest),
+                fastest.round,
+                time(slowest),
+                slowest.round
+            )
+        }));
+    }
     if comparison.interrupted {
         notes.push("interrupted: there should be more rounds".into());
     }

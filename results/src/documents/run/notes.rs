@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::environment::circumstances::{self, Circumstance, value};
-use crate::{Environment, Record, format, text};
+use crate::{Environment, Record, Spread, format, text};
+
+/// Factor of the CPU per exchange by which runs of one command rarely differ on a steady machine.
+const MOVED: f64 = 1.1;
 
 /// One line for each circumstance that is not the same in all runs.
 pub(super) fn differences(records: &[(&str, &Record)]) -> Vec<String> {
@@ -38,6 +41,52 @@ fn difference(name: &str, values: &[(&str, &str)]) -> String {
         groups.iter().map(|(value, labels)| format!("{value} ({})", labels.join(", "))).collect();
     let line = format!("  {name}: {}", groups.join(" | "));
     text::line(&line)
+}
+
+/// One line for each run during which the machine had another speed than during the first.
+pub(super) fn changed_speed(records: &[(&str, &Record)]) -> Vec<String> {
+    let Some(((label, first), others)) = records.split_first() else { return Vec::new() };
+    let line = |(other, record): &(&str, &Record)| {
+        let found = match (one_thread(first), one_thread(record)) {
+            (Some(before), Some(now)) => {
+                let [from, to] = [before, now].map(|floor| format::duration(floor.median as u64));
+                let ratio = now.changed_from(&before)?;
+                format!(
+                    "its floor took {from} before {label} and {to} before {other} ({ratio:.2}x)"
+                )
+            }
+            _ => {
+                let ratio = both_sides(first, record)?;
+                format!("both sides of {other} used {ratio:.2}x the CPU per exchange of {label}")
+            }
+        };
+        (first.environment.host == record.environment.host)
+            .then(|| text::line(&format!("the machine changed its speed: {found}")))
+    };
+    others.iter().filter_map(line).collect()
+}
+
+/// Floor of an exchange in one thread, under the load of a run.
+fn one_thread(record: &Record) -> Option<Spread> {
+    record.floor.as_ref()?.one_thread_spread(record.conns)
+}
+
+/// Factor by which the CPU per exchange of both sides differs, if it is the same for both: then it
+/// is the machine's. `None` for different loads or servers.
+fn both_sides(first: &Record, record: &Record) -> Option<f64> {
+    let command = |record: &Record| {
+        let (rate, subject) =
+            (record.rate.as_ref().map(|rate| rate.planned_per_s), &record.subject);
+        let server = (subject.name.clone(), subject.shards, subject.spin_ns);
+        (server, record.conns, record.size, rate, record.threads, record.placement.clone())
+    };
+    let client = record.client.cpu_us_per_exchange / first.client.cpu_us_per_exchange;
+    let server =
+        record.server.as_ref()?.cpu_us_per_exchange / first.server.as_ref()?.cpu_us_per_exchange;
+    let is_change = |ratio: f64| ratio.is_finite() && ratio.ln().abs() >= MOVED.ln();
+    let alike = (client / server).ln().abs() < MOVED.ln();
+    (command(first) == command(record) && is_change(client) && is_change(server) && alike)
+        .then(|| (client * server).sqrt())
 }
 
 /// Circumstances of a run.

@@ -28,6 +28,7 @@ pub fn table(records: &[(&str, &Record)]) -> String {
         }
     }
     lines.extend(notes::differences(&labelled));
+    lines.extend(notes::changed_speed(&labelled));
     lines.extend(labelled.iter().flat_map(|(label, record)| notes::doubts(label, record)));
     lines.join("\n") + "\n"
 }

@@ -3,6 +3,7 @@
 pub mod children;
 pub mod limits;
 pub mod memory;
+pub mod neighbours;
 pub mod placement;
 pub mod ports;
 pub mod processes;

@@ -79,14 +79,16 @@ impl SockDiag {
     pub fn listeners(&mut self, addr: SocketAddr) -> io::Result<Vec<AcceptQueue>> {
         let mut queues = Vec::new();
         // A listener at [::] may accept IPv4 connections, too.
-        let families: &[u8] = match addr {
-            SocketAddr::V4(_) => &[libc::AF_INET as u8, libc::AF_INET6 as u8],
-            SocketAddr::V6(_) => &[libc::AF_INET6 as u8],
+        let ip = addr.ip().to_canonical();
+        let families: &[u8] = match ip {
+            IpAddr::V4(_) => &[libc::AF_INET as u8, libc::AF_INET6 as u8],
+            IpAddr::V6(_) => &[libc::AF_INET6 as u8],
         };
         for &family in families {
             let ends = Ends::Port(addr.port());
             for socket in self.request(&Request { family, states: 1 << LISTEN, ends })? {
-                if socket.local.ip() == addr.ip() || socket.local.ip().is_unspecified() {
+                let own = socket.local.ip().to_canonical();
+                if own == ip || own.is_unspecified() {
                     queues.push(AcceptQueue { waiting: socket.rqueue, limit: socket.wqueue });
                 }
             }
@@ -178,7 +180,12 @@ impl Request {
                 }
             }
         }
-        bytes.extend([0; 4]); // any interface
+        // An address of one link is that of one interface; otherwise any.
+        let interface = match self.ends {
+            Ends::Both(SocketAddr::V6(own), _) => own.scope_id(),
+            _ => 0,
+        };
+        bytes.extend(interface.to_ne_bytes());
         bytes.extend([0xff; 8]); // INET_DIAG_NOCOOKIE: any socket of these addresses
         bytes
     }
@@ -285,6 +292,7 @@ mod tests {
         let any = TcpListener::bind("0.0.0.0:0").unwrap();
         let port = any.local_addr().unwrap().port();
         assert_eq!(listeners(at("127.0.0.1", port)), 1);
+        assert_eq!(listeners(at("::ffff:127.0.0.1", port)), 1);
         drop(any);
         let one = TcpListener::bind("127.0.0.2:0").unwrap();
         let port = one.local_addr().unwrap().port();

@@ -157,7 +157,6 @@ enum Window {
     Inside {
         clock_ns: u64,
         usage: Option<Usage>,
-        waited_ns: Option<u64>,
     },
     Over,
 }
@@ -311,8 +310,7 @@ impl<'a> Counters<'a> {
         self.enter_interval(now);
         match self.window {
             Window::Ahead if now >= self.control.start_ns() => {
-                let (waited_ns, usage) = (usage::thread_waited_ns(), usage::thread_usage());
-                self.window = Window::Inside { clock_ns: now, usage, waited_ns };
+                self.window = Window::Inside { clock_ns: now, usage: usage::thread_usage() };
             }
             Window::Inside { .. } if now >= self.control.end_ns() => self.end_window(),
             _ => {}
@@ -344,17 +342,16 @@ impl<'a> Counters<'a> {
     }
 
     fn end_window(&mut self) {
-        if let Window::Inside { clock_ns, usage, waited_ns } = self.window {
+        if let Window::Inside { clock_ns, usage } = self.window {
             let window_ns = self.control.clock.now().saturating_sub(clock_ns).max(1) as f64;
             let usage = usage::thread_usage().zip(usage).map(|(now, before)| now.since(before));
             let used_ns = usage.map_or(0, |usage| usage.cpu_ns);
+            let waited_ns = usage.and_then(|usage| usage.waited_ns).unwrap_or(0);
             self.totals.usage = usage;
-            let waited_ns = waited_ns.zip(usage::thread_waited_ns());
             self.totals.threads.push(ThreadTimes {
                 thread: self.thread,
                 busy: used_ns.saturating_sub(self.totals.spun_ns) as f64 / window_ns,
-                waiting: waited_ns
-                    .map_or(0.0, |(before, now)| now.saturating_sub(before) as f64 / window_ns),
+                waiting: waited_ns as f64 / window_ns,
             });
         }
         self.window = Window::Over;

@@ -15,25 +15,34 @@ pub enum Processes {
     /// All descendants of this process, without itself. It must be a subreaper
     /// (PR_SET_CHILD_SUBREAPER(2const)), or processes whose parents have ended are missed.
     Under(Pid),
-    /// All processes that hold a socket with this address, a listener or a connection: a server
-    /// may have a worker for each CPU, or a process for each connection.
-    At(SocketAddr),
+    /// The processes at an address: a server may have a worker for each CPU, or a process for each
+    /// connection.
+    At {
+        /// Address that clients connect to.
+        addr: SocketAddr,
+        /// True if connections last. Then only their holders serve, and processes that merely hold
+        /// the listener are left out, such as a supervisor, or a shell that inherited it.
+        lasting: bool,
+    },
 }
 
 impl Processes {
-    /// Lists the present processes; empty if some of them are not readable.
-    pub fn list(self) -> Vec<Pid> {
+    /// Lists the present processes; empty if some of them are not readable. Those that are `known`
+    /// to serve are not left out when they hold no connection any more.
+    pub fn list(self, known: &[Pid]) -> Vec<Pid> {
         match self {
             Self::One(pid) => vec![pid],
             Self::Under(root) => descendants(root),
-            Self::At(addr) => holders(addr).unwrap_or_default(),
+            Self::At { addr, lasting } => holders(addr, lasting, known).unwrap_or_default(),
         }
     }
 }
 
 /// Returns a process that listens at `addr` on this machine, if one is found.
 pub fn listener(addr: SocketAddr) -> Option<Pid> {
-    holders_of_all(&listening(&sockets(addr)))?.first().copied()
+    let listeners = listening(&sockets(addr));
+    let found = search(&listeners);
+    found.first().filter(|_| all_are_held(&listeners, &found)).map(|(pid, _)| *pid)
 }
 
 /// Returns the number of listeners that share connections to `addr` (socket(7), SO_REUSEPORT).
@@ -62,8 +71,8 @@ pub fn listener_of(root: Pid, addr: SocketAddr) -> Option<Listener> {
     if listeners.is_empty() {
         return None;
     }
-    let holders = search(&listeners).0;
-    let own = descendants(root).iter().any(|pid| holders.contains(pid));
+    let holders = search(&listeners);
+    let own = descendants(root).iter().any(|pid| holders.iter().any(|(holder, _)| holder == pid));
     Some(if own { Listener::Own } else { Listener::Other })
 }
 
@@ -83,13 +92,25 @@ pub fn descendants(root: Pid) -> Vec<Pid> {
     found.split_off(1)
 }
 
-/// Returns all processes that hold a socket with `addr`; `None` if the holder of a listener is
-/// missing.
-fn holders(addr: SocketAddr) -> Option<Vec<Pid>> {
+/// A process, and the sockets that it holds.
+type Holder = (Pid, Vec<u64>);
+
+/// Returns the processes that hold a socket with `addr`, or a `lasting` connection if there is one;
+/// `None` if the holder of a listener is missing.
+fn holders(addr: SocketAddr, lasting: bool, known: &[Pid]) -> Option<Vec<Pid>> {
     let sockets = sockets(addr);
+    let listeners = listening(&sockets);
+    let found = search(&sockets.iter().map(|socket| socket.inode).collect());
     // Connections come and go, listeners stay: only these show whether all holders are readable.
-    holders_of_all(&listening(&sockets))?;
-    Some(search(&sockets.iter().map(|socket| socket.inode).collect()).0)
+    if listeners.is_empty() || !all_are_held(&listeners, &found) {
+        return None;
+    }
+    let serves = |held: &[u64]| !lasting || held.iter().any(|inode| !listeners.contains(inode));
+    let pids = |found: &[Holder]| -> Vec<Pid> { found.iter().map(|(pid, _)| *pid).collect() };
+    let (serving, idle): (Vec<Holder>, Vec<Holder>) =
+        found.into_iter().partition(|(pid, held)| serves(held) || known.contains(pid));
+    let nothing_shows = serving.is_empty() && known.is_empty();
+    Some(pids(if nothing_shows { &idle } else { &serving }))
 }
 
 fn listening(sockets: &[TcpNetEntry]) -> HashSet<u64> {
@@ -97,20 +118,18 @@ fn listening(sockets: &[TcpNetEntry]) -> HashSet<u64> {
     listeners.map(|socket| socket.inode).collect()
 }
 
-/// Returns the processes that hold any of these sockets; `None` unless every socket has a holder.
-fn holders_of_all(inodes: &HashSet<u64>) -> Option<Vec<Pid>> {
-    let (holders, found) = search(inodes);
-    (!holders.is_empty() && found.len() == inodes.len()).then_some(holders)
+/// True if each of these sockets is held by one of the processes.
+fn all_are_held(inodes: &HashSet<u64>, holders: &[Holder]) -> bool {
+    inodes.iter().all(|inode| holders.iter().any(|(_, held)| held.contains(inode)))
 }
 
 /// Returns the processes that hold any of these sockets, as far as their descriptors are readable,
-/// and the sockets that they hold.
-fn search(inodes: &HashSet<u64>) -> (Vec<Pid>, HashSet<u64>) {
-    let (mut holders, mut found) = (Vec::new(), HashSet::new());
+/// each with the sockets that it holds.
+fn search(inodes: &HashSet<u64>) -> Vec<Holder> {
     if inodes.is_empty() {
-        return (holders, found);
+        return Vec::new();
     }
-    for process in every_process() {
+    let holder = |process: Process| {
         let descriptors = process.fd().into_iter().flatten().flatten();
         let held: Vec<u64> = descriptors
             .filter_map(|descriptor| match descriptor.target {
@@ -118,12 +137,9 @@ fn search(inodes: &HashSet<u64>) -> (Vec<Pid>, HashSet<u64>) {
                 _ => None,
             })
             .collect();
-        if !held.is_empty() {
-            holders.extend(Pid::from_raw(process.pid));
-            found.extend(held);
-        }
-    }
-    (holders, found)
+        (!held.is_empty()).then_some((Pid::from_raw(process.pid)?, held))
+    };
+    every_process().filter_map(holder).collect()
 }
 
 fn every_process() -> impl Iterator<Item = Process> {
@@ -180,12 +196,41 @@ mod tests {
         expected.sort_unstable_by_key(|pid| pid.as_raw_nonzero());
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let found = Processes::At(addr).list();
+            let found = Processes::At { addr, lasting: false }.list(&[]);
             if found == expected {
                 return;
             }
             assert!(Instant::now() < deadline, "{addr}: {found:?}, not {expected:?}");
         }
+    }
+
+    #[test]
+    fn process_that_only_holds_the_listener_does_not_serve() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        // A shell that has inherited the listener.
+        let stdin = std::os::fd::OwnedFd::from(listener.try_clone().unwrap());
+        let mut child = Command::new("sleep").arg("60").stdin(stdin).spawn().unwrap();
+        let (own, other) = (rustix::process::getpid(), Pid::from_child(&child));
+        assert_found(addr, vec![own, other]);
+        let client = TcpStream::connect(addr).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        let serving = |known: &[Pid]| Processes::At { addr, lasting: true }.list(known);
+        // A child of another test holds copies of all descriptors until it calls execve(2).
+        let found = |known: &[Pid]| {
+            let found = serving(known);
+            (found.contains(&own), found.contains(&other))
+        };
+        assert_eq!(found(&[]), (true, false));
+        assert_eq!(found(&[other]), (true, true));
+        drop((client, accepted));
+        // Without a connection, nothing shows which process serves.
+        while found(&[]) != (true, true) {
+            std::thread::yield_now();
+        }
+        assert_eq!(found(&[own]), (true, false));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub struct Usage {
     /// Voluntary and involuntary context switches of the threads that exist; `None` if these are
     /// more than [`THREADS_READ`].
     pub context_switches: Option<u64>,
+    /// Time for which the threads that exist were ready to run without a CPU, nanoseconds; `None`
+    /// if these are more than [`THREADS_READ`], or if the kernel does not account it
+    /// (sched-stats.rst).
+    pub waited_ns: Option<u64>,
 }
 
 impl Usage {
@@ -42,6 +46,7 @@ impl Usage {
                 before.context_switches,
                 u64::saturating_sub,
             ),
+            waited_ns: both(self.waited_ns, before.waited_ns, u64::saturating_sub),
         }
     }
 
@@ -53,6 +58,7 @@ impl Usage {
             system_ticks: self.system_ticks + other.system_ticks,
             children_ticks: self.children_ticks + other.children_ticks,
             context_switches: both(self.context_switches, other.context_switches, |a, b| a + b),
+            waited_ns: both(self.waited_ns, other.waited_ns, |a, b| a + b),
         }
     }
 
@@ -68,14 +74,8 @@ fn both(a: Option<u64>, b: Option<u64>, combined: fn(u64, u64) -> u64) -> Option
     a.zip(b).map(|(a, b)| combined(a, b))
 }
 
-/// Reads the usage of several processes; `None` if there is no process, or one is gone or not
-/// readable.
-pub fn usage_of(pids: &[Pid]) -> Option<Usage> {
-    let usages: Option<Vec<Usage>> = pids.iter().copied().map(usage).collect();
-    usages?.into_iter().reduce(Usage::plus)
-}
-
-fn usage(pid: Pid) -> Option<Usage> {
+/// Reads the usage of a process; `None` if it is gone or not readable.
+pub fn usage(pid: Pid) -> Option<Usage> {
     let cpu_ns = cpu_time::of_process_ns(pid)?;
     let process = process(pid)?;
     let stat = process.stat().ok()?;
@@ -86,6 +86,7 @@ fn usage(pid: Pid) -> Option<Usage> {
         system_ticks: stat.stime,
         children_ticks: (stat.cutime + stat.cstime).unsigned_abs(),
         context_switches: is_small.then(|| threads(&process).map(|thread| switches(&thread)).sum()),
+        waited_ns: if is_small { waited_ns(&process) } else { None },
     })
 }
 
@@ -99,13 +100,17 @@ pub fn thread_usage() -> Option<Usage> {
         system_ticks: stat.stime,
         children_ticks: 0,
         context_switches: Some(switches(&thread.status().ok()?)),
+        waited_ns: thread.schedstat().ok().map(|times| times.run_delay),
     })
 }
 
-/// Reads the time for which the calling thread has been ready to run without a CPU, since its
-/// start; `None` if the kernel does not account it (sched-stats.rst).
-pub fn thread_waited_ns() -> Option<u64> {
-    Some(this_thread()?.schedstat().ok()?.run_delay)
+/// Returns the name of a process; `None` if it is gone.
+pub fn name(pid: Pid) -> Option<String> {
+    let process = process(pid)?;
+    let name = process.stat().ok()?.comm;
+    // A program that was started from /proc/self/exe.
+    let file = || Some(process.exe().ok()?.file_name()?.to_string_lossy().into_owned());
+    if name == "exe" { file().or(Some(name)) } else { Some(name) }
 }
 
 /// Reads the number of threads of several processes, and the CPUs that any of them may use; of a
@@ -157,6 +162,12 @@ fn threads(process: &Process) -> impl Iterator<Item = Status> {
     process.tasks().into_iter().flatten().filter_map(|task| task.ok()?.status().ok())
 }
 
+/// Time for which the threads of a process were ready to run without a CPU.
+fn waited_ns(process: &Process) -> Option<u64> {
+    let tasks = process.tasks().ok()?.flatten();
+    tasks.filter_map(|task| Some(task.schedstat().ok()?.run_delay)).reduce(|a, b| a + b)
+}
+
 fn switches(status: &Status) -> u64 {
     status.voluntary_ctxt_switches.unwrap_or(0) + status.nonvoluntary_ctxt_switches.unwrap_or(0)
 }
@@ -176,13 +187,16 @@ mod tests {
         assert!(usage.cpu_ns > 0 && usage.context_switches.is_none_or(|switches| switches > 0));
         assert_eq!(
             usage.since(usage),
-            Usage { context_switches: usage.context_switches.map(|_| 0), ..Usage::default() }
+            Usage {
+                context_switches: usage.context_switches.map(|_| 0),
+                waited_ns: usage.waited_ns.map(|_| 0),
+                ..Usage::default()
+            }
         );
-        assert!(usage_of(&[own, own]).unwrap().user_ticks >= 2 * usage.user_ticks);
-        assert_eq!(usage_of(&[]), None);
+        assert_eq!(usage.plus(usage).user_ticks, 2 * usage.user_ticks);
+        assert!(name(own).is_some_and(|name| !name.is_empty() && name != "exe"));
         thread::yield_now();
-        assert!(thread_usage().unwrap().cpu_ns > 0);
-        assert!(thread_waited_ns().is_some());
+        assert!(thread_usage().is_some_and(|it| it.cpu_ns > 0 && it.waited_ns.is_some()));
     }
 
     #[test]

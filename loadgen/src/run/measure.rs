@@ -19,6 +19,7 @@ use crate::clients::slices::SliceHandle;
 use crate::clients::worker;
 use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure};
+use crate::machine::neighbours::{NeighbourMeter, Neighbours};
 use crate::machine::placement::{Placement, pin};
 use crate::machine::processes::Processes;
 use crate::machine::quota::{QuotaMeter, QuotaUse};
@@ -92,6 +93,8 @@ pub struct Measured {
     pub server: ServerUsage,
     /// CPU quota of the generator in the window.
     pub quota: Option<QuotaUse>,
+    /// Other programs in the window; `None` without a window.
+    pub neighbours: Option<Neighbours>,
     /// Signal that cut the run short.
     pub signal: Option<i32>,
 }
@@ -110,7 +113,7 @@ pub fn measure(
     let failed = |error: String| Failure::new(exit::FAILURE, error);
     let cannot = |what: &str, error: &io::Error| failed(format!("{what}: {}", describe(error)));
     let mut signal = None;
-    observer.ready(&run.server.map(Processes::list).unwrap_or_default(), &mut |time| {
+    observer.ready(&run.server.map(|server| server.list(&[])).unwrap_or_default(), &mut |time| {
         if let Ok(Event::Signal(number)) = events.recv_timeout(time) {
             signal = Some(number);
         }
@@ -199,6 +202,8 @@ struct Controller<'a> {
     /// CPU quota of the generator.
     quota: QuotaMeter,
     quota_use: Option<QuotaUse>,
+    neighbour_meter: NeighbourMeter,
+    neighbours: Option<Neighbours>,
     intervals: Intervals,
     threads: usize,
     /// Threads whose connections are open or have failed.
@@ -233,6 +238,8 @@ impl<'a> Controller<'a> {
             server: ServerMeter::new(run.server, run.plan.target.addr),
             quota: QuotaMeter::find(&[getpid()]),
             quota_use: None,
+            neighbour_meter: NeighbourMeter::default(),
+            neighbours: None,
             intervals: Intervals::new(run.plan.interval_ns, run.plan.open.is_some()),
             threads,
             opened: 0,
@@ -255,6 +262,7 @@ impl<'a> Controller<'a> {
         let complete = self.opened == self.threads && self.finished == 0 && self.signal.is_none();
         let opening = Duration::from_nanos(self.control.clock.now());
         self.server.find();
+        self.neighbour_meter.find();
         if complete {
             self.observer.opened(self.server.processes(), opening);
         }
@@ -274,6 +282,7 @@ impl<'a> Controller<'a> {
             }
             self.server.begin();
             self.quota.begin();
+            self.neighbour_meter.begin();
             self.wait_until(self.end_ns);
         } else {
             self.control.cut(now, now);
@@ -282,6 +291,7 @@ impl<'a> Controller<'a> {
         self.end_ns = self.end_ns.min(self.control.clock.now()).min(self.control.end_ns());
         self.server.end();
         self.quota_use = self.quota.end();
+        self.neighbours = self.neighbour_meter.end(self.server.processes());
         drop(keep_open);
         while self.finished < self.threads {
             self.wait(NEVER);
@@ -422,6 +432,7 @@ impl<'a> Controller<'a> {
             warmup_end: self.warmup_end,
             server: self.server.usage,
             quota: self.quota_use,
+            neighbours: self.neighbours,
             signal: self.signal,
             totals,
             client_cpus,

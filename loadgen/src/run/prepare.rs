@@ -1,11 +1,12 @@
 //! Preparation of a run: the server is started or found, and both sides are confined to their CPUs.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use lockstep_results::{Floor, Subject};
 
+use crate::clients::connection::Service;
 use crate::event::{Event, Ready};
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Cpus, Place, Placement, pin};
@@ -14,6 +15,7 @@ use crate::machine::usage::capacity_of;
 use crate::run::args::RunArgs;
 use crate::servers::embedded::{Ended, Server, ServerOptions};
 use crate::servers::{command, target};
+use lockstep_sys::address::is_local;
 use lockstep_sys::cpus::format_list;
 use lockstep_sys::errno::describe;
 
@@ -91,10 +93,9 @@ pub(super) fn prepare(
     let failed = |error: String| Failure::new(exit::FAILURE, error);
     if let Some(target) = &args.target {
         let addr = target::resolve(target, sender, events)?;
-        // An address that can be bound is this machine's.
-        let local = UdpSocket::bind((addr.ip(), 0)).is_ok();
-        let processes = local.then_some(Processes::At(addr));
-        let of_server = processes.map(|it| capacity_of(&it.list()).map(|(_, cpus)| cpus));
+        let lasting = args.service == Service::Echo;
+        let processes = is_local(addr).then_some(Processes::At { addr, lasting });
+        let of_server = processes.map(|it| capacity_of(&it.list(&[])).map(|(_, cpus)| cpus));
         let of_server = of_server.map(|known| known.unwrap_or_else(|| cpus.given.clone()));
         let named = args.placement.pin.as_deref();
         let placement = Placement::of_client(cpus, named, of_server.as_deref());

@@ -4,13 +4,14 @@ use std::slice;
 use std::time::Duration;
 
 use lockstep_results::{
-    Cost, Environment, Fairness, Header, Latencies, Latency, Quota, Rate, Record, Statistic,
-    Subject, Threshold,
+    Cost, Environment, Fairness, Header, Latencies, Latency, Quota, Rate, Record, ServerProcess,
+    Statistic, Subject, Threshold,
 };
 use lockstep_sys::cpus::format_list;
 
 use crate::clients::counters::Totals;
 use crate::clients::pattern::SIZE_MAX_ONE_SHOT;
+use crate::machine::neighbours::Disturbance;
 use crate::machine::placement::{Cpus, Place, Placement, SHARED};
 use crate::machine::quota::QuotaUse;
 use crate::machine::usage::Usage;
@@ -85,6 +86,15 @@ pub(super) fn record(
                 ..side.cost(exchanges)?
             })
         }),
+        server_processes: measured
+            .server
+            .processes
+            .iter()
+            .map(|(pid, name)| ServerProcess {
+                pid: pid.as_raw_nonzero().get(),
+                name: name.clone(),
+            })
+            .collect(),
         limit: verdict.limit.name().to_owned(),
         fairness: Fairness::from_counts(measured.totals.per_connection.iter().copied()),
         server_statistics: statistics.cloned(),
@@ -161,15 +171,15 @@ fn evidence(
     let totals = &measured.totals;
     let failed = totals.failures.total();
     let shared_busy = sides.shared_busy();
-    // Threads that share CPUs wait for each other, not for other programs.
-    let alone = sides.sharing_server().is_none() && run.plan.threads <= sides.client.cpus.len();
     let server_polls = job.args.server.server_spin.is_some_and(|spin| !spin.is_zero());
     Evidence {
         client_busy: sides.busiest_client_cpu(totals, &run.placement),
         client_quota: sides.quota(&sides.client),
         server_quota: sides.server.as_ref().and_then(|server| sides.quota(server)),
-        client_waiting: alone
-            .then(|| totals.threads.iter().map(|thread| thread.waiting).fold(0.0, f64::max)),
+        client_disturbed: sides.client_disturbance(measured, &run.placement),
+        server_disturbed: sides.server_disturbance(measured),
+        sides_share_cpus: sides.sharing_server().is_some(),
+        own_server: job.args.target.is_none(),
         // A server that polls is busy even without load.
         server_busy: sides.server.as_ref().filter(|_| !server_polls).and_then(Side::load),
         shared_busy,
@@ -370,6 +380,42 @@ impl<'a> Sides<'a> {
         let worked_s = self.client.used_s().map_or(0.0, |used_s| used_s - spun_s);
         let of_quota = self.client.quota.map_or(0.0, |quota| quota.used(worked_s));
         busiest.max(of_quota).min(1.0)
+    }
+
+    /// Disturbance of the generator's threads on the CPU where it was greatest, if the server has
+    /// other CPUs.
+    fn client_disturbance(
+        &self,
+        measured: &Measured,
+        placement: &Placement,
+    ) -> Option<Disturbance> {
+        let neighbours = measured.neighbours.as_ref()?;
+        if self.sharing_server().is_some() {
+            return None;
+        }
+        let window = self.client.window;
+        let on_cpu = |&cpu: &usize| {
+            let threads = measured.totals.threads.iter();
+            let waiting = threads.filter(|it| placement.of_thread(it.thread) == cpu);
+            let waited_s = waiting.map(|it| it.waiting).sum::<f64>() * window.as_secs_f64();
+            neighbours.disturbance(&[cpu], false, waited_s, window)
+        };
+        let disturbances = placement.client.iter().filter_map(on_cpu);
+        disturbances.max_by(|a, b| a.share.total_cmp(&b.share))
+    }
+
+    /// Disturbance of the server's threads; if the sides share CPUs, of the threads of both.
+    fn server_disturbance(&self, measured: &Measured) -> Option<Disturbance> {
+        let (neighbours, server) = (measured.neighbours.as_ref()?, self.server.as_ref()?);
+        let waited_s = |side: &Side<'_>| Some(side.usage?.waited_ns? as f64 / 1e9);
+        let (mut cpus, mut waited) = (server.cpus.to_vec(), waited_s(server));
+        if self.sharing_server().is_some() {
+            cpus.extend(self.client.cpus);
+            cpus.sort_unstable();
+            cpus.dedup();
+            waited = Some(waited.unwrap_or(0.0) + waited_s(&self.client).unwrap_or(0.0));
+        }
+        neighbours.disturbance(&cpus, true, waited?, self.client.window)
     }
 
     /// Warnings about the placement.

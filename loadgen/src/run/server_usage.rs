@@ -9,6 +9,10 @@ use crate::machine::processes::{Processes, listeners};
 use crate::machine::quota::{QuotaMeter, QuotaUse};
 use crate::machine::usage::{self, Usage};
 
+/// Part of the CPU time of a server's busiest process below which a process counts as idle: it
+/// shares the listening socket, or waits for the processes that it has started.
+const IDLE: f64 = 0.01;
+
 /// Resource usage of the server in the measured window.
 #[derive(Clone, Debug, Default)]
 pub struct ServerUsage {
@@ -23,6 +27,8 @@ pub struct ServerUsage {
     /// CPU time of its busiest threads, nanoseconds: one for each of several listeners that share
     /// an address.
     pub shards: Option<Vec<u64>>,
+    /// Processes that are counted, and their names.
+    pub processes: Vec<(Pid, String)>,
 }
 
 /// Reads the usage of one run.
@@ -30,9 +36,11 @@ pub struct ServerUsage {
 pub(super) struct ServerMeter {
     processes: Option<Processes>,
     found: Vec<Pid>,
-    before: Option<Usage>,
+    before: Option<Vec<Usage>>,
     addr: SocketAddr,
     listeners: usize,
+    /// Processes whose threads share the listeners.
+    sharing: Vec<Pid>,
     threads: HashMap<i32, u64>,
     quota: QuotaMeter,
     pub(super) usage: ServerUsage,
@@ -47,6 +55,7 @@ impl ServerMeter {
             before: None,
             addr,
             listeners: 0,
+            sharing: Vec::new(),
             threads: HashMap::new(),
             quota: QuotaMeter::find(&[]),
             usage: ServerUsage::default(),
@@ -55,11 +64,20 @@ impl ServerMeter {
 
     /// Finds the processes, once all connections are open. This may take long.
     pub(super) fn find(&mut self) {
-        self.found = self.list();
+        self.found = self.list(&[]);
         self.quota = QuotaMeter::find(&self.found);
         // An embedded server reports the work of its shards.
-        if let Some(Processes::At(_) | Processes::Under(_)) = self.processes {
+        if let Some(Processes::At { .. } | Processes::Under(_)) = self.processes {
             self.listeners = listeners(self.addr);
+        }
+        if self.listeners > 1 {
+            // Also those without a connection.
+            self.sharing = match self.processes {
+                Some(Processes::At { addr, .. }) => {
+                    Processes::At { addr, lasting: false }.list(&[])
+                }
+                _ => self.found.clone(),
+            };
         }
     }
 
@@ -70,12 +88,12 @@ impl ServerMeter {
 
     /// Reads the usage at the window's start.
     pub(super) fn begin(&mut self) {
-        self.before = usage::usage_of(&self.found);
+        self.before = self.read();
         // The server has all threads that its connections need by now.
         self.usage.capacity = usage::capacity_of(&self.found);
         self.quota.begin();
         if self.listeners > 1 {
-            self.threads = usage::cpu_of_threads(&self.found);
+            self.threads = usage::cpu_of_threads(&self.sharing);
         }
     }
 
@@ -84,22 +102,45 @@ impl ServerMeter {
     pub(super) fn end(&mut self) {
         self.usage.quota = self.quota.end();
         if self.listeners > 1 {
-            let now = usage::cpu_of_threads(&self.found).into_iter();
+            let now = usage::cpu_of_threads(&self.sharing).into_iter();
             let used = now.map(|(id, ns)| ns.saturating_sub(*self.threads.get(&id).unwrap_or(&ns)));
             let mut used: Vec<u64> = used.collect();
             used.sort_unstable_by(|a, b| b.cmp(a));
             used.truncate(self.listeners);
             self.usage.shards = (used.len() == self.listeners).then_some(used);
         }
-        let Some(before) = self.before else { return };
-        let usage = usage::usage_of(&self.found).map(|after| after.since(before));
+        let Some(before) = self.before.take() else { return };
+        let after = self.read();
+        let changes = after.map(|after| -> Vec<Usage> {
+            after.into_iter().zip(before).map(|(after, before)| after.since(before)).collect()
+        });
+        let waited_for =
+            |changes: &Vec<Usage>| changes.iter().any(|usage| usage.children_ticks > 0);
         self.usage.changed =
-            self.list() != self.found || usage.is_none_or(|usage| usage.children_ticks > 0);
-        self.usage.usage = usage.filter(|_| !self.usage.changed);
+            self.list(&self.found) != self.found || changes.as_ref().is_none_or(waited_for);
+        let changes = changes.unwrap_or_default();
+        let most_ns = changes.iter().map(|usage| usage.cpu_ns).max().unwrap_or(0);
+        let is_idle = |usage: &Usage| (usage.cpu_ns as f64) < most_ns as f64 * IDLE;
+        let counted = self.found.iter().copied().zip(changes).filter(|(_, usage)| !is_idle(usage));
+        let (pids, changes): (Vec<Pid>, Vec<Usage>) = counted.unzip();
+        if !self.usage.changed {
+            self.usage.usage = changes.into_iter().reduce(Usage::plus);
+            if pids.len() < self.found.len() {
+                self.usage.capacity = usage::capacity_of(&pids).or(self.usage.capacity.take());
+            }
+        }
+        self.usage.processes =
+            pids.iter().filter_map(|&pid| Some((pid, usage::name(pid)?))).collect();
     }
 
-    fn list(&self) -> Vec<Pid> {
-        self.processes.map(Processes::list).unwrap_or_default()
+    fn list(&self, known: &[Pid]) -> Vec<Pid> {
+        self.processes.map(|processes| processes.list(known)).unwrap_or_default()
+    }
+
+    /// Reads the usage of each process; `None` if there is none, or one is gone or not readable.
+    fn read(&self) -> Option<Vec<Usage>> {
+        let usages: Option<Vec<Usage>> = self.found.iter().copied().map(usage::usage).collect();
+        usages.filter(|usages| !usages.is_empty())
     }
 }
 

@@ -5,6 +5,8 @@ mod trend;
 
 use lockstep_results::{Quota, format};
 
+use crate::machine::neighbours::Disturbance;
+
 pub use trend::trend;
 
 /// Share of its CPUs from which on a side counts as saturated.
@@ -46,9 +48,15 @@ pub struct Evidence {
     pub client_busy: f64,
     /// CPU quota of the generator.
     pub client_quota: Option<Quota>,
-    /// Share of the window that one of the generator's threads was runnable but had no CPU; `None`
-    /// if they share their CPUs with each other or with the server.
-    pub client_waiting: Option<f64>,
+    /// Disturbance of the generator's threads; `None` if it is unknown, or if they share CPUs with
+    /// the server.
+    pub client_disturbed: Option<Disturbance>,
+    /// Disturbance of the server's threads; if the sides share CPUs, of the threads of both.
+    pub server_disturbed: Option<Disturbance>,
+    /// True if the sides share CPUs.
+    pub sides_share_cpus: bool,
+    /// True if the server was started for the run, so that no other program is part of it.
+    pub own_server: bool,
     /// Share of the server's CPUs that were busy; `None` if it is unknown, or meaningless because
     /// the server polls.
     pub server_busy: Option<f64>,
@@ -158,16 +166,22 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     let limit = limit(evidence);
     let mut invalid_reasons = invalid_reasons(evidence, limit);
     let mut warnings = Vec::new();
-    if let Some(waiting) = evidence.client_waiting
-        && waiting >= DISTURBED
-    {
-        let disturbed = format!(
-            "disturbed: the generator's threads waited {} of the time for a CPU that other \
-             programs used",
-            percent(waiting)
-        );
-        let list = if waiting >= DISTURBED_TOO_MUCH { &mut invalid_reasons } else { &mut warnings };
-        list.push(disturbed);
+    let (word, threads) = match evidence.sides_share_cpus {
+        true => ("disturbed", "threads of both sides"),
+        false => ("server-disturbed", "the server's threads"),
+    };
+    for (word, threads, disturbance, may_invalidate) in [
+        ("disturbed", "the generator's threads", &evidence.client_disturbed, true),
+        (word, threads, &evidence.server_disturbed, evidence.own_server),
+    ] {
+        let Some(Disturbance { share, by }) = disturbance else { continue };
+        if *share < DISTURBED {
+            continue;
+        }
+        let invalid = *share >= DISTURBED_TOO_MUCH && may_invalidate;
+        let list = if invalid { &mut invalid_reasons } else { &mut warnings };
+        let share = percent(*share);
+        list.push(format!("{word}: {by} kept {threads} waiting for a CPU for {share} of the time"));
     }
     if let Some(quota) = evidence.server_throttled() {
         warnings.push(format!(
@@ -215,7 +229,10 @@ fn limit(evidence: &Evidence) -> Limit {
     let client = if evidence.client_throttled().is_some() { 1.0 } else { evidence.client_busy };
     let server =
         if evidence.server_throttled().is_some() { Some(1.0) } else { evidence.server_busy };
-    let Some(server) = server else { return Limit::Unknown };
+    let Some(server) = server else {
+        let throttled = evidence.client_throttled().is_some();
+        return if throttled { Limit::Client } else { Limit::Unknown };
+    };
     if client < FULL && server < FULL {
         Limit::Neither
     } else if (client >= FULL && server >= FULL) || (client - server).abs() <= CLOSE {
@@ -281,7 +298,9 @@ fn open_reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) -> Vec<S
     let allowed_ns = LATE_NS.max((open.response_p99_ns as f64 * LATE_SHARE) as u64);
     let late = open.own_late_p99_ns > allowed_ns;
     let full = evidence.client_busy >= FULL && !matches!(limit, Limit::Both | Limit::Server);
-    let disturbed = evidence.client_waiting.is_some_and(|waiting| waiting >= DISTURBED);
+    let both = evidence.server_disturbed.as_ref().filter(|_| evidence.sides_share_cpus);
+    let disturbed = evidence.client_disturbed.as_ref().or(both);
+    let disturbed = disturbed.is_some_and(|disturbance| disturbance.share >= DISTURBED);
     let (word, because) = match limit {
         _ if evidence.failed >= evidence.conns => {
             ("connections-lost", "because no connection was left")
@@ -341,12 +360,19 @@ fn open_reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) -> Vec<S
 mod tests {
     use super::*;
 
+    fn disturbance(share: f64) -> Option<Disturbance> {
+        Some(Disturbance { share, by: "other programs (most of all cc, pid 7)".to_owned() })
+    }
+
     fn good() -> Evidence {
         Evidence {
             client_busy: 0.7,
             client_quota: None,
             server_quota: None,
-            client_waiting: Some(0.01),
+            client_disturbed: disturbance(0.01),
+            server_disturbed: disturbance(0.01),
+            sides_share_cpus: false,
+            own_server: true,
             server_busy: Some(0.99),
             shared_busy: None,
             server_changed: false,
@@ -410,7 +436,7 @@ mod tests {
         ] {
             for server_busy in [Some(0.2), None] {
                 let (client_quota, server_quota) = (client_quota.clone(), server_quota.clone());
-                let known = server_busy.is_some() || warned.contains(&"server-throttled");
+                let known = server_busy.is_some() || limit != Limit::Neither;
                 let evidence = Evidence {
                     client_busy: 0.2,
                     server_busy,
@@ -439,7 +465,7 @@ mod tests {
                 client_busy: 0.2,
                 client_quota,
                 server_quota,
-                client_waiting: Some(0.3),
+                client_disturbed: disturbance(0.3),
                 open,
                 ..good()
             };
@@ -462,7 +488,7 @@ mod tests {
             wrong_replies: 2,
             failed: 1,
             disagreement: Some("miscount: the server counted 9, the generator 10".to_owned()),
-            client_waiting: Some(0.2),
+            client_disturbed: disturbance(0.2),
             ..good()
         };
         let words = ["no-exchange", "wrong-replies", "connections-lost", "miscount", "disturbed"];
@@ -490,7 +516,7 @@ mod tests {
             server_changed: true,
             warmup_at_bound: true,
             trend: Some(-0.07),
-            client_waiting: Some(0.19),
+            client_disturbed: disturbance(0.19),
             ..good()
         };
         let verdict = judge(&doubtful);
@@ -499,7 +525,28 @@ mod tests {
             ["disturbed", "server-changed", "not-steady", "not-steady", "debug-build"]
         );
         assert_eq!(verdict.invalid_reasons, [""; 0]);
-        assert_eq!(judge(&Evidence { client_waiting: Some(0.04), ..good() }).warnings, [""; 0]);
+        let slight = Evidence { client_disturbed: disturbance(0.04), ..good() };
+        assert_eq!(judge(&slight).warnings, [""; 0]);
+    }
+
+    #[test]
+    fn disturbed_server_is_invalid_unless_others_may_be_part_of_it() {
+        for (share, own_server, sides_share_cpus, invalid, warned) in [
+            (0.04, true, false, None, None),
+            (0.1, true, false, None, Some("server-disturbed")),
+            (0.3, true, false, Some("server-disturbed"), None),
+            (0.3, false, false, None, Some("server-disturbed")),
+            (0.3, true, true, Some("disturbed"), None),
+            (0.3, false, true, None, Some("disturbed")),
+        ] {
+            let server_disturbed = disturbance(share);
+            let evidence = Evidence { server_disturbed, own_server, sides_share_cpus, ..good() };
+            let verdict = judge(&evidence);
+            assert_eq!(words_of(&verdict.invalid_reasons), Vec::from_iter(invalid));
+            assert_eq!(words_of(&verdict.warnings), Vec::from_iter(warned));
+            let said = [verdict.invalid_reasons, verdict.warnings].concat().concat();
+            assert!(said.is_empty() || said.contains("(most of all cc, pid 7)"), "{said}");
+        }
     }
 
     fn kept_to_plan() -> OpenEvidence {
@@ -553,7 +600,7 @@ mod tests {
         let both = Evidence { client_busy: 0.97, open: Some(short), ..good() };
         let said = judge(&both).invalid_reasons.concat();
         assert!(said.starts_with("overloaded: ") && said.contains("both sides"), "{said}");
-        let disturbed = Evidence { client_waiting: Some(0.3), client_busy: 0.5, ..both };
+        let disturbed = Evidence { client_disturbed: disturbance(0.3), client_busy: 0.5, ..both };
         let said = judge(&disturbed).invalid_reasons.concat();
         assert!(said.contains("while other programs"), "{said}");
     }

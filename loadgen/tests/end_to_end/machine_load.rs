@@ -5,8 +5,8 @@
 
 use serde_json::Value;
 
-/// The generator's CPUs were full, or other programs used them.
-const ANY_LOOP: [&str; 2] = ["generator-full", "disturbed"];
+/// The generator's CPUs were full, or other programs used those of a side.
+const ANY_LOOP: [&str; 3] = ["generator-full", "disturbed", "server-disturbed"];
 
 /// Requests were not sent when they were due.
 const OPEN_LOOP: [&str; 4] = ["late", "rate-missed", "spacing", "overloaded"];

@@ -12,6 +12,7 @@ mod harness;
 mod intervals;
 mod kernel_counters;
 mod machine_load;
+mod neighbours;
 mod one_shot;
 mod open_loop;
 mod output;

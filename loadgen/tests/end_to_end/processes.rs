@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::Command;
+use std::thread;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Running, has_ended, loadgen, run, two_cpus, wait_until};
+use crate::harness::{Running, echo, has_ended, loadgen, run, skip, two_cpus, wait_until};
 
 /// Starts a server that shares its port, on one CPU. Returns its address.
 fn share(addr: &str, cpu: &str) -> (Running, String) {
@@ -24,13 +28,47 @@ fn share(addr: &str, cpu: &str) -> (Running, String) {
 #[test]
 fn reuse_port_servers_are_accounted_together() {
     let Some(&[first, second, ..]) = two_cpus().as_deref() else { return };
-    let (_one, addr) = share("127.0.0.1:0", &first.to_string());
-    let (_other, _) = share(&addr, &second.to_string());
-    let args = ["--target", &addr, "--conns", "8", "-n", "500", "-w", "20ms", "--json"];
+    let (one, addr) = share("127.0.0.1:0", &first.to_string());
+    let (other, _) = share(&addr, &second.to_string());
+    // The kernel spreads connections by a hash of their ports.
+    let args = ["--target", &addr, "--conns", "64", "-d", "1s", "-w", "20ms", "--json"];
     let record = run(&args).record();
     let expected = lockstep_sys::cpus::format_list(&[first, second]);
     assert_eq!(record["server"]["cpus"], expected, "{record}");
     assert!(!record["warnings"].to_string().contains("server-changed"), "{record}");
+    let processes = record["server_processes"].as_array().unwrap();
+    let mut pids: Vec<_> = processes.iter().map(|process| process["pid"].as_i64()).collect();
+    let mut expected = [one, other].map(|it| Some(it.pid().as_raw_nonzero().get().into()));
+    pids.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(pids, expected, "{record}");
+    assert!(processes.iter().all(|process| process["name"] == "loadgen"), "{record}");
+}
+
+/// As a shell that has inherited the listener of its server.
+#[test]
+fn idle_holder_of_the_listener_is_not_counted() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let stdin = OwnedFd::from(listener.try_clone().unwrap());
+    let _idle = Running(Some(Command::new("sleep").arg("600").stdin(stdin).spawn().unwrap()));
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(|| echo(stream, 0));
+        }
+    });
+    for target in [addr.to_string(), format!("[::ffff:127.0.0.1]:{}", addr.port())] {
+        if target.starts_with('[') && TcpListener::bind("[::1]:0").is_err() {
+            skip("ipv6", "[::1] cannot be bound");
+            continue;
+        }
+        let args = ["--target", &target, "--conns", "2", "-n", "500", "-w", "20ms", "--json"];
+        let record = run(&args).record();
+        let processes = record["server_processes"].as_array().unwrap();
+        let pids: Vec<_> = processes.iter().map(|process| process["pid"].as_u64()).collect();
+        assert_eq!(pids, [Some(std::process::id().into())], "{record}");
+        assert!(record["server"]["cpu_us_per_exchange"].as_f64() > Some(0.0), "{record}");
+    }
 }
 
 /// A server that leaves its process group, its session and the shell that started it, as daemons

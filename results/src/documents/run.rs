@@ -86,7 +86,10 @@ pub struct Record {
     pub client: Cost,
     /// Cost of the server in the measured window, where it could be read.
     pub server: Option<Cost>,
-    /// Side whose CPUs were full: `server`, `client`, `both`, `neither` or `unknown`.
+    /// Processes of the server that are counted in its cost: those that used CPU in the window.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub server_processes: Vec<ServerProcess>,
+    /// Side whose CPUs were full, or that had used up its CPU quota: `server`, `client`, `both`, `neither` or `unknown`.
     pub limit: String,
     /// Thresholds of the run, met or missed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -271,6 +274,16 @@ pub struct Cost {
     pub syscalls_per_exchange: Option<f64>,
     /// CPU quota of its control group; absent if there is none.
     pub quota: Option<Quota>,
+}
+
+/// A process of the server.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ServerProcess {
+    /// Its number.
+    pub pid: i32,
+    /// Its name, as proc_pid_comm(5).
+    pub name: String,
 }
 
 /// CPU quota of a side's control group, or of a group around it (cgroups(7)).

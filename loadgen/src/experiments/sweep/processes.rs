@@ -189,7 +189,10 @@ impl Window {
             client_busy: (client_share / clients.len() as f64).min(1.0),
             client_quota: client_quota.map(|quota| quota.record(clients.len(), shared_quota)),
             server_quota: server_quota.map(|quota| quota.record(servers.len(), shared_quota)),
-            client_waiting: None,
+            client_disturbed: None,
+            server_disturbed: None,
+            sides_share_cpus: shared,
+            own_server: true,
             server_busy: Some((server_share / servers.len().min(threads).max(1) as f64).min(1.0)),
             shared_busy: shared
                 .then(|| ((client_share + server_share) / clients.len() as f64).min(1.0)),

@@ -69,8 +69,8 @@ fn spoils(reason: &str, metric: Metric) -> bool {
     match kind(reason) {
         // CPU time counts only while a thread runs: neither the generator's limit, nor waiting for
         // a CPU, nor a load that differs from the plan adds to it.
-        "generator-full" | "throttled" | "disturbed" | "overloaded" | "late" | "rate-missed"
-        | "spacing" => !metric.is_cpu_time(),
+        "generator-full" | "throttled" | "disturbed" | "server-disturbed" | "overloaded"
+        | "late" | "rate-missed" | "spacing" => !metric.is_cpu_time(),
         _ => true,
     }
 }
@@ -131,6 +131,7 @@ mod tests {
             "generator-full",
             "throttled",
             "disturbed",
+            "server-disturbed",
             "overloaded",
             "late",
             "rate-missed",

@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 
 use super::bars::bars;
 use crate::text::{COLUMNS, grouped, line, plural, polling, printable, wrap};
-use crate::{Cost, Latency, Quota, Record, Statistic, format};
+use crate::{Cost, Latency, Quota, Record, ServerProcess, Statistic, format};
 
 /// Most columns of a table of statistics that were asked for.
 const ASKED_MAX: usize = 8;
+
+/// Number of processes that are named.
+const PROCESSES: usize = 4;
 
 pub(super) fn text(record: &Record) -> String {
     let mut text = header(record);
@@ -253,6 +256,7 @@ fn verdict(record: &Record) -> String {
         let busy = side("generator", &record.client) + &server.unwrap_or_default();
         text += &named("busy", &busy);
     }
+    text += &processes(&record.server_processes);
     let used_up =
         |cost: Option<&Cost>| cost.and_then(|cost| cost.quota.clone()).filter(Quota::is_used_up);
     let quotas = (used_up(Some(&record.client)), used_up(record.server.as_ref()));
@@ -289,6 +293,21 @@ fn verdict(record: &Record) -> String {
     let reasons = record.invalid_reasons.iter().map(|reason| ("INVALID", reason));
     let warnings = record.warnings.iter().map(|warning| ("warning", warning));
     text + &reasons.chain(warnings).map(|(name, text)| named(name, text)).collect::<String>()
+}
+
+/// `server CPU     nginx (pid 12), nginx (pid 13) and 6 more`.
+fn processes(processes: &[ServerProcess]) -> String {
+    if processes.is_empty() {
+        return String::new();
+    }
+    let shown = processes.iter().take(PROCESSES);
+    let shown: Vec<_> =
+        shown.map(|process| format!("{} (pid {})", process.name, process.pid)).collect();
+    let more = match processes.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    named("server CPU", &format!("of {}{more}", shown.join(", ")))
 }
 
 /// ` (CPU quota of 0.5, throttled 48 % of the time)`.

@@ -2,7 +2,6 @@
 //! one (seccomp(2), `SECCOMP_RET_KILL_PROCESS`).
 
 use std::io::{self, ErrorKind};
-use std::ptr;
 use std::sync::OnceLock;
 
 /// Checks once per process that the system calls of io_uring do not kill it.
@@ -32,17 +31,20 @@ fn kill_child() -> Option<i32> {
         return None;
     }
     if child == 0 {
-        let nothing = ptr::null::<u8>();
         // SAFETY: the arguments are those of prctl(2). A killed child leaves no core dump.
         unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
-        // SAFETY: each call fails without an effect: the parameters are a null pointer, and there
-        // is no descriptor -1.
-        unsafe {
-            libc::syscall(libc::SYS_io_uring_setup, 1_i64, nothing);
-            libc::syscall(libc::SYS_io_uring_register, -1_i64, i64::from(u32::MAX), nothing, 0_i64);
-            libc::syscall(libc::SYS_io_uring_enter, -1_i64, 0_i64, 0_i64, 0_i64, nothing, 0_i64);
-            libc::_exit(0);
+        let calls = [
+            // The parameters are a null pointer, and there is no descriptor -1.
+            (libc::SYS_io_uring_setup, 1_i64, 0),
+            (libc::SYS_io_uring_register, -1, u64::from(u32::MAX)),
+            (libc::SYS_io_uring_enter, -1, 0),
+        ];
+        for (call, first, second) in calls {
+            // SAFETY: the call fails without an effect.
+            unsafe { libc::syscall(call, first, second, 0_u64, 0_u64, 0_u64, 0_u64) };
         }
+        // SAFETY: it does not return, and runs no handler of the parent's.
+        unsafe { libc::_exit(0) };
     }
     let mut status = 0;
     // SAFETY: the status outlives the call.

@@ -115,11 +115,11 @@ impl ServerArgs {
 #[command(next_help_heading = PLACEMENT)]
 pub struct PlacementArgs {
     /// CPUs of the generator, such as 1 or 0,2-3; its threads take them in order [default:
-    /// without --server-pin those of half of the cores, else those that the server leaves]
+    /// half of the cores; with --server-pin or a pinned target, the rest]
     #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub pin: Option<CpuList>,
 
-    /// CPUs of the server [default: those that the generator leaves]
+    /// CPUs of the server [default: half of the cores; with --pin, the rest]
     #[arg(long, value_name = "CPULIST", value_parser = parse_list)]
     pub server_pin: Option<CpuList>,
 }

@@ -4,10 +4,10 @@
 use std::io::{BufRead, BufReader};
 use std::thread;
 
-use lockstep_sys::cpus::{Cores, pin};
+use lockstep_sys::cpus::{Cores, allowed, pin};
 use serde_json::Value;
 
-use crate::harness::{Finished, Running, loadgen, run, skip, two_cpus};
+use crate::harness::{Finished, Running, loadgen, run, skip};
 
 const OPTIONS: [&str; 4] = ["--place", "steered", "--server-spin", "20us"];
 
@@ -70,20 +70,26 @@ fn cpus(record: &Value) -> [&str; 2] {
 
 const BRIEF: [&str; 6] = ["--conns", "4", "-n", "200", "--warmup", "0"];
 
-/// The first two CPUs, if there are no others and they are cores: then one is the other's rest.
+/// Two CPUs on different cores.
 #[track_caller]
 fn pair() -> Option<[String; 2]> {
-    let cpus = two_cpus()?;
+    let cpus = allowed().expect("the affinity mask can be read");
     let cores = Cores::read("/sys/devices/system/cpu".as_ref(), &cpus);
-    match cpus[..] {
-        [first, second] if cores.of(first) != cores.of(second) => {
-            Some([first, second].map(|cpu| cpu.to_string()))
-        }
-        _ => {
-            skip("two-cpus", "there are not exactly two cores");
-            None
-        }
+    let other = cpus.iter().find(|&&cpu| cores.of(cpu) != cores.of(cpus[0]));
+    if other.is_none() {
+        skip("two-cores", "this process may use one core");
     }
+    other.map(|other| [cpus[0], *other].map(|cpu| cpu.to_string()))
+}
+
+/// Runs the command confined to these CPUs, as taskset(1) does.
+fn run_on<const N: usize>(cpus: [&String; N], args: &[&str]) -> Finished {
+    let cpus = cpus.map(|cpu| cpu.parse().unwrap());
+    let confined = || {
+        pin(&cpus).unwrap();
+        run(args)
+    };
+    thread::scope(|scope| scope.spawn(confined).join().unwrap())
 }
 
 #[test]
@@ -95,7 +101,10 @@ fn side_without_named_cpus_gets_the_rest() {
         (["--server-pin", &first], &second, &first),
         (["--server-pin", &second], &first, &second),
     ] {
-        let finished = run(&[&BRIEF[..], &["--backend", "mio", "--json"], &options].concat());
+        let finished = run_on(
+            [&first, &second],
+            &[&BRIEF[..], &["--backend", "mio", "--json"], &options].concat(),
+        );
         let record = finished.record();
         assert_eq!(cpus(&record), [client, server]);
         assert_eq!(record["placement"], "apart");
@@ -105,7 +114,7 @@ fn side_without_named_cpus_gets_the_rest() {
 
 #[test]
 fn every_command_leaves_the_rest_to_the_other_side() {
-    let Some([first, _]) = pair() else { return };
+    let Some([first, second]) = pair() else { return };
     let brief = ["-d", "50ms", "--warmup", "10ms", "--server-pin", &first, "--json"];
     let storm = ["storm", "--backend", "mio", "--conns", "4", "--server-pin", &first, "--json"];
     for command in [
@@ -113,7 +122,7 @@ fn every_command_leaves_the_rest_to_the_other_side() {
         &[&["sweep", "--backend", "mio", "--conns", "2,4"], &brief[..]].concat(),
         &[&["compare", "mio", "blocking", "--rounds", "1"], &brief[..]].concat(),
     ] {
-        let finished = run(command);
+        let finished = run_on([&first, &second], command);
         assert!(matches!(finished.code, Some(0 | 8)), "{finished:#?}");
         for words in ["shared", "\"placement\""] {
             let found = finished.stdout.replace("\"placement\":\"apart\"", "").contains(words);
@@ -124,12 +133,13 @@ fn every_command_leaves_the_rest_to_the_other_side() {
 
 #[test]
 fn cpus_that_both_sides_use_are_named() {
-    let Some([first, _]) = pair() else { return };
+    let Some([first, second]) = pair() else { return };
     let options = ["--pin", &first, "--server-pin", &first, "--backend", "mio", "--json"];
-    let record = run(&[&BRIEF[..], &options].concat()).record();
+    let record = run_on([&first, &second], &[&BRIEF[..], &options].concat()).record();
     assert_eq!(record["placement"], "shared");
     assert!(record["warnings"].to_string().contains("shared-core: the server on CPU"), "{record}");
-    let storm = run(&[&["storm", "--conns", "4"], &options[..]].concat()).record();
+    let storm =
+        run_on([&first, &second], &[&["storm", "--conns", "4"], &options[..]].concat()).record();
     assert_eq!(storm["placement"], "shared");
     assert!(storm["notes"].to_string().contains("shared-core"), "{storm}");
 }
@@ -151,10 +161,12 @@ fn pinned_target_is_avoided() {
     for (pinned, other) in [(&first, &second), (&second, &first)] {
         let (_server, addr) = serve(&["--pin", pinned]);
         let addr = addr.as_str();
-        let record = run(&[&BRIEF[..], &["--target", addr, "--json"]].concat()).record();
+        let record =
+            run_on([&first, &second], &[&BRIEF[..], &["--target", addr, "--json"]].concat())
+                .record();
         assert_eq!(cpus(&record), [other, pinned]);
         let named = ["--target", addr, "--json", "--pin", pinned];
-        let record = run(&[&BRIEF[..], &named].concat()).record();
+        let record = run_on([&first, &second], &[&BRIEF[..], &named].concat()).record();
         assert_eq!(record["placement"], "shared");
         assert!(record["warnings"].to_string().contains("shared-core"), "{record}");
     }
@@ -164,20 +176,13 @@ fn pinned_target_is_avoided() {
 #[test]
 fn named_cpus_may_be_outside_the_affinity() {
     let Some([first, second]) = pair() else { return };
-    let confined = |options: &[&str]| {
-        let mut command = loadgen(&[&BRIEF[..], &["--backend", "mio", "--json"], options].concat());
-        let start = || {
-            pin(&[first.parse().unwrap()]).unwrap();
-            command.output().unwrap()
-        };
-        Finished::of(thread::scope(|scope| scope.spawn(start).join().unwrap())).record()
-    };
     for (options, client, server) in [
         (&[][..], &first, &first),
         (&["--pin", &second], &second, &first),
         (&["--server-pin", &second], &first, &second),
     ] {
-        let record = confined(options);
+        let args = [&BRIEF[..], &["--backend", "mio", "--json"], options].concat();
+        let record = run_on([&first], &args).record();
         assert_eq!(cpus(&record), [client, server]);
         let placement = if client == server { "shared" } else { "apart" };
         assert_eq!(record["placement"], placement, "{options:?}");
@@ -190,10 +195,10 @@ fn record_names_cpus_that_were_used() {
     let Some([first, second]) = pair() else { return };
     let both = format!("{first},{second}");
     let args = ["--pin", &both, "--threads", "1", "--backend", "mio", "--json"];
-    let record = run(&[&BRIEF[..], &args].concat()).record();
+    let record = run_on([&first, &second], &[&BRIEF[..], &args].concat()).record();
     assert_eq!(record["client"]["cpus"], first);
     let args = ["--place", "steered", "--threads", "1", "--backend", "mio", "--json"];
-    let record = run(&[&BRIEF[..], &args].concat()).record();
+    let record = run_on([&first, &second], &[&BRIEF[..], &args].concat()).record();
     assert_eq!(cpus(&record), [&*first, &*first]);
     assert_eq!(record["placement"], "steered");
 }
@@ -205,7 +210,7 @@ fn unpinned_side_does_not_steer_all_connections_to_one_shard() {
     let both = format!("{first},{second}");
     for options in [&["--server-pin", &both][..], &["--server-pin", &both, "--pin", &second]] {
         let brief = ["--conns", "64", "-n", "2000", "--warmup", "0", "--backend", "mio", "--json"];
-        let record = run(&[&brief[..], options].concat()).record();
+        let record = run_on([&first, &second], &[&brief[..], options].concat()).record();
         let statistics = &record["server_statistics"];
         let shards = |key: &str| -> Vec<u64> {
             statistics[key].as_array().unwrap().iter().filter_map(Value::as_u64).collect()
@@ -223,7 +228,7 @@ fn target_with_an_idle_shard_is_uneven() {
     let both = format!("{first},{second}");
     let (_server, addr) = serve(&["--shards", "2", "--pin", &both, "--steer", "cpu"]);
     let args = ["--conns", "32", "-n", "5000", "--warmup", "0", "--pin", &first, "--json"];
-    let record = run(&[&args, &["--target", &addr][..]].concat()).record();
+    let record = run_on([&first, &second], &[&args, &["--target", &addr][..]].concat()).record();
     let warnings = record["warnings"].to_string();
     assert!(warnings.contains("uneven-shards: the busiest of 2 shards had"), "{record}");
     assert!(warnings.contains("of the CPU time, where 50 % would be even"), "{record}");

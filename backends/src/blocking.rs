@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use lockstep_core::{Cause, Exchange, Op, RECV_MAX, Service};
 use lockstep_sys::errno::is_exhaustion;
 use lockstep_sys::limits::threads_of_process;
+use lockstep_sys::memory;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 
@@ -72,7 +73,7 @@ impl Backend for Blocking {
 
 fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
     threads::install_handler()?;
-    threads::share_one_heap();
+    memory::share_one_heap();
     let Shard { listener, options, stop, limit, ready, service, .. } = shard;
     ready()?;
     let server = Server {

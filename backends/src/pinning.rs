@@ -4,6 +4,7 @@ use std::io;
 use std::thread;
 
 use lockstep_sys::cpus::{allowed, pin};
+use lockstep_sys::memory;
 
 use crate::{Options, StartError};
 
@@ -46,7 +47,7 @@ pub(crate) fn try_to_pin(cpus: &[usize]) -> Result<(), StartError> {
     let alone = |cpu: &usize| pin(std::slice::from_ref(cpu));
     let try_all = || cpus.iter().try_for_each(alone).map_err(StartError::Pin);
     thread::scope(|scope| {
-        let trial = thread::Builder::new().spawn_scoped(scope, try_all);
+        let trial = memory::thread("pin").and_then(|thread| thread.spawn_scoped(scope, try_all));
         let tried = trial.map_err(StartError::Other)?.join();
         tried.unwrap_or_else(|_panic| Err(StartError::Pin(io::ErrorKind::InvalidInput.into())))
     })

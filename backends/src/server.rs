@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use lockstep_sys::counters::NetCounters;
 use lockstep_sys::cpus::pin;
+use lockstep_sys::memory;
 
 use crate::listener::listen;
 use crate::pinning::{cpus, share, steering, try_to_pin};
@@ -220,14 +221,14 @@ impl Server {
         let mut readiness = Vec::with_capacity(places.len());
         for place in places {
             let (shared, (ready, is_ready)) = (Arc::clone(&self.shared), channel());
-            let thread = thread::Builder::new().name(format!("shard-{}", place.0));
+            let thread = memory::thread(format!("shard-{}", place.0));
             let serve = move || {
                 let is_ready = || {
                     let _starting = ready.send(());
                 };
                 shared.serve(place, &is_ready)
             };
-            match thread.spawn(serve) {
+            match thread.and_then(|thread| thread.spawn(serve)) {
                 Ok(thread) => self.threads.push(thread),
                 Err(error) => {
                     self.drain();

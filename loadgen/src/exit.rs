@@ -5,6 +5,7 @@ use std::path::Path;
 
 use lockstep_results::{Document, store};
 use lockstep_sys::errno::describe;
+use lockstep_sys::limits;
 use serde::{Deserialize, Serialize};
 
 /// Run-time failure.
@@ -105,13 +106,16 @@ impl Failure {
         }
     }
 
-    /// Prints error and hint on standard error, whose errors are ignored.
+    /// Prints error and hint on standard error, whose errors are ignored. Without a hint of its own,
+    /// an error that a limit may have caused gets the limits.
     pub fn print(&self) {
         let mut stderr = io::stderr().lock();
         if !self.error.is_empty() {
             let _ = writeln!(stderr, "error: {}", self.error);
         }
-        if let Some(hint) = &self.hint {
+        let errno = self.error.strip_suffix(')').and_then(|error| error.rsplit_once('('));
+        let limits = errno.and_then(|(_, errno)| limits::hint(errno));
+        if let Some(hint) = self.hint.as_ref().or(limits.as_ref()) {
             let _ = writeln!(stderr, "hint: {hint}");
         }
     }

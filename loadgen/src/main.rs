@@ -21,9 +21,13 @@ use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
 use loadgen::{machine::ports, machine::signals, run, servers::embedded, servers::supervisor};
 use lockstep_sys::errno::describe;
+use lockstep_sys::memory::OrExit;
 
 /// Time for which a reader of standard output is waited for after a signal.
 const READER_MAX: Duration = Duration::from_secs(1);
+
+#[global_allocator]
+static ALLOCATOR: OrExit = OrExit;
 
 fn main() -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();

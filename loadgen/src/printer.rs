@@ -3,11 +3,11 @@
 //! A thread of its own writes it, so that a reader that stops reading, or a terminal that is
 //! stopped, delays neither a run nor the command's end after a signal.
 
+use lockstep_sys::memory;
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
 use std::time::Duration;
 
 /// Writes texts in order.
@@ -36,7 +36,7 @@ impl Printer {
             Ok(())
         };
         let work = move || drop(sender.send(receiver.iter().try_for_each(write)));
-        thread::Builder::new().name("printer".to_owned()).spawn(work)?;
+        memory::thread("printer")?.spawn(work)?;
         Ok(Self { texts, queued, result })
     }
 

@@ -24,11 +24,11 @@ use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::net::{Shutdown, shutdown};
 use rustix::thread::set_name;
 
 use crate::slots::{Key, Slots};
+use lockstep_sys::memory;
 
 /// Signal that interrupts system calls. Nothing else in the process uses it, and no terminal sends
 /// it.
@@ -37,23 +37,8 @@ const SIGNAL: libc::c_int = libc::SIGUSR2;
 /// A connection needs one buffer and a few frames; a debug build's frames are larger.
 const STACK_SIZE: usize = 128 * 1024;
 
-/// Memory that must be left beside the stack of a new thread. An allocation that fails aborts the
-/// process, and threads that run may need some.
-const HEADROOM: usize = 4 * 1024 * 1024;
-
 /// Threads below which no memory is returned.
 const FEW_THREADS: usize = 256;
-
-/// Makes all threads allocate from one heap, in the whole process and for good. By default glibc
-/// makes up to eight heaps for each CPU, each of which reserves 64 MiB of address space; the
-/// threads here allocate nothing for an exchange.
-pub(super) fn share_one_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no preconditions.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
-}
 
 /// Returns the heap's unused pages to the kernel.
 fn return_memory() {
@@ -175,7 +160,7 @@ impl<'scope> Threads<'scope, '_> {
     ) -> io::Result<()> {
         let mut table = self.table();
         if table.alive == table.most {
-            check_memory()?; // else the thread may get the stack of one that has ended
+            memory::room_for(STACK_SIZE)?; // else the thread may get the stack of one that has ended
         }
         table.alive += 1;
         table.most = table.most.max(table.alive);
@@ -268,19 +253,6 @@ unsafe fn start_thread<F: FnOnce() + Send>(start: Start<F>) -> io::Result<()> {
     // SAFETY: no thread was started, so the pointer is still this function's.
     drop(unsafe { Box::from_raw(argument) });
     Err(io::Error::from_raw_os_error(result))
-}
-
-/// Fails with `ENOMEM` if a new thread would leave less memory than [`HEADROOM`], by mapping that
-/// much and unmapping it again: the limit may be one of address space or of data (getrlimit(2)),
-/// or the machine's (`vm.overcommit_memory`).
-fn check_memory() -> io::Result<()> {
-    let (length, protection) = (STACK_SIZE + HEADROOM, ProtFlags::READ | ProtFlags::WRITE);
-    // SAFETY: the mapping is a new one, and it is not used.
-    unsafe {
-        let mapping = mmap_anonymous(ptr::null_mut(), length, protection, MapFlags::PRIVATE)?;
-        munmap(mapping, length)?;
-    }
-    Ok(())
 }
 
 /// Membership of a thread in the table, ended by dropping it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use lockstep_core::{Echo, Hi};
 use lockstep_sys::cpus::{CpuList, format_list, parse_list};
-use lockstep_sys::limits::raise_open_files;
+use lockstep_sys::limits::{self, raise_open_files};
 use lockstep_sys::{address, errno, units};
 
 use super::statistics::Statistics;
@@ -319,7 +319,8 @@ fn listen_hint(error: &io::Error, reuse_port: bool) -> &'static str {
 }
 
 fn failed(error: &io::Error) -> u8 {
-    print_error(&format!("the server failed: {}", errno::describe(error)), None);
+    let hint = error.raw_os_error().and_then(|code| limits::hint(&errno::name(code)));
+    print_error(&format!("the server failed: {}", errno::describe(error)), hint.as_deref());
     exit::FAILURE
 }
 

@@ -5,6 +5,7 @@
 //! of it diverge.
 //!
 //! * [`address`]: addresses as users write them.
+//! * [`memory`]: an exit code where memory is short, room for threads.
 //! * [`cpus`]: lists of CPUs, affinity of threads.
 //! * [`busy_poll`]: polling before a blocking wait, with back-off.
 //! * [`limits`]: limits of open files and threads.
@@ -24,6 +25,7 @@ pub mod cpu_time;
 pub mod cpus;
 pub mod errno;
 pub mod limits;
+pub mod memory;
 pub mod netns;
 pub mod sock_diag;
 pub mod tcp;

@@ -1,6 +1,8 @@
-//! Limits of open files and of threads.
+//! Limits of open files, threads and memory.
 
 use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -13,14 +15,86 @@ const MAPPINGS_RESERVED: usize = 1024;
 /// The default of `vm.max_map_count` (Documentation/admin-guide/sysctl/vm.rst).
 const MAPPINGS_DEFAULT: usize = 65_530;
 
+/// Soft limit of open files before it was raised.
+static OPEN_FILES_BEFORE: OnceLock<Option<u64>> = OnceLock::new();
+
 /// Raises the soft limit of open files to the hard limit (`RLIMIT_NOFILE`, getrlimit(2)), and
 /// returns the limit that then holds; `u64::MAX` if there is none. Where raising is refused, the
 /// limit stays.
 pub fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
+    OPEN_FILES_BEFORE.get_or_init(|| limit.current);
     let raised = Rlimit { current: limit.maximum, ..limit };
     let limit = setrlimit(Resource::Nofile, raised).map_or(limit, |()| raised);
     limit.current.unwrap_or(u64::MAX)
+}
+
+/// Returns the soft limit of open files that this process was started with; `None` if there was
+/// none. Programs that it starts may rely on it: select(2) takes no descriptor above 1023.
+pub fn open_files_before() -> Option<u64> {
+    *OPEN_FILES_BEFORE.get_or_init(|| getrlimit(Resource::Nofile).current)
+}
+
+/// Sets the soft limit of open files. Where that is refused, the limit stays.
+pub fn set_open_files(soft: u64) {
+    let limit = Rlimit { current: Some(soft), ..getrlimit(Resource::Nofile) };
+    let _refused = setrlimit(Resource::Nofile, limit);
+}
+
+/// Returns the limit of address space in bytes (`RLIMIT_AS`), if there is one.
+pub fn address_space() -> Option<u64> {
+    getrlimit(Resource::As).current
+}
+
+/// Returns a hint for an error that a limit may have caused: the limits that apply, with their
+/// values. `None` for other errors.
+pub fn hint(errno: &str) -> Option<String> {
+    let soft = |resource| getrlimit(resource).current;
+    let memory = soft(Resource::As).map(|bytes| format!("ulimit -v ({})", bytes / 1024));
+    let limits = match errno {
+        "EAGAIN" => {
+            let pids = pids_max().map(|pids| format!("pids.max of the cgroup ({pids})"));
+            let user = soft(Resource::Nproc).map(|count| format!("ulimit -u ({count})"));
+            let machine = threads_of_machine().map(|count| format!("kernel.threads-max ({count})"));
+            ("threads", vec![pids, user, memory, machine])
+        }
+        "ENOMEM" => ("memory", vec![memory, Some("memory of the cgroup or machine".to_owned())]),
+        "EMFILE" => {
+            let files = soft(Resource::Nofile).map(|count| format!("ulimit -n ({count})"));
+            ("descriptors", vec![files])
+        }
+        _ => return None,
+    };
+    let (what, limits) = (limits.0, limits.1.into_iter().flatten().collect::<Vec<_>>());
+    (!limits.is_empty()).then(|| format!("what limits {what}: {}", limits.join(", ")))
+}
+
+/// Returns the smallest limit of processes and threads of this process's cgroup and those above it.
+fn pids_max() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    groups.lines().filter_map(pids_folder).filter_map(|folder| smallest(&folder)).min()
+}
+
+/// Returns the folder that limits processes, from a line of `/proc/self/cgroup` (cgroups(7)).
+fn pids_folder(line: &str) -> Option<String> {
+    let mut fields = line.splitn(3, ':').skip(1);
+    match (fields.next()?, fields.next()?) {
+        ("", path) => Some(format!("/sys/fs/cgroup{path}")),
+        (names, path) if names.split(',').any(|name| name == "pids") => {
+            Some(format!("/sys/fs/cgroup/{names}{path}"))
+        }
+        _ => None,
+    }
+}
+
+fn smallest(folder: &str) -> Option<u64> {
+    let limit =
+        |folder: &Path| fs::read_to_string(folder.join("pids.max")).ok()?.trim().parse().ok();
+    Path::new(folder)
+        .ancestors()
+        .take_while(|it| *it != Path::new("/sys/fs"))
+        .filter_map(limit)
+        .min()
 }
 
 /// Returns the number of threads that may exist on this machine: the smaller of
@@ -57,6 +131,28 @@ mod tests {
         assert_eq!(threads_that_fit(Some(7)), 0);
         assert!(threads_of_process() > 0);
         assert!(threads_of_machine().is_some_and(|threads| threads > 1));
+    }
+
+    #[test]
+    fn folder_of_the_process_limit_is_found_in_both_versions() {
+        for (line, folder) in [
+            ("8:pids:/a/b", Some("/sys/fs/cgroup/pids/a/b")),
+            ("0::/user.slice", Some("/sys/fs/cgroup/user.slice")),
+            ("4:cpu,cpuacct:/", None),
+            ("1:name=systemd:/", None),
+            ("", None),
+        ] {
+            assert_eq!(pids_folder(line).as_deref(), folder, "{line}");
+        }
+    }
+
+    #[test]
+    fn hint_names_limits_with_their_values() {
+        let files = getrlimit(Resource::Nofile).current;
+        let hints = files.map(|count| format!("what limits descriptors: ulimit -n ({count})"));
+        assert_eq!(hint("EMFILE").is_some(), hints.is_some());
+        assert!(hint("EAGAIN").unwrap().contains("kernel.threads-max ("));
+        assert!(hint("ENOMEM").is_some() && hint("ECONNREFUSED").is_none());
     }
 
     #[test]

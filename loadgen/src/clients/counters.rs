@@ -6,7 +6,9 @@ use crate::clients::clock::NEVER;
 use crate::clients::connection::Connection;
 use crate::clients::control::Control;
 use crate::clients::failures::{Failures, Kind};
-use crate::clients::intervals::{IntervalCounts, add, histogram, interval_at, interval_end};
+use crate::clients::intervals::{
+    IntervalCounts, add, count, growing, histogram, interval_at, interval_end,
+};
 use crate::clients::pacer::Due;
 use crate::clients::plan::{Plan, ThreadLoad};
 use crate::clients::spacing::Spacing;
@@ -78,9 +80,9 @@ pub struct OpenTotals {
 }
 
 impl OpenTotals {
-    fn new(spacing: Option<Spacing>) -> Self {
+    fn new(spacing: Option<Spacing>, own_lateness: Histogram<u64>) -> Self {
         Self {
-            own_lateness: histogram(),
+            own_lateness,
             planned: 0,
             sent_in_time: 0,
             unsent: 0,
@@ -104,11 +106,15 @@ impl OpenTotals {
 }
 
 impl Totals {
-    /// Returns zero counts. Allocates all memory that counting needs.
+    /// Returns zero counts for all threads.
     pub fn new() -> Self {
+        Self::with(histogram)
+    }
+
+    fn with(empty: fn() -> Histogram<u64>) -> Self {
         Self {
-            connect: histogram(),
-            first_exchange: histogram(),
+            connect: empty(),
+            first_exchange: empty(),
             exchanges: 0,
             last_reply_ns: 0,
             attempted: 0,
@@ -138,7 +144,7 @@ impl Totals {
         self.spun_ns += other.spun_ns;
         self.threads.extend(other.threads);
         if let Some(theirs) = other.open {
-            self.open.get_or_insert_with(|| OpenTotals::new(None)).merge(theirs);
+            self.open.get_or_insert_with(|| OpenTotals::new(None, histogram())).merge(theirs);
         }
     }
 }
@@ -178,11 +184,11 @@ pub(crate) struct Counters<'a> {
 
 impl<'a> Counters<'a> {
     pub(crate) fn new(plan: &Plan, control: &'a Control, load: ThreadLoad) -> Self {
-        let mut totals = Totals::new();
+        let mut totals = Totals::with(growing);
         totals.open = plan.open.map(|open| {
             let seed = open.seed.wrapping_add(load.thread as u64);
             let mean_ns = open.mean_gap_ns(plan.threads);
-            OpenTotals::new(Some(Spacing::new(open.arrivals, mean_ns, seed)))
+            OpenTotals::new(Some(Spacing::new(open.arrivals, mean_ns, seed)), growing())
         });
         Self {
             control,
@@ -190,7 +196,7 @@ impl<'a> Counters<'a> {
             unlimited: load.requests == u64::MAX,
             interval_ns: plan.interval_ns,
             totals,
-            interval: IntervalCounts::new(plan.open.is_some()),
+            interval: IntervalCounts::of_thread(plan.open.is_some()),
             interval_number: 0,
             interval_end_ns: NEVER,
             window: Window::Ahead,
@@ -200,7 +206,7 @@ impl<'a> Counters<'a> {
     /// Counts an established connection.
     pub(crate) fn connected(&mut self, latency_ns: u64) {
         self.totals.connected += 1;
-        self.totals.connect.saturating_record(latency_ns);
+        count(&mut self.totals.connect, latency_ns);
     }
 
     /// Counts a request of an open loop that is sent now, on a connection that has been idle since
@@ -214,7 +220,7 @@ impl<'a> Counters<'a> {
             open.sent_in_time += u64::from(now < self.control.end_ns());
             open.waited += u64::from(idle_ns > due.planned_ns);
             open.last_sent_ns = now;
-            open.own_lateness.saturating_record(own_ns);
+            count(&mut open.own_lateness, own_ns);
             for spacing in &mut open.spacing {
                 spacing.note(due.planned_ns + own_ns);
             }
@@ -236,7 +242,7 @@ impl<'a> Counters<'a> {
         if let Some(open) = &mut self.interval.open
             && connection.measured
         {
-            open.lateness.saturating_record(connection.since_ns - connection.planned_ns);
+            count(&mut open.lateness, connection.since_ns - connection.planned_ns);
         }
     }
 
@@ -260,7 +266,7 @@ impl<'a> Counters<'a> {
         }
         if !connection.served {
             connection.served = true;
-            self.totals.first_exchange.saturating_record(replied_ns - connection.since_ns);
+            count(&mut self.totals.first_exchange, replied_ns - connection.since_ns);
         }
     }
 
@@ -286,9 +292,9 @@ impl<'a> Counters<'a> {
     #[inline]
     fn record_latency(&mut self, connection: &Connection, until_ns: u64) {
         if connection.measured {
-            self.interval.exchange.saturating_record(until_ns - connection.since_ns);
+            count(&mut self.interval.exchange, until_ns - connection.since_ns);
             if let Some(open) = &mut self.interval.open {
-                open.response.saturating_record(until_ns - connection.planned_ns);
+                count(&mut open.response, until_ns - connection.planned_ns);
             }
         }
     }

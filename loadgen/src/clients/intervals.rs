@@ -33,14 +33,26 @@ pub(crate) fn interval_end(number: u64, length_ns: u64) -> u64 {
     }
 }
 
-/// Returns an empty histogram of nanoseconds. All have the same bounds.
+/// Returns an empty histogram of nanoseconds, for the latencies of all threads.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are valid and constant")
 }
 
+/// Returns an empty histogram that grows with the latencies recorded: of a thread, of which there may
+/// be thousands.
+pub(crate) fn growing() -> Histogram<u64> {
+    Histogram::new(3).expect("three digits are valid")
+}
+
+/// Counts a latency.
+#[inline]
+pub(crate) fn count(histogram: &mut Histogram<u64>, ns: u64) {
+    histogram.record(ns.min(LATENCY_MAX_NS)).expect("a growing histogram takes all");
+}
+
 /// Adds one histogram of nanoseconds to another.
 pub(crate) fn add(sum: &mut Histogram<u64>, other: &Histogram<u64>) {
-    sum.add(other).expect("all have the same bounds");
+    sum.add(other).expect("no latency is above the bound");
 }
 
 /// Counts of one interval, of one thread or of all.
@@ -66,10 +78,19 @@ pub struct OpenLatencies {
 }
 
 impl IntervalCounts {
-    /// Returns zero counts of a closed or an open loop. Allocates all memory that counting needs.
+    /// Returns zero counts of a closed or an open loop, of all threads.
     pub fn new(open: bool) -> Self {
-        let open = open.then(|| OpenLatencies { response: histogram(), lateness: histogram() });
-        Self { exchange: histogram(), open, exchanges: 0, errors: 0 }
+        Self::with(open, histogram)
+    }
+
+    /// Returns zero counts of one thread.
+    pub(crate) fn of_thread(open: bool) -> Self {
+        Self::with(open, growing)
+    }
+
+    fn with(open: bool, empty: fn() -> Histogram<u64>) -> Self {
+        let open = open.then(|| OpenLatencies { response: empty(), lateness: empty() });
+        Self { exchange: empty(), open, exchanges: 0, errors: 0 }
     }
 
     /// The latency shown for an interval: the response of an open loop, else the exchange.
@@ -131,7 +152,7 @@ struct Queue {
 impl IntervalQueue {
     /// Returns the queue of a thread that has not begun.
     pub fn new(open: bool) -> Self {
-        let empty = vec![IntervalCounts::new(open)];
+        let empty = vec![IntervalCounts::of_thread(open)];
         Self(Mutex::new(Queue { current: 0, finished: Vec::new(), empty }))
     }
 
@@ -142,8 +163,10 @@ impl IntervalQueue {
         queue.current = to;
         if !counts.is_empty() {
             // There are none only if the main thread has not looked for an interval.
-            let empty =
-                queue.empty.pop().unwrap_or_else(|| IntervalCounts::new(counts.open.is_some()));
+            let empty = queue
+                .empty
+                .pop()
+                .unwrap_or_else(|| IntervalCounts::of_thread(counts.open.is_some()));
             queue.finished.push((from, std::mem::replace(counts, empty)));
         }
     }
@@ -319,10 +342,23 @@ mod tests {
     }
 
     #[test]
+    fn memory_of_a_thread_grows_with_its_latencies() {
+        let mut latencies = growing();
+        let counts = |histogram: &Histogram<u64>| histogram.distinct_values();
+        assert!(counts(&latencies) <= 2048);
+        count(&mut latencies, 1_000_000);
+        assert!(counts(&latencies) <= 16 * 1024 && counts(&histogram()) > 30 * 1024);
+    }
+
+    #[test]
     fn latency_beyond_the_range_still_counts() {
-        let mut counts = IntervalCounts::new(false);
-        counts.exchange.saturating_record(u64::MAX);
-        assert_eq!(counts.exchange.len(), 1);
+        let mut counts = IntervalCounts::of_thread(false);
+        count(&mut counts.exchange, u64::MAX);
+        count(&mut counts.exchange, 0);
+        assert_eq!(counts.exchange.len(), 2);
         assert!(counts.exchange.max() >= LATENCY_MAX_NS);
+        let mut all = IntervalCounts::new(false);
+        all.merge(&counts);
+        assert_eq!((all.exchange.len(), all.exchange.max()), (2, counts.exchange.max()));
     }
 }

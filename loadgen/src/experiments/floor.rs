@@ -17,6 +17,7 @@ use crate::machine::{limits, signals};
 use crate::options::{LOAD, OutputArgs, PlacementArgs, size};
 use crate::run::floor::{CONNS_MAX, Parameters, Two, measure};
 use lockstep_sys::errno::describe;
+use lockstep_sys::memory;
 use lockstep_sys::units;
 
 /// Numbers of connections: one, some that fit the CPU's caches, and some that do not.
@@ -82,16 +83,18 @@ pub fn floor(args: &FloorArgs, argv: Vec<String>) -> Result<Finished<FloorReport
     };
     let (floor, signal) = thread::scope(|scope| {
         let finish = FinishGuard(sender);
-        let measuring = scope.spawn(|| {
+        let work = || {
             let _finish = finish;
             measure(&parameters)
-        });
+        };
+        let measuring = memory::thread("floor").and_then(|thread| thread.spawn_scoped(scope, work));
         let signal = match events.recv() {
             Ok(Event::Signal(signal)) => Some(signal),
             _ => None,
         };
         stop.store(true, Relaxed);
-        let floor = measuring.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+        let panicked = |_| Err(io::Error::other("it panicked"));
+        let floor = measuring.and_then(|thread| thread.join().unwrap_or_else(panicked));
         (floor, signal)
     });
     let floor = floor.map_err(failed)?;

@@ -34,6 +34,7 @@ use crate::run::{Job, Session};
 use burst::{Burst, Counts, Load};
 use lockstep_sys::counters::NetCounters;
 use lockstep_sys::errno::describe;
+use lockstep_sys::memory;
 use lockstep_sys::sock_diag::SockDiag;
 
 /// Interval between two readings of the accept queue's depth.
@@ -203,9 +204,9 @@ fn observe(session: &Session, load: &Load) -> Result<Observed, Failure> {
     let clock = Clock::start();
     let (counts, signal) = thread::scope(|scope| {
         let (stop, clock, wake) = (&stop, &clock, &wake);
-        let burst = thread::Builder::new()
-            .name("burst".to_owned())
-            .spawn_scoped(scope, move || Burst::new(load, clock, stop, wake.as_fd())?.run())
+        let work = move || Burst::new(load, clock, stop, wake.as_fd())?.run();
+        let burst = memory::thread("burst")
+            .and_then(|thread| thread.spawn_scoped(scope, work))
             .map_err(failed("cannot start a thread"))?;
         let mut signal = None;
         while !burst.is_finished() {

@@ -16,6 +16,7 @@ use signal_hook::iterator::Signals;
 
 use crate::event::Event;
 use crate::exit;
+use lockstep_sys::memory;
 
 /// Lets a write beyond RLIMIT_FSIZE fail with `EFBIG` instead of ending the process by SIGXFSZ.
 ///
@@ -43,7 +44,7 @@ pub fn watch(events: Sender<Event>) -> io::Result<()> {
             }
         }
     };
-    thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
+    memory::thread("signals")?.spawn(wait).map(drop)
 }
 
 /// Ends this process after a time, if it still runs then.

@@ -21,6 +21,7 @@ use crate::options::PlacementArgs;
 use crate::run::args::RunArgs;
 use lockstep_sys::cpus::pin;
 use lockstep_sys::errno::describe;
+use lockstep_sys::memory;
 use lockstep_sys::netns;
 use measurements::{Pair, Slice};
 
@@ -121,7 +122,7 @@ struct Values {
 pub(crate) fn measure(parameters: &Parameters<'_>) -> io::Result<Floor> {
     let (started, begin) = (SystemTime::now(), Instant::now());
     let (values, apart) = thread::scope(|scope| {
-        let measuring = scope.spawn(|| {
+        let measuring = memory::thread("floor")?.spawn_scoped(scope, || {
             parameters.cpus.client.iter().try_for_each(|&cpu| pin(&[cpu]))?;
             // Outside of this namespace, the kernel's counters then count the run alone.
             let apart = netns::enter().is_ok();
@@ -131,7 +132,7 @@ pub(crate) fn measure(parameters: &Parameters<'_>) -> io::Result<Floor> {
                 // The end of a measurement that was cut short does not matter.
                 _ => Ok((values, apart)),
             }
-        });
+        })?;
         measuring.join().map_err(|_| io::Error::other("a thread panicked"))?
     })?;
     let exchanges = |values: &[Vec<f64>]| -> Vec<Exchange> {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use lockstep_sys::cpus::allowed;
 use lockstep_sys::errno::describe;
+use lockstep_sys::memory;
 use rustix::process::getpid;
 
 use crate::clients::clock::{Clock, NEVER};
@@ -129,8 +130,8 @@ pub fn measure(
         for load in ThreadLoad::divide(run.conns, run.requests, run.plan.threads) {
             let (sender, control, open) = (sender.clone(), &control, &open);
             let work = move || run_thread(run, control, load, &sender, open);
-            let thread = thread::Builder::new().name(format!("clients-{}", load.thread));
-            match thread.spawn_scoped(scope, work) {
+            let thread = memory::thread(format!("clients-{}", load.thread));
+            match thread.and_then(|thread| thread.spawn_scoped(scope, work)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
                     control.cut(0, 0);

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use lockstep_results::{Environment, Floor, Record, Threshold};
@@ -27,6 +27,7 @@ use crate::run::prepare::{self, Job, Prepared, Several, prepare};
 use crate::run::record::record;
 use crate::servers::embedded;
 use lockstep_sys::errno::describe;
+use lockstep_sys::memory;
 
 /// Result of a run.
 #[derive(Debug)]
@@ -213,16 +214,26 @@ impl Session {
                 senders.push(sender.clone());
                 let session = Session { cpus: self.cpus.clone(), sender, events };
                 let (progress, finish) = (runs.is_empty(), FinishGuard(self.sender.clone()));
-                runs.push(scope.spawn(move || {
+                let work = move || {
                     let _finish = finish;
                     slices.wait_for_predecessors();
                     pin(&session.cpus.given).map_err(|error| Failure::new(exit::FAILURE, error))?;
                     run_job(&session, job, Some(slices), progress, &mut ())
-                }));
+                };
+                // Dropped instead of started, it is finished and has no slices.
+                runs.push(
+                    memory::thread("run").and_then(|thread| thread.spawn_scoped(scope, work)),
+                );
             }
             self.forward_signals(&senders);
-            let panicked = |_| Err(Failure::new(exit::FAILURE, "a run panicked"));
-            runs.into_iter().map(|run| run.join().unwrap_or_else(panicked)).collect()
+            let failed = |error: String| Failure::new(exit::FAILURE, error);
+            let result = |run: io::Result<ScopedJoinHandle<'_, Result<Finished, Failure>>>| {
+                let run = run.map_err(|error| {
+                    failed(format!("cannot start a thread: {}", describe(&error)))
+                })?;
+                run.join().unwrap_or_else(|_| Err(failed("a run panicked".to_owned())))
+            };
+            runs.into_iter().map(result).collect()
         })
     }
 

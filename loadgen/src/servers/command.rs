@@ -28,6 +28,8 @@ use crate::machine::children;
 use crate::machine::processes::{Listener, Processes, listener_of};
 use crate::servers::supervisor;
 use lockstep_sys::errno::describe;
+use lockstep_sys::limits::open_files_before;
+use lockstep_sys::memory;
 
 /// Poll interval while waiting for a server to accept or to end.
 const POLL: Duration = Duration::from_millis(10);
@@ -86,7 +88,11 @@ impl Server {
     fn spawn(subject: &Subject) -> io::Result<Self> {
         // The kernel assigns a port that was just closed to no other socket for a while.
         let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let mut child = children::this_program("exec")
+        let mut command = children::this_program("exec");
+        if let Some(soft) = open_files_before() {
+            command.args(["--open-files", &soft.to_string()]);
+        }
+        let mut child = command
             .args(["--", &subject.at(addr)])
             .process_group(0)
             .stdin(Stdio::null())
@@ -98,9 +104,7 @@ impl Server {
         let (name, kept) = (subject.name.clone(), stderr.clone());
         // From here on, every return drops the server, which ends the process.
         let server = Self { name, child, addr, stderr };
-        thread::Builder::new()
-            .name("server-stderr".to_owned())
-            .spawn(move || keep_end(pipe, &kept))?;
+        memory::thread("server-stderr")?.spawn(move || keep_end(pipe, &kept))?;
         Ok(server)
     }
 

@@ -13,7 +13,6 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
-use std::thread;
 use std::time::Duration;
 
 use clap::Args;
@@ -24,6 +23,7 @@ pub use lockstep_backends::cli::{backend_parser, help_hint, usage_error};
 
 use crate::exit::{self, Failure};
 use crate::machine::children;
+use lockstep_sys::memory;
 
 /// Timeout for a server to end after its clients are gone.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -229,7 +229,7 @@ impl Drop for Server {
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+    memory::thread(name)?.spawn(work).map(drop)
 }
 
 /// The last choice of `auto` that was printed. Servers of one command print it once.

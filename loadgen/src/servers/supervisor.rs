@@ -21,6 +21,8 @@ use crate::exit::{self, Failure};
 use crate::machine::children;
 use crate::machine::processes::descendants;
 use lockstep_sys::errno::describe;
+use lockstep_sys::limits::set_open_files;
+use lockstep_sys::memory;
 
 /// Timeout for a server to end on SIGTERM. Its connections are closed by then.
 pub const STOP_MAX: Duration = Duration::from_secs(2);
@@ -34,6 +36,9 @@ pub struct ExecArgs {
     /// The generator's process; the command ends with it.
     #[arg(long, value_name = "PID")]
     parent: i32,
+    /// Soft limit of open files of the command.
+    #[arg(long, value_name = "N")]
+    open_files: Option<u64>,
     /// The command for `sh -c`.
     command: String,
 }
@@ -57,6 +62,7 @@ pub fn exec(args: &ExecArgs) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return failed("cannot supervise", &error),
     };
+    args.open_files.into_iter().for_each(set_open_files);
     let shell = match Command::new("sh").args(["-c", &args.command]).spawn() {
         Ok(child) => Pid::from_child(&child),
         Err(error) => return failed("sh", &error),
@@ -66,7 +72,7 @@ pub fn exec(args: &ExecArgs) -> ExitCode {
             end_all();
         }
     };
-    if let Err(error) = thread::Builder::new().name("signals".to_owned()).spawn(end) {
+    if let Err(error) = memory::thread("signals").and_then(|thread| thread.spawn(end)) {
         signal_all(Signal::KILL);
         return failed("cannot start a thread", &error);
     }

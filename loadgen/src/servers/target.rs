@@ -3,13 +3,13 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender};
-use std::thread;
 
 use crate::clients::socket::source_of_route;
 use crate::event::Event;
 use crate::exit::{self, Failure};
 use lockstep_sys::address::{self, is_local};
 use lockstep_sys::errno::describe;
+use lockstep_sys::memory;
 use lockstep_sys::sock_diag::SockDiag;
 
 /// Looks up the address of a target in a thread of its own, so that a signal ends the wait.
@@ -30,9 +30,8 @@ pub(crate) fn resolve(
         let found = look_up(&name).map(|addrs| choose(&addrs));
         drop(sender.send(Event::Resolved(found)));
     };
-    thread::Builder::new()
-        .name("resolver".to_owned())
-        .spawn(lookup)
+    memory::thread("resolver")
+        .and_then(|thread| thread.spawn(lookup))
         .map_err(|error| failed(&describe(&error)))?;
     loop {
         match events.recv() {

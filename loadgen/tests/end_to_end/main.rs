@@ -11,6 +11,7 @@ mod full_disk;
 mod harness;
 mod intervals;
 mod kernel_counters;
+mod limits;
 mod machine_load;
 mod neighbours;
 mod one_shot;

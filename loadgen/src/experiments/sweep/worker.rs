@@ -33,6 +33,7 @@ use crate::run::measure::{Run, measure};
 use crate::run::observer::Observer;
 use crate::run::warmup::Warmup;
 use lockstep_sys::errno::describe;
+use lockstep_sys::memory;
 
 /// The options of the hidden `loadgen sweep-worker`.
 #[derive(Args, Debug)]
@@ -144,7 +145,7 @@ impl Worker {
         let (sender, lines) = channel();
         // From here on, dropping it ends the process.
         let worker = Self { child, stdin, lines };
-        thread::Builder::new().name("worker-stdout".to_owned()).spawn(move || {
+        memory::thread("worker-stdout")?.spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let _receiver_is_gone = sender.send(line);
             }

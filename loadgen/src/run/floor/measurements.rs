@@ -16,6 +16,7 @@ use crate::clients::pattern::{Offset, Pattern};
 use crate::clients::socket::{receive, send};
 use lockstep_sys::cpu_time::of_this_thread_ns;
 use lockstep_sys::cpus::pin;
+use lockstep_sys::memory;
 
 /// Exchanges, or polls of a socket, between two readings of the clock.
 const BATCH: usize = 16;
@@ -149,12 +150,12 @@ pub(super) fn two_threads(
     let over = AtomicBool::new(false);
     let ready = Barrier::new(2);
     thread::scope(|scope| {
-        let serving = scope.spawn(|| {
+        let serving = memory::thread("floor-server")?.spawn_scoped(scope, || {
             let pinned = pin(&[server]);
             ready.wait();
             let running = Running::start();
             pinned.and_then(|()| serve(pairs, &over)).map(|()| running.share())
-        });
+        })?;
         ready.wait();
         let running = Running::start();
         let ns = drive(pairs, pattern, slice, &over);

@@ -9,17 +9,18 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lockstep_results::{Document, Record, store};
+use lockstep_results::{Document, store};
 use serde::Serialize;
 
 use loadgen::cli::{Cli, Command, ReportArgs, help_hint, usage_failure};
+use loadgen::clients::failures::not_connected;
 use loadgen::exit::{self, Failure};
 use loadgen::experiments::{Finished, backlog, compare, floor, storm, sweep};
 use loadgen::options::{OutputArgs, check_file};
 use loadgen::printer::Printer;
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
-use loadgen::{machine::ports, machine::signals, run, servers::embedded, servers::supervisor};
+use loadgen::{machine::signals, run, servers::embedded, servers::supervisor};
 use lockstep_sys::errno::describe;
 use lockstep_sys::memory::OrExit;
 
@@ -88,7 +89,8 @@ fn run_once(args: RunArgs, live: &LiveArgs, argv: Vec<String>) -> Result<u8, Fai
         false if live.prints() => format!("\n{}", record.text()),
         false => record.text(),
     };
-    let failure = unconnected.then(|| not_connected(record));
+    let failure = unconnected
+        .then(|| not_connected(&record.subject.addr, &record.errors, record.sources.len()));
     let (printer, log_failure) = live.finish();
     let code = deliver(record, &args.output, printer, text, finished.code, failure);
     Ok(log_failure.map_or(code, |failure| fail_late(&failure, code)))
@@ -163,28 +165,6 @@ fn how_to_keep(output: &OutputArgs) {
 
 fn json(document: &impl Serialize) -> String {
     serde_json::to_string(document).expect("it has no number that JSON has not") + "\n"
-}
-
-fn not_connected(record: &Record) -> Failure {
-    let cause = record.errors.first().map_or_else(String::new, |error| {
-        let cause = error.first.split_once(": ").map_or(error.first.as_str(), |(_, cause)| cause);
-        match &error.errno {
-            Some(errno) => format!(": {cause} ({errno})"),
-            None => format!(": {cause}"),
-        }
-    });
-    let errno = record.errors.first().and_then(|error| error.errno.as_deref());
-    let hint = match errno {
-        Some("EADDRNOTAVAIL") if record.sources.is_empty() => {
-            "this machine has no address from which it could connect there".to_owned()
-        }
-        Some("EADDRNOTAVAIL") => {
-            format!("no port is free: {}; {}", ports::shown(record.sources.len()), ports::HINT)
-        }
-        _ => "start a server there, or leave HOST:PORT out to have one started".to_owned(),
-    };
-    Failure::new(exit::ADDRESS, format!("cannot connect to {}{cause}", record.subject.addr))
-        .hint(hint)
 }
 
 /// Prints or draws stored documents of any kinds. A file that cannot be read is reported, and the

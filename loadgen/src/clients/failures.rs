@@ -2,6 +2,9 @@
 
 use lockstep_results::ErrorCount;
 
+use crate::exit::{self, Failure};
+use crate::machine::ports;
+
 /// Kind of a failure.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
@@ -113,6 +116,29 @@ impl Failures {
         });
         counts.collect()
     }
+}
+
+/// The failure of a command that could connect to no server at `addr`, from this many source
+/// addresses of its own.
+pub fn not_connected(addr: &str, errors: &[ErrorCount], sources: usize) -> Failure {
+    let cause = errors.first().map_or_else(String::new, |error| {
+        let cause = error.first.split_once(": ").map_or(error.first.as_str(), |(_, cause)| cause);
+        match &error.errno {
+            Some(errno) => format!(": {cause} ({errno})"),
+            None => format!(": {cause}"),
+        }
+    });
+    let errno = errors.first().and_then(|error| error.errno.as_deref());
+    let hint = match errno {
+        Some("EADDRNOTAVAIL") if sources == 0 => {
+            "this machine has no address from which it could connect there".to_owned()
+        }
+        Some("EADDRNOTAVAIL") => {
+            format!("no port is free: {}; {}", ports::shown(sources), ports::HINT)
+        }
+        _ => "start a server there, or leave HOST:PORT out to have one started".to_owned(),
+    };
+    Failure::new(exit::ADDRESS, format!("cannot connect to {addr}{cause}")).hint(hint)
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use rustix::event::{EventfdFlags, eventfd};
 pub use args::{Close, StormArgs};
 
 use crate::clients::clock::Clock;
+use crate::clients::failures::not_connected;
 use crate::clients::pattern::Pattern;
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
@@ -61,7 +62,7 @@ pub fn storm(args: &StormArgs, argv: Vec<String>) -> Result<Finished<Storms>, Fa
         let conns = if args.rate.is_some() { 1 } else { run.conns };
         session.check(&RunArgs { conns, ..run.clone() })?;
     }
-    let (mut storms, mut sum) = (Vec::new(), None);
+    let (mut storms, mut sum, mut failure) = (Vec::new(), None, None);
     for run in &runs {
         let (storm, outcome) = match one(&session, args, run, &argv) {
             Ok(result) => result,
@@ -71,18 +72,23 @@ pub fn storm(args: &StormArgs, argv: Vec<String>) -> Result<Finished<Storms>, Fa
                 return Ok(Finished { document, code, failure: Some(failure) });
             }
         };
+        if !outcome.connected && outcome.signal.is_none() {
+            let addr = &storm.subject.addr;
+            failure = Some(not_connected(addr, &storm.errors, storm.sources.len()));
+        }
         storms.push(storm);
         let sum = sum.get_or_insert(outcome);
         sum.signal = outcome.signal;
         sum.wrong_replies |= outcome.wrong_replies;
         sum.connected &= outcome.connected;
         sum.failures |= outcome.failures;
-        if sum.signal.is_some() {
+        // Without a server, further experiments would show no more.
+        if sum.signal.is_some() || failure.is_some() {
             break;
         }
     }
     let code = sum.map_or(exit::FAILURE, |sum| sum.code());
-    Ok(Finished { document: Storms::of(storms), code, failure: None })
+    Ok(Finished { document: Storms::of(storms), code, failure })
 }
 
 /// Runs one burst, against a server of its own if there is no target.

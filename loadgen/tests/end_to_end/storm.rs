@@ -171,3 +171,11 @@ fn storm_usage_errors() {
         run(&[&["storm"], args].concat()).assert_complains(2, words);
     }
 }
+
+#[test]
+fn refused_target_is_an_error() {
+    let finished = run(&["storm", "--target", "127.0.0.1:1", "--conns", "2,3"]);
+    assert_eq!(finished.code, Some(4), "{finished:#?}");
+    let refused = "error: cannot connect to 127.0.0.1:1: connection refused (ECONNREFUSED)\nhint: ";
+    assert!(finished.stderr.contains(refused), "{finished:#?}");
+}

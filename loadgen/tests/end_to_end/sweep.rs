@@ -1,12 +1,13 @@
 //! `loadgen sweep`: curves and the search for the highest rate, against a server of known capacity.
 
 use std::fs;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Finished, Running, delayed_echo, loadgen, run, wait_until};
+use crate::harness::{Finished, Running, Server, delayed_echo, echo, loadgen, run, wait_until};
 
 fn sweep(target: &str, args: &[&str]) -> Finished {
     run(&[&["sweep", "--target", target, "--json"], args].concat())
@@ -201,6 +202,7 @@ fn sweep_usage_errors() {
         (&["--rate-min", "5k", "--rates", "1,2"], "are for --slo"),
         (&["--conns", "1,2", "--arrivals", "poisson"], "give --rates"),
         (&["--conns", "1,2M"], "at most 1000000"),
+        (&["--conns", "1", "--processes", "3"], "--processes 3 is more than --conns 1"),
         (&["--conns", "1,2", "--command", "mio"], "is a --backend"),
         (&["--rates", "1,2", "--threads", "3", "--conns", "2"], "nothing to do"),
         (&["--rates", "1,2", "--pin", "1023"], "no CPU 1023"),
@@ -208,7 +210,35 @@ fn sweep_usage_errors() {
         run(&[&["sweep"], args].concat()).assert_complains(2, words);
     }
     let args = ["sweep", "--target", "127.0.0.1:1", "--rates", "5,6"];
-    run(&args).assert_complains(4, "cannot connect to 127.0.0.1:1");
+    let refused = "cannot connect to 127.0.0.1:1: connection refused (ECONNREFUSED)";
+    run(&args).assert_complains(4, refused);
+}
+
+#[test]
+fn target_that_never_replies_ends_the_sweep_at_the_first_level() {
+    // The kernel accepts for a server that is stopped.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    for levels in [["--conns", "1,2,4"], ["--rates", "50,60,70"], ["--slo", "max<1s"]] {
+        let args = ["sweep", "--target", &target, "--timeout", "300ms", "-d", "100ms"];
+        let finished = run(&[&args[..], &levels].concat());
+        finished.assert_complains(5, &format!("no reply from {target}: "));
+    }
+}
+
+#[test]
+fn target_that_ends_keeps_the_levels_measured() {
+    let args = ["--rates", "50,60,70", "--conns", "1", "-d", "100ms", "--warmup", "0"];
+    // The second run's connections are closed before any reply.
+    let server = Server::start(|stream, number| {
+        if number == 0 {
+            echo(stream, number);
+        }
+    });
+    let finished = sweep(&server.target(), &args);
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
+    assert_eq!(finished.record()["points"].as_array().unwrap().len(), 1, "{finished:#?}");
+    assert!(finished.stderr.starts_with("error: no reply from "), "{finished:#?}");
 }
 
 #[test]

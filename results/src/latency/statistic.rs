@@ -26,6 +26,11 @@ pub enum Statistic {
     Max,
 }
 
+impl Statistic {
+    /// The 99th percentile.
+    pub(crate) const P99: Self = Self::Percentile(99 * PARTS);
+}
+
 impl FromStr for Statistic {
     type Err = String;
 

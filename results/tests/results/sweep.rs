@@ -127,11 +127,15 @@ fn sweep_picture_has_every_level_that_counts() {
 }
 
 #[test]
-fn sweep_text_without_a_knee_suggests_levels() {
+fn sweep_text_without_a_knee_says_why() {
+    let (ok, full) = (&[][..], &["overloaded: so"][..]);
     for (runs, words) in [
-        (&[(10_000, 1, &[][..]), (20_000, 1, &[])][..], "no knee up to 20.00k/s"),
-        (&[(10_000, 1, &["overloaded: so"][..])], "the knee is below 10.00k/s"),
-        (&[(10_000, 1, &["late: so"][..])], "no level counts"),
+        (&[(10_000, 1, ok), (15_000, 1, ok), (20_000, 1, ok)][..], "no knee up to 20.00k/s"),
+        (&[(10_000, 1, full), (15_000, 1, full), (20_000, 1, full)], "knee is below 10.00k/s"),
+        (&[(10_000, 1, ok), (15_000, 1, full), (20_000, 1, ok)], "kept up at 20.00k/s but not at"),
+        (&[(10_000, 1, ok), (20_000, 1, full)], "2 levels with a valid run, and it takes three"),
+        (&[(10_000, 1, ok), (15_000, 1, &["late: so"]), (20_000, 1, full)], "2 levels with"),
+        (&[(10_000, 1, &["late: so"])], "no level counts"),
     ] {
         let text = levels(runs).text();
         assert!(text.contains(words), "{words} is missing in\n{text}");

@@ -225,6 +225,10 @@ impl SweepArgs {
             let option = if self.backend.len() > 1 { "several --backend" } else { "--processes" };
             return Err(format!("{option} need a closed loop, and --service echo"));
         }
+        let most = self.conns().iter().copied().fold(0.0, f64::max);
+        if let Some(processes) = self.processes.filter(|&processes| f64::from(processes) > most) {
+            return Err(format!("--processes {processes} is more than --conns {most}"));
+        }
         match (self.slo.is_empty(), rates.len(), self.conns().len()) {
             (false, _, 2..) => return Err("--slo searches with one number of --conns".to_owned()),
             (true, 2.., 2..) => {

@@ -6,6 +6,7 @@ use lockstep_results::{Point, Purpose, Record};
 use super::cells::Cell;
 use super::idle::Probe;
 use super::processes;
+use crate::clients::failures::not_connected;
 use crate::exit::{self, Failure};
 use crate::options::SEED_END;
 use crate::run::args::RunArgs;
@@ -61,10 +62,15 @@ impl<'a> Runner<'a> {
         if record.interrupted {
             return Err(Failure::new(finished.code, ""));
         }
+        let addr = &record.subject.addr;
         if finished.code == exit::ADDRESS {
+            return Err(not_connected(addr, &record.errors, record.sources.len()));
+        }
+        // Further levels would show no more.
+        if record.unserved == u64::from(record.conns) && record.errors_total > 0 {
             let cause = record.errors.first().map_or("", |error| error.first.as_str());
-            let error = format!("cannot connect to {}: {cause}", record.subject.addr);
-            return Err(Failure::new(exit::ADDRESS, error));
+            let error = format!("no reply from {addr}: {cause}");
+            return Err(Failure::new(finished.code, error));
         }
         self.note(finished.code, &record.subject.name);
         Ok(record)

@@ -34,7 +34,7 @@ impl Sweep {
             (Some(slo), _) => sentences.extend(self.searched(slo)),
             (None, Some(knee)) => sentences.push(self.bend(knee)),
             (None, None) if self.servers().len() > 1 => {}
-            (None, None) => sentences.push(self.no_bend()),
+            (None, None) => sentences.extend(self.knee_or_reason().err()),
         }
         // One reason for each server and level is enough.
         for runs in self.by_level(|point| point.outcome == Outcome::Invalid) {
@@ -250,20 +250,6 @@ impl Sweep {
                 "the knee is at {at}: {}/s with p99 {p99}; {beyond}",
                 format::count(knee.achieved_per_s)
             ),
-        }
-    }
-
-    fn no_bend(&self) -> String {
-        let levels = self.levels();
-        match (levels.first(), levels.last()) {
-            (None, _) | (_, None) => "no level counts, so there is no knee".to_owned(),
-            (Some(first), _) if first.overloaded => {
-                let lowest = self.level(first.level);
-                format!("the knee is below {lowest}: the server is overloaded already")
-            }
-            (_, Some(last)) => {
-                format!("no knee up to {}: measure higher levels", self.level(last.level))
-            }
         }
     }
 

@@ -245,7 +245,8 @@ impl<T: Trace> Server<'_, T> {
             stats.on_io_error(&error);
             Cause::Error
         });
-        if guard.was_cut() {
+        // The last reply may have been sent at the very drain timeout.
+        if guard.was_cut() && !lingers(cause) {
             stats.drain_cut += 1;
             stats.on_closed(Cause::Drain);
         } else {

@@ -234,19 +234,19 @@ unsafe fn start_thread<F: FnOnce() + Send>(start: Start<F>) -> io::Result<()> {
     }
     let argument = Box::into_raw(Box::new(start));
     let (mut id, mut attributes) = (0, MaybeUninit::uninit());
-    // SAFETY: `attributes` is initialised by the first call, destroyed by the last, and not used
-    // after it. `main` takes the argument that it is given, and uses nothing else that the caller
-    // owns after `Shared::end`.
-    let result = unsafe {
-        libc::pthread_attr_init(attributes.as_mut_ptr());
-        libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK_SIZE);
-        let detached = libc::PTHREAD_CREATE_DETACHED;
-        libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), detached);
-        let result =
-            libc::pthread_create(&raw mut id, attributes.as_ptr(), main::<F>, argument.cast());
-        libc::pthread_attr_destroy(attributes.as_mut_ptr());
-        result
-    };
+    let attributes = attributes.as_mut_ptr();
+    // SAFETY: `attributes` points to memory for them, which this call initialises.
+    unsafe { libc::pthread_attr_init(attributes) };
+    // SAFETY: the attributes are initialised.
+    unsafe { libc::pthread_attr_setstacksize(attributes, STACK_SIZE) };
+    // SAFETY: the attributes are initialised.
+    unsafe { libc::pthread_attr_setdetachstate(attributes, libc::PTHREAD_CREATE_DETACHED) };
+    // SAFETY: the attributes are initialised. `main` takes the argument that it is given, and uses
+    // nothing else that the caller owns after `Shared::end`.
+    let result =
+        unsafe { libc::pthread_create(&raw mut id, attributes, main::<F>, argument.cast()) };
+    // SAFETY: the attributes are initialised, and not used again.
+    unsafe { libc::pthread_attr_destroy(attributes) };
     if result == 0 {
         return Ok(());
     }

@@ -27,6 +27,10 @@ const DESCRIPTORS_RESERVED: u64 = 32;
 const PLACEMENT: &str = "Placement";
 const OUTPUT: &str = "Output";
 
+/// With brackets, which are links in a documentation comment.
+const LISTEN_HELP: &str = "Address to listen on, such as [::1]:8898 or [fe80::1%eth0]:8898; of a \
+    name with several, the first that this machine has. Port 0 lets the kernel choose";
+
 /// Options of `lockstep serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -34,9 +38,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = backend_parser())]
     pub backend: String,
 
-    /// Address to listen on, such as [::1]:8898 or [fe80::1%eth0]:8898; of a name with several, the
-    /// first that this machine has. Port 0 lets the kernel choose
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8898")]
+    /// Address to listen on.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8898", help = LISTEN_HELP)]
     pub listen: String,
 
     /// Reply to each request

@@ -40,11 +40,11 @@ pub fn thread(name: impl Into<String>) -> io::Result<thread::Builder> {
 /// `ENOMEM` if there is less.
 pub fn room_for(stack: usize) -> io::Result<()> {
     let (length, protection) = (stack + HEADROOM, ProtFlags::READ | ProtFlags::WRITE);
-    // SAFETY: the mapping is a new one, and it is not used.
-    unsafe {
-        let mapping = mmap_anonymous(ptr::null_mut(), length, protection, MapFlags::PRIVATE)?;
-        munmap(mapping, length)?;
-    }
+    let (anywhere, private) = (ptr::null_mut(), MapFlags::PRIVATE);
+    // SAFETY: a new mapping, at an address that the kernel chooses.
+    let mapping = unsafe { mmap_anonymous(anywhere, length, protection, private)? };
+    // SAFETY: nothing uses the mapping.
+    unsafe { munmap(mapping, length)? };
     Ok(())
 }
 
@@ -110,7 +110,7 @@ fn exit(size: usize) -> ! {
         let _fits = match limits::address_space() {
             Some(limit) => {
                 let kib = limit / 1024;
-                write!(rest, "{error}hint: the limit of address space is {kib} KiB (ulimit -v)\n")
+                writeln!(rest, "{error}hint: the limit of address space is {kib} KiB (ulimit -v)")
             }
             None => write!(rest, "{error}"),
         };

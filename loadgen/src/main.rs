@@ -78,10 +78,8 @@ fn run_once(args: RunArgs, live: &LiveArgs, argv: Vec<String>) -> Result<u8, Fai
     let mut live = Live::open(&args, live)?;
     let mut finished = run::run(&args, argv, &mut live)?;
     let record = &mut finished.record;
-    if let Some(warning) = live.warning() {
-        let _ = writeln!(io::stderr(), "warning: {warning}");
-        record.warnings.push(warning);
-    }
+    let warning = live.warning();
+    record.warnings.extend(warning.clone());
     let unconnected = finished.code == exit::ADDRESS;
     let text = match args.output.json || live.ends_with_record() {
         true => json(record),
@@ -93,6 +91,9 @@ fn run_once(args: RunArgs, live: &LiveArgs, argv: Vec<String>) -> Result<u8, Fai
         .then(|| not_connected(&record.subject.addr, &record.errors, record.sources.len()));
     let (printer, log_failure) = live.finish();
     let code = deliver(record, &args.output, printer, text, finished.code, failure);
+    if let Some(warning) = warning {
+        let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
     Ok(log_failure.map_or(code, |failure| fail_late(&failure, code)))
 }
 
@@ -125,9 +126,11 @@ fn deliver(
         signals::exit_after(2 * READER_MAX, code);
     }
     let whole = text.starts_with('{');
-    let printer = printer.map_or_else(|| Printer::start(io::stdout()), Ok);
     let longest = if signalled { READER_MAX } else { Duration::MAX };
-    let printed = printer.and_then(|printer| printer.finish(text, longest));
+    let printed = match printer.or_else(|| Printer::start(io::stdout()).ok()) {
+        Some(printer) => printer.finish(text, longest),
+        None => print(&text), // No thread can be started.
+    };
     failure.iter().for_each(Failure::print);
     let mut lost = match (&stored, &printed) {
         (Some(Ok(_)), _) | (None, Ok(())) => false,
@@ -189,7 +192,8 @@ fn report(args: &ReportArgs) -> Result<u8, Failure> {
     }
     match &args.output {
         _ if documents.is_empty() => {}
-        None => print(lockstep_results::report::text(&documents))?,
+        None => print(&lockstep_results::report::text(&documents))
+            .map_err(|error| not_printed(&error))?,
         Some(path) => {
             store::write_page(&lockstep_results::report::page(&documents), path, args.force)
                 .map_err(|error| Failure::file(exit::FAILURE, path, &error))?;
@@ -200,10 +204,12 @@ fn report(args: &ReportArgs) -> Result<u8, Failure> {
 }
 
 /// Prints on standard output. A closed pipe is no error.
-fn print(text: String) -> Result<(), Failure> {
-    let printed =
-        Printer::start(io::stdout()).and_then(|printer| printer.finish(text, Duration::MAX));
-    printed.map_err(|error| not_printed(&error))
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }
 
 fn not_printed(error: &io::Error) -> Failure {

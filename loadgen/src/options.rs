@@ -133,7 +133,13 @@ impl PlacementArgs {
     pub(crate) fn check(&self, cpus: &Cpus) -> Result<(), Failure> {
         cpus.check("--pin", self.pin.as_deref())
             .and_then(|()| cpus.check("--server-pin", self.server_pin.as_deref()))
-            .map_err(|error| Failure::new(exit::USAGE, error))
+            .map_err(|error| {
+                let failure = Failure::new(exit::USAGE, error);
+                match cpus.permitted {
+                    Ok(_) => failure,
+                    Err(_) => failure.hint("leave it out: then nothing is pinned"),
+                }
+            })
     }
 }
 

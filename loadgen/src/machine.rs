@@ -1,9 +1,10 @@
-//! This machine: placement on its CPUs, processes and their usage, memory, limits, signals.
+//! This machine: placement on its CPUs, processes and their usage, memory, limits, signals, pauses.
 
 pub mod children;
 pub mod limits;
 pub mod memory;
 pub mod neighbours;
+pub mod pauses;
 pub mod placement;
 pub mod ports;
 pub mod processes;

@@ -47,7 +47,8 @@ pub use documents::comparison::{
 pub use documents::floor::{Calls, Exchange, Floor, FloorReport, Spread};
 pub use documents::run::table::table;
 pub use documents::run::{
-    Cost, ErrorCount, Fairness, Interval, Quota, Rate, Record, ServerProcess, Subject, Threshold,
+    Cost, ErrorCount, Fairness, Interval, Quota, Rate, Record, Sent, ServerProcess, Subject,
+    Threshold,
 };
 pub use documents::storm::{self, Storm, Storms};
 pub use documents::sweep::{

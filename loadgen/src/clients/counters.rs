@@ -1,6 +1,7 @@
 //! Counters of one load-generating thread, and their sum over all threads.
 
 use hdrhistogram::Histogram;
+use lockstep_results::Sent;
 
 use crate::clients::clock::NEVER;
 use crate::clients::connection::Connection;
@@ -32,6 +33,14 @@ pub struct Totals {
     pub connected: u64,
     /// Connections that were tried and never got a whole reply.
     pub unserved: u64,
+    /// Requests sent.
+    pub sent: Sent,
+    /// Requests without a reply when the run ended.
+    pub outstanding: u64,
+    /// Longest time that one of them had waited.
+    pub longest_wait_ns: u64,
+    /// Latencies that are lower bounds: of those requests, and of requests that timed out.
+    pub unanswered: u64,
     /// Measured exchanges of each connection that was tried.
     pub per_connection: Vec<u64>,
     /// Failed connections by kind.
@@ -120,6 +129,10 @@ impl Totals {
             attempted: 0,
             connected: 0,
             unserved: 0,
+            sent: Sent::default(),
+            outstanding: 0,
+            longest_wait_ns: 0,
+            unanswered: 0,
             per_connection: Vec::new(),
             failures: Failures::default(),
             usage: None,
@@ -138,6 +151,10 @@ impl Totals {
         self.attempted += other.attempted;
         self.connected += other.connected;
         self.unserved += other.unserved;
+        self.sent.add(other.sent);
+        self.outstanding += other.outstanding;
+        self.longest_wait_ns = self.longest_wait_ns.max(other.longest_wait_ns);
+        self.unanswered += other.unanswered;
         self.per_connection.extend(other.per_connection);
         self.failures.merge(other.failures);
         self.usage = self.usage.into_iter().chain(other.usage).reduce(Usage::plus);
@@ -239,6 +256,14 @@ impl<'a> Counters<'a> {
     /// Counts the send of a request.
     #[inline]
     pub(crate) fn sent(&mut self, connection: &Connection) {
+        let sent = &mut self.totals.sent;
+        sent.total += 1;
+        *match connection.since_ns {
+            _ if !connection.served => &mut sent.first_exchanges,
+            now if now < self.control.start_ns() => &mut sent.warmup,
+            now if now < self.control.end_ns() => &mut sent.window,
+            _ => &mut sent.after,
+        } += 1;
         if let Some(open) = &mut self.interval.open
             && connection.measured
         {
@@ -250,7 +275,7 @@ impl<'a> Counters<'a> {
     ///
     /// Throughput counts the exchanges that end in the window, wherever they began: as many enter
     /// at its start as leave at its end. Latency is of those that begin in it, however late they
-    /// end: otherwise the longest would be dropped. A number of exchanges that was asked for is of
+    /// end, and of those that outlast it: otherwise the longest would be dropped. A number of exchanges that was asked for is of
     /// those that begin in it.
     #[inline]
     pub(crate) fn replied(&mut self, connection: &mut Connection, replied_ns: u64) {
@@ -283,19 +308,45 @@ impl<'a> Counters<'a> {
         self.interval.errors += u64::from(now >= self.control.start_ns());
         if kind == Kind::Timeout {
             // It took at least this long: without it the longest waits would be in no percentile.
-            self.record_latency(connection, now);
+            self.totals.unanswered += u64::from(self.record_latency(connection, now));
         }
         self.totals.failures.count(kind, errno, now, describe);
     }
 
-    /// Records the latency of an exchange that began in the window.
+    /// Counts an exchange that has no reply when the run ends.
+    pub(crate) fn outstanding(&mut self, connection: &Connection, now: u64) {
+        let start_ns = self.control.start_ns();
+        if connection.measured || (connection.since_ns < start_ns && start_ns < now) {
+            self.enter_interval(now);
+            self.record(connection, now);
+            self.totals.unanswered += 1;
+            self.totals.outstanding += 1;
+            let waited_ns = now - connection.since_ns;
+            self.totals.longest_wait_ns = self.totals.longest_wait_ns.max(waited_ns);
+        }
+    }
+
+    /// Records the latency of an exchange that began in the window, or before it and outlasted it.
+    /// False for any other.
     #[inline]
-    fn record_latency(&mut self, connection: &Connection, until_ns: u64) {
-        if connection.measured {
-            count(&mut self.interval.exchange, until_ns - connection.since_ns);
-            if let Some(open) = &mut self.interval.open {
-                count(&mut open.response, until_ns - connection.planned_ns);
-            }
+    fn record_latency(&mut self, connection: &Connection, until_ns: u64) -> bool {
+        let outlasted = |control: &Control| {
+            until_ns >= control.end_ns()
+                && connection.since_ns < control.start_ns()
+                && connection.served
+        };
+        let counts = connection.measured || outlasted(self.control);
+        if counts {
+            self.record(connection, until_ns);
+        }
+        counts
+    }
+
+    #[inline]
+    fn record(&mut self, connection: &Connection, until_ns: u64) {
+        count(&mut self.interval.exchange, until_ns - connection.since_ns);
+        if let Some(open) = &mut self.interval.open {
+            count(&mut open.response, until_ns - connection.planned_ns);
         }
     }
 

@@ -29,6 +29,9 @@ const OPENING_MAX: usize = 256;
 /// Time that a connection counts towards [`OPENING_MAX`]. A slower one delays no other.
 const OPENING_NS: u64 = 100_000_000;
 
+/// Time after the window for which replies to requests from before it are awaited.
+const GRACE_NS: u64 = 500_000_000;
+
 /// Requests sent in one go before events are handled.
 const BURST_MAX: usize = 64;
 
@@ -131,6 +134,9 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
                 true => self.run_open_loop()?,
                 false => self.run_closed_loop()?,
             }
+            for connection in self.connections.iter().filter(|it| it.state.is_busy()) {
+                self.counters.outstanding(connection, self.now);
+            }
         }
         self.counters.finish();
         finished();
@@ -182,7 +188,7 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
                     self.iterate(Duration::ZERO)?;
                 }
             }
-            while self.busy > 0 && self.now < self.control.abandon_ns() {
+            while self.awaits_replies() && self.now < self.control.abandon_ns() {
                 self.poll_or_iterate()?;
             }
             match &self.plan.slices {
@@ -207,8 +213,9 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
             let instant_ns = pacer.next_instant(self.now);
             if self.busy + self.resting == 0
                 || self.now >= self.control.abandon_ns()
-                || (instant_ns.is_none() && self.busy == 0)
+                || (instant_ns.is_none() && !self.awaits_replies())
             {
+                let Some(pacer) = &mut self.pacer else { return Ok(()) };
                 let (unsent, plan_end_ns) = pacer.unsent();
                 self.counters.unsent(unsent, plan_end_ns);
                 return Ok(());
@@ -245,6 +252,16 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
             self.counters.spun(from_ns, self.now - from_ns);
         }
         Ok(())
+    }
+
+    /// True while replies are awaited: after the window, those to requests that were sent in it, and
+    /// for [`GRACE_NS`] those to earlier ones.
+    fn awaits_replies(&self) -> bool {
+        let sending = self.now < self.control.end_ns() && self.quota > 0;
+        let in_grace = self.now.saturating_sub(GRACE_NS) < self.control.end_ns();
+        let awaited = |connection: &Connection| connection.measured && connection.state.is_busy();
+        self.busy > 0
+            && (sending || (in_grace && self.quota > 0) || self.connections.iter().any(awaited))
     }
 
     fn into_totals(mut self) -> Totals {

@@ -28,6 +28,7 @@ use crate::clients::socket::Target;
 use crate::exit::{self, Failure, Outcome};
 use crate::experiments::Finished;
 use crate::experiments::listening::{kernel_settings, record_depth};
+use crate::machine::pauses;
 use crate::machine::ports;
 use crate::options::SEED_END;
 use crate::run::args::RunArgs;
@@ -82,6 +83,7 @@ pub fn storm(args: &StormArgs, argv: Vec<String>) -> Result<Finished<Storms>, Fa
         sum.wrong_replies |= outcome.wrong_replies;
         sum.connected &= outcome.connected;
         sum.failures |= outcome.failures;
+        sum.valid &= outcome.valid;
         // Without a server, further experiments would show no more.
         if sum.signal.is_some() || failure.is_some() {
             break;
@@ -116,11 +118,15 @@ fn one(
         let _ = writeln!(io::stderr(), "warning: {error}");
     }
     let started = SystemTime::now();
+    let begin = pauses::now();
     let Observed { counts, queue, counters, signal } = observe(session, &load)?;
+    let pauses = pauses::between(begin, pauses::now()).sentences("during the burst");
     let (subject, ended) = prepared.stop(&job);
     let error = ended.and_then(|ended| ended.error);
     let failures = counts.failures.total() > 0 || error.is_some();
-    let mut notes = session.warnings(run, &placement);
+    let mut notes = pauses;
+    let valid = notes.is_empty();
+    notes.extend(session.warnings(run, &placement));
     notes.extend(error.into_iter().chain(rate_missed(&load, &counts)));
     notes.extend(no_port(&load, &counts));
     environment.capture_after();
@@ -130,7 +136,7 @@ fn one(
         wrong_replies: counts.failures.wrong_replies() > 0,
         connected: !counts.connect.is_empty(),
         failures,
-        valid: true,
+        valid,
         held: true,
     };
     let storm = Storm {

@@ -21,6 +21,7 @@ use crate::clients::worker;
 use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure};
 use crate::machine::neighbours::{NeighbourMeter, Neighbours};
+use crate::machine::pauses::{self, Pauses};
 use crate::machine::placement::{Placement, pin};
 use crate::machine::processes::Processes;
 use crate::machine::quota::{QuotaMeter, QuotaUse};
@@ -96,6 +97,10 @@ pub struct Measured {
     pub quota: Option<QuotaUse>,
     /// Other programs in the window; `None` without a window.
     pub neighbours: Option<Neighbours>,
+    /// Pauses of the generator from the window's start to the last reply.
+    pub pauses: Pauses,
+    /// Pauses before.
+    pub pauses_before: Pauses,
     /// Signal that cut the run short.
     pub signal: Option<i32>,
 }
@@ -212,6 +217,8 @@ struct Controller<'a> {
     /// Threads that have nothing outstanding any more.
     finished: usize,
     signal: Option<i32>,
+    /// Begin of the run, start of the window, and last reply, as [`pauses::now`].
+    instants: [Duration; 3],
     /// Begin of the loop.
     begin_ns: u64,
     /// Start and end of the measured window.
@@ -246,6 +253,7 @@ impl<'a> Controller<'a> {
             opened: 0,
             finished: 0,
             signal: None,
+            instants: [pauses::now(); 3],
             begin_ns: 0,
             start_ns: 0,
             end_ns: NEVER,
@@ -281,6 +289,8 @@ impl<'a> Controller<'a> {
             if slices.is_some() {
                 self.started = SystemTime::now(); // The clock has stood still meanwhile.
             }
+            let late_ns = self.control.clock.now().saturating_sub(self.start_ns);
+            self.instants[1] = pauses::now().saturating_sub(Duration::from_nanos(late_ns));
             self.server.begin();
             self.quota.begin();
             self.neighbour_meter.begin();
@@ -297,6 +307,7 @@ impl<'a> Controller<'a> {
         while self.finished < self.threads {
             self.wait(NEVER);
         }
+        self.instants[2] = pauses::now();
     }
 
     /// Begins the loop and sets the measured window.
@@ -424,7 +435,10 @@ impl<'a> Controller<'a> {
         self.intervals.finish(end_ns - since_ns, control.queues(), |interval, counts| {
             self.observer.interval(&FinishedInterval { interval, counts, started });
         });
+        let [begin, start, end] = self.instants;
         Measured {
+            pauses: pauses::between(start, end),
+            pauses_before: pauses::between(begin, start),
             intervals: self.intervals,
             started,
             start_ns: self.start_ns,

@@ -72,6 +72,9 @@ pub(super) fn record(
         throughput_per_s: if exchanges > 0 { exchanges as f64 / seconds } else { 0.0 },
         errors_total: measured.totals.failures.total(),
         unserved: measured.totals.unserved,
+        outstanding: positive(measured.totals.outstanding),
+        conns_without_exchange: positive(silent(&measured.totals)),
+        sent: Some(measured.totals.sent),
         latency: latencies(&measured, &job.args.percentiles),
         client: Cost {
             quota: sides.quota(&sides.client),
@@ -139,10 +142,21 @@ fn threshold(condition: &Condition, record: &Record) -> Threshold {
     Threshold { expression: condition.to_string(), value, held, undecided }
 }
 
+/// Number of connections without an exchange in the measured window.
+fn silent(totals: &Totals) -> u64 {
+    totals.per_connection.iter().filter(|&&exchanges| exchanges == 0).count() as u64
+}
+
+fn positive(count: u64) -> Option<u64> {
+    Some(count).filter(|&count| count > 0)
+}
+
 fn latencies(measured: &Measured, percentiles: &[Statistic]) -> Latencies {
     let Measured { totals, intervals, .. } = measured;
-    let latency = |histogram| Some(Latency::from_histogram(histogram)?.with(percentiles));
-    let exchange = latency(&intervals.total.exchange);
+    let unanswered =
+        |histogram, count| Some(Latency::with_unanswered(histogram, count)?.with(percentiles));
+    let latency = |histogram| unanswered(histogram, 0);
+    let exchange = unanswered(&intervals.total.exchange, totals.unanswered);
     let latencies = Latencies {
         connect: latency(&totals.connect),
         first_exchange: latency(&totals.first_exchange),
@@ -151,7 +165,7 @@ fn latencies(measured: &Measured, percentiles: &[Statistic]) -> Latencies {
     match &intervals.total.open {
         None => Latencies { exchange, ..latencies },
         Some(open) => Latencies {
-            response: latency(&open.response),
+            response: unanswered(&open.response, totals.unanswered),
             service: exchange,
             lateness: latency(&open.lateness),
             ..latencies
@@ -184,12 +198,18 @@ fn evidence(
         server_busy: sides.server.as_ref().filter(|_| !server_polls).and_then(Side::load),
         shared_busy,
         server_changed: measured.server.changed,
+        pauses: measured.pauses,
+        pauses_before: measured.pauses_before,
+        outstanding: totals.outstanding,
+        longest_wait_ns: totals.longest_wait_ns,
+        // Otherwise not every connection has something to do.
+        silent: if run.plan.open.is_none() && run.requests.is_none() { silent(totals) } else { 0 },
         exchanges: measured.intervals.total.exchanges,
         wrong_replies: totals.failures.wrong_replies(),
         conns: run.conns.into(),
         failed,
         disagreement: ended.and_then(|ended| {
-            let certain = failed == 0 && measured.signal.is_none();
+            let certain = failed + totals.outstanding == 0 && measured.signal.is_none();
             let total = certain.then_some(totals.exchanges);
             disagreement(slice::from_ref(ended), run.plan.pattern.size(), total)
         }),

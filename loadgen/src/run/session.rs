@@ -14,6 +14,7 @@ use crate::clients::socket::Target;
 use crate::event::{Event, FinishGuard};
 use crate::exit::{self, Failure, Outcome};
 use crate::machine::limits;
+use crate::machine::pauses;
 use crate::machine::placement::{Cpus, Place, Placement, pin};
 use crate::machine::ports;
 use crate::machine::signals;
@@ -74,6 +75,8 @@ impl Session {
         let (sender, events) = channel();
         signals::watch(sender.clone())
             .map_err(|error| failed(format!("cannot catch signals: {}", describe(&error))))?;
+        pauses::watch()
+            .map_err(|error| failed(format!("cannot watch for pauses: {}", describe(&error))))?;
         Ok(Self { cpus, sender, events })
     }
 

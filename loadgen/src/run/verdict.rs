@@ -9,6 +9,8 @@ use crate::machine::neighbours::Disturbance;
 
 pub use trend::trend;
 
+use crate::machine::pauses::Pauses;
+
 /// Share of its CPUs from which on a side counts as saturated.
 const FULL: f64 = 0.95;
 
@@ -66,6 +68,16 @@ pub struct Evidence {
     pub shared_busy: Option<f64>,
     /// True if processes of the server came or went in the window.
     pub server_changed: bool,
+    /// Pauses of the generator from the window's start to the last reply.
+    pub pauses: Pauses,
+    /// Pauses before.
+    pub pauses_before: Pauses,
+    /// Requests without a reply when the run ended.
+    pub outstanding: u64,
+    /// Longest time that one of them had waited.
+    pub longest_wait_ns: u64,
+    /// Connections without an exchange in the window of a closed loop.
+    pub silent: u64,
     /// Verified exchanges in the window.
     pub exchanges: u64,
     /// Wrong replies.
@@ -183,6 +195,25 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         let share = percent(*share);
         list.push(format!("{word}: {by} kept {threads} waiting for a CPU for {share} of the time"));
     }
+    let before = "before the measured window, so connects and first exchanges may contain it";
+    warnings.extend(evidence.pauses_before.sentences(before));
+    if evidence.outstanding > 0 {
+        warnings.push(format!(
+            "outstanding: {} without a reply when the run ended, after up to {}; they count with \
+             the time they had waited, so percentiles among them are lower bounds",
+            match evidence.outstanding {
+                1 => "1 request was".to_owned(),
+                count => format!("{count} requests were"),
+            },
+            format::duration(evidence.longest_wait_ns),
+        ));
+    }
+    if evidence.silent > 0 && evidence.exchanges > 0 {
+        warnings.push(format!(
+            "silent: {} of {} connections completed no exchange in the measured window",
+            evidence.silent, evidence.conns
+        ));
+    }
     if let Some(quota) = evidence.server_throttled() {
         warnings.push(format!(
             "server-throttled: the server had used up its {} for {} of the time, so the numbers \
@@ -245,9 +276,13 @@ fn limit(evidence: &Evidence) -> Limit {
 }
 
 fn invalid_reasons(evidence: &Evidence, limit: Limit) -> Vec<String> {
-    let mut reasons = Vec::new();
+    let mut reasons = evidence.pauses.sentences("in the measured window");
     if evidence.exchanges == 0 {
-        reasons.push("no-exchange: no exchange was completed in the measured window".to_owned());
+        let none_due = evidence.open.as_ref().is_some_and(|open| open.planned == 0);
+        let cause =
+            if none_due { "; no request was due, so raise --rate or --duration" } else { "" };
+        reasons
+            .push(format!("no-exchange: no exchange was completed in the measured window{cause}"));
     }
     if evidence.wrong_replies > 0 {
         let count = evidence.wrong_replies;
@@ -358,6 +393,8 @@ fn open_reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) -> Vec<S
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn disturbance(share: f64) -> Option<Disturbance> {
@@ -376,6 +413,11 @@ mod tests {
             server_busy: Some(0.99),
             shared_busy: None,
             server_changed: false,
+            pauses: Pauses::default(),
+            pauses_before: Pauses::default(),
+            outstanding: 0,
+            longest_wait_ns: 0,
+            silent: 0,
             exchanges: 1000,
             wrong_replies: 0,
             conns: 64,
@@ -620,6 +662,27 @@ mod tests {
             let words: Vec<bool> = about_the_plan.map(|said| said.starts_with(word)).collect();
             assert_eq!(words, [true; 2], "{said:?}");
         }
+    }
+
+    #[test]
+    fn pauses_in_the_window_are_invalid_and_before_it_a_warning() {
+        let pauses = Pauses { stopped: Duration::from_millis(2010), ..Pauses::default() };
+        let verdict = judge(&Evidence { pauses, ..good() });
+        let reason = "stopped: the generator was stopped for 2.01s in the measured window";
+        assert_eq!(verdict.invalid_reasons, [reason]);
+        let verdict = judge(&Evidence { pauses_before: pauses, ..good() });
+        assert_eq!(verdict.invalid_reasons, [""; 0]);
+        assert!(verdict.warnings[0].contains("2.01s before"), "{:?}", verdict.warnings);
+    }
+
+    #[test]
+    fn requests_without_a_reply_are_a_warning() {
+        let evidence =
+            Evidence { outstanding: 2, longest_wait_ns: 3_500_000_000, silent: 1, ..good() };
+        let Verdict { invalid_reasons, warnings, .. } = judge(&evidence);
+        assert_eq!(invalid_reasons, [""; 0]);
+        assert!(warnings[0].contains("2 requests were") && warnings[0].contains("up to 3.50s"));
+        assert!(warnings[1].starts_with("silent: 1 of 64 connections"), "{warnings:?}");
     }
 
     #[test]

@@ -35,3 +35,4 @@ mod thresholds;
 mod usage;
 mod validity;
 mod warmup;
+mod window;

@@ -77,6 +77,14 @@ pub struct Record {
     pub errors: Vec<ErrorCount>,
     /// Connections that never got a whole reply.
     pub unserved: u64,
+    /// Requests that had no whole reply when the run ended. Each counts in the latency with the time
+    /// that it had waited; see [`Latency::unanswered`](crate::Latency::unanswered). Absent if every
+    /// request had its reply or has failed.
+    pub outstanding: Option<u64>,
+    /// Connections without an exchange in the measured window; absent if there are none.
+    pub conns_without_exchange: Option<u64>,
+    /// Requests sent in all.
+    pub sent: Option<Sent>,
     /// Latency by what was timed.
     pub latency: Latencies,
     /// Intervals of the measured window, in order and without gaps.
@@ -142,6 +150,34 @@ impl Document for Record {
 /// The only engine of the first versions.
 fn epoll() -> String {
     "epoll".to_owned()
+}
+
+/// Requests sent, by the phase in which they were sent. If none has failed, their sum is the number
+/// of requests that the server has received.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Sent {
+    /// First request of each connection.
+    pub first_exchanges: u64,
+    /// Between the first exchanges and the measured window.
+    pub warmup: u64,
+    /// In the measured window.
+    pub window: u64,
+    /// After it: requests of an open loop that were due before.
+    pub after: u64,
+    /// In all.
+    pub total: u64,
+}
+
+impl Sent {
+    /// Adds other requests.
+    pub fn add(&mut self, other: Self) {
+        self.first_exchanges += other.first_exchanges;
+        self.warmup += other.warmup;
+        self.window += other.window;
+        self.after += other.after;
+        self.total += other.total;
+    }
 }
 
 /// Server under test.

@@ -12,6 +12,7 @@ use super::worker::{Counted, Opened, Spec, Workers, failed, monotonic_ns};
 use crate::clients::intervals::{add, histogram};
 use crate::clients::socket::sources;
 use crate::exit::{self, Failure};
+use crate::machine::pauses::{self, Pauses};
 use crate::machine::placement::Placement;
 use crate::machine::quota::{QuotaMeter, QuotaUse};
 use crate::progress::Progress;
@@ -69,7 +70,7 @@ pub(super) fn measure(
     let idle = Reading::take(&pids);
 
     progress.set_phase(format!("warming up, then measuring for {window:.1?}"));
-    let begin_ns = monotonic_ns() + ns(HEAD_START);
+    let (begin, begin_ns) = (pauses::now(), monotonic_ns() + ns(HEAD_START));
     workers.begin(begin_ns)?;
     wait_until(session, begin_ns + ns(warmup))?;
     let mut meters = [&[getpid()], &pids[..]].map(QuotaMeter::find);
@@ -78,6 +79,7 @@ pub(super) fn measure(
     wait_until(session, begin_ns + ns(warmup + window))?;
     let (read_ns, used_ns) = (monotonic_ns() - start_ns, cpu_ns(&pids).saturating_sub(used_ns));
     let quotas = meters.each_ref().map(QuotaMeter::end);
+    let pauses = pauses::between(begin, pauses::now());
     progress.set_phase("waiting for the last replies");
     let counted = merge(workers.receive(session)?)?;
     drop(workers);
@@ -103,6 +105,7 @@ pub(super) fn measure(
         placement,
         counted,
         ended,
+        pauses,
         quotas,
     };
     let mut point = Point {
@@ -129,6 +132,8 @@ struct Window {
     server_share: f64,
     counted: Counted,
     ended: Vec<Ended>,
+    /// Pauses of this process.
+    pauses: Pauses,
     /// CPU quotas of the generator and of the servers.
     quotas: [Option<QuotaUse>; 2],
 }
@@ -184,7 +189,8 @@ impl Window {
             false => self.shards,
         };
         let shared = servers.iter().any(|cpu| clients.contains(cpu));
-        let certain = counted.failed == 0;
+        let certain = counted.failed + counted.outstanding == 0;
+        let workers = Pauses { stopped: counted.stopped, suspended: counted.suspended };
         Evidence {
             client_busy: (client_share / clients.len() as f64).min(1.0),
             client_quota: client_quota.map(|quota| quota.record(clients.len(), shared_quota)),
@@ -197,6 +203,11 @@ impl Window {
             shared_busy: shared
                 .then(|| ((client_share + server_share) / clients.len() as f64).min(1.0)),
             server_changed: false,
+            pauses: workers.max(self.pauses),
+            pauses_before: Pauses::default(),
+            outstanding: counted.outstanding,
+            longest_wait_ns: counted.longest_wait_ns,
+            silent: 0,
             exchanges: counted.exchanges,
             wrong_replies: counted.wrong_replies,
             conns: args.conns.into(),
@@ -262,16 +273,20 @@ fn wait_until(session: &Session, instant_ns: u64) -> Result<(), Failure> {
 /// The sum of the counts; of latencies, the sum of the histograms.
 fn merge(counted: Vec<Counted>) -> Result<Counted, Failure> {
     let latency = |field: fn(&Latencies) -> &Option<Latency>| {
-        let mut sum = histogram();
+        let (mut sum, mut unanswered) = (histogram(), 0);
         for part in counted.iter().filter_map(|worker| field(&worker.latency).as_ref()) {
+            unanswered += part.unanswered.unwrap_or(0);
             let part = part
                 .histogram()
                 .map_err(|error| failed(format!("a process of the generator: {error}")))?;
             add(&mut sum, &part);
         }
-        Ok(Latency::from_histogram(&sum))
+        Ok(Latency::with_unanswered(&sum, unanswered))
     };
     let sum = |field: fn(&Counted) -> u64| counted.iter().map(field).sum();
+    let most = |field: fn(&Counted) -> u64| counted.iter().map(field).max().unwrap_or(0);
+    let longest =
+        |field: fn(&Counted) -> Duration| counted.iter().map(field).max().unwrap_or_default();
     Ok(Counted {
         exchanges: sum(|worker| worker.exchanges),
         total: sum(|worker| worker.total),
@@ -285,6 +300,10 @@ fn merge(counted: Vec<Counted>) -> Result<Counted, Failure> {
             ..Latencies::default()
         },
         failed: sum(|worker| worker.failed),
+        outstanding: sum(|worker| worker.outstanding),
+        longest_wait_ns: most(|worker| worker.longest_wait_ns),
+        stopped: longest(|worker| worker.stopped),
+        suspended: longest(|worker| worker.suspended),
     })
 }
 

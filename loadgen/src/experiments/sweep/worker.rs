@@ -26,7 +26,7 @@ use crate::clients::plan::Plan;
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure};
 use crate::machine::placement::Placement;
-use crate::machine::{children, limits};
+use crate::machine::{children, limits, pauses};
 use crate::progress;
 use crate::run::Session;
 use crate::run::measure::{Run, measure};
@@ -88,6 +88,12 @@ pub(super) struct Counted {
     /// Connections that failed.
     pub(super) failed: u64,
     pub(super) latency: Latencies,
+    /// Requests without a reply when the run ended, and the longest time that one had waited.
+    pub(super) outstanding: u64,
+    pub(super) longest_wait_ns: u64,
+    /// Times for which this process was stopped, and the machine suspended.
+    pub(super) stopped: Duration,
+    pub(super) suspended: Duration,
 }
 
 /// The monotonic clock, nanoseconds.
@@ -226,9 +232,10 @@ fn run(spec: &str) -> Result<(), Failure> {
         server: None,
         progress: None,
     };
+    pauses::watch().map_err(|error| failed(describe(&error)))?;
     let (sender, events) = channel();
     let measured = measure(&run, &sender, &events, &mut Controlled)?;
-    let (totals, window) = (measured.totals, measured.intervals.total);
+    let (totals, window, pauses) = (measured.totals, measured.intervals.total, measured.pauses);
     let counted = Counted {
         exchanges: window.exchanges,
         total: totals.exchanges,
@@ -238,10 +245,14 @@ fn run(spec: &str) -> Result<(), Failure> {
         latency: Latencies {
             connect: Latency::from_histogram(&totals.connect),
             first_exchange: Latency::from_histogram(&totals.first_exchange),
-            exchange: Latency::from_histogram(&window.exchange),
+            exchange: Latency::with_unanswered(&window.exchange, totals.unanswered),
             ..Latencies::default()
         },
         failed: totals.failures.total(),
+        outstanding: totals.outstanding,
+        longest_wait_ns: totals.longest_wait_ns,
+        stopped: pauses.stopped,
+        suspended: pauses.suspended,
     };
     print(&counted).map_err(|error| failed(describe(&error)))
 }

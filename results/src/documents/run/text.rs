@@ -205,6 +205,23 @@ fn errors(record: &Record) -> String {
         let sentence = format!("  {kind:<12} {errno:<14} {count:>9}   {}", error.first);
         text += &(wrap(&printable(&sentence), COLUMNS, 15) + "\n");
     }
+    if let Some(sent) = &record.sent {
+        let phases = [
+            (sent.first_exchanges, "first exchanges"),
+            (sent.warmup, "in the warm-up"),
+            (sent.window, "in the window"),
+            (sent.after, "after it"),
+        ];
+        let phases = phases.into_iter().filter(|(count, _)| *count > 0);
+        let parts: Vec<String> =
+            phases.map(|(count, when)| format!("{} {when}", grouped(count))).collect();
+        let total = plural(sent.total, "request");
+        text += &named("sent", &format!("{total} in all: {}", parts.join(", ")));
+    }
+    if let Some(outstanding) = record.outstanding {
+        let requests = plural(outstanding, "request");
+        text += &named("outstanding", &format!("{requests} without a reply when the run ended"));
+    }
     if record.unserved > 0 {
         let unserved = plural(record.unserved, "connection");
         text += &named("unserved", &format!("{unserved} never got a reply"));

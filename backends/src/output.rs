@@ -32,7 +32,7 @@ pub(crate) enum Stream {
 ///
 /// # Errors
 ///
-/// Those of write(2), and `ETIMEDOUT` if the server stops and the reader does not read.
+/// Those of write(2), and `ETIMEDOUT` or `EAGAIN` if the server stops and the reader does not read.
 pub(crate) fn print(stream: Stream, text: impl FnOnce() -> String) -> io::Result<()> {
     static LINES: [Mutex<()>; 2] = [const { Mutex::new(()) }; 2];
     let _lines = LINES[stream as usize].lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,9 +123,9 @@ impl Bounded {
             [PollFd::new(&stream, PollFlags::OUT), PollFd::new(&*self.stop, PollFlags::IN)];
         loop {
             let (draining, left) = (self.stop.is_draining(), self.left());
-            wait_for(if draining { &mut fds[..1] } else { &mut fds }, left);
-            if !fds[0].revents().is_empty() {
-                return Ok(());
+            let polled = wait_for(if draining { &mut fds[..1] } else { &mut fds }, left);
+            if !polled || !fds[0].revents().is_empty() {
+                return Ok(()); // without memory for poll(2), only a write can show it
             }
             if left == Some(Duration::ZERO) {
                 return Err(Errno::TIMEDOUT);

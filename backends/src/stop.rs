@@ -11,14 +11,15 @@ use rustix::io::{Errno, write};
 /// Delay before a wait is tried again that has failed for lack of memory.
 pub(crate) const WAIT_RETRY: Duration = Duration::from_millis(10);
 
-/// Waits with poll(2), for at most `timeout`. Returns early after a signal, and after
+/// Waits with poll(2), for at most `timeout`. Returns early after a signal and, with false, after
 /// [`WAIT_RETRY`] if the call fails (ENOMEM): the caller checks what it waits for and loops.
-pub(crate) fn wait_for(fds: &mut [PollFd<'_>], timeout: Option<Duration>) {
+pub(crate) fn wait_for(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> bool {
     let timespec = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-    match poll(fds, timespec.as_ref()) {
-        Ok(_) | Err(Errno::INTR) => {}
-        Err(_) => thread::sleep(WAIT_RETRY.min(timeout.unwrap_or(WAIT_RETRY))),
+    let polled = matches!(poll(fds, timespec.as_ref()), Ok(_) | Err(Errno::INTR));
+    if !polled {
+        thread::sleep(WAIT_RETRY.min(timeout.unwrap_or(WAIT_RETRY)));
     }
+    polled
 }
 
 /// Stop signal of a server: a state that changes once, and a descriptor to wait on.

@@ -162,7 +162,8 @@ pub fn serve(args: &ServeArgs) -> ExitCode {
 
 fn run(args: &ServeArgs) -> Result<u8, u8> {
     let addrs = resolve("cannot listen on", &args.listen)?;
-    let listen = *addrs.iter().find(|addr| address::is_local(**addr)).unwrap_or(&addrs[0]);
+    let local = addrs.iter().find(|addr| addrs.len() > 1 && address::is_local(**addr));
+    let listen = *local.unwrap_or(&addrs[0]);
     let options = options(args);
     let (backend, choice) = choose(&args.backend, &options);
     let name = backend.name();

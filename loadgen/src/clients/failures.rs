@@ -1,5 +1,7 @@
 //! Failed connections, counted by kind and errno. Each connection fails at most once.
 
+use std::cmp::Reverse;
+
 use lockstep_results::ErrorCount;
 
 use crate::exit::{self, Failure};
@@ -105,29 +107,39 @@ impl Failures {
         wrong.map(|entry| entry.count).sum()
     }
 
+    /// Cause of the most frequent failure.
+    pub fn cause(&self) -> Option<String> {
+        let most = self.entries.iter().min_by_key(|entry| entry.order())?;
+        Some(most.as_count().cause())
+    }
+
     /// Returns the counts of a record, most frequent first.
     pub fn into_counts(mut self) -> Vec<ErrorCount> {
-        self.entries.sort_by_key(|entry| (std::cmp::Reverse(entry.count), entry.first_at));
-        let counts = self.entries.into_iter().map(|entry| ErrorCount {
-            kind: entry.kind.name().to_owned(),
-            errno: entry.errno.map(lockstep_sys::errno::name),
-            count: entry.count,
-            first: entry.first,
-        });
-        counts.collect()
+        self.entries.sort_by_key(Entry::order);
+        self.entries.iter().map(Entry::as_count).collect()
+    }
+}
+
+impl Entry {
+    /// The most frequent first, then the earliest.
+    fn order(&self) -> (Reverse<u64>, u64) {
+        (Reverse(self.count), self.first_at)
+    }
+
+    fn as_count(&self) -> ErrorCount {
+        ErrorCount {
+            kind: self.kind.name().to_owned(),
+            errno: self.errno.map(lockstep_sys::errno::name),
+            count: self.count,
+            first: self.first.clone(),
+        }
     }
 }
 
 /// The failure of a command that could connect to no server at `addr`, from this many source
 /// addresses of its own.
 pub fn not_connected(addr: &str, errors: &[ErrorCount], sources: usize) -> Failure {
-    let cause = errors.first().map_or_else(String::new, |error| {
-        let cause = error.first.split_once(": ").map_or(error.first.as_str(), |(_, cause)| cause);
-        match &error.errno {
-            Some(errno) => format!(": {cause} ({errno})"),
-            None => format!(": {cause}"),
-        }
-    });
+    let cause = errors.first().map_or_else(String::new, |error| format!(": {}", error.cause()));
     let errno = errors.first().and_then(|error| error.errno.as_deref());
     let hint = match errno {
         Some("EADDRNOTAVAIL") if sources == 0 => {
@@ -162,6 +174,7 @@ mod tests {
 
         assert_eq!(failures.total(), 5);
         assert_eq!(failures.wrong_replies(), 1);
+        assert_eq!(failures.cause().as_deref(), Some("theirs, and earlier (ECONNRESET)"));
         let counts = failures.into_counts();
         assert_eq!(counts[0].kind, "receive");
         assert_eq!(counts[0].errno.as_deref(), Some("ECONNRESET"));

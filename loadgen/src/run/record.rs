@@ -208,6 +208,7 @@ fn evidence(
         wrong_replies: totals.failures.wrong_replies(),
         conns: run.conns.into(),
         failed,
+        failure: totals.failures.cause(),
         disagreement: ended.and_then(|ended| {
             let certain = failed + totals.outstanding == 0 && measured.signal.is_none();
             let total = certain.then_some(totals.exchanges);

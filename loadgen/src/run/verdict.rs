@@ -86,6 +86,8 @@ pub struct Evidence {
     pub conns: u64,
     /// Failed connections. They are not opened again.
     pub failed: u64,
+    /// Cause of the most frequent failure, if it is known.
+    pub failure: Option<String>,
     /// Difference between the counts of the embedded server and those of the generator.
     pub disagreement: Option<String>,
     /// True if the generator was built without optimization.
@@ -289,9 +291,12 @@ fn invalid_reasons(evidence: &Evidence, limit: Limit) -> Vec<String> {
         reasons.push(format!("wrong-replies: {count} replies differed from their requests"));
     }
     if evidence.failed > 0 && evidence.failed as f64 >= LOST * evidence.conns as f64 {
+        let cause = evidence.failure.as_ref().map(|cause| format!(" ({cause})"));
         reasons.push(format!(
-            "connections-lost: {} of {} connections failed, so the load was not the one asked for",
-            evidence.failed, evidence.conns
+            "connections-lost: {} of {} connections failed{}, so the load was not the one asked for",
+            evidence.failed,
+            evidence.conns,
+            cause.unwrap_or_default()
         ));
     }
     reasons.extend(evidence.disagreement.clone());
@@ -422,6 +427,7 @@ mod tests {
             wrong_replies: 0,
             conns: 64,
             failed: 0,
+            failure: None,
             disagreement: None,
             debug_build: false,
             warmup_at_bound: false,
@@ -549,6 +555,9 @@ mod tests {
         let lost = |failed| judge(&Evidence { conns: 1000, failed, ..good() }).invalid_reasons;
         assert_eq!((lost(0).len(), lost(9).len(), lost(10).len()), (0, 0, 1));
         assert!(lost(10)[0].starts_with("connections-lost: 10 of 1000"), "{:?}", lost(10));
+        let failure = Some("connection reset (ECONNRESET)".to_owned());
+        let lost = judge(&Evidence { conns: 9, failed: 9, failure, ..good() }).invalid_reasons;
+        assert!(lost[0].contains("failed (connection reset (ECONNRESET)), so"), "{lost:?}");
     }
 
     #[test]

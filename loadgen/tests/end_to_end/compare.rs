@@ -226,6 +226,19 @@ fn peers_are_found_beside_the_executable() {
 }
 
 #[test]
+fn cause_of_a_failure_is_named() {
+    // While the other subject is under load, its connections are idle. On a slow machine they are
+    // idle for long before the first round, too.
+    let short = format!("short={} --idle-timeout 250ms", echo());
+    let subjects = ["compare", "blocking", &short, "--conns", "2", "--rounds", "1"];
+    let finished = run(&[&subjects[..], &["-d", "800ms", "--slice", "400ms", "-w", "0"]].concat());
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
+    let said = (finished.stdout.clone() + &finished.stderr).replace("\n    ", " ");
+    assert!(said.contains("the server closed an idle connection"), "{finished:#?}");
+    assert!(said.contains("short: "), "{finished:#?}");
+}
+
+#[test]
 fn preflight_rejects_subjects_that_cannot_start() {
     for (subject, code, words) in [
         ("absent=no-such-program {addr}", 1, "absent: sh: "),

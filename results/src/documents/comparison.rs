@@ -30,7 +30,7 @@ use sentences::{decimals, interval};
 
 use crate::html::Page;
 use crate::statistics::{Ratio, Stopped, Stopping};
-use crate::{Document, Environment, Header, Latency, Record, Subject};
+use crate::{Document, Environment, ErrorCount, Header, Latency, Record, Subject};
 
 /// A whole comparison, as its file holds it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -254,6 +254,9 @@ pub struct Measurement {
     pub warnings: Vec<String>,
     /// Failures, which do not by themselves exclude a run.
     pub errors_total: u64,
+    /// Failures by kind and errno.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<ErrorCount>,
     /// Measured values.
     pub values: ByMetric<f64>,
     /// File of the whole record, if it was kept.

@@ -217,6 +217,15 @@ pub struct ErrorCount {
     pub first: String,
 }
 
+impl ErrorCount {
+    /// Cause of the first failure, with the name of its errno: `connection refused (ECONNREFUSED)`.
+    pub fn cause(&self) -> String {
+        let cause = self.first.split_once(": ").map_or(self.first.as_str(), |(_, cause)| cause);
+        let errno = self.errno.as_ref().map(|errno| format!(" ({errno})")).unwrap_or_default();
+        cause.to_owned() + &errno
+    }
+}
+
 /// Plan of an open loop in the measured window, and what became of it.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

@@ -74,7 +74,7 @@ impl End {
             (Self::Closed, State::Exchanging) => {
                 format!("the server closed after {received} bytes of the reply")
             }
-            (Self::Closed, _) => "the server closed while nothing was owed".to_owned(),
+            (Self::Closed, _) => "the server closed an idle connection".to_owned(),
             (Self::Surplus(count), _) => format!("{count} bytes more than were asked for"),
             (Self::Mismatch(Mismatch { at, expected, found }), _) => {
                 format!("byte {at} of the reply was {found:#04x}, not {expected:#04x}")

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use lockstep_results::Absent;
+use lockstep_results::{Absent, ErrorCount};
 
 use super::subjects::Entry;
 use crate::exit::{self, Failure};
@@ -80,9 +80,12 @@ fn cause(name: &str, finished: &Finished) -> Failure {
     if finished.record.interrupted {
         return Failure::new(finished.code, "");
     }
-    let errors = finished.record.errors.iter().map(|error| &error.first);
-    let cause = errors.chain(&finished.record.invalid_reasons).next();
-    let cause = cause.map_or("one exchange failed", String::as_str);
+    let record = &finished.record;
+    // The end of the server is the cause of what happened to its connection.
+    let ended = record.invalid_reasons.iter().filter_map(|it| it.strip_prefix("server-failed: "));
+    let errors = record.errors.iter().map(ErrorCount::cause);
+    let causes = ended.map(str::to_owned).chain(errors).chain(record.invalid_reasons.clone());
+    let cause = causes.into_iter().next().unwrap_or_else(|| "one exchange failed".to_owned());
     let failure = Failure::new(finished.code, format!("{name}: {cause}"));
     match finished.code {
         exit::WRONG_REPLY => failure.hint("a subject sends back the bytes that it receives"),

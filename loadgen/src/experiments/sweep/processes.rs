@@ -212,6 +212,7 @@ impl Window {
             wrong_replies: counted.wrong_replies,
             conns: args.conns.into(),
             failed: counted.failed,
+            failure: None,
             disagreement: disagreement(&self.ended, args.size, certain.then_some(counted.total)),
             debug_build: cfg!(debug_assertions),
             warmup_at_bound: false,

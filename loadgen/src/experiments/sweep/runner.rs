@@ -1,7 +1,7 @@
 //! The runs of a sweep.
 
 use fastrand::Rng;
-use lockstep_results::{Point, Purpose, Record};
+use lockstep_results::{ErrorCount, Point, Purpose, Record};
 
 use super::cells::Cell;
 use super::idle::Probe;
@@ -68,7 +68,7 @@ impl<'a> Runner<'a> {
         }
         // Further levels would show no more.
         if record.unserved == u64::from(record.conns) && record.errors_total > 0 {
-            let cause = record.errors.first().map_or("", |error| error.first.as_str());
+            let cause = record.errors.first().map(ErrorCount::cause).unwrap_or_default();
             let error = format!("no reply from {addr}: {cause}");
             return Err(Failure::new(finished.code, error));
         }

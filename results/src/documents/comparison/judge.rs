@@ -138,6 +138,7 @@ fn measurement(run: &Run) -> Measurement {
         excluded,
         warnings: run.record.warnings.clone(),
         errors_total: run.record.errors_total,
+        errors: run.record.errors.clone(),
         values: ByMetric::from_fn(finite),
         record: run.file.clone(),
     }

@@ -1,8 +1,8 @@
 //! Text of comparisons.
 
-use lockstep_results::{Comparison, Document, Plan};
+use lockstep_results::{Comparison, Document, ErrorCount, Plan};
 
-use super::{plan, runs, three};
+use super::{THREE, plan, runs, three};
 
 #[test]
 fn findings_are_sentences() {
@@ -71,4 +71,31 @@ fn comparison_text_fits_a_terminal() {
             }
         }
     }
+}
+
+#[test]
+fn text_names_the_causes_of_failures() {
+    let mut runs = runs(8, &THREE);
+    let eof = ErrorCount {
+        kind: "eof".into(),
+        errno: None,
+        count: 5,
+        first: "connection 3: the server closed an idle connection".into(),
+    };
+    let reset = ErrorCount {
+        kind: "receive".into(),
+        errno: Some("ECONNRESET".into()),
+        count: 7,
+        first: "connection 0: connection reset by peer".into(),
+    };
+    for run in runs.iter_mut().filter(|run| run.subject == "blocking").take(3) {
+        run.record.errors_total = 12;
+        run.record.errors = vec![eof.clone(), reset.clone()];
+    }
+    let text = Comparison::judge(plan(&["mio", "io-uring", "blocking"]), &runs).text();
+    let text = text.replace("\n    ", " ");
+    let words = "blocking: 36 connections failed in 3 of 8 runs: 21 receive, connection reset by \
+                 peer (ECONNRESET); 15 eof, the server closed an idle connection";
+    assert!(text.contains(words), "{text}");
+    assert!(!text.contains("mio: 0 connections"), "{text}");
 }

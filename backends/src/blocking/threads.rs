@@ -160,7 +160,7 @@ impl<'scope> Threads<'scope, '_> {
     ) -> io::Result<()> {
         let mut table = self.table();
         if table.alive == table.most {
-            memory::room_for(STACK_SIZE)?; // else the thread may get the stack of one that has ended
+            memory::room_for(STACK_SIZE)?; // else the thread may get a stack that was used before
         }
         table.alive += 1;
         table.most = table.most.max(table.alive);

@@ -12,8 +12,8 @@ const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 ///
 /// # Errors
 ///
-/// A text for the user if the unit is missing, the notation differs, or it exceeds 365 days. No unit
-/// has a capital letter: `1M` could mean a month.
+/// A text for the user if the unit is missing, the notation differs, or it exceeds 365 days. No
+/// unit has a capital letter: `1M` could mean a month.
 pub fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);

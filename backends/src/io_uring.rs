@@ -32,7 +32,7 @@ use crate::drive::LINGER;
 use crate::slots::{Key, Slots};
 use crate::trace::{NONE, NoTrace, Trace, Traced, quoted};
 use crate::{Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Unsupported};
-use connection::{Connection, Operation, Received, Shared, Socket};
+use connection::{Connection, Operation, QUEUED_MAX, Received, Shared, Socket};
 use trace::{Enters, note_receive, note_send};
 
 /// The `io-uring` backend's value.
@@ -83,6 +83,9 @@ struct Client {
     connection: Connection,
 }
 
+/// Interval at which unused buffers are given back after a peak.
+const BUFFERS_KEPT: Duration = Duration::from_secs(1);
+
 /// Panic message for a completion that finds no connection: a connection is closed only when
 /// nothing of it is in flight.
 const CLOSED_IN_FLIGHT: &str = "a connection outlives its operations";
@@ -102,6 +105,8 @@ struct Loop<'a, T: Trace> {
     shared: Shared,
     /// Connections that wait for a buffer; some may be closed already.
     waiting: VecDeque<Key>,
+    /// Time of the next check whether fewer buffers would do.
+    shrink_at: Option<Instant>,
     /// The accept is in flight.
     accepting: bool,
     /// Connections accepted beyond the limit: one accept takes all that are in the listen queue.
@@ -138,11 +143,14 @@ impl<'a, T: Trace> Loop<'a, T> {
                 stats: Stats::new(),
                 idle: Deadlines::new(options.idle_timeout),
                 lingering: Deadlines::new(Some(LINGER)),
+                queued: 0,
+                only_single: false,
                 iteration: 0,
                 draining: false,
                 cut: false,
             },
             waiting: VecDeque::new(),
+            shrink_at: None,
             accepting: false,
             accepted: VecDeque::new(),
             backoff: AcceptBackoff::new(options.accept_delay),
@@ -160,6 +168,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             while let Some(completion) = self.ring.next_completion() {
                 self.on_completion(completion)?;
             }
+            self.limit_queues()?;
             self.retry_waiting()?;
             self.expire()?;
             self.open_accepted()?;
@@ -222,7 +231,8 @@ impl<'a, T: Trace> Loop<'a, T> {
     fn deadline(&self) -> Option<Instant> {
         let cut = self.stop.deadline().filter(|_| !self.shared.cut);
         let backoff = self.backoff.until().filter(|_| !self.stop.is_draining());
-        let next = [backoff, self.shared.idle.next(), self.shared.lingering.next(), cut];
+        let (idle, lingering) = (self.shared.idle.next(), self.shared.lingering.next());
+        let next = [backoff, idle, lingering, cut, self.shrink_at];
         next.into_iter().flatten().min()
     }
 
@@ -337,7 +347,6 @@ impl<'a, T: Trace> Loop<'a, T> {
                 ring.send_all(data, socket, bytes)
             }
             Operation::AwaitBuffer => {
-                ring.grow();
                 self.waiting.push_back(key);
                 Ok(())
             }
@@ -356,8 +365,31 @@ impl<'a, T: Trace> Loop<'a, T> {
         self.ring.close(socket)
     }
 
-    /// Receives again for connections that found no buffer.
+    /// Has all connections receive single requests while too many are queued.
+    fn limit_queues(&mut self) -> io::Result<()> {
+        let Shared { queued, only_single, .. } = &mut self.shared;
+        if *only_single {
+            *only_single = *queued > QUEUED_MAX / 2;
+        } else if *queued > QUEUED_MAX {
+            *only_single = true;
+            for key in self.clients.keys() {
+                let client = self.clients.get_mut(key).expect("a key of an open connection");
+                let operation = client.connection.end_receive_all();
+                self.submit(key, operation)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives again for connections that found no buffer, and provides more buffers.
     fn retry_waiting(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.ring.grow();
+        if self.shrink_at.is_none() {
+            self.shrink_at = Some(Instant::now() + BUFFERS_KEPT);
+        }
         for _ in 0..self.waiting.len() {
             let Some(key) = self.waiting.pop_front() else { break };
             if let Some(client) = self.clients.get_mut(key) {
@@ -484,6 +516,9 @@ impl<'a, T: Trace> Loop<'a, T> {
         while let Some(index) = self.shared.lingering.expired(now) {
             let key = self.clients.key_at(index).expect("a closed connection has no deadline");
             self.terminate(key, Cause::Idle)?;
+        }
+        if self.shrink_at.take_if(|at| *at <= now).is_some() && self.ring.shrink() {
+            self.shrink_at = Some(now + BUFFERS_KEPT);
         }
         if !self.shared.cut && self.stop.deadline().is_some_and(|deadline| now >= deadline) {
             self.shared.cut = true;

@@ -16,10 +16,17 @@
 //! # Clients that pipeline
 //!
 //! The kernel receives whatever is there, up to 32 requests in a row (`MULTISHOT_MAX_RETRY`,
-//! io_uring/net.c). A request that completes while a reply is owed is queued, copied out of its
-//! buffer, and the receive for all requests is cancelled. Queued requests are answered by send(2),
-//! one after another; each counts as received only then. From then on the client gets single
-//! receives, each submitted after the reply has been sent, until one has emptied the socket.
+//! io_uring/net.c). A request behind which the socket holds more is answered immediately by
+//! send(2), from its own buffer, and the receive for all requests is cancelled. From then on the
+//! client gets single receives, each submitted after the reply has been sent, until one has emptied
+//! the socket.
+//!
+//! A request that completes while a reply is owed is queued, copied out of its buffer. The reply
+//! was the last of an iteration, and more came within it, or the client does not read its replies.
+//! Queued requests are answered by send(2), one after another; each counts as received only then.
+//! A client that stops reading can fill a queue with what the kernel receives in a row. So while
+//! the queues of a shard hold more than [`QUEUED_MAX`] bytes, all connections get single receives,
+//! and no queue grows.
 //!
 //! # States
 //!
@@ -36,7 +43,8 @@
 //!    |               v                                  another request, a later iteration
 //!    |     All, reply queued <---------------------+
 //!    |         |     |  +--------------------------+
-//!    |   short |     | another request, the same iteration: queue it, cancel All
+//!    |   short |     | another request, the same iteration: queue it, cancel All;
+//!    |         |     | a request, more behind it: send(2), cancel All
 //!    |         v     v
 //!    |    All, rest in flight;   then send(2) for each queued request
 //!    |         |     |
@@ -105,11 +113,19 @@ enum Reply {
     Rest,
 }
 
+/// Most bytes of requests that a shard queues before its connections get single receives. Requests
+/// that have been received by then are queued as well: at most one for each receive buffer.
+pub(super) const QUEUED_MAX: usize = 1 << 20;
+
 /// State that the connections of a shard share.
 pub(super) struct Shared {
     pub(super) stats: Stats,
     pub(super) idle: Deadlines,
     pub(super) lingering: Deadlines,
+    /// Bytes of all queued requests.
+    pub(super) queued: usize,
+    /// True if connections receive single requests only, because too many are queued.
+    pub(super) only_single: bool,
     /// The ring's iteration.
     pub(super) iteration: u32,
     /// True if the server stops.
@@ -198,10 +214,10 @@ impl Connection {
         let Received { request, more, nonempty } = received;
         let receive = self.receive;
         debug_assert!(!matches!(receive, Receive::None | Receive::NoBuffer), "none in flight");
+        self.pipelines = nonempty || self.cancelling;
         if !more {
             (self.receive, self.cancelling) = (Receive::None, false);
         }
-        self.pipelines = nonempty;
         if self.lingering {
             return self.on_discarded(&request, shared);
         }
@@ -209,11 +225,11 @@ impl Connection {
             Reply::Queued { iteration } if iteration != shared.iteration => {
                 self.on_reply_sent(shared);
             }
-            Reply::Queued { .. } | Reply::Rest => return self.on_pipelined(request),
+            Reply::Queued { .. } | Reply::Rest => return self.on_pipelined(request, shared),
             Reply::None => {}
         }
         if self.queue.is_some() {
-            self.enqueue(request);
+            self.enqueue(request, shared);
             return self.answer_queue(socket, shared);
         }
         match request {
@@ -257,9 +273,13 @@ impl Connection {
         shared: &mut Shared,
     ) -> Operation {
         let receives_all = self.receive == Receive::All;
-        if self.exchange.reply_is_last() || (self.pipelines && !receives_all) {
+        let only_single = shared.only_single && !receives_all;
+        if self.exchange.reply_is_last() || self.pipelines || only_single {
             let sent = self.send_now(&buffer[..usize::from(end)], socket, shared);
-            return sent.unwrap_or_else(|| self.next_receive(shared));
+            return sent.unwrap_or_else(|| match self.receive {
+                Receive::All => self.end_receive_all(),
+                _ => self.next_receive(shared),
+            });
         }
         self.reply = Reply::Queued { iteration: shared.iteration };
         self.receive = Receive::All;
@@ -268,8 +288,8 @@ impl Connection {
 
     /// A receive has completed while a reply is owed.
     #[cold]
-    fn on_pipelined(&mut self, request: Request<'_>) -> Operation {
-        self.enqueue(request);
+    fn on_pipelined(&mut self, request: Request<'_>, shared: &mut Shared) -> Operation {
+        self.enqueue(request, shared);
         match (self.receive, self.reply) {
             (Receive::All, _) if !self.cancelling => self.cancel(),
             // Only a receive can show that the reply has gone out.
@@ -278,18 +298,35 @@ impl Connection {
                 Operation::ReceiveNow
             }
             (Receive::None, Reply::Queued { .. }) => {
-                self.receive = Receive::All;
-                Operation::ReceiveAll
+                self.receive = Receive::One;
+                Operation::Receive
             }
             _ => Operation::None,
         }
     }
 
     /// Queues a request. An end or an error is forgotten: the next receive reports it again.
-    fn enqueue(&mut self, request: Request<'_>) {
+    fn enqueue(&mut self, request: Request<'_>, shared: &mut Shared) {
         self.pipelines = true;
         if let Ok(Some((buffer, count))) = request {
             self.queue.get_or_insert_default().push_back(buffer[..count].into());
+            shared.queued += count;
+        }
+    }
+
+    /// Discards the queued requests.
+    fn clear_queue(&mut self, shared: &mut Shared) {
+        let queued = self.queue.take();
+        shared.queued -= queued.iter().flat_map(|it| it.iter()).map(|it| it.len()).sum::<usize>();
+    }
+
+    /// Ends the receive of all requests. Single receives follow if the client pipelines, or if too
+    /// many requests are queued.
+    #[cold]
+    pub(super) fn end_receive_all(&mut self) -> Operation {
+        match self.receive {
+            Receive::All if !self.cancelling && !self.lingering => self.cancel(),
+            _ => Operation::None,
         }
     }
 
@@ -363,13 +400,13 @@ impl Connection {
     fn next_receive(&mut self, shared: &Shared) -> Operation {
         let operation;
         (self.receive, operation) = match self.receive {
-            Receive::All => (Receive::All, Operation::None), // goes on, or its end is to come
-            Receive::One | Receive::Now => unreachable!("two receives"),
+            // It goes on, or its end is to come.
+            Receive::One | Receive::All | Receive::Now => (self.receive, Operation::None),
             Receive::None | Receive::NoBuffer => {
                 if shared.draining && !self.lingering {
                     self.exchange.drain();
                     (Receive::Now, Operation::ReceiveNow)
-                } else if self.pipelines {
+                } else if self.pipelines || shared.only_single {
                     (Receive::One, Operation::Receive)
                 } else {
                     (Receive::All, Operation::ReceiveAll)
@@ -455,6 +492,7 @@ impl Connection {
                 self.queue = None;
                 return self.next_receive(shared);
             };
+            shared.queued -= request.len();
             let mut buffer = [0; RECV_MAX];
             buffer[..request.len()].copy_from_slice(&request);
             shared.stats.on_received(request.len());
@@ -516,8 +554,9 @@ impl Connection {
     fn end(&mut self, cause: Cause, socket: &mut impl Socket, shared: &mut Shared) -> Operation {
         shared.stats.on_closed(cause);
         shared.idle.stop(self.index);
-        self.queue = None;
-        let (lingers, receives) = (lingers(cause) && !shared.cut, self.receive == Receive::All);
+        self.clear_queue(shared);
+        let receives = !matches!(self.receive, Receive::None | Receive::NoBuffer);
+        let lingers = lingers(cause) && !shared.cut;
         if !lingers && !receives {
             return Operation::Close;
         }
@@ -572,16 +611,19 @@ mod tests {
             stats: Stats::new(),
             idle: Deadlines::new(None),
             lingering: Deadlines::new(Some(Duration::ZERO)),
+            queued: 0,
+            only_single: false,
             iteration: 0,
             draining: false,
             cut: false,
         }
     }
 
-    /// A socket that takes so many bytes more.
+    /// A socket that takes so many bytes more, unless its peer has reset the connection.
     #[derive(Default)]
     struct Fake {
         room: usize,
+        is_reset: bool,
         sent: Vec<u8>,
         shut_down: Option<Shutdown>,
     }
@@ -589,6 +631,7 @@ mod tests {
     impl Socket for Fake {
         fn send(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
             match bytes.len().min(self.room) {
+                _ if self.is_reset => Err(Errno::PIPE),
                 0 => Err(Errno::AGAIN),
                 count => {
                     self.sent.extend(&bytes[..count]);
@@ -676,31 +719,61 @@ mod tests {
         assert_eq!(bench.shared.stats.syscalls, 0);
     }
 
+    /// The kernel receives many requests in a row before it takes the cancellation.
     #[test]
-    fn pipelined_requests_are_queued_and_answered_in_order() {
+    fn pipelined_requests_are_answered_from_their_buffers() {
         let mut bench = Bench::in_lockstep();
-        let first = bench.request(b"1", true, true);
-        assert_eq!(first, Operation::SendBuffer { end: 1, receive_all: false });
-        assert_eq!(bench.request(b"2", true, true), Operation::CancelReceive);
+        assert_eq!(bench.request(b"1", true, true), Operation::CancelReceive);
+        assert_eq!(bench.request(b"2", true, true), Operation::None);
         assert_eq!(bench.request(b"3", true, false), Operation::None);
-        assert_eq!(bench.shared.stats.exchanges, 1, "queued requests do not count");
+        assert_eq!((bench.shared.stats.exchanges, bench.shared.queued), (4, 0));
         bench.shared.iteration += 1;
         let cancelled = bench.complete(Err(Errno::CANCELED), false, false);
         assert_eq!(cancelled, Operation::Receive);
-        assert_eq!(bench.socket.sent, b"23");
+        assert_eq!(bench.socket.sent, b"123");
         // A single receive for each request, until the socket is empty.
         assert_eq!(bench.request(b"4", false, true), Operation::Receive);
-        assert_eq!(bench.socket.sent, b"234");
+        assert_eq!(bench.socket.sent, b"1234");
         let last = bench.request(b"5", false, false);
         assert_eq!(last, Operation::SendBuffer { end: 1, receive_all: true });
         assert_eq!(bench.shared.stats.exchanges, 5);
     }
 
     #[test]
+    fn requests_behind_a_queued_reply_are_queued_and_answered_in_order() {
+        let mut bench = Bench::in_lockstep();
+        let first = bench.request(b"1", true, false);
+        assert_eq!(first, Operation::SendBuffer { end: 1, receive_all: false });
+        assert_eq!(bench.request(b"2", true, true), Operation::CancelReceive);
+        assert_eq!(bench.request(b"3", true, false), Operation::None);
+        let Shared { stats, queued, .. } = &bench.shared;
+        assert_eq!((stats.exchanges, *queued), (1, 2), "queued requests do not count");
+        bench.shared.iteration += 1;
+        let cancelled = bench.complete(Err(Errno::CANCELED), false, false);
+        assert_eq!(cancelled, Operation::Receive);
+        assert_eq!(bench.socket.sent, b"23");
+        assert_eq!((bench.shared.stats.exchanges, bench.shared.queued), (4, 0));
+    }
+
+    #[test]
+    fn too_many_queued_requests_end_the_receives_of_all() {
+        let mut bench = Bench::in_lockstep();
+        bench.shared.only_single = true;
+        assert_eq!(bench.connection.end_receive_all(), Operation::CancelReceive);
+        assert_eq!(bench.connection.end_receive_all(), Operation::None);
+        let cancelled = bench.complete(Err(Errno::CANCELED), false, false);
+        assert_eq!(cancelled, Operation::Receive);
+        assert_eq!(bench.request(b"1", false, false), Operation::Receive);
+        bench.shared.only_single = false;
+        let next = bench.request(b"2", false, false);
+        assert_eq!(next, Operation::SendBuffer { end: 1, receive_all: true });
+    }
+
+    #[test]
     fn receive_that_ends_while_its_reply_is_queued_is_submitted_again() {
         let mut bench = Bench::in_lockstep();
-        let _reply = bench.request(b"1", true, true);
-        assert_eq!(bench.request(b"2", false, true), Operation::ReceiveAll);
+        let _reply = bench.request(b"1", true, false);
+        assert_eq!(bench.request(b"2", false, true), Operation::Receive);
         bench.shared.iteration += 1;
         assert_eq!(bench.complete(Ok(b""), false, true), Operation::Receive);
         assert_eq!(bench.socket.sent, b"2");
@@ -730,6 +803,18 @@ mod tests {
         assert_eq!(bench.complete(Ok(b""), false, true), Operation::Close);
         assert_eq!(bench.closed(Cause::Error), 1);
         assert_eq!(bench.shared.stats.io_errors["ECONNRESET"], 1);
+    }
+
+    #[test]
+    fn failed_send_ends_the_exchange_while_a_single_receive_is_in_flight() {
+        let mut bench = Bench::in_lockstep();
+        let _reply = bench.request(b"1", true, false);
+        assert_eq!(bench.request(b"2", false, false), Operation::Receive);
+        assert_eq!(bench.sent(Err(Errno::CONNRESET), b"1"), Operation::None);
+        assert_eq!(bench.socket.shut_down, Some(Shutdown::Both), "to end the receive");
+        bench.shared.iteration += 1;
+        assert_eq!(bench.complete(Ok(b""), false, true), Operation::Close);
+        assert_eq!((bench.closed(Cause::Error), bench.shared.queued), (1, 0));
     }
 
     #[test]
@@ -828,6 +913,8 @@ mod tests {
         open: bool,
         /// The peer does not close by itself.
         stays: bool,
+        /// The peer resets the connection at any time.
+        resets: bool,
     }
 
     enum Done {
@@ -856,6 +943,7 @@ mod tests {
                 completions: VecDeque::new(),
                 open: true,
                 stays: false,
+                resets: false,
             };
             kernel.queue(open, &[]);
             kernel
@@ -871,6 +959,8 @@ mod tests {
                         !matches!(operation, Operation::CancelReceive)
                     };
                     assert!(!self.submitted.iter().any(queued), "closed with operations queued");
+                    let is_over = |done: &Done| matches!(done, Done::Cancelled(_));
+                    assert!(self.completions.iter().all(is_over), "closed before a completion");
                     self.open = false;
                 }
                 operation => self.submitted.push((operation, buffer.to_vec())),
@@ -949,7 +1039,9 @@ mod tests {
                 if !more {
                     self.receive = None;
                 }
-                let nonempty = !self.inbox.is_empty() || self.closed;
+                // More may also come right after the receive.
+                let came_before = self.random.u8(..4) > 0;
+                let nonempty = (!self.inbox.is_empty() || self.closed) && came_before;
                 self.completions.push_back(Done::Received { result, more, nonempty });
                 if self.random.u8(..4) == 0 {
                     return; // the rest comes with a later iteration
@@ -966,9 +1058,10 @@ mod tests {
             self.bench.socket.room += self.random.usize(..2000);
             self.closed |= !self.stays && self.unsent.is_empty() && self.random.u8(..4) == 0;
             self.receive();
-            let is_shut_down = self.bench.socket.shut_down == Some(Shutdown::Both);
-            self.closed |= is_shut_down;
             let socket = &mut self.bench.socket;
+            socket.is_reset |= self.resets && self.random.u8(..20) == 0;
+            let is_shut_down = socket.shut_down == Some(Shutdown::Both) || socket.is_reset;
+            self.closed |= is_shut_down;
             if let Some(bytes) = self.rest.take_if(|_| is_shut_down || socket.room > 0) {
                 let result = if is_shut_down { Err(Errno::PIPE) } else { socket.send(&bytes) };
                 self.completions.push_back(Done::Sent { result, bytes: bytes.into() });
@@ -984,6 +1077,14 @@ mod tests {
                 _ => 0,
             };
             self.bench.shared.iteration += u32::from(held_back == 0);
+            if self.open && self.random.u8(..8) == 0 {
+                let Bench { connection, shared, .. } = &mut self.bench;
+                shared.only_single = !shared.only_single;
+                if shared.only_single {
+                    let operation = connection.end_receive_all();
+                    self.queue(operation, &[]);
+                }
+            }
             for _ in held_back..self.completions.len() {
                 let done = self.completions.pop_front().expect("it is counted");
                 let (operation, buffer) = match done {
@@ -1026,16 +1127,18 @@ mod tests {
             let stats = &kernel.bench.shared.stats;
             assert_eq!(stats.closed.count(Cause::Eof), 1, "seed {seed}");
             assert_eq!(stats.bytes_sent, expected.len() as u64, "seed {seed}");
+            assert_eq!(kernel.bench.shared.queued, 0, "seed {seed}");
         }
     }
 
-    /// The same, with a drain or a termination at any time: what comes back is a beginning, also
-    /// if the peer keeps its side open.
+    /// The same, with a reset, a drain or a termination at any time: what comes back is a
+    /// beginning, also if the peer keeps its side open.
     #[test]
     fn any_order_of_completions_ends_when_the_server_stops() {
         for seed in 0..3000 {
             let mut kernel = Kernel::new(seed);
             let expected = kernel.unsent.clone();
+            kernel.resets = kernel.random.u8(..4) == 0;
             for _ in 0..kernel.random.usize(..40) {
                 if kernel.open {
                     kernel.iterate();
@@ -1067,6 +1170,7 @@ mod tests {
             assert!(!kernel.open, "seed {seed}: it does not end");
             assert!(expected.starts_with(&kernel.bench.socket.sent), "seed {seed}");
             assert_eq!(kernel.bench.shared.stats.closed.total(), 1, "seed {seed}");
+            assert_eq!(kernel.bench.shared.queued, 0, "seed {seed}");
         }
     }
 }

@@ -88,6 +88,16 @@ pub(crate) fn anonymous_memory(pid: u32) -> u64 {
     rollup.0[0].extension.map["Anonymous"]
 }
 
+/// Returns the most memory that a process has used since [`reset_peak_memory`], in bytes.
+pub(crate) fn peak_memory(pid: u32) -> u64 {
+    process(pid).status().unwrap().vmhwm.unwrap() * 1024
+}
+
+/// Sets the peak of a process's memory to what it uses now (proc_pid_clear_refs(5)).
+pub(crate) fn reset_peak_memory(pid: u32) {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+}
+
 /// Returns the names of a process's threads, without the kernel's threads of a ring.
 pub(crate) fn threads(pid: u32) -> Vec<String> {
     let names = tasks(pid).filter_map(|task| Some(task.stat().ok()?.comm));

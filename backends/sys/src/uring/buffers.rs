@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Number of the buffer group; a ring has one.
 pub(super) const GROUP: u16 = 0;
@@ -44,8 +44,15 @@ pub(super) struct Buffers {
     length: usize,
     /// Buffers there may be, a power of two; also the number of the ring's slots.
     capacity: u16,
+    /// Buffers at first.
+    first: u16,
     /// Buffers in use: the kernel's and the process's.
     provided: u16,
+    /// Buffers from this one on are retired when they are recycled.
+    kept: u16,
+    retired: Vec<u16>,
+    /// Buffers that are the process's.
+    held: u16,
     tail: u16,
     number: u32,
 }
@@ -70,7 +77,11 @@ impl Buffers {
             memory: Mapping::new(usize::from(most) * length)?,
             length,
             capacity: most,
+            first,
             provided: 0,
+            kept: most,
+            retired: Vec::new(),
+            held: 0,
             tail: 0,
             number: COUNT.fetch_add(1, Ordering::Relaxed),
         };
@@ -87,9 +98,43 @@ impl Buffers {
         self.length
     }
 
-    /// Doubles the number of buffers, up to the capacity.
+    /// Doubles the number of buffers, up to the capacity; first, no buffer is retired any more.
     pub(super) fn grow(&mut self) {
-        self.provide(self.provided);
+        self.kept = self.capacity;
+        if self.retired.is_empty() {
+            return self.provide(self.provided);
+        }
+        for index in std::mem::take(&mut self.retired) {
+            self.give(index);
+        }
+        self.commit();
+    }
+
+    /// Retires buffers beyond `needed`, one after another as they are recycled. Returns true if
+    /// there are still more than at first.
+    pub(super) fn shrink(&mut self, needed: usize) -> bool {
+        if self.retired.is_empty() {
+            let needed = u16::try_from(needed.next_power_of_two()).unwrap_or(u16::MAX);
+            self.kept = needed.clamp(self.first, self.capacity);
+        }
+        self.provided > self.first
+    }
+
+    /// Gives the memory of the buffers back if the kernel has all of them: what is in them is of no
+    /// use. The caller has taken all completions.
+    pub(super) fn discard_unused(&mut self) {
+        if self.held == 0 {
+            self.memory.discard(0);
+        }
+    }
+
+    fn retire(&mut self, index: u16) {
+        self.retired.push(index);
+        if self.retired.len() == usize::from(self.provided - self.kept) {
+            self.retired = Vec::new();
+            self.memory.discard(usize::from(self.kept) * self.length);
+            (self.provided, self.kept) = (self.kept, self.capacity);
+        }
     }
 
     fn provide(&mut self, more: u16) {
@@ -104,15 +149,21 @@ impl Buffers {
     /// Takes over the buffer that a completion names, with `length` bytes received.
     ///
     /// The caller passes each completion's buffer on once: it becomes writable for the process.
-    pub(super) fn take(&self, index: u16, length: u32) -> BufferId {
+    pub(super) fn take(&mut self, index: u16, length: u32) -> BufferId {
         assert!(index < self.provided && length as usize <= self.length, "not of this ring");
+        self.held += 1;
         BufferId { index, length, owner: self.number }
     }
 
     /// Returns a buffer to the kernel, with the next [`commit`](Self::commit).
     pub(super) fn recycle(&mut self, buffer: BufferId) {
         self.check(&buffer);
-        self.give(buffer.index);
+        self.held -= 1;
+        if buffer.index < self.kept {
+            self.give(buffer.index);
+        } else {
+            self.retire(buffer.index);
+        }
     }
 
     fn give(&mut self, index: u16) {
@@ -191,6 +242,14 @@ impl<T> Mapping<T> {
         let start = unsafe { mmap_anonymous(ptr::null_mut(), bytes, protection, flags) }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { start, bytes })
+    }
+
+    /// Gives the pages from this byte on back; they are zeroed when they are next used.
+    fn discard(&mut self, from: usize) {
+        let from = from.next_multiple_of(rustix::param::page_size()).min(self.bytes);
+        let start = self.start.as_ptr().wrapping_byte_add(from);
+        // SAFETY: the pages are within the mapping, and the caller needs nothing of what is there.
+        let _advised = unsafe { madvise(start.cast(), self.bytes - from, Advice::LinuxDontNeed) };
     }
 
     fn leak(&mut self) {

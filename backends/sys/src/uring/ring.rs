@@ -197,6 +197,8 @@ pub struct Ring<O: Observer = ()> {
     sends: Vec<cqueue::Entry>,
     others: VecDeque<cqueue::Entry>,
     batch: usize,
+    /// Most completions that a wait has taken since the last [`shrink`](Self::shrink).
+    busiest: usize,
     settled: bool,
     iteration: u32,
     /// Calls in a row that the kernel refused for want of memory or room.
@@ -244,6 +246,7 @@ impl<O: Observer> Ring<O> {
             sends: Vec::new(),
             others: VecDeque::new(),
             batch,
+            busiest: 0,
             settled: true,
             iteration: 0,
             refusals: 0,
@@ -463,7 +466,8 @@ impl<O: Observer> Ring<O> {
         } else if self.has_work() {
             self.enter(0, None)?;
         }
-        self.take(self.batch);
+        let taken = self.take(self.batch);
+        self.busiest = self.busiest.max(taken);
         let submission = self.uring.submission();
         self.settled = submission.is_empty() && !submission.cq_overflow();
         drop(submission);
@@ -643,6 +647,18 @@ impl<O: Observer> Ring<O> {
     /// Doubles the number of receive buffers, up to the maximum.
     pub fn grow(&mut self) {
         self.buffers.grow();
+    }
+
+    /// Gives the memory of buffers back that no wait has needed since the last call. Returns true
+    /// if there are still more than at first.
+    pub fn shrink(&mut self) -> bool {
+        // A wait may need as many as its completions, beside those of the wait before.
+        let needed = 2 * std::mem::take(&mut self.busiest);
+        let overflow = self.uring.submission().cq_overflow();
+        if !overflow && !self.has_completions() && self.uring.completion().is_empty() {
+            self.buffers.discard_unused();
+        }
+        self.buffers.shrink(needed)
     }
 
     /// Submits what is queued, cancels all that is in flight and takes its completions. Returns

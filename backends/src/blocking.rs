@@ -166,11 +166,11 @@ impl<T: Trace> Server<'_, T> {
                 }
             }
         }
-        // The acceptors share the descriptor: from here on none of them waits.
+        // The acceptors share the descriptor: from here on none of them waits. If that fails, the
+        // next interrupt ends the wait.
         let all = Traced { socket: listener, trace: self.trace };
-        if all.call("ioctl", "FIONBIO, 1", |listener| listener.set_nonblocking(true)).is_err() {
-            return;
-        }
+        let waits =
+            all.call("ioctl", "FIONBIO, 1", |listener| listener.set_nonblocking(true)).is_err();
         for _ in 0..=self.options.backlog {
             match self.accept_one(listener) {
                 Ok(stream) => {
@@ -179,6 +179,7 @@ impl<T: Trace> Server<'_, T> {
                     serve(stream);
                 }
                 Err(error) if is_exhaustion(&error) => return, // or none is left (EAGAIN)
+                Err(error) if waits && error.kind() == ErrorKind::Interrupted => return,
                 Err(error) if is_permanent(&error) => {
                     let _first = self.listener_error.set(listener_error(listener, &error));
                     return;
@@ -321,7 +322,7 @@ fn exchange<T: Trace>(
 }
 
 /// Answers a request that has arrived already, without waiting for one: the server stops, and the
-/// connection waits for a request.
+/// connection waits for a request. If it cannot be made not to wait, it ends without a look.
 fn receive_last(
     exchange: &mut Exchange,
     service: &mut dyn Service,
@@ -329,10 +330,13 @@ fn receive_last(
     scratch: &mut Scratch<RECV_MAX>,
     stats: &mut Stats,
 ) -> io::Result<()> {
-    socket.call("ioctl", "FIONBIO, 1", |stream| stream.set_nonblocking(true))?;
+    let waits = socket.call("ioctl", "FIONBIO, 1", |stream| stream.set_nonblocking(true)).is_err();
     stats.syscalls += 2;
-    if drive(exchange, service, socket, scratch, stats, 1, false) == Driven::Blocked {
+    if waits || drive(exchange, service, socket, scratch, stats, 1, false) == Driven::Blocked {
         let _close = exchange.received(service, scratch.request_mut(), 0);
+    }
+    if waits {
+        return Ok(());
     }
     socket.call("ioctl", "FIONBIO, 0", |stream| stream.set_nonblocking(false))
 }

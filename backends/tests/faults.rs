@@ -185,6 +185,20 @@ fn wait_without_memory_is_tried_again() {
     assert_eq!(server.stop()["closed"]["eof"], 4);
 }
 
+/// At the end, a socket cannot be made not to wait.
+#[test]
+fn failed_ioctl_does_not_keep_blocking_from_draining() {
+    let Some(server) = serve("ioctl:error=ENOMEM", "blocking") else { return };
+    let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    clients.iter_mut().for_each(|client| client.exchange(b"served?"));
+    server.process.signal(Signal::TERM);
+    clients.iter_mut().for_each(Client::expect_end);
+    drop(clients);
+    let ended = server.process.wait();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(statistics(&ended)["closed"]["drain"], 4, "{ended:?}");
+}
+
 #[test]
 fn failed_receive_or_send_ends_only_its_own_connection() {
     for backend in ["blocking", "mio"] {

@@ -575,8 +575,14 @@ impl<'a, T: Trace> Loop<'a, T> {
             self.trace.close(listener.socket);
             return Ok(());
         }
-        listener.call("ioctl", "FIONBIO, 1", |listener| listener.set_nonblocking(true))?;
+        let call = listener.call("ioctl", "FIONBIO, 1", |it| it.set_nonblocking(true));
         let listener = listener.socket;
+        if let Err(error) = call {
+            // An accept would wait. What is open is drained nevertheless.
+            self.shared.stats.on_accept_error(&error);
+            self.trace.close(listener);
+            return Ok(());
+        }
         self.shared.stats.observe_queue(&listener, self.trace.tracer());
         for _ in 0..=self.options.backlog {
             self.shared.stats.syscalls += 1;

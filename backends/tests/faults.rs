@@ -83,15 +83,41 @@ fn interrupted_call_is_made_again() {
     }
 }
 
-/// EAGAIN: out of memory; EBUSY: completions have to be taken first (io_uring_enter(2)).
+/// EAGAIN, ENOMEM: out of memory; EBUSY: completions have to be taken first (io_uring_enter(2)).
 #[test]
 fn busy_ring_is_entered_again() {
-    for errno in ["EAGAIN", "EBUSY"] {
+    for errno in ["EAGAIN", "EBUSY", "ENOMEM"] {
         let fault = format!("io_uring_enter:error={errno}:when=3+5");
         let Some(server) = serve(&fault, "io-uring") else { continue };
         assert_unharmed(&server);
         assert_eq!(server.stop()["closed"]["eof"], 4, "{fault}");
     }
+}
+
+/// 291 calls in a row, some three seconds.
+#[test]
+fn ring_without_memory_for_a_while_loses_no_connection() {
+    let Some(server) = serve("io_uring_enter:error=ENOMEM:when=10..300", "io-uring") else {
+        return;
+    };
+    assert_unharmed(&server);
+    assert_eq!(server.stop()["closed"]["eof"], 4);
+}
+
+/// The listener cannot be made nonblocking when the server stops: the rest of the listen queue is
+/// lost, but what is open is drained.
+#[test]
+fn failed_ioctl_at_the_stop_does_not_prevent_the_drain() {
+    let Some(server) = serve("ioctl:error=ENOMEM:when=1+", "io-uring") else { return };
+    let mut client = server.connect();
+    client.exchange(b"before the stop");
+    server.process.signal(Signal::TERM);
+    client.expect_end();
+    drop(client);
+    let ended = server.process.wait();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let stats = statistics(&ended);
+    assert_eq!((&stats["closed"]["drain"], &stats["drain_cut"]), (&1.into(), &0.into()), "{stats}");
 }
 
 /// The error concerns one client or is transient; the next client is served.

@@ -20,10 +20,13 @@ use super::trial::survive;
 /// the kernel.
 const COMPLETIONS_EACH: u32 = 4;
 
-/// Number of calls in a row that may fail because memory is short (`EAGAIN`) or because completions
-/// have to be taken first (`EBUSY`), and the pause after one that brought no completions.
-const REFUSALS_MAX: u32 = 1000;
+/// Number of calls in a row that may fail because memory is short (`EAGAIN`, `ENOMEM`) or because
+/// completions have to be taken first (`EBUSY`): some ten seconds.
+const REFUSALS_MAX: u32 = if cfg!(test) { 100 } else { 1000 };
+
+/// Pause after the first such call that brought no completions, and the longest pause.
 const RETRY_AFTER: Duration = Duration::from_millis(1);
+const RETRY_AFTER_MAX: Duration = Duration::from_millis(10);
 
 /// Time that dropping a ring waits for the kernel, at most.
 const QUIESCE_WITHIN: Duration = Duration::from_secs(1);
@@ -451,8 +454,8 @@ impl<O: Observer> Ring<O> {
     ///
     /// # Errors
     ///
-    /// Of io_uring_enter(2): `EAGAIN` or `EBUSY` only if the kernel goes on refusing for a second,
-    /// never `EINTR` or `ETIME`.
+    /// Of io_uring_enter(2): `EAGAIN`, `EBUSY` or `ENOMEM` only if the kernel goes on refusing for
+    /// ten seconds, never `EINTR` or `ETIME`.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         debug_assert!(!self.has_completions(), "completions are left");
         for Sending { buffer, .. } in self.sending.drain(..self.sent) {
@@ -534,10 +537,12 @@ impl<O: Observer> Ring<O> {
         });
         match entered.as_ref().map_err(io::Error::raw_os_error) {
             Ok(_) | Err(Some(libc::ETIME | libc::EINTR)) => self.refusals = 0,
-            Err(Some(libc::EAGAIN | libc::EBUSY)) if self.refusals < REFUSALS_MAX => {
+            Err(Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM))
+                if self.refusals < REFUSALS_MAX =>
+            {
                 self.refusals += 1;
                 if self.take(usize::MAX) == 0 {
-                    thread::sleep(RETRY_AFTER);
+                    thread::sleep((RETRY_AFTER * self.refusals).min(RETRY_AFTER_MAX));
                 }
             }
             Err(_) => return entered.map(drop),
@@ -1067,7 +1072,7 @@ mod tests {
 
     #[test]
     fn refused_call_is_repeated_and_nothing_is_lost() {
-        for errno in [libc::EAGAIN, libc::EBUSY, libc::EINTR] {
+        for errno in [libc::EAGAIN, libc::EBUSY, libc::EINTR, libc::ENOMEM] {
             let failures = Cell::new(0);
             let Some(mut ring) = ring_with(SIZES, Failing(&failures, errno)) else { return };
             failures.set(5);
@@ -1084,7 +1089,7 @@ mod tests {
 
     #[test]
     fn refusals_without_end_are_an_error() {
-        for errno in [libc::EAGAIN, libc::EBUSY] {
+        for errno in [libc::EAGAIN, libc::EBUSY, libc::ENOMEM] {
             let failures = Cell::new(0);
             let Some(mut ring) = ring_with(SIZES, Failing(&failures, errno)) else { return };
             failures.set(u32::MAX);

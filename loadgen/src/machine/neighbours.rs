@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lockstep_sys::cpu_time;
 use procfs::process::{Process, all_processes};
@@ -51,6 +51,8 @@ struct CpuTimes {
 /// CPU time of other programs in a window.
 #[derive(Clone, Debug, Default)]
 pub struct Neighbours {
+    /// Length of the window; unlike the clock of the run, it does not stop.
+    wall_s: f64,
     /// Times of each CPU, seconds.
     cpus: HashMap<usize, Cpu>,
     /// CPU time of all processes of the run except this one, seconds.
@@ -98,6 +100,7 @@ impl NeighbourMeter {
         let server: Vec<i32> = server.iter().map(|pid| pid.as_raw_nonzero().get()).collect();
         let mut neighbours =
             between(&self.processes, &programs(), std::process::id() as i32, &server);
+        neighbours.wall_s = (after.at - before.at).as_secs_f64();
         for (cpu, times) in before.between(&after) {
             let found = neighbours.cpus.entry(cpu).or_default();
             *found = Cpu { own_s: found.own_s + times.own_s, ..times };
@@ -126,8 +129,18 @@ fn between(
         sees_all: after.get(&2).is_some_and(|program| program.name == "kthreadd"),
         ..Neighbours::default()
     };
+    // The time of a process that has ended is now its parent's, also that from before the window.
+    let mut inherited: HashMap<i32, u64> = HashMap::new();
+    for ended in before.iter().filter(|(pid, _)| !after.contains_key(pid)).map(|(_, it)| it) {
+        let mut heir = ended.parent;
+        while let Some(parent) = before.get(&heir).filter(|_| !after.contains_key(&heir)) {
+            heir = parent.parent;
+        }
+        *inherited.entry(heir).or_default() += ended.cpu_ns;
+    }
     for (&pid, program) in after {
-        let before_ns = before.get(&pid).map_or(0, |program| program.cpu_ns);
+        let before_ns = before.get(&pid).map_or(0, |program| program.cpu_ns)
+            + inherited.get(&pid).copied().unwrap_or(0);
         let used_s = program.cpu_ns.saturating_sub(before_ns) as f64 / 1e9;
         let softirq = program.name.strip_prefix("ksoftirqd/").and_then(|cpu| cpu.parse().ok());
         if let Some(cpu) = softirq {
@@ -200,27 +213,22 @@ fn parse(stat: &str) -> HashMap<usize, CpuTimes> {
 }
 
 impl Neighbours {
-    /// Returns the disturbance of threads that waited for `waited_s` in all for these CPUs, in a
-    /// window of this length, together on `usable` of them. `helpers`: the server runs on these
-    /// CPUs.
-    pub fn disturbance(
-        &self,
-        cpus: &[usize],
-        helpers: bool,
-        waited_s: f64,
-        window: Duration,
-    ) -> Option<Disturbance> {
+    /// Returns the disturbance of threads on these CPUs. `waiting` is the time for which they waited
+    /// for a CPU, as a share of the window; of several threads, the sum. `helpers`: the server runs
+    /// on these CPUs.
+    pub fn disturbance(&self, cpus: &[usize], helpers: bool, waiting: f64) -> Option<Disturbance> {
         let found: Vec<Cpu> = cpus.iter().filter_map(|cpu| self.cpus.get(cpu).copied()).collect();
         let sum = |value: fn(&Cpu) -> f64| found.iter().map(value).sum::<f64>();
         let own_s = sum(|cpu| cpu.own_s) + if helpers { self.helpers_s } else { 0.0 };
-        let mut others_s = waited_s.min((sum(|cpu| cpu.busy_s) - own_s).max(0.0));
+        let mut others_s = (sum(|cpu| cpu.busy_s) - own_s).max(0.0);
         if self.sees_all {
             others_s = others_s.min(self.others.iter().map(|(_, _, used_s)| used_s).sum());
         }
-        let stolen_s = sum(|cpu| cpu.stolen_s).min(waited_s - others_s);
-        let share = (others_s + stolen_s) / (window.as_secs_f64() * found.len() as f64);
-        let by = match self.largest(cpus, window) {
-            _ if stolen_s > others_s => "the hypervisor".to_owned(),
+        let others = waiting.min(others_s / self.wall_s);
+        let stolen = (waiting - others).min(sum(|cpu| cpu.stolen_s) / self.wall_s);
+        let share = (others + stolen) / found.len() as f64;
+        let by = match self.largest(cpus) {
+            _ if stolen > others => "the hypervisor".to_owned(),
             Some((pid, name)) => format!("other programs (most of all {name}, pid {pid})"),
             None => "other programs".to_owned(),
         };
@@ -228,8 +236,8 @@ impl Neighbours {
     }
 
     /// Returns the other process with the most CPU time, of those that ran last on one of the CPUs.
-    fn largest(&self, cpus: &[usize], window: Duration) -> Option<(i32, &str)> {
-        let least_s = window.as_secs_f64() * NEGLIGIBLE;
+    fn largest(&self, cpus: &[usize]) -> Option<(i32, &str)> {
+        let least_s = self.wall_s * NEGLIGIBLE;
         let ran_here = |pid: i32| {
             let tasks = Process::new(pid).and_then(|process| process.tasks());
             tasks.into_iter().flatten().flatten().any(|task| {
@@ -260,13 +268,15 @@ mod tests {
             (2, "kthreadd", 0, 0),
             (17, "ksoftirqd/1", 2, 100),
             (50, "make", 1, 700),
+            (52, "sh", 50, 5),
+            (53, "cc", 52, 4000), // ends in the window, and its shell, too
             (60, "loadgen", 1, 10),
             (70, "server", 1, 20),
         ]);
         let after = all(&[
             (2, "kthreadd", 0, 0),
             (17, "ksoftirqd/1", 2, 350),
-            (50, "make", 1, 1200), // with a compiler that has ended
+            (50, "make", 1, 5205),
             (51, "cc", 50, 40),
             (60, "loadgen", 1, 900),
             (61, "exec", 60, 3),
@@ -285,6 +295,7 @@ mod tests {
 
     fn neighbours(busy_s: f64, stolen_s: f64, own_s: f64, others_s: f64) -> Neighbours {
         Neighbours {
+            wall_s: 10.0,
             cpus: HashMap::from([(1, Cpu { busy_s, stolen_s, own_s })]),
             helpers_s: 0.0,
             others: vec![(i32::MAX, "gone".to_owned(), others_s)],
@@ -294,9 +305,8 @@ mod tests {
 
     #[test]
     fn waiting_counts_only_while_others_run() {
-        let window = Duration::from_secs(10);
         let share = |neighbours: &Neighbours, waited_s| {
-            neighbours.disturbance(&[1], false, waited_s, window).unwrap().share
+            neighbours.disturbance(&[1], false, waited_s / 10.0).unwrap().share
         };
         for (busy_s, stolen_s, own_s, others_s, waited_s, expected) in [
             (9.9, 0.0, 5.0, 8.0, 4.0, 0.4),  // a program beside the generator
@@ -314,17 +324,16 @@ mod tests {
         let hidden =
             Neighbours { others: vec![], sees_all: false, ..neighbours(9.9, 0.0, 5.0, 0.0) };
         assert!((share(&hidden, 4.0) - 0.4).abs() < 1e-9);
-        assert_eq!(hidden.disturbance(&[1], false, 4.0, window).unwrap().by, "other programs");
-        let stolen = neighbours(6.0, 1.5, 6.0, 8.0).disturbance(&[1], false, 2.0, window).unwrap();
+        assert_eq!(hidden.disturbance(&[1], false, 0.4).unwrap().by, "other programs");
+        let stolen = neighbours(6.0, 1.5, 6.0, 8.0).disturbance(&[1], false, 0.2).unwrap();
         assert_eq!(stolen.by, "the hypervisor");
-        assert_eq!(hidden.disturbance(&[7], false, 4.0, window), None, "no such CPU");
+        assert_eq!(hidden.disturbance(&[7], false, 0.4), None, "no such CPU");
     }
 
     #[test]
     fn server_on_the_same_cpus_is_no_neighbour() {
         let shared = Neighbours { helpers_s: 4.0, ..neighbours(9.9, 0.0, 5.0, 8.0) };
-        let window = Duration::from_secs(10);
-        let share = |helpers| shared.disturbance(&[1], helpers, 5.0, window).unwrap().share;
+        let share = |helpers| shared.disturbance(&[1], helpers, 0.5).unwrap().share;
         assert!((share(true) - 0.09).abs() < 1e-9 && (share(false) - 0.49).abs() < 1e-9);
     }
 

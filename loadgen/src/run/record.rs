@@ -414,12 +414,10 @@ impl<'a> Sides<'a> {
         if self.sharing_server().is_some() {
             return None;
         }
-        let window = self.client.window;
         let on_cpu = |&cpu: &usize| {
             let threads = measured.totals.threads.iter();
-            let waiting = threads.filter(|it| placement.of_thread(it.thread) == cpu);
-            let waited_s = waiting.map(|it| it.waiting).sum::<f64>() * window.as_secs_f64();
-            neighbours.disturbance(&[cpu], false, waited_s, window)
+            let of_cpu = threads.filter(|it| placement.of_thread(it.thread) == cpu);
+            neighbours.disturbance(&[cpu], false, of_cpu.map(|it| it.waiting).sum())
         };
         let disturbances = placement.client.iter().filter_map(on_cpu);
         disturbances.max_by(|a, b| a.share.total_cmp(&b.share))
@@ -428,15 +426,16 @@ impl<'a> Sides<'a> {
     /// Disturbance of the server's threads; if the sides share CPUs, of the threads of both.
     fn server_disturbance(&self, measured: &Measured) -> Option<Disturbance> {
         let (neighbours, server) = (measured.neighbours.as_ref()?, self.server.as_ref()?);
-        let waited_s = |side: &Side<'_>| Some(side.usage?.waited_ns? as f64 / 1e9);
-        let (mut cpus, mut waited) = (server.cpus.to_vec(), waited_s(server));
+        let window_ns = self.client.window.as_nanos() as f64;
+        let waiting = |side: &Side<'_>| Some(side.usage?.waited_ns? as f64 / window_ns);
+        let (mut cpus, mut waited) = (server.cpus.to_vec(), waiting(server));
         if self.sharing_server().is_some() {
             cpus.extend(self.client.cpus);
             cpus.sort_unstable();
             cpus.dedup();
-            waited = Some(waited.unwrap_or(0.0) + waited_s(&self.client).unwrap_or(0.0));
+            waited = Some(waited.unwrap_or(0.0) + waiting(&self.client).unwrap_or(0.0));
         }
-        neighbours.disturbance(&cpus, true, waited?, self.client.window)
+        neighbours.disturbance(&cpus, true, waited?)
     }
 
     /// Warnings about the placement.

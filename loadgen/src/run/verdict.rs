@@ -340,7 +340,9 @@ fn open_reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) -> Vec<S
     let full = evidence.client_busy >= FULL && !matches!(limit, Limit::Both | Limit::Server);
     let both = evidence.server_disturbed.as_ref().filter(|_| evidence.sides_share_cpus);
     let disturbed = evidence.client_disturbed.as_ref().or(both);
-    let disturbed = disturbed.is_some_and(|disturbance| disturbance.share >= DISTURBED);
+    let disturbed = disturbed.is_some_and(|disturbance| disturbance.share >= DISTURBED)
+        || evidence.own_server
+            && evidence.server_disturbed.as_ref().is_some_and(|it| it.share >= DISTURBED_TOO_MUCH);
     let (word, because) = match limit {
         _ if evidence.failed >= evidence.conns => {
             ("connections-lost", "because no connection was left")
@@ -592,11 +594,17 @@ mod tests {
         ] {
             let server_disturbed = disturbance(share);
             let evidence = Evidence { server_disturbed, own_server, sides_share_cpus, ..good() };
+            let client_disturbed = evidence.client_disturbed.filter(|_| !sides_share_cpus);
+            let evidence = Evidence { client_disturbed, ..evidence };
             let verdict = judge(&evidence);
             assert_eq!(words_of(&verdict.invalid_reasons), Vec::from_iter(invalid));
             assert_eq!(words_of(&verdict.warnings), Vec::from_iter(warned));
             let said = [verdict.invalid_reasons, verdict.warnings].concat().concat();
             assert!(said.is_empty() || said.contains("(most of all cc, pid 7)"), "{said}");
+            let open = Some(OpenEvidence { kept: 0.8, ..kept_to_plan() });
+            let missed = judge(&Evidence { open, ..evidence }).invalid_reasons.concat();
+            let blamed = missed.contains("while other programs used the CPUs");
+            assert_eq!(blamed, invalid.is_some() || sides_share_cpus, "{missed}");
         }
     }
 

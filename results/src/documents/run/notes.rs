@@ -93,6 +93,7 @@ fn both_sides(first: &Record, record: &Record) -> Option<f64> {
 pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
     let subject = &record.subject;
     let number = |value: Option<u32>| value.map(|value| value.to_string());
+    let server_quota = record.server.as_ref().and_then(|cost| cost.quota.as_ref());
     let named = [
         ("service", Some(subject.service.clone())),
         ("load", Some(record.load.clone())),
@@ -109,7 +110,9 @@ pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
         ("spin", record.spin_ns.map(format::duration)),
         ("placement", record.placement.clone()),
         ("client CPUs", Some(record.client.cpus.clone())),
+        ("client CPU quota", record.client.quota.as_ref().map(|quota| quota.cpus.to_string())),
         ("server CPUs", record.server.as_ref().map(|cost| cost.cpus.clone())),
+        ("server CPU quota", server_quota.map(|quota| quota.cpus.to_string())),
         ("program", Some(record.header.program())),
     ];
     let named = named.map(|(name, value)| (name.to_owned(), value));

@@ -240,19 +240,24 @@ impl Session {
         })
     }
 
-    /// Forwards signals to the runs until all have finished.
+    /// Forwards signals to the runs until all have finished. The last one is kept for
+    /// [`check_signal`](Self::check_signal): a run that is over no longer looks for signals.
     fn forward_signals(&self, runs: &[Sender<Event>]) {
-        let mut finished = 0;
+        let (mut finished, mut last) = (0, None);
         while finished < runs.len() {
             match self.events.recv() {
                 Ok(Event::Finished) => finished += 1,
                 Ok(Event::Signal(signal)) => {
+                    last = Some(Event::Signal(signal));
                     for run in runs {
                         let _run_is_over = run.send(Event::Signal(signal));
                     }
                 }
                 _ => {}
             }
+        }
+        for signal in last {
+            let _cannot_fail = self.sender.send(signal);
         }
     }
 }
@@ -312,4 +317,21 @@ fn run_job(
     outcome.valid = record.valid;
     outcome.held = !record.thresholds.iter().any(Threshold::missed);
     Ok(Finished { record, code: outcome.code() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signal_that_the_runs_are_too_late_for_is_kept() {
+        let (sender, events) = channel();
+        let session = Session { cpus: Cpus::read().unwrap(), sender, events };
+        session.sender.send(Event::Signal(1)).unwrap();
+        session.sender.send(Event::Finished).unwrap();
+        let (run, _run_is_over) = channel();
+        session.forward_signals(&[run]);
+        assert_eq!(session.check_signal().unwrap_err().code, exit::of_signal(1));
+        assert!(session.check_signal().is_ok());
+    }
 }

@@ -284,7 +284,6 @@ impl Server {
                 Ok(Ok(counted)) => {
                     stats.merge(&counted);
                     stats.accepted_per_shard.push(counted.accepted);
-                    stats.exchanges_per_shard.push(counted.exchanges);
                 }
                 Ok(Err(error)) => result = result.and(Err(error)),
                 Err(_panic) => result = Err(io::Error::other("a shard panicked")),

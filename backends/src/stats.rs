@@ -37,8 +37,6 @@ pub struct Stats {
     pub accepted: u64,
     /// The same for each shard; only of a whole server.
     pub accepted_per_shard: Vec<u64>,
-    /// Requests answered in full by each shard; only of a whole server.
-    pub exchanges_per_shard: Vec<u64>,
     /// Connections ended, by cause.
     pub closed: Closed,
     /// Requests answered in full.

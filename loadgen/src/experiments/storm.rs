@@ -117,6 +117,7 @@ fn one(
     if let Err(error) = ports::check(run.conns, load.target.source_count().max(1)) {
         let _ = writeln!(io::stderr(), "warning: {error}");
     }
+    let placement_warnings = session.warnings(run, &placement, &prepared.cpus());
     let started = SystemTime::now();
     let begin = pauses::now();
     let Observed { counts, queue, counters, signal } = observe(session, &load)?;
@@ -124,9 +125,8 @@ fn one(
     let (subject, ended) = prepared.stop(&job);
     let error = ended.and_then(|ended| ended.error);
     let failures = counts.failures.total() > 0 || error.is_some();
-    let mut notes = pauses;
-    let valid = notes.is_empty();
-    notes.extend(session.warnings(run, &placement));
+    let (valid, mut notes) = (pauses.is_empty(), pauses);
+    notes.extend(placement_warnings);
     notes.extend(error.into_iter().chain(rate_missed(&load, &counts)));
     notes.extend(no_port(&load, &counts));
     environment.capture_after();

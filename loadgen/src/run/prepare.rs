@@ -50,6 +50,11 @@ enum Started {
 }
 
 impl Prepared {
+    /// Reads the CPUs that the server may use, if it is on this machine.
+    pub(crate) fn cpus(&self) -> Vec<usize> {
+        self.processes.and_then(cpus_of).unwrap_or_default()
+    }
+
     /// Ends the server if it was started for the run. Returns its description, and what it reported
     /// at its end: of a command, only an error.
     pub(crate) fn stop(self, job: &Job<'_>) -> (Subject, Option<Ended>) {
@@ -82,6 +87,11 @@ impl Prepared {
     }
 }
 
+/// Reads the CPUs that a server may use; `None` if its processes are not readable.
+fn cpus_of(server: Processes) -> Option<Vec<usize>> {
+    Some(capacity_of(&server.list(&[]))?.1)
+}
+
 /// Starts the server of a job or finds its target, and confines this process to its CPUs.
 pub(super) fn prepare(
     job: &Job<'_>,
@@ -95,8 +105,7 @@ pub(super) fn prepare(
         let addr = target::resolve(target, sender, events)?;
         let lasting = args.service == Service::Echo;
         let processes = is_local(addr).then_some(Processes::At { addr, lasting });
-        let of_server = processes.map(|it| capacity_of(&it.list(&[])).map(|(_, cpus)| cpus));
-        let of_server = of_server.map(|known| known.unwrap_or_else(|| cpus.given.clone()));
+        let of_server = processes.map(|it| cpus_of(it).unwrap_or_else(|| cpus.given.clone()));
         let named = args.placement.pin.as_deref();
         let placement = Placement::of_client(cpus, named, of_server.as_deref());
         pin(&placement.client).map_err(failed)?;

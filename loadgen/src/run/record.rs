@@ -124,8 +124,8 @@ fn uneven_shards(
     measured: &Measured,
 ) -> Vec<String> {
     let warning = match (statistics, &measured.server.shards) {
-        (Some(statistics), _) => spread::warning_of(slice::from_ref(statistics)),
-        (None, Some(cpu_ns)) => spread::warning(cpu_ns, run.conns.into(), "CPU time"),
+        (Some(statistics), _) => spread::of_connections(slice::from_ref(statistics)),
+        (None, Some(cpu_ns)) => spread::of_cpu_time(cpu_ns, run.conns.into()),
         (None, None) => None,
     };
     warning.into_iter().collect()

@@ -132,13 +132,18 @@ impl Session {
         prepare::place(args, &self.cpus).name(args.server.place).map(str::to_owned)
     }
 
-    /// Returns warnings about the placement of a run that has no record.
-    pub(crate) fn warnings(&self, args: &RunArgs, placement: &Placement) -> Vec<String> {
+    /// Returns warnings about the placement of a run that has no record, with a server that runs on
+    /// these CPUs.
+    pub(crate) fn warnings(
+        &self,
+        args: &RunArgs,
+        placement: &Placement,
+        server: &[usize],
+    ) -> Vec<String> {
         match args.server.place {
             Place::Steered => Vec::new(),
             Place::Apart => {
-                let server = placement.server.as_deref();
-                self.cpus.warnings(&placement.client, server.unwrap_or_default(), true)
+                self.cpus.warnings(&placement.client, server, placement.server.is_some())
             }
         }
     }

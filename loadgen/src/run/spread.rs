@@ -1,7 +1,10 @@
 //! Spread of a server's work over its shards: a shard without work leaves its CPU idle.
 
-/// Multiple of an even share from which on a shard's work is uneven.
+/// Multiple of an even share from which on connections are spread unevenly.
 const UNEVEN: f64 = 1.5;
+
+/// The same for CPU time, of which other programs may take a part on some of the CPUs.
+const UNEVEN_CPU: f64 = 1.8;
 
 /// Largest probability of an uneven spread that chance explains: the kernel spreads connections by
 /// a hash.
@@ -13,18 +16,21 @@ const IDLE: f64 = 0.01;
 /// Connections for each shard from which on none should be idle.
 const ENOUGH: u64 = 2;
 
-/// Returns a warning if the exchanges were not spread over the shards of embedded servers that share
-/// a port, according to their statistics.
-pub fn warning_of(statistics: &[serde_json::Value]) -> Option<String> {
-    let shards = statistics.iter().filter_map(|counts| counts["exchanges_per_shard"].as_array());
-    let work: Vec<u64> = shards.flatten().filter_map(serde_json::Value::as_u64).collect();
-    let conns = statistics.iter().filter_map(|counts| counts["accepted"].as_u64()).sum();
-    warning(&work, conns, "exchanges")
+/// Returns a warning if connections were not spread over the shards of embedded servers that share a
+/// port, according to their statistics.
+pub fn of_connections(statistics: &[serde_json::Value]) -> Option<String> {
+    let shards = statistics.iter().filter_map(|counts| counts["accepted_per_shard"].as_array());
+    let accepted: Vec<u64> = shards.flatten().filter_map(serde_json::Value::as_u64).collect();
+    warning(&accepted, accepted.iter().sum(), UNEVEN, "connections")
 }
 
-/// Returns a warning if the work for `conns` connections was not spread over the shards. `unit` is
-/// what it is measured in.
-pub fn warning(work: &[u64], conns: u64, unit: &str) -> Option<String> {
+/// Returns a warning if the CPU time for `conns` connections was not spread over the threads that
+/// are the shards of another server.
+pub fn of_cpu_time(cpu_ns: &[u64], conns: u64) -> Option<String> {
+    warning(cpu_ns, conns, UNEVEN_CPU, "CPU time")
+}
+
+fn warning(work: &[u64], conns: u64, uneven: f64, unit: &str) -> Option<String> {
     let (shards, all) = (work.len(), work.iter().sum::<u64>() as f64);
     let busiest = *work.iter().max()? as f64 / all;
     let even = 1.0 / shards as f64;
@@ -32,7 +38,7 @@ pub fn warning(work: &[u64], conns: u64, unit: &str) -> Option<String> {
         return None;
     }
     let idle = work.iter().filter(|&&work| (work as f64) < IDLE * even * all).count();
-    if busiest > UNEVEN * even && chance(busiest, even, conns) < CHANCE {
+    if busiest > uneven * even && chance(busiest, even, conns) < CHANCE {
         return Some(format!(
             "uneven-shards: the busiest of {shards} shards had {:.0} % of the {unit}, where {:.0} % \
              would be even, and {idle} had none",
@@ -43,7 +49,7 @@ pub fn warning(work: &[u64], conns: u64, unit: &str) -> Option<String> {
     (idle > 0 && conns >= ENOUGH * shards as u64).then(|| {
         format!(
             "idle-shards: {idle} of {shards} shards had none of the {unit}: by chance, {conns} \
-                 connections were not spread over all"
+             connections were not spread over all"
         )
     })
 }
@@ -64,7 +70,7 @@ mod tests {
     use super::*;
 
     fn word(work: &[u64], conns: u64) -> Option<String> {
-        let warning = warning(work, conns, "exchanges")?;
+        let warning = warning(work, conns, UNEVEN, "connections")?;
         Some(warning.split_once(": ")?.0.to_owned())
     }
 
@@ -91,11 +97,16 @@ mod tests {
 
     #[test]
     fn warning_names_the_facts() {
+        let statistics = serde_json::json!({"accepted_per_shard": [0, 64]});
         assert_eq!(
-            warning(&[0, 500], 64, "exchanges").unwrap(),
-            "uneven-shards: the busiest of 2 shards had 100 % of the exchanges, where 50 % would \
+            of_connections(&[statistics]).unwrap(),
+            "uneven-shards: the busiest of 2 shards had 100 % of the connections, where 50 % would \
              be even, and 1 had none"
         );
+        let even = serde_json::json!({"accepted_per_shard": [64]});
+        assert_eq!(of_connections(&[even.clone(), even]), None);
+        assert_eq!(of_cpu_time(&[810, 190], 64), None);
+        assert!(of_cpu_time(&[960, 40], 64).unwrap().contains("96 % of the CPU time"));
     }
 
     /// Random spreads are rarely called uneven.

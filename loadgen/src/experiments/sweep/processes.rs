@@ -60,7 +60,8 @@ pub(super) fn measure(
     progress.set_phase("opening connections");
     let specs = specs(args, processes, ready.addr, &placement);
     let (warmup, window) = (specs[0].warmup, specs[0].duration);
-    let placement_warnings = session.warnings(args, &placement);
+    let of_server = placement.server.as_deref().unwrap_or_default();
+    let placement_warnings = session.warnings(args, &placement, of_server);
     let mut workers = Workers::start(&specs)?;
     let opened: Vec<Opened> = workers.receive(session)?;
     let from_ns = opened.iter().map(|worker| worker.from_ns).min().unwrap_or(0);
@@ -117,7 +118,7 @@ pub(super) fn measure(
         ..window.into_point(args)
     };
     point.warnings.extend(placement_warnings);
-    point.warnings.extend(spread::warning_of(&statistics));
+    point.warnings.extend(spread::of_connections(&statistics));
     Ok(Measured { point, subject: ready.backend, code })
 }
 

@@ -261,7 +261,7 @@ impl Session {
                 _ => {}
             }
         }
-        for signal in last {
+        if let Some(signal) = last {
             let _cannot_fail = self.sender.send(signal);
         }
     }

@@ -94,7 +94,11 @@ impl Cli {
         if let Some(unknown) = unknown_command(line) {
             return Err(unknown);
         }
-        let mut cli = Self::try_parse_from(line)?;
+        let parsed = Self::try_parse_from(line);
+        if let Some(misplaced) = misplaced_command(line, &parsed) {
+            return Err(misplaced);
+        }
+        let mut cli = parsed?;
         cli.run.target = cli.run.target.or(cli.address.take());
         Ok(cli)
     }
@@ -110,6 +114,22 @@ fn unknown_command(line: &[OsString]) -> Option<clap::Error> {
     let commands = clap::Command::new("loadgen").subcommands(Cli::command().get_subcommands());
     let error = commands.try_get_matches_from(["loadgen", word]).err()?;
     (error.kind() == ErrorKind::InvalidSubcommand).then_some(error)
+}
+
+/// The error for a command behind the options of a run, which clap takes for HOST:PORT.
+fn misplaced_command(line: &[OsString], parsed: &Result<Cli, clap::Error>) -> Option<clap::Error> {
+    let command = Cli::command();
+    let is_command = |word: &&str| command.find_subcommand(word).is_some();
+    let behind = line.iter().skip(2).filter_map(|word| word.to_str());
+    let word = match parsed {
+        Ok(cli) => cli.address.as_deref().filter(is_command)?,
+        Err(error) if error.use_stderr() && line.get(1)?.to_str()?.starts_with('-') => {
+            behind.into_iter().find(is_command)?
+        }
+        Err(_) => return None,
+    };
+    let text = format!("the command stands before its options: loadgen {word} ...");
+    Some(Cli::command().error(ErrorKind::ArgumentConflict, text))
 }
 
 /// The hint for a usage error: the help of the command that failed.
@@ -218,6 +238,17 @@ mod tests {
         let failure = parse("loadgen comapre mio io-uring").unwrap_err();
         assert!(failure.error.contains("'comapre'"), "{failure:?}");
         assert!(failure.hint.unwrap().contains("'compare'"));
+    }
+
+    #[test]
+    fn command_behind_options_is_named() {
+        for line in ["loadgen --conns 5 compare mio blocking", "loadgen -d 1s sweep"] {
+            let failure = parse(line).unwrap_err();
+            assert!(failure.error.contains("the command stands before its options"), "{failure:?}");
+        }
+        assert_eq!(parse("loadgen -o report a:1").unwrap().address, None, "a file's name");
+        let failure = parse("loadgen --conns 0 a:1").unwrap_err();
+        assert!(failure.error.contains("at least 1"), "{failure:?}");
     }
 
     #[test]

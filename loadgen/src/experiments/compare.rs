@@ -23,6 +23,7 @@ pub(crate) use subjects::parse as parse_subject;
 
 use crate::exit::{self, Failure};
 use crate::experiments::Finished;
+use crate::experiments::listening::unique;
 use crate::options::SEED_END;
 use crate::run::Session;
 use crate::run::args::RunArgs;
@@ -37,6 +38,8 @@ use rounds::{Keep, Rounds};
 /// are a result.
 pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Finished<Comparison>, Failure> {
     let usage = |error: String| Failure::new(exit::USAGE, error);
+    let (conns, size) = (unique(&args.conns), unique(&args.size));
+    let args = &CompareArgs { conns, size, ..args.clone() };
     let peers = args.peers.as_deref().map(peers::find).transpose()?.unwrap_or_default();
     let mut entries = subjects::entries(args, peers).map_err(usage)?;
     args.output.check()?;

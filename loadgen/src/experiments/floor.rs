@@ -26,6 +26,9 @@ const CONNS: [u32; 3] = [1, 64, CONNS_MAX];
 /// Rounds: an odd number, so that the median is a measured value.
 const ROUNDS: u32 = 7;
 
+/// Shortest measurement: each of its parts takes some milliseconds.
+const DURATION_MIN: Duration = Duration::from_millis(100);
+
 /// Measure the cost of an exchange on this machine without a server
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = LOAD)]
@@ -37,7 +40,7 @@ pub struct FloorArgs {
 
     /// Duration of the whole measurement
     #[arg(short, long, value_name = "TIME", default_value = "5s")]
-    #[arg(value_parser = units::duration_positive)]
+    #[arg(value_parser = duration)]
     pub duration: Duration,
 
     /// CPUs of both sides, of which the first are used.
@@ -47,6 +50,14 @@ pub struct FloorArgs {
     /// Output options.
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// Parses the duration of the measurement.
+fn duration(text: &str) -> Result<Duration, String> {
+    match units::duration(text)? {
+        duration if duration < DURATION_MIN => Err("must be at least 100ms".to_owned()),
+        duration => Ok(duration),
+    }
 }
 
 /// Measures the floor in all forms, until a signal arrives at the latest.

@@ -26,6 +26,7 @@ pub use worker::{WorkerArgs, worker};
 
 use crate::exit::{self, Failure};
 use crate::experiments::Finished;
+use crate::experiments::listening::unique;
 use crate::options::SEED_END;
 use crate::run::Session;
 use crate::run::args::RunArgs;
@@ -54,6 +55,7 @@ const CONFIRM: u32 = 2;
 /// signal, that ended the sweep before its first point. Invalid and overloaded levels are a result.
 pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Failure> {
     let usage = |error: String| Failure::new(exit::USAGE, error);
+    let args = &SweepArgs { backend: unique(&args.backend), ..args.clone() };
     args.check().map_err(usage)?;
     args.output.check()?;
     let base = args.base().finish().map_err(usage)?;

@@ -298,7 +298,7 @@ mod tests {
             ("loadgen --engine aio", "possible values: epoll, io-uring"),
             ("loadgen --rate 5 --spin 1", "write 1s"),
             ("loadgen --fail-if q98>1ms", "unknown metric \"q98\""),
-            ("loadgen --percentiles p95,p100", "p10 to p99.9999"),
+            ("loadgen --percentiles p95,p100", "p1 to p99.9999"),
             ("loadgen --interval 9ms", "at least 10ms"),
             ("loadgen --interval 10ms -d 1h", "more than 100000"),
             ("loadgen --json --json-lines", "cannot be used with"),

@@ -16,6 +16,8 @@ fn usage_errors_are_one_line_and_exit_with_2() {
         (&["sweep", "--conns", "1,2", "--warmup", "1S"], "did you mean 1s?"),
         (&["compare", "mio", "--aa", "--slice", "5MS"], "did you mean 5ms?"),
         (&["floor", "-d", "1M"], "did you mean 1m?"),
+        (&["floor", "-d", "1ns"], "at least 100ms"),
+        (&["--conns", "5", "compare", "mio", "blocking"], "loadgen compare ..."),
         (&["storm", "--timeout", "1M"], "did you mean 1m?"),
         (&["backlog", "--hold", "1H"], "did you mean 1h?"),
         (&["--fail-if", "p99>1M"], "did you mean 1m?"),

@@ -17,8 +17,8 @@ pub(crate) struct Figure {
     pub(crate) attributes: String,
     /// Content of the `<svg>`.
     pub(crate) drawing: String,
-    /// Names of the series, in the order of their styles; none where rows name them.
-    pub(crate) legend: Vec<String>,
+    /// Names of the series, in the order of their styles; empty where rows name them.
+    pub(crate) legend: Vec<Option<String>>,
     /// True if the series are percentiles.
     pub(crate) percentiles: bool,
     /// Explanation.
@@ -41,13 +41,14 @@ impl Figure {
         );
         if !self.legend.is_empty() {
             html += "<ul class=\"legend\">";
-            for (index, name) in self.legend.iter().enumerate() {
+            let named = |(index, name): (usize, &'_ Option<String>)| Some((index, name.clone()?));
+            for (index, name) in self.legend.iter().enumerate().filter_map(named) {
                 html += &format!(
                     "<li class=\"{}\" data-series=\"{index}\"><svg class=\"swatch\" \
                      viewBox=\"0 0 28 10\" aria-hidden=\"true\"><path class=\"line\" d=\"M1 5H27\"/>\
                      </svg><span>{}</span></li>",
                     style(index, self.percentiles),
-                    escape(name)
+                    escape(&name)
                 );
             }
             html += "</ul>";

@@ -84,7 +84,12 @@ impl Lines {
                 y.describe()
             ),
             drawing,
-            legend: self.series.into_iter().map(|series| series.name).collect(),
+            // A series without a point keeps its style, but has no entry.
+            legend: self
+                .series
+                .into_iter()
+                .map(|series| (!series.points.is_empty()).then_some(series.name))
+                .collect(),
             percentiles: self.percentiles,
             note: self.note,
             data: self.data,

@@ -18,7 +18,7 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// The table, in a box that scrolls when it is wider than the page.
+    /// The table, in a box that scrolls when it is wider than the page, and the meaning of `-`.
     pub(crate) fn html(&self) -> String {
         let mut html = String::from("<div class=\"scroll\" tabindex=\"0\"><table>");
         if !self.head.is_empty() {
@@ -39,7 +39,10 @@ impl Table {
             }
             html += "</tr>";
         }
-        html + "</tbody></table></div>"
+        let absent = self.rows.iter().flatten().any(|cell| cell == "-");
+        let mark =
+            if absent { "<p class=\"note\">-: not measured, or too few values</p>" } else { "" };
+        html + "</tbody></table></div>" + mark
     }
 
     /// The table behind a line to open it with.

@@ -47,7 +47,7 @@ impl FromStr for Statistic {
             _ => text
                 .strip_prefix('p')
                 .and_then(percentile)
-                .ok_or_else(|| "write mean, min, max, p1 to p9, or p10 to p99.9999".to_owned()),
+                .ok_or_else(|| "write mean, min, max or p1 to p99.9999".to_owned()),
         }
     }
 }

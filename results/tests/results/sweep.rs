@@ -277,3 +277,18 @@ fn costs_of_connections_are_in_the_text_and_on_the_page() {
         }
     }
 }
+
+#[test]
+fn server_with_invalid_runs_only_has_no_empty_legend_entry() {
+    let mut points = Vec::new();
+    for (subject, reasons) in [("mio", &[][..]), ("blocking", &["late: so"])] {
+        let point = Point::of(10_000.0, 1, Purpose::Level, &run(10_000, 1, reasons));
+        points.push(Point { subject: Some(subject.into()), ..point });
+    }
+    let mut sweep = sweep(points);
+    sweep.plan.subject = "mio, blocking".into();
+    let page = report::page(&[("sweep.json".into(), Stored::Sweep(Box::new(sweep)))]);
+    assert!(page.contains("<span>mio</span>"), "{page}");
+    assert!(page.contains("<span>INVALID runs of blocking</span>"), "{page}");
+    assert!(!page.contains("<span>blocking</span>"), "{page}");
+}

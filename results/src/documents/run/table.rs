@@ -21,7 +21,9 @@ pub fn table(records: &[(&str, &Record)]) -> String {
     let labelled: Vec<(&str, &Record)> =
         labels.iter().map(String::as_str).zip(records.iter().map(|&(_, record)| record)).collect();
     let grid = if records.len() <= COLUMNS_MAX { by_column(&labelled) } else { by_row(&labelled) };
+    let absent = grid.contains(" - ").then(|| "-: not measured".to_owned());
     let mut lines = vec![grid];
+    lines.extend(absent);
     for (label, (name, _)) in labels.iter().zip(records) {
         if label != name {
             lines.push(format!("{label} = {}", shorten(&printable(name), COLUMNS - 8)));

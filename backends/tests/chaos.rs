@@ -237,7 +237,8 @@ impl Chaotic {
         }
         let ended = self.read(now);
         assert!(!ended || (self.half_closed && self.returned == self.total), "it ends: {self:?}");
-        !ended && !(self.end == End::Close && self.returned == self.total)
+        let closes = self.end == End::Close && self.returned == self.total;
+        !ended && !closes
     }
 
     fn write(&mut self, now: Instant) {

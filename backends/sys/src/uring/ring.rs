@@ -896,6 +896,38 @@ mod tests {
     }
 
     #[test]
+    fn grown_ring_retires_buffers_that_are_not_needed_and_grows_again() {
+        let Some(mut ring) = ring() else { return };
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut receive = |ring: &mut Ring, byte| {
+            theirs.write_all(&[byte; 5]).unwrap();
+            ring.receive(0, &ours, 0).unwrap();
+            match next(ring) {
+                Completion::Receive { result: Ok(Some(buffer)), .. } => {
+                    assert_eq!(ring.received(&buffer), [byte; 5]);
+                    Ok(buffer)
+                }
+                other => Err(other),
+            }
+        };
+        ring.grow();
+        ring.grow();
+        // The kernel has all four, and no wait has needed one; then they are retired one by one.
+        assert!(ring.shrink());
+        for byte in 0..20 {
+            let buffer = receive(&mut ring, byte).unwrap();
+            ring.recycle(buffer);
+        }
+        assert!(!ring.shrink(), "more than at first");
+        let _held = receive(&mut ring, 1).unwrap();
+        assert!(receive(&mut ring, 2).is_err(), "one buffer is left of four");
+        (&ours).read_exact(&mut [0; 5]).unwrap();
+        ring.grow();
+        let _held = receive(&mut ring, 3).unwrap();
+        assert!(receive(&mut ring, 4).is_err(), "more than two");
+    }
+
+    #[test]
     #[should_panic(expected = "a buffer of another ring")]
     fn buffer_goes_back_to_its_own_ring_only() {
         let (Some(mut ring), Some(mut other)) = (ring(), ring()) else {

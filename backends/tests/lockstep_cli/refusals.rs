@@ -1,5 +1,5 @@
-//! A kernel that refuses io_uring, or kills a process that calls it: by a seccomp filter, as in many
-//! containers.
+//! A kernel that refuses io_uring, or kills a process that calls it: by a seccomp filter, as in
+//! many containers.
 
 use std::io;
 use std::os::unix::process::CommandExt;

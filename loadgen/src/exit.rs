@@ -96,8 +96,8 @@ impl Failure {
         self
     }
 
-    /// Stores a result that this failure would lose among the temporary files, and adds a hint where
-    /// it is.
+    /// Stores a result that this failure would lose among the temporary files, and adds a hint
+    /// where it is.
     #[must_use]
     pub fn rescue(self, result: &(impl Document + Serialize)) -> Self {
         match store::write(result, &std::env::temp_dir(), false) {
@@ -106,8 +106,8 @@ impl Failure {
         }
     }
 
-    /// Prints error and hint on standard error, whose errors are ignored. Without a hint of its own,
-    /// an error that a limit may have caused gets the limits.
+    /// Prints error and hint on standard error, whose errors are ignored. Without a hint of its
+    /// own, an error that a limit may have caused gets the limits.
     pub fn print(&self) {
         let mut stderr = io::stderr().lock();
         if !self.error.is_empty() {

@@ -51,8 +51,8 @@ impl Printer {
         true
     }
 
-    /// Queues the last text, and waits for at most `longest` until all are written. A closed pipe is
-    /// no error.
+    /// Queues the last text, and waits for at most `longest` until all are written. A closed pipe
+    /// is no error.
     ///
     /// # Errors
     ///

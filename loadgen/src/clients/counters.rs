@@ -275,8 +275,8 @@ impl<'a> Counters<'a> {
     ///
     /// Throughput counts the exchanges that end in the window, wherever they began: as many enter
     /// at its start as leave at its end. Latency is of those that begin in it, however late they
-    /// end, and of those that outlast it: otherwise the longest would be dropped. A number of exchanges that was asked for is of
-    /// those that begin in it.
+    /// end, and of those that outlast it: otherwise the longest would be dropped. A number of
+    /// exchanges that was asked for is of those that begin in it.
     #[inline]
     pub(crate) fn replied(&mut self, connection: &mut Connection, replied_ns: u64) {
         self.enter_interval(replied_ns);

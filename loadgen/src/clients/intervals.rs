@@ -38,8 +38,8 @@ pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are valid and constant")
 }
 
-/// Returns an empty histogram that grows with the latencies recorded: of a thread, of which there may
-/// be thousands.
+/// Returns an empty histogram that grows with the latencies recorded: of a thread, of which there
+/// may be thousands.
 pub(crate) fn growing() -> Histogram<u64> {
     Histogram::new(3).expect("three digits are valid")
 }

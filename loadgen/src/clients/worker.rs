@@ -254,8 +254,8 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
         Ok(())
     }
 
-    /// True while replies are awaited: after the window, those to requests that were sent in it, and
-    /// for [`GRACE_NS`] those to earlier ones.
+    /// True while replies are awaited: after the window, those to requests that were sent in it,
+    /// and for [`GRACE_NS`] those to earlier ones.
     fn awaits_replies(&self) -> bool {
         let sending = self.now < self.control.end_ns() && self.quota > 0;
         let in_grace = self.now.saturating_sub(GRACE_NS) < self.control.end_ns();

@@ -1,9 +1,9 @@
 //! Other programs on the CPUs of a run, and the time for which they kept its threads waiting.
 //!
 //! A thread that is ready to run waits for other threads, for the hypervisor, or until its idle CPU
-//! has woken up; the kernel adds it all up (sched-stats.rst, `run_delay`). So three upper bounds are
-//! taken together: nobody kept a thread waiting for longer than it waited, than its CPU was busy
-//! with something else, and than all other programs have run.
+//! has woken up; the kernel adds it all up (sched-stats.rst, `run_delay`). So three upper bounds
+//! are taken together: nobody kept a thread waiting for longer than it waited, than its CPU was
+//! busy with something else, and than all other programs have run.
 
 use std::collections::HashMap;
 use std::fs;
@@ -213,9 +213,9 @@ fn parse(stat: &str) -> HashMap<usize, CpuTimes> {
 }
 
 impl Neighbours {
-    /// Returns the disturbance of threads on these CPUs. `waiting` is the time for which they waited
-    /// for a CPU, as a share of the window; of several threads, the sum. `helpers`: the server runs
-    /// on these CPUs.
+    /// Returns the disturbance of threads on these CPUs. `waiting` is the time for which they
+    /// waited for a CPU, as a share of the window; of several threads, the sum. `helpers`: the
+    /// server runs on these CPUs.
     pub fn disturbance(&self, cpus: &[usize], helpers: bool, waiting: f64) -> Option<Disturbance> {
         let found: Vec<Cpu> = cpus.iter().filter_map(|cpu| self.cpus.get(cpu).copied()).collect();
         let sum = |value: fn(&Cpu) -> f64| found.iter().map(value).sum::<f64>();

@@ -1,8 +1,8 @@
 //! Pauses of this process that are not the server's: it was stopped (SIGSTOP, SIGTSTP, a frozen
 //! control group, a stopped virtual machine), or the machine was suspended.
 //!
-//! A thread sleeps for [`TICK`] again and again. If it wakes much later, without having waited for a
-//! CPU and while no other thread ran, the process was stopped. A suspended machine is found by
+//! A thread sleeps for [`TICK`] again and again. If it wakes much later, without having waited for
+//! a CPU and while no other thread ran, the process was stopped. A suspended machine is found by
 //! CLOCK_BOOTTIME, which counts the suspension, and CLOCK_MONOTONIC, which does not (time(7)).
 
 use std::fs;
@@ -76,8 +76,8 @@ pub fn now() -> Duration {
     clock(ClockId::Monotonic)
 }
 
-/// Returns the pauses between two instants of [`now`], the second of which has passed. Waits for the
-/// next look after it. None if this process is not watched.
+/// Returns the pauses between two instants of [`now`], the second of which has passed. Waits for
+/// the next look after it. None if this process is not watched.
 pub fn between(from: Duration, until: Duration) -> Pauses {
     let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
     while watch.looked.is_some_and(|looked| looked < until) {
@@ -159,8 +159,8 @@ impl Pauses {
         }
     }
 
-    /// Describes the pauses, each in a sentence that begins with a word for programs; `when` is such
-    /// as `in the measured window`.
+    /// Describes the pauses, each in a sentence that begins with a word for programs; `when` is
+    /// such as `in the measured window`.
     pub fn sentences(self, when: &str) -> Vec<String> {
         [
             ("stopped: the generator was stopped", self.stopped),

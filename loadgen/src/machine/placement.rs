@@ -95,8 +95,8 @@ impl Cpus {
         }
     }
 
-    /// Returns the given CPUs on cores without a `taken` CPU; if there are none, other CPUs of these
-    /// cores; else all.
+    /// Returns the given CPUs on cores without a `taken` CPU; if there are none, other CPUs of
+    /// these cores; else all.
     fn beside(&self, taken: &[usize]) -> CpuList {
         let core = |&cpu: &usize| self.cores.of(cpu);
         let of_free_core = |cpu: &usize| !taken.iter().any(|other| core(other) == core(cpu));
@@ -198,8 +198,8 @@ impl Placement {
     }
 }
 
-/// Pins the calling thread, and the threads that it will start, to `cpus`. Where that is not allowed
-/// at all (see [`Cpus::permitted`]), the threads stay where they are.
+/// Pins the calling thread, and the threads that it will start, to `cpus`. Where that is not
+/// allowed at all (see [`Cpus::permitted`]), the threads stay where they are.
 ///
 /// # Errors
 ///

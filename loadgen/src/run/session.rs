@@ -123,8 +123,8 @@ impl Session {
         })
     }
 
-    /// Returns the placement that a run with these options will have, as in its record, if it is not
-    /// the default and known beforehand.
+    /// Returns the placement that a run with these options will have, as in its record, if it is
+    /// not the default and known beforehand.
     pub(crate) fn placement(&self, args: &RunArgs) -> Option<String> {
         if args.target.is_some() {
             return None;

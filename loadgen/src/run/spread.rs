@@ -16,8 +16,8 @@ const IDLE: f64 = 0.01;
 /// Connections for each shard from which on none should be idle.
 const ENOUGH: u64 = 2;
 
-/// Returns a warning if connections were not spread over the shards of embedded servers that share a
-/// port, according to their statistics.
+/// Returns a warning if connections were not spread over the shards of embedded servers that share
+/// a port, according to their statistics.
 pub fn of_connections(statistics: &[serde_json::Value]) -> Option<String> {
     let shards = statistics.iter().filter_map(|counts| counts["accepted_per_shard"].as_array());
     let accepted: Vec<u64> = shards.flatten().filter_map(serde_json::Value::as_u64).collect();

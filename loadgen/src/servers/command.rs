@@ -3,8 +3,8 @@
 //! `sh -c` runs the command, so it may contain quotes, variables and redirections. `{addr}` in it
 //! becomes the address to listen at, on a free port of the loopback interface, and `{port}` the
 //! port alone. The server is ready when a process of it listens there. No connection is made before
-//! the load: a server that serves one client would take a trial for it, and others change by it. It is
-//! ended with SIGTERM, and with
+//! the load: a server that serves one client would take a trial for it, and others change by it. It
+//! is ended with SIGTERM, and with
 //! SIGKILL if it outlives that.
 //!
 //! Like the embedded server it is in a process group of its own. Its parent is a supervisor

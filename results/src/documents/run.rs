@@ -16,8 +16,8 @@ use serde_with::skip_serializing_none;
 use crate::environment::circumstances::Circumstance;
 use crate::{Document, Environment, Floor, Header, Latencies, format};
 
-/// Share of the window for which a quota keeps a side from the CPUs, from which on it counts as used
-/// up: it then affects one exchange in a hundred, and so the 99th percentile.
+/// Share of the window for which a quota keeps a side from the CPUs, from which on it counts as
+/// used up: it then affects one exchange in a hundred, and so the 99th percentile.
 const THROTTLED: f64 = 0.01;
 
 /// One measured run.
@@ -77,9 +77,9 @@ pub struct Record {
     pub errors: Vec<ErrorCount>,
     /// Connections that never got a whole reply.
     pub unserved: u64,
-    /// Requests that had no whole reply when the run ended. Each counts in the latency with the time
-    /// that it had waited; see [`Latency::unanswered`](crate::Latency::unanswered). Absent if every
-    /// request had its reply or has failed.
+    /// Requests that had no whole reply when the run ended. Each counts in the latency with the
+    /// time that it had waited; see [`Latency::unanswered`](crate::Latency::unanswered). Absent if
+    /// every request had its reply or has failed.
     pub outstanding: Option<u64>,
     /// Connections without an exchange in the measured window; absent if there are none.
     pub conns_without_exchange: Option<u64>,
@@ -97,7 +97,8 @@ pub struct Record {
     /// Processes of the server that are counted in its cost: those that used CPU in the window.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub server_processes: Vec<ServerProcess>,
-    /// Side whose CPUs were full, or that had used up its CPU quota: `server`, `client`, `both`, `neither` or `unknown`.
+    /// Side whose CPUs were full, or that had used up its CPU quota: `server`, `client`, `both`,
+    /// `neither` or `unknown`.
     pub limit: String,
     /// Thresholds of the run, met or missed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -55,8 +55,8 @@ Examples:
 /// Compare servers in rounds, until the differences are known
 ///
 /// Reports server CPU per exchange, throughput and latency of each subject in relation to the
-/// first, with confidence intervals. Each run has a new server, on the same CPUs. Before the warm-up,
-/// a server gets no connection but those of the load, and on each of them one exchange.
+/// first, with confidence intervals. Each run has a new server, on the same CPUs. Before the
+/// warm-up, a server gets no connection but those of the load, and on each of them one exchange.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = EXAMPLES, next_help_heading = LOAD)]
 pub struct CompareArgs {

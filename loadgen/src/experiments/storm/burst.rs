@@ -138,8 +138,8 @@ impl<'a> Burst<'a> {
         })
     }
 
-    /// Opens all connections, as long as there are ports, and follows each to its close, until `stop`
-    /// is set.
+    /// Opens all connections, as long as there are ports, and follows each to its close, until
+    /// `stop` is set.
     ///
     /// # Errors
     ///

@@ -115,8 +115,8 @@ impl Sweep {
         groups.into_values().collect()
     }
 
-    /// Knee of the points so far; `None` if there is none that noise does not explain, for a search,
-    /// and for several servers.
+    /// Knee of the points so far; `None` if there is none that noise does not explain, for a
+    /// search, and for several servers.
     pub fn find_knee(&self) -> Option<Knee> {
         let searched = self.points.iter().any(|point| point.purpose != Purpose::Level);
         if searched || self.servers().len() > 1 {

@@ -14,7 +14,7 @@ use hdrhistogram::serialization::interval_log::{
     IntervalLogWriterBuilder, IntervalLogWriterError, Tag,
 };
 
-use crate::clients::intervals::FinishedInterval;
+use crate::clients::intervals::{self, FinishedInterval};
 use crate::exit::{self, Failure};
 use crate::options::check_file;
 use lockstep_sys::errno::describe;
@@ -94,7 +94,10 @@ impl WholeLines {
             if histogram.is_empty() {
                 continue;
             }
-            let written = log.write_histogram(histogram, start, length, Tag::new(name));
+            // With the same bounds in every line, readers can add them.
+            let mut bounded = intervals::histogram();
+            intervals::add(&mut bounded, histogram);
+            let written = log.write_histogram(&bounded, start, length, Tag::new(name));
             written.map_err(|error| match error {
                 IntervalLogWriterError::IoError(error) => error,
                 error => io::Error::other(error.to_string()),

@@ -16,10 +16,10 @@ use lockstep_core::Echo;
 use common::client::Client;
 use harness::{Subject, start};
 
-const SERVERS: usize = 50;
+const SERVERS: usize = 30;
 
 /// Connections of a server that are open when it drains: their closes are the last that it does.
-const CONNECTIONS: usize = 8;
+const CONNECTIONS: usize = 40;
 
 fn open_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()

@@ -1,7 +1,7 @@
 //! Pauses of this process that are not the server's: it was stopped (SIGSTOP, SIGTSTP, a frozen
 //! control group, a stopped virtual machine), or the machine was suspended.
 //!
-//! A thread sleeps for [`TICK`] again and again. If it wakes much later, without having waited for
+//! A thread sleeps for `TICK` again and again. If it wakes much later, without having waited for
 //! a CPU and while no other thread ran, the process was stopped. A suspended machine is found by
 //! CLOCK_BOOTTIME, which counts the suspension, and CLOCK_MONOTONIC, which does not (time(7)).
 

@@ -10,7 +10,8 @@ pub(crate) mod sweep;
 use std::ops::Deref;
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::Error;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use serde_with::skip_serializing_none;
 
@@ -63,6 +64,28 @@ impl Header {
     pub(crate) fn program(&self) -> String {
         format!("{} {}", self.tool, self.version)
     }
+}
+
+/// Serializes numbers that are mostly whole, such as rates and levels, as integers if they are.
+pub(crate) fn without_fraction<T: Serialize, S: Serializer>(
+    numbers: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    fn shorten(value: &mut Value) {
+        match value {
+            Value::Array(values) => values.iter_mut().for_each(shorten),
+            Value::Number(number) => {
+                let whole = number.as_f64().filter(|number| number.fract() == 0.0);
+                if let Some(whole) = whole.filter(|whole| whole.abs() < 2_f64.powi(53)) {
+                    *value = Value::from(whole as i64);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut value = serde_json::to_value(numbers).map_err(S::Error::custom)?;
+    shorten(&mut value);
+    value.serialize(serializer)
 }
 
 fn kind_of_old_runs() -> String {

@@ -130,12 +130,14 @@ pub struct Asked {
     /// Timeout for a connect or an exchange.
     pub timeout_s: f64,
     /// Planned rate of an open loop, requests a second; absent in a closed loop.
+    #[serde(serialize_with = "crate::documents::without_fraction")]
     pub rate_per_s: Option<f64>,
     /// Distribution of its instants: `constant` or `poisson`.
     pub arrivals: Option<String>,
     /// Longest busy-poll before a planned instant, or in a closed loop for a reply.
     pub spin_s: Option<f64>,
     /// New connections a second; absent if unlimited.
+    #[serde(serialize_with = "crate::documents::without_fraction")]
     pub connect_rate_per_s: Option<f64>,
     /// Load-generating threads; absent for one on each CPU.
     pub threads: Option<u32>,

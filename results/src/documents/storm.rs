@@ -28,6 +28,7 @@ pub struct Storm {
     /// Connections planned.
     pub conns: u64,
     /// New connections a second; absent if all were concurrent.
+    #[serde(serialize_with = "crate::documents::without_fraction")]
     pub rate_per_s: Option<f64>,
     /// Exchanges on each connection.
     pub exchanges_each: u32,

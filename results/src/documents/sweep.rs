@@ -87,12 +87,14 @@ pub struct SweepPlan {
     /// Meaning of the levels.
     pub axis: Axis,
     /// Levels asked for, ascending; empty for a search, which chooses its own.
+    #[serde(serialize_with = "crate::documents::without_fraction")]
     pub levels: Vec<f64>,
     /// Runs of each level.
     pub rounds: u32,
     /// Connections of every run; absent if they are the levels.
     pub conns: Option<u32>,
     /// Requests a second of every run, if there is a rate that is not the level.
+    #[serde(serialize_with = "crate::documents::without_fraction")]
     pub rate_per_s: Option<f64>,
     /// Distribution of the planned instants, as [`Rate::arrivals`](crate::Rate::arrivals); absent
     /// in a closed loop.
@@ -128,6 +130,7 @@ pub struct Point {
     /// Name of the server, in a sweep of several.
     pub subject: Option<String>,
     /// The rate or the number of connections.
+    #[serde(serialize_with = "crate::documents::without_fraction")]
     pub level: f64,
     /// Round, from 1; of a search, the number of runs at this rate so far.
     pub round: u32,
@@ -217,6 +220,7 @@ pub struct Omission {
     /// Name of the server.
     pub subject: String,
     /// The rate or the number of connections.
+    #[serde(serialize_with = "crate::documents::without_fraction")]
     pub level: f64,
     /// Reason, in words.
     pub reason: String,
@@ -258,8 +262,10 @@ pub struct SloResult {
     /// Objectives, as asked for: `p99<1ms`.
     pub objectives: Vec<String>,
     /// Highest rate that met them twice, requests a second; absent if none did.
+    #[serde(serialize_with = "crate::documents::without_fraction")]
     pub rate_per_s: Option<f64>,
     /// Lowest rate above it that missed them; absent if something else ended the search.
+    #[serde(serialize_with = "crate::documents::without_fraction")]
     pub missed_per_s: Option<f64>,
     /// Upper end of the search.
     pub bound: Bound,

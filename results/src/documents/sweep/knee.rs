@@ -40,6 +40,7 @@ pub struct Knee {
     /// Level: of the rates below the first that overloads the server, the highest whose 99th
     /// percentile is at most 3 times the lowest among them; or the fewest connections with 95 % of
     /// the highest throughput.
+    #[serde(serialize_with = "crate::documents::without_fraction")]
     pub level: f64,
     /// Exchanges a second there.
     pub achieved_per_s: f64,

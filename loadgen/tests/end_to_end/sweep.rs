@@ -49,7 +49,7 @@ fn rate_sweep_finds_the_knee_and_the_overload() {
     assert_eq!(finished.code, Some(0), "{finished:#?}");
     let record = finished.record();
     assert_eq!((&record["kind"], &record["axis"]), (&"sweep".into(), &"rate".into()));
-    assert_eq!(record["levels"], serde_json::json!([10.0, 20.0, 60.0]));
+    assert_eq!(record["levels"], serde_json::json!([10, 20, 60]));
     // Runs that were INVALID are repeated.
     let mut found = points(&record);
     found.retain(|(_, outcome)| outcome != "invalid");

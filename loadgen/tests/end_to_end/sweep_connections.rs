@@ -58,7 +58,9 @@ fn several_backends_are_measured_at_each_level() {
             assert!(point["server_memory_bytes"].as_u64() >= Some(40 * 4096), "{point}");
         }
     }
+    // An INVALID run is repeated, up to twice.
     cells.sort_unstable();
+    cells.dedup();
     assert_eq!(cells, [("blocking", 3), ("blocking", 40), ("mio", 3), ("mio", 40)]);
     let report = run(&["report", file]);
     assert!(report.stdout.lines().all(|line| line.chars().count() <= 100), "{report:#?}");
@@ -137,8 +139,6 @@ fn signal_keeps_the_finished_cells() {
 
 #[test]
 fn impossible_cells_are_omitted_with_the_reason() {
-    let args = [&BRIEF[..], &["--backend", "mio", "--conns", "4", "--processes", "8"]].concat();
-    run(&args).assert_complains(3, "more processes than connections");
     let mut limited = Command::new("sh");
     let script = "ulimit -n 300; exec \"$@\" --backend mio --conns 44 --processes 1 --pin 0";
     limited.args(["-c", script, "sh", env!("CARGO_BIN_EXE_loadgen")]).args(BRIEF);
@@ -159,6 +159,7 @@ fn usage_errors_of_several_servers_and_processes() {
     for (args, words) in [
         (&["--conns", "0"][..], "at least 1"),
         (&["--conns", "4", "--processes", "65"], "at most 64"),
+        (&["--conns", "4", "--processes", "8"], "--processes 8 is more than --conns 4"),
         (&["--conns", "4", "--place", "steered", "--server-pin", "0"], "--place steered"),
         (&["--conns", "4", "--pin", "1023"], "no CPU 1023"),
         (&["--conns", "4", "-o", "/no/such/directory/record.json"], "/no/such/directory"),

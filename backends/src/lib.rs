@@ -47,6 +47,7 @@ pub mod io_uring;
 mod listener;
 pub mod mio;
 mod options;
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command bounds its output"))]
 mod output;
 mod pinning;
 mod scratch;

@@ -208,8 +208,9 @@ impl Invocation {
         let help = binary(self.program).args(self.subcommand()).arg("--help").output().unwrap();
         let help = String::from_utf8(help.stdout).unwrap();
         let has = |option: &str| help.split_whitespace().any(|word| word == option);
-        // A search has no rounds.
-        let excluded = self.option("--slo").map(|_| "--rounds");
+        // A search has no rounds, and needs as many samples as its percentile takes.
+        let searches = self.option("--slo").is_some();
+        let excluded = searches.then_some("--rounds");
         let shortened =
             SHORTENED.into_iter().filter(|(option, _)| has(option) && Some(*option) != excluded);
         let mut args = Vec::new();
@@ -228,7 +229,10 @@ impl Invocation {
                 }),
             }
         }
-        args.extend(shortened.flat_map(|(option, value)| [option.to_owned(), value.to_owned()]));
+        args.extend(shortened.flat_map(|(option, value)| {
+            let value = if searches && option == "--duration" { "600ms" } else { value };
+            [option.to_owned(), value.to_owned()]
+        }));
         args
     }
 

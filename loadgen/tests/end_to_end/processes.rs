@@ -6,12 +6,12 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 
-use rustix::process::Signal;
+use rustix::net::sockopt::socket_acceptconn;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open};
 use serde_json::Value;
 
-use crate::harness::{Running, echo, has_ended, loadgen, run, skip, two_cpus, wait_until};
+use crate::harness::{Running, has_ended, loadgen, run, skip, two_cpus, wait_until};
 
 /// Starts a server that shares its port, on one CPU. Returns its address.
 fn share(addr: &str, cpu: &str) -> (Running, String) {
@@ -45,19 +45,26 @@ fn reuse_port_servers_are_accounted_together() {
     assert!(processes.iter().all(|process| process["name"] == "loadgen"), "{record}");
 }
 
+/// Duplicates the listening socket of a process (pidfd_getfd(2)).
+fn listener_of(process: Pid) -> Option<OwnedFd> {
+    let pidfd = pidfd_open(process, PidfdFlags::empty()).ok()?;
+    let folder = fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).ok()?;
+    let fds = folder.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    fds.filter_map(|fd| pidfd_getfd(&pidfd, fd, PidfdGetfdFlags::empty()).ok())
+        .find(|fd| socket_acceptconn(fd) == Ok(true))
+}
+
 /// As a shell that has inherited the listener of its server.
 #[test]
 fn idle_holder_of_the_listener_is_not_counted() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    let stdin = OwnedFd::from(listener.try_clone().unwrap());
-    let _idle = Running(Some(Command::new("sleep").arg("600").stdin(stdin).spawn().unwrap()));
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            thread::spawn(|| echo(stream, 0));
-        }
-    });
-    for target in [addr.to_string(), format!("[::ffff:127.0.0.1]:{}", addr.port())] {
+    let Some(&[cpu, ..]) = two_cpus().as_deref() else { return };
+    let (server, addr) = share("127.0.0.1:0", &cpu.to_string());
+    let Some(listener) = listener_of(server.pid()) else {
+        return skip("pidfd", "pidfd_getfd(2) is not allowed");
+    };
+    let _idle = Running(Some(Command::new("sleep").arg("600").stdin(listener).spawn().unwrap()));
+    let mapped = addr.replace("127.0.0.1:", "[::ffff:127.0.0.1]:");
+    for target in [addr, mapped] {
         if target.starts_with('[') && TcpListener::bind("[::1]:0").is_err() {
             skip("ipv6", "[::1] cannot be bound");
             continue;
@@ -66,7 +73,7 @@ fn idle_holder_of_the_listener_is_not_counted() {
         let record = run(&args).record();
         let processes = record["server_processes"].as_array().unwrap();
         let pids: Vec<_> = processes.iter().map(|process| process["pid"].as_u64()).collect();
-        assert_eq!(pids, [Some(std::process::id().into())], "{record}");
+        assert_eq!(pids, [Some(server.pid().as_raw_nonzero().get() as u64)], "{record}");
         assert!(record["server"]["cpu_us_per_exchange"].as_f64() > Some(0.0), "{record}");
     }
 }

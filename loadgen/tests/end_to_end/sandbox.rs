@@ -174,7 +174,7 @@ fn runs_go_on_unpinned_where_affinity_is_forbidden() {
         assert!(matches!(finished.code, Some(0 | 8)), "{args:?}: {finished:#?}");
         assert!(finished.stdout.contains("unpinned"), "{args:?}: {finished:#?}");
     }
-    let floor = command(&["floor", "-d", "50ms"]).unwrap();
+    let floor = command(&["floor", "-d", "100ms"]).unwrap();
     assert!(floor.stdout.contains("on any CPU"), "{floor:#?}");
     for asked in [["--pin", "0"], ["--server-pin", "0"], ["--place", "steered"]] {
         let error = format!("{}: {refused}", asked.join(" ").trim_end_matches(" 0"));

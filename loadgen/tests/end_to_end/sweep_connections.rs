@@ -79,7 +79,9 @@ fn several_processes_share_the_connections() {
             continue;
         }
         finished.assert_measured();
-        let [point] = &points(&finished)[..] else { panic!("{finished:#?}") };
+        // An INVALID run is repeated, up to twice.
+        let points = points(&finished);
+        let point = points.last().unwrap();
         assert_accounted(point, 64);
         for side in ["server_processes", "client_processes"] {
             assert_eq!(point[side], 3, "{point}");

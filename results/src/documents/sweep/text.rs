@@ -346,10 +346,8 @@ fn invalid(point: &Point) -> String {
 
 /// Verdict on the runs of a level.
 fn verdict(runs: &[&Point], counted: &[&Point]) -> String {
-    let left_out = runs.iter().find(|run| run.outcome == Outcome::Invalid);
-    let left_out = left_out.map(|run| invalid(run));
     if counted.is_empty() {
-        return left_out.unwrap_or_default();
+        return runs.first().map_or_else(String::new, |run| invalid(run));
     }
     let overloaded = counted.iter().filter(|run| run.outcome == Outcome::Overloaded).count();
     let mut verdict = match overloaded {
@@ -357,9 +355,10 @@ fn verdict(runs: &[&Point], counted: &[&Point]) -> String {
         all if all == counted.len() => "overloaded".to_owned(),
         some => format!("overloaded {some} of {} times", counted.len()),
     };
-    if let Some(left_out) = left_out {
-        let count = runs.len() - counted.len();
-        verdict += &format!(" ({count} of {} {left_out})", runs.len());
+    // The reasons stand below the table.
+    match runs.len() - counted.len() {
+        0 => {}
+        left_out => verdict += &format!(" ({left_out} of {} INVALID)", runs.len()),
     }
     let errors: u64 = counted.iter().map(|run| run.errors_total).sum();
     if errors > 0 {

@@ -297,7 +297,7 @@ fn not_served(config: &Config, error: &StartError) -> u8 {
         }
         StartError::Steer => usage(&error.to_string(), "such as --pin 0,1 --shards 2"),
         StartError::Listen(error) => {
-            let hint = listen_hint(error, config.options.reuse_port);
+            let hint = listen_hint(error, config.listen.port(), config.options.reuse_port);
             let error = format!("cannot listen on {}: {}", config.listen, errno::describe(error));
             print_error(&error, Some(hint));
             exit::ADDRESS
@@ -306,8 +306,11 @@ fn not_served(config: &Config, error: &StartError) -> u8 {
     }
 }
 
-fn listen_hint(error: &io::Error, reuse_port: bool) -> &'static str {
+fn listen_hint(error: &io::Error, port: u16, reuse_port: bool) -> &'static str {
     match error.raw_os_error() {
+        Some(libc::EADDRINUSE) if port == 0 => {
+            "no port is free (net.ipv4.ip_local_port_range; TIME_WAIT keeps one for a minute)"
+        }
         Some(libc::EADDRINUSE) if reuse_port => {
             "the server there needs --reuse-port as well, and the same user"
         }

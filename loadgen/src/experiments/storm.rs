@@ -18,6 +18,7 @@ use lockstep_results::backlog::Counters;
 use lockstep_results::storm::{Queue, Storm, Storms};
 use lockstep_results::{Environment, Header, Latencies, Latency};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::getpid;
 
 pub use args::{Close, StormArgs};
 
@@ -30,6 +31,7 @@ use crate::experiments::Finished;
 use crate::experiments::listening::{kernel_settings, record_depth};
 use crate::machine::pauses;
 use crate::machine::ports;
+use crate::machine::quota::{QuotaMeter, QuotaUse};
 use crate::options::SEED_END;
 use crate::run::args::RunArgs;
 use crate::run::{Job, Session};
@@ -119,13 +121,18 @@ fn one(
     }
     let placement_warnings = session.warnings(run, &placement, &prepared.cpus());
     let started = SystemTime::now();
+    let mut quota = QuotaMeter::find(&[getpid()]);
+    quota.begin();
     let begin = pauses::now();
     let Observed { counts, queue, counters, signal } = observe(session, &load)?;
     let pauses = pauses::between(begin, pauses::now()).sentences("during the burst");
+    let throttled = quota.end().and_then(|quota| throttled(&quota, placement.client.len()));
     let (subject, ended) = prepared.stop(&job);
     let error = ended.and_then(|ended| ended.error);
     let failures = counts.failures.total() > 0 || error.is_some();
-    let (valid, mut notes) = (pauses.is_empty(), pauses);
+    let mut notes = pauses;
+    notes.extend(throttled);
+    let valid = notes.is_empty();
     notes.extend(placement_warnings);
     notes.extend(error.into_iter().chain(rate_missed(&load, &counts)));
     notes.extend(no_port(&load, &counts));
@@ -171,6 +178,18 @@ fn one(
         environment,
     };
     Ok((storm, outcome))
+}
+
+/// A sentence if the generator, which runs on `cpus` CPUs, had used up its quota.
+fn throttled(quota: &QuotaUse, cpus: usize) -> Option<String> {
+    let quota = quota.record(cpus, false);
+    quota.is_used_up().then(|| {
+        format!(
+            "throttled: the generator had used up its {} for {:.0} % of the time",
+            quota.words(),
+            quota.throttled * 100.0
+        )
+    })
 }
 
 /// A note if the connects were much later than planned, because of the generator.

@@ -29,15 +29,15 @@ pub fn check(conns: u32, sources: usize) -> Result<(), String> {
     Err(format!("--conns {conns} needs a port for each, and there are {ports}: {}", shown(sources)))
 }
 
-/// Describes the ports of `sources` addresses: `32768-60999 of 1 source address, 7 connections in
-/// TIME_WAIT`.
+/// Describes the ports of `sources` addresses: `32768-60999 of 1 source address, 7 connections of
+/// this machine in TIME_WAIT`.
 pub fn shown(sources: usize) -> String {
     let (first, last) = range();
     let addresses = if sources == 1 { "address" } else { "addresses" };
     let waiting = fs::read_to_string("/proc/net/sockstat").ok();
     let waiting = waiting.as_deref().and_then(time_wait).map(|count| match count {
-        1 => ", 1 connection in TIME_WAIT".to_owned(),
-        count => format!(", {count} connections in TIME_WAIT"),
+        1 => ", 1 connection of this machine in TIME_WAIT".to_owned(),
+        count => format!(", {count} connections of this machine in TIME_WAIT"),
     });
     format!("{first}-{last} of {sources} source {addresses}{}", waiting.unwrap_or_default())
 }

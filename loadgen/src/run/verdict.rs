@@ -14,6 +14,16 @@ use crate::machine::pauses::Pauses;
 /// Share of its CPUs from which on a side counts as saturated.
 const FULL: f64 = 0.95;
 
+/// Share of the window for which a quota must have kept a side from the CPUs to be its limit, unless
+/// the side was busy for [`MOSTLY`] of it. A quota that only bursts use up throttles, but is no limit.
+const SUSTAINED: f64 = 0.2;
+
+/// See [`SUSTAINED`].
+const MOSTLY: f64 = 0.5;
+
+/// Requests due in the window below which the rate that was achieved says little.
+const DUE_MIN: u64 = 5;
+
 /// Difference of two sides' shares up to which both count as saturated if one is: the readings are
 /// no more precise, and neither side would gain much if the other were faster.
 const CLOSE: f64 = 0.05;
@@ -148,6 +158,22 @@ impl Evidence {
     fn server_throttled(&self) -> Option<&Quota> {
         self.server_quota.as_ref().filter(|quota| quota.is_used_up())
     }
+
+    /// True if the generator's quota limited it: it was used up, and not only in a burst.
+    fn client_limited(&self) -> bool {
+        is_limit(self.client_throttled(), Some(self.client_busy))
+    }
+
+    /// True if the server's quota limited it.
+    fn server_limited(&self) -> bool {
+        is_limit(self.server_throttled(), self.server_busy)
+    }
+}
+
+/// True if a quota that was used up limited its side.
+fn is_limit(quota: Option<&Quota>, busy: Option<f64>) -> bool {
+    quota
+        .is_some_and(|quota| quota.throttled >= SUSTAINED || busy.is_none_or(|busy| busy >= MOSTLY))
 }
 
 impl Limit {
@@ -197,7 +223,8 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         let share = percent(*share);
         list.push(format!("{word}: {by} kept {threads} waiting for a CPU for {share} of the time"));
     }
-    let before = "before the measured window, so connects and first exchanges may contain it";
+    let before = "before the measured window: connects and first exchanges may contain it, and a \
+                  rate may be exceeded at first";
     warnings.extend(evidence.pauses_before.sentences(before));
     if evidence.outstanding > 0 {
         warnings.push(format!(
@@ -208,6 +235,19 @@ pub fn judge(evidence: &Evidence) -> Verdict {
                 count => format!("{count} requests were"),
             },
             format::duration(evidence.longest_wait_ns),
+        ));
+    }
+    if let Some(open) = &evidence.open
+        && (1..DUE_MIN).contains(&open.planned)
+    {
+        warnings.push(format!(
+            "few-requests: only {} due in the measured window, so the rates measured are coarse; \
+             set a longer --duration",
+            if open.planned == 1 {
+                "1 request was".to_owned()
+            } else {
+                format!("{} requests were", open.planned)
+            },
         ));
     }
     if evidence.silent > 0 && evidence.exchanges > 0 {
@@ -259,12 +299,10 @@ fn limit(evidence: &Evidence) -> Limit {
     if evidence.shared_busy.is_some_and(|busy| busy >= FULL) {
         return Limit::Both;
     }
-    let client = if evidence.client_throttled().is_some() { 1.0 } else { evidence.client_busy };
-    let server =
-        if evidence.server_throttled().is_some() { Some(1.0) } else { evidence.server_busy };
+    let client = if evidence.client_limited() { 1.0 } else { evidence.client_busy };
+    let server = if evidence.server_limited() { Some(1.0) } else { evidence.server_busy };
     let Some(server) = server else {
-        let throttled = evidence.client_throttled().is_some();
-        return if throttled { Limit::Client } else { Limit::Unknown };
+        return if evidence.client_limited() { Limit::Client } else { Limit::Unknown };
     };
     if client < FULL && server < FULL {
         Limit::Neither
@@ -347,10 +385,10 @@ fn open_reasons(evidence: &Evidence, open: &OpenEvidence, limit: Limit) -> Vec<S
         _ if evidence.failed >= evidence.conns => {
             ("connections-lost", "because no connection was left")
         }
-        _ if evidence.client_throttled().is_some() => {
+        _ if evidence.client_limited() => {
             ("rate-missed", "because the generator had used up its CPU quota")
         }
-        _ if evidence.server_throttled().is_some() => {
+        _ if evidence.server_limited() => {
             ("overloaded", "because the server had used up its CPU quota")
         }
         _ if disturbed => ("rate-missed", "while other programs used the CPUs"),
@@ -484,11 +522,11 @@ mod tests {
             (shared.0, shared.1, Limit::Both, vec!["throttled"], vec!["server-throttled"]),
             (quota(0.009, false), quota(0.009, false), Limit::Neither, vec![], vec![]),
         ] {
-            for server_busy in [Some(0.2), None] {
+            for server_busy in [Some(0.8), None] {
                 let (client_quota, server_quota) = (client_quota.clone(), server_quota.clone());
                 let known = server_busy.is_some() || limit != Limit::Neither;
                 let evidence = Evidence {
-                    client_busy: 0.2,
+                    client_busy: 0.8,
                     server_busy,
                     client_quota,
                     server_quota,
@@ -503,6 +541,28 @@ mod tests {
     }
 
     #[test]
+    fn quota_that_is_used_up_in_bursts_is_no_limit() {
+        let evidence = Evidence {
+            client_busy: 0.1,
+            server_busy: Some(0.25),
+            server_quota: quota(0.06, false),
+            ..good()
+        };
+        let verdict = judge(&evidence);
+        assert_eq!(verdict.limit, Limit::Neither);
+        assert_eq!(words_of(&verdict.warnings), ["server-throttled"]);
+    }
+
+    #[test]
+    fn few_requests_are_a_warning() {
+        for (planned, warned) in [(0, false), (1, true), (4, true), (5, false)] {
+            let open = Some(OpenEvidence { planned, ..kept_to_plan() });
+            let warnings = judge(&Evidence { open, ..good() }).warnings;
+            assert_eq!(words_of(&warnings).contains(&"few-requests"), warned, "{planned}");
+        }
+    }
+
+    #[test]
     fn used_up_quota_is_why_a_rate_was_missed() {
         let short = OpenEvidence { achieved_per_s: 40_000.0, kept: 0.8, ..kept_to_plan() };
         for (client_quota, server_quota, words) in [
@@ -512,7 +572,7 @@ mod tests {
         ] {
             let open = Some(short.clone());
             let evidence = Evidence {
-                client_busy: 0.2,
+                client_busy: 0.8,
                 client_quota,
                 server_quota,
                 client_disturbed: disturbance(0.3),

@@ -100,6 +100,14 @@ fn throttled_generator_is_invalid() {
         assert_throttled(&record["client"], false);
         assert!(record["server"]["quota"].is_null(), "{record}");
     }
+    let args = ["storm", "--target", &server.target(), "--conns", "300", "--at-once", "--json"];
+    let finished = Finished::of(inner.command(&loadgen(&args)).output().unwrap());
+    assert_eq!(finished.code, Some(8), "{finished:#?}");
+    let notes = finished.record()["notes"].to_string();
+    assert!(
+        notes.contains("throttled: the generator had used up its CPU quota of 0.02"),
+        "{notes}"
+    );
 }
 
 #[test]

@@ -260,7 +260,7 @@ fn sighup_keeps_the_finished_points() {
     running.signal(Signal::HUP);
     let finished = running.finish();
     assert_eq!(finished.code, Some(129), "{finished:#?}");
-    assert!(finished.stdout.contains("interrupted: there should be more runs"), "{finished:#?}");
+    assert!(finished.stdout.contains("ended early: there should be more runs"), "{finished:#?}");
     let stored: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     assert_eq!(stored["interrupted"], true);
     assert!(stored["points"].as_array().unwrap().len() >= 2, "{stored}");

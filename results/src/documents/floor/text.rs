@@ -79,8 +79,8 @@ impl Floor {
             None if self.server_cpu.is_none() => lines
                 .push("two spinning threads were not measured: there is only one CPU".to_owned()),
             None => lines.push(line(
-                "two spinning threads were not measured: other programs used their CPUs in every \
-                 round",
+                "two spinning threads were not measured: other programs or a quota took their CPUs \
+                 in every round",
             )),
         }
         let round_trip = self.two_threads.iter().find(|exchange| exchange.conns == 1);

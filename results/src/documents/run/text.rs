@@ -348,6 +348,7 @@ fn full(limit: &str, record: &Record) -> &'static str {
         _ if record.server.is_some() && record.subject.spin_ns.is_some_and(|ns| ns > 0) => {
             "unknown: the server polls, so it is busy even without load"
         }
+        _ if record.exchanges == 0 => "unknown: no exchange was measured",
         _ => "unknown: the server's CPU time cannot be read from here",
     }
 }

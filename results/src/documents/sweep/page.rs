@@ -13,7 +13,7 @@ use crate::{Axis, Latency, Level, Outcome, Sweep, format};
 /// Adds the findings and the curves.
 pub(super) fn draw(sweep: &Sweep, page: &mut Page) {
     if sweep.interrupted {
-        page.paragraph("loud", "Interrupted: there should be more points.");
+        page.paragraph("loud", "Ended early: there should be more points.");
     }
     page.list("answer", &sweep.sentences());
     let invalid = sweep.points.iter().filter(|point| point.outcome == Outcome::Invalid).count();

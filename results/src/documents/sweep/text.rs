@@ -48,7 +48,7 @@ impl Sweep {
             sentences.push(format!("left out: {subject} at {level}: {reason}"));
         }
         if self.interrupted {
-            sentences.push("interrupted: there should be more runs".to_owned());
+            sentences.push("ended early: there should be more runs".to_owned());
         }
         sentences
     }

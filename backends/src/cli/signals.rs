@@ -12,16 +12,21 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::low_level;
 
 use crate::{AcceptPause, Stop};
 
+/// Signals that come closer are one: timeout(1) signals the process that it has started, and then
+/// its process group.
+const REPEATED: Duration = Duration::from_millis(200);
+
 /// Installs the handlers. SIGUSR1 ends the accept pause. The first SIGTERM, SIGINT, SIGQUIT or
-/// SIGHUP drains the server, the second ends the process. SIGHUP stays ignored if it was, as
-/// nohup(1) has it.
+/// SIGHUP drains the server, a second one after [`REPEATED`] ends the process. SIGHUP stays ignored
+/// if it was, as nohup(1) has it.
 ///
 /// # Errors
 ///
@@ -30,15 +35,18 @@ pub(super) fn install(stop: &Arc<Stop>, accept_pause: &Arc<AcceptPause>) -> io::
     let accept_pause = Arc::clone(accept_pause);
     // SAFETY: the handler makes one system call, write(2).
     unsafe { low_level::register(SIGUSR1, move || accept_pause.end()) }?;
-    let second = Arc::new(AtomicBool::new(false));
+    let (installed, first_ns) = (Instant::now(), Arc::new(AtomicU64::new(0)));
     let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
     for signal in [SIGTERM, SIGINT, SIGQUIT].into_iter().chain(hangup) {
-        let (second, stop) = (Arc::clone(&second), Arc::clone(stop));
+        let (first_ns, stop) = (Arc::clone(&first_ns), Arc::clone(stop));
         let end = move || {
-            if second.swap(true, Ordering::Relaxed) {
-                low_level::exit(128 + signal);
+            let now_ns = installed.elapsed().as_nanos() as u64 + 1;
+            let first = first_ns.compare_exchange(0, now_ns, Ordering::Relaxed, Ordering::Relaxed);
+            match first {
+                Ok(_) => stop.drain(),
+                Err(first_ns) if now_ns.saturating_sub(first_ns) < REPEATED.as_nanos() as u64 => {}
+                Err(_) => low_level::exit(128 + signal),
             }
-            stop.drain();
         };
         // SAFETY: the handler operates on atomics and calls clock_gettime(2), write(2) and
         // _exit(2). It neither allocates nor frees: its captures live as long as the process.

@@ -16,6 +16,8 @@ mod runner;
 mod search;
 mod worker;
 
+use std::io::{self, Write};
+
 use lockstep_results::{
     Axis, Bound, Environment, Header, Outcome, Point, Purpose, Record, SloResult, Sweep, SweepPlan,
 };
@@ -103,7 +105,12 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Fai
         sweep.points.iter_mut().for_each(|point| point.subject = None);
     }
     match result {
-        Err(failure) if sweep.points.is_empty() => Err(failure),
+        Err(failure) if sweep.points.is_empty() => {
+            if failure.error.is_empty() {
+                let _ = writeln!(io::stderr(), "interrupted: no level was over");
+            }
+            Err(failure)
+        }
         result => {
             let failure = result.err();
             sweep.interrupted = failure.is_some();

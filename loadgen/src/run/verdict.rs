@@ -15,7 +15,7 @@ use crate::machine::pauses::Pauses;
 const FULL: f64 = 0.95;
 
 /// Share of the window for which a quota must have kept a side from the CPUs to be its limit, unless
-/// the side was busy for [`MOSTLY`] of it. A quota that only bursts use up throttles, but is no limit.
+/// the side was busy for [`MOSTLY`] of it. A quota that only bursts use up is no limit.
 const SUSTAINED: f64 = 0.2;
 
 /// See [`SUSTAINED`].
@@ -206,13 +206,14 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     let limit = limit(evidence);
     let mut invalid_reasons = invalid_reasons(evidence, limit);
     let mut warnings = Vec::new();
-    let (word, threads) = match evidence.sides_share_cpus {
-        true => ("disturbed", "threads of both sides"),
-        false => ("server-disturbed", "the server's threads"),
+    // What disturbs a target alone is part of what is measured.
+    let (word, threads, may_invalidate) = match evidence.sides_share_cpus {
+        true => ("disturbed", "threads of both sides", true),
+        false => ("server-disturbed", "the server's threads", evidence.own_server),
     };
     for (word, threads, disturbance, may_invalidate) in [
         ("disturbed", "the generator's threads", &evidence.client_disturbed, true),
-        (word, threads, &evidence.server_disturbed, evidence.own_server),
+        (word, threads, &evidence.server_disturbed, may_invalidate),
     ] {
         let Some(Disturbance { share, by }) = disturbance else { continue };
         if *share < DISTURBED {

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process, waitid};
 
 use crate::event::Event;
 use crate::exit::{self, Failure};
@@ -159,9 +159,13 @@ impl Server {
         }
     }
 
-    /// Ends it; returns how it had ended if it ended before.
+    /// Ends it; returns how it had ended if it failed before. A server that serves one client ends
+    /// with it, and has not failed; if it ended too early, connections have.
     pub fn stop(self) -> Option<String> {
-        let ending = self.ended()?; // otherwise dropping it ends it
+        if self.exited()?.exit_status() == Some(0) {
+            return None;
+        }
+        let ending = self.ended()?;
         Some(format!("the server ended by itself: {ending}"))
     }
 
@@ -178,11 +182,16 @@ impl Server {
         })
     }
 
-    /// Returns how it has ended; `None` if it runs. Leaves the supervisor a zombie: as long as it
-    /// is one, its number is not reused, so [`drop`] cannot signal another process.
-    fn status(&self) -> Option<String> {
+    /// Returns its status; `None` if it runs. Leaves the supervisor a zombie: as long as it is one,
+    /// its number is not reused, so [`drop`] cannot signal another process.
+    fn exited(&self) -> Option<WaitIdStatus> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let status = waitid(WaitId::Pid(self.supervisor()), options).ok()??;
+        waitid(WaitId::Pid(self.supervisor()), options).ok()?
+    }
+
+    /// Returns how it has ended; `None` if it runs.
+    fn status(&self) -> Option<String> {
+        let status = self.exited()?;
         Some(match (status.exit_status(), status.terminating_signal()) {
             // The supervisor's code for a signal, like a shell's.
             (Some(code @ 129..=192), _) => format!("signal {}", code - 128),

@@ -52,6 +52,29 @@ fn started_server_gets_no_connection_but_those_of_the_load() {
 }
 
 #[test]
+fn server_that_ends_with_its_client_has_not_failed() {
+    if let Err(error) = Command::new("python3").arg("--version").output() {
+        return skip("python3", error);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("one.py");
+    let lines = [
+        "import socket, sys",
+        "listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))",
+        "client = listener.accept()[0]",
+        "while request := client.recv(1024):",
+        "    client.sendall(request)",
+    ];
+    fs::write(&script, lines.join("\n")).unwrap();
+    let subject = format!("one=python3 '{}' {{port}}", script.display());
+    let brief = ["-d", "200ms", "--warmup", "20ms", "--no-floor", "--json"];
+    let args = ["sweep", "--command", &subject, "--conns", "1"];
+    let finished = run(&[&args[..], &brief].concat());
+    finished.assert_measured();
+    assert!(!finished.stdout.contains("server-failed"), "{finished:#?}");
+}
+
+#[test]
 fn replaced_program_goes_on() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let program = directory.path().join("loadgen");

@@ -158,7 +158,10 @@ impl Sweep {
             Bend::Below => {
                 format!("no knee found: at {} the throughput is as high as above", at(first))
             }
-            Bend::Above => format!("no knee up to {}: measure higher levels", at(last)),
+            Bend::Above => format!(
+                "no knee up to {}, the highest level with a valid run: measure higher ones",
+                at(last)
+            ),
             Bend::Contradicted { bad, good } => format!(
                 "no knee found: the server kept up at {} but not at {}, which is lower",
                 at(&levels[good]),

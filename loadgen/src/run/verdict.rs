@@ -14,8 +14,8 @@ use crate::machine::pauses::Pauses;
 /// Share of its CPUs from which on a side counts as saturated.
 const FULL: f64 = 0.95;
 
-/// Share of the window for which a quota must have kept a side from the CPUs to be its limit, unless
-/// the side was busy for [`MOSTLY`] of it. A quota that only bursts use up is no limit.
+/// Share of the window for which a quota must have kept a side from the CPUs to be its limit,
+/// unless the side was busy for [`MOSTLY`] of it. A quota that only bursts use up is no limit.
 const SUSTAINED: f64 = 0.2;
 
 /// See [`SUSTAINED`].

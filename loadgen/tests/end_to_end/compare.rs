@@ -16,7 +16,7 @@ fn echo() -> String {
 }
 
 /// Options that make a round short.
-const SHORT: [&str; 6] = ["--duration", "100ms", "--warmup", "20ms", "--conns", "2"];
+const SHORT: [&str; 6] = ["--duration", "300ms", "--warmup", "20ms", "--conns", "2"];
 
 fn compare(args: &[&str]) -> Vec<String> {
     let args = ["compare"].iter().chain(args).chain(&SHORT);

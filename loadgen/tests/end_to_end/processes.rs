@@ -95,7 +95,7 @@ fn daemonized_server_is_accounted_and_ended() {
         text.lines().filter_map(|line| line.parse().ok()).collect()
     };
     let subject = daemon(&mark);
-    let brief = ["--duration", "50ms", "--warmup", "20ms", "--conns", "2"];
+    let brief = ["--duration", "200ms", "--warmup", "20ms", "--conns", "2"];
     let args = [&["compare", "blocking", &subject, "--rounds", "2", "--json"], &brief[..]].concat();
     let finished = run(&args);
     assert_eq!(finished.code, Some(0), "{finished:#?}");

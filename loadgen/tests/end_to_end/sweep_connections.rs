@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::harness::{Finished, Running, loadgen, run, skip, wait_until};
 
-const BRIEF: [&str; 6] = ["sweep", "--duration", "100ms", "--warmup", "50ms", "--json"];
+const BRIEF: [&str; 6] = ["sweep", "--duration", "300ms", "--warmup", "50ms", "--json"];
 
 fn points(finished: &Finished) -> Vec<Value> {
     finished.record()["points"].as_array().unwrap().clone()

@@ -148,7 +148,7 @@ fn comparison_names_its_options_and_kept_runs() {
     for (key, value) in [
         ("rate_per_s", Value::from(500)),
         ("arrivals", "poisson".into()),
-        ("duration_s", 0.1.into()),
+        ("duration_s", 0.3.into()),
         ("warmup_s", 0.02.into()),
         ("timeout_s", 4.0.into()),
         ("backlog", 77.into()),

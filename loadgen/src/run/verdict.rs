@@ -651,7 +651,7 @@ mod tests {
             (0.3, true, false, Some("server-disturbed"), None),
             (0.3, false, false, None, Some("server-disturbed")),
             (0.3, true, true, Some("disturbed"), None),
-            (0.3, false, true, None, Some("disturbed")),
+            (0.3, false, true, Some("disturbed"), None),
         ] {
             let server_disturbed = disturbance(share);
             let evidence = Evidence { server_disturbed, own_server, sides_share_cpus, ..good() };

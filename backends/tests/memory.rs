@@ -34,7 +34,7 @@ fn idle_connection_is_cheap_with_io_uring() {
 /// pages of each of 128 KiB. The table of threads and fragments of the heap come to the rest.
 #[test]
 fn blocking_returns_memory_after_a_peak() {
-    const KEPT_MAX: u64 = 6 << 20;
+    const KEPT_MAX: u64 = 10 << 20;
     let server = Served::start("blocking", ["--shards", "1"]);
     server.connect().exchange(b"x");
     let before = kernel::anonymous_memory(server.id());

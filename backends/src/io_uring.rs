@@ -163,6 +163,11 @@ impl<'a, T: Trace> Loop<'a, T> {
         while self.listener.is_some() || self.clients.len() > 0 {
             let accepted = self.shared.stats.accepted;
             self.wait()?;
+            if self.ring.is_refused() && self.stop.deadline().is_some_and(|at| at <= Instant::now())
+            {
+                let text = "io_uring_enter(2) was refused until the drain timeout";
+                return Err(io::Error::other(text));
+            }
             self.shared.iteration = self.ring.iteration();
             self.shared.draining = self.stop.is_draining();
             while let Some(completion) = self.ring.next_completion() {

@@ -104,6 +104,21 @@ fn ring_without_memory_for_a_while_loses_no_connection() {
     assert_eq!(server.stop()["closed"]["eof"], 4);
 }
 
+#[test]
+fn ring_without_memory_obeys_the_drain_timeout() {
+    if !can_inject("io-uring") {
+        return;
+    }
+    let mut command = command("io_uring_enter:error=ENOMEM", "io-uring");
+    command.args(["--drain-timeout", "200ms"]);
+    let server = Served::start_command(command);
+    let _client = server.connect();
+    server.process.signal(Signal::TERM);
+    let ended = server.process.wait();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.join("\n").contains("refused until the drain timeout"), "{ended:?}");
+}
+
 /// The listener cannot be made nonblocking when the server stops: the rest of the listen queue is
 /// lost, but what is open is drained.
 #[test]

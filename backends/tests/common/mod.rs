@@ -7,6 +7,7 @@ pub(crate) mod child;
 pub(crate) mod client;
 pub(crate) mod kernel;
 pub(crate) mod rounds;
+pub(crate) mod seccomp;
 
 use std::fmt::Display;
 use std::io::{self, Write};

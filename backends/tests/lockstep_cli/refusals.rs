@@ -6,46 +6,19 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::common::child::{Process, Served, lockstep};
+use crate::common::seccomp::filter;
 use crate::common::skip;
-
-/// Answers io_uring_setup(2) in the command's process with a verdict of seccomp(2).
-fn refuse_io_uring(command: &mut Command, verdict: u32) {
-    // Loads the number of the system call; if it is that one, gives the verdict, else allows.
-    let code = |code: u32| code as u16;
-    let load = code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
-    let compare = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
-    let give_back = code(libc::BPF_RET | libc::BPF_K);
-    let statement = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
-    let program = [
-        statement(load, 0),
-        libc::sock_filter { code: compare, jt: 0, jf: 1, k: libc::SYS_io_uring_setup as u32 },
-        statement(give_back, verdict),
-        statement(give_back, libc::SECCOMP_RET_ALLOW),
-    ];
-    let install = move || {
-        let filter = program.as_ptr().cast_mut();
-        let filter = libc::sock_fprog { len: program.len() as u16, filter };
-        // SAFETY: the arguments are those of prctl(2).
-        let prepared = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-        // SAFETY: as above; the kernel copies the program.
-        let installed =
-            unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) };
-        if (prepared, installed) == (0, 0) { Ok(()) } else { Err(io::Error::last_os_error()) }
-    };
-    // SAFETY: between fork and exec it only makes two system calls.
-    unsafe { command.pre_exec(install) };
-}
 
 /// The command with io_uring refused; none, after a note, without seccomp.
 fn refused(args: &str, verdict: u32) -> Option<Command> {
     let mut trial = Command::new("true");
-    refuse_io_uring(&mut trial, verdict);
+    filter(&mut trial, libc::SYS_io_uring_setup, verdict);
     if let Err(error) = trial.status() {
         skip("seccomp", error);
         return None;
     }
     let mut command = lockstep(args.split(' '));
-    refuse_io_uring(&mut command, verdict);
+    filter(&mut command, libc::SYS_io_uring_setup, verdict);
     Some(command)
 }
 

@@ -1,9 +1,9 @@
 //! Other programs on the CPUs of a run, and the time for which they kept its threads waiting.
 //!
 //! A thread that is ready to run waits for other threads, for the hypervisor, or until its idle CPU
-//! has woken up; the kernel adds it all up (sched-stats.rst, `run_delay`). So three upper bounds
-//! are taken together: nobody kept a thread waiting for longer than it waited, than its CPU was
-//! busy with something else, and than all other programs have run.
+//! has woken up; the kernel adds it all up (sched-stats.rst, `run_delay`). So the time for which
+//! other programs kept a thread waiting is the least of three: the time that it waited, the time
+//! for which its CPU was busy with something else, and the time for which they have run.
 
 use std::collections::HashMap;
 use std::fs;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use lockstep_results::format;
 use rustix::time::{ClockId, clock_gettime};
 
-/// Time between two looks.
+/// Time between two readings.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Shortest stop that is distinguished from a late wake-up.
@@ -48,14 +48,14 @@ struct Reading {
 
 #[derive(Debug)]
 struct Watch {
-    /// Last look; `None` before the first.
-    looked: Option<Duration>,
-    /// Pauses, with the looks before and after.
+    /// Instant of the last reading; `None` before the first.
+    read_at: Option<Duration>,
+    /// Pauses, with the readings before and after.
     found: Vec<(Duration, Duration, Pauses)>,
 }
 
-static WATCH: Mutex<Watch> = Mutex::new(Watch { looked: None, found: Vec::new() });
-static LOOKED: Condvar = Condvar::new();
+static WATCH: Mutex<Watch> = Mutex::new(Watch { read_at: None, found: Vec::new() });
+static READ: Condvar = Condvar::new();
 
 /// Begins to watch this process. No effect if it is watched already.
 ///
@@ -64,9 +64,9 @@ static LOOKED: Condvar = Condvar::new();
 /// `EAGAIN` if no thread can be started.
 pub fn watch() -> io::Result<()> {
     let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
-    if watch.looked.is_none() {
-        thread::Builder::new().name("pauses".to_owned()).spawn(look)?;
-        watch.looked = Some(now());
+    if watch.read_at.is_none() {
+        thread::Builder::new().name("pauses".to_owned()).spawn(work)?;
+        watch.read_at = Some(now());
     }
     Ok(())
 }
@@ -77,11 +77,11 @@ pub fn now() -> Duration {
 }
 
 /// Returns the pauses between two instants of [`now`], the second of which has passed. Waits for
-/// the next look after it. None if this process is not watched.
+/// the next reading after it. None if this process is not watched.
 pub fn between(from: Duration, until: Duration) -> Pauses {
     let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
-    while watch.looked.is_some_and(|looked| looked < until) {
-        watch = LOOKED.wait(watch).unwrap_or_else(PoisonError::into_inner);
+    while watch.read_at.is_some_and(|read_at| read_at < until) {
+        watch = READ.wait(watch).unwrap_or_else(PoisonError::into_inner);
     }
     let overlapping = watch.found.iter().filter(|(begin, end, _)| *begin < until && *end > from);
     overlapping.fold(Pauses::default(), |sum, (begin, end, pauses)| {
@@ -91,7 +91,7 @@ pub fn between(from: Duration, until: Duration) -> Pauses {
 }
 
 /// The watching thread.
-fn look() {
+fn work() {
     let cpus = thread::available_parallelism().map_or(1, NonZero::get) as u32;
     let mut last = Reading::take();
     loop {
@@ -102,9 +102,9 @@ fn look() {
         if pauses != Pauses::default() {
             watch.found.push((last.before, reading.after, pauses));
         }
-        watch.looked = Some(reading.before);
+        watch.read_at = Some(reading.before);
         drop(watch);
-        LOOKED.notify_all();
+        READ.notify_all();
         last = reading;
     }
 }
@@ -234,11 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn running_process_is_looked_at_again_and_again() {
+    fn running_process_is_read_repeatedly() {
         watch().unwrap();
         watch().unwrap();
         let from = now();
-        // Returns after a look.
+        // Returns after a reading.
         between(from, now());
         assert_eq!(between(now() + ms(5), now()), Pauses::default());
     }

@@ -184,9 +184,7 @@ impl Metric {
             Self::ClientCpu => (record.exchanges > 0).then(|| cpu_ns(&record.client)),
         }
     }
-}
 
-impl Metric {
     /// Interval of a latency's statistic.
     fn bounds(self, record: &Record) -> Option<(f64, f64)> {
         let Self::Latency(latency, statistic) = self else { return None };

@@ -6,10 +6,9 @@ mod trend;
 use lockstep_results::{Quota, format};
 
 use crate::machine::neighbours::Disturbance;
+use crate::machine::pauses::Pauses;
 
 pub use trend::trend;
-
-use crate::machine::pauses::Pauses;
 
 /// Share of its CPUs from which on a side counts as saturated.
 const FULL: f64 = 0.95;

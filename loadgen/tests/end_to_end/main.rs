@@ -26,6 +26,8 @@ mod readers;
 mod replies;
 mod report_page;
 mod sandbox;
+#[path = "../../../backends/tests/common/seccomp.rs"]
+mod seccomp;
 mod servers;
 mod signals;
 mod storm;

@@ -503,6 +503,11 @@ impl<O: Observer> Ring<O> {
         self.enters
     }
 
+    /// True if the kernel refused the last call for want of memory or room.
+    pub fn is_refused(&self) -> bool {
+        self.refusals > 0
+    }
+
     /// True if operations are queued.
     pub fn has_queued(&mut self) -> bool {
         !self.uring.submission().is_empty()

@@ -56,6 +56,7 @@ pub(super) fn record(
         ]
         .concat(),
         interrupted: measured.signal.is_some(),
+        rank: None,
         subject,
         load: if rate.is_some() { "open" } else { "closed" }.to_owned(),
         rate,

@@ -7,6 +7,7 @@ mod bars;
 mod charts;
 pub(crate) mod notes;
 pub(crate) mod page;
+pub(crate) mod rank;
 pub(crate) mod table;
 pub(crate) mod text;
 
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
 use crate::environment::circumstances::Circumstance;
-use crate::{Document, Environment, Floor, Header, Latencies, format};
+use crate::{Document, Environment, Floor, Header, Latencies, Rank, format};
 
 /// Share of the window for which a quota keeps a side from the CPUs, from which on it counts as
 /// used up: it then affects one exchange in a hundred, and so the 99th percentile.
@@ -38,6 +39,8 @@ pub struct Record {
     pub warnings: Vec<String>,
     /// True if a signal cut the run short.
     pub interrupted: bool,
+    /// Place of the record among those of its run; absent if one process generated the whole load.
+    pub rank: Option<Rank>,
     /// Server under test.
     pub subject: Subject,
     /// Timing of requests: `closed`, as soon as the reply has arrived; `open`, on a schedule.

@@ -1,4 +1,5 @@
-//! This machine: placement on its CPUs, processes and their usage, memory, limits, signals, pauses.
+//! This machine: placement on its CPUs, processes and their usage, memory, limits, signals, pauses,
+//! and its realtime clock.
 
 pub mod children;
 pub mod limits;
@@ -9,5 +10,6 @@ pub mod placement;
 pub mod ports;
 pub mod processes;
 pub mod quota;
+pub mod realtime;
 pub mod signals;
 pub mod usage;

@@ -16,6 +16,8 @@ use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
+use crate::digest::fnv1a;
+
 /// The machine, its settings and the build. Lists of CPUs are as the kernel writes them: `0,2-3`.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -259,9 +261,7 @@ fn loadavg(text: &str) -> Option<(f64, u64)> {
 /// Eight hexadecimal digits for an identity: FNV-1a, 64 bits folded to 32. The machine's id cannot
 /// be recovered from them, as machine-id(5) demands.
 fn hash(identity: &str) -> String {
-    let hash = identity.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = fnv1a(identity);
     format!("{:08x}", (hash >> 32) as u32 ^ hash as u32)
 }
 

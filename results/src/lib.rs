@@ -29,6 +29,7 @@
 
 #![forbid(unsafe_code)]
 
+mod digest;
 mod documents;
 mod environment;
 pub mod format;
@@ -39,13 +40,14 @@ pub mod statistics;
 pub mod store;
 mod text;
 
+pub use digest::digest;
 pub use documents::backlog::{self, Backlog};
 pub use documents::comparison::{
     Absent, Asked, ByMetric, Cell, Command, Comparison, Exclusion, Measured, Measurement, Metric,
     Plan, RoundFloor, Run, Summary,
 };
 pub use documents::floor::{Calls, Exchange, Floor, FloorReport, Spread};
-pub use documents::run::rank::{ClockState, Rank};
+pub use documents::run::rank::{ClockState, Rank, clocks};
 pub use documents::run::table::table;
 pub use documents::run::{
     Cost, ErrorCount, Fairness, Interval, Quota, Rate, Record, Sent, ServerProcess, Subject,

@@ -12,6 +12,7 @@
 //! * [`units`]: durations, sizes, counts and shares as users write them.
 //! * [`errno`]: names and texts of error numbers.
 //! * [`cpu_time`]: CPU time of a thread and of processes.
+//! * [`realtime`]: state of the realtime clock.
 //! * [`netns`]: private network namespaces.
 //! * [`tcp`]: state of a TCP connection, accept queue of a listener, binding without a port.
 //! * [`counters`]: the kernel's counters of a network namespace.
@@ -27,6 +28,7 @@ pub mod errno;
 pub mod limits;
 pub mod memory;
 pub mod netns;
+pub mod realtime;
 pub mod sock_diag;
 pub mod tcp;
 pub mod units;

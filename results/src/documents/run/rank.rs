@@ -6,8 +6,13 @@
 //! Instants are microseconds of Unix time, so that readers that have only floating-point numbers
 //! keep them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
+
+use crate::format;
+use crate::text::plural;
 
 /// Place of a record among those of its run.
 #[skip_serializing_none]
@@ -47,17 +52,152 @@ pub struct Rank {
     pub clock_after: Option<ClockState>,
 }
 
-/// State of the realtime clock, as the kernel was told (adjtimex(2)). Not a proof: chrony may leave
-/// a good clock marked as unsynchronized, systemd-timesyncd reports an error of 0.
+/// State of the realtime clock, as a time daemon has set it in the kernel (adjtimex(2)). Not a
+/// proof: chrony without `rtcsync` leaves a good clock marked as unsynchronized. systemd-timesyncd
+/// sets errors of 0 without knowing them; these are absent.
+#[skip_serializing_none]
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClockState {
     /// False if the kernel regards the clock as unsynchronized (`STA_UNSYNC`).
     pub synchronized: bool,
-    /// Bound of the error, microseconds.
-    pub max_error_us: i64,
-    /// Estimate of the error, microseconds.
-    pub estimated_error_us: i64,
+    /// Bound of the error, microseconds; absent if unknown.
+    pub max_error_us: Option<u64>,
+    /// Estimate of the error, microseconds; absent if unknown.
+    pub estimated_error_us: Option<u64>,
     /// Offset that is still being corrected, nanoseconds.
     pub offset_ns: i64,
+}
+
+/// Knowledge about the error of a clock, the best first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Knowledge {
+    /// Synchronized, with this bound of the error in microseconds.
+    Bounded(u64),
+    Unbounded,
+    Unsynchronized,
+    Unread,
+}
+
+impl Knowledge {
+    fn of(state: Option<&ClockState>) -> Self {
+        match state {
+            None => Self::Unread,
+            Some(state) if !state.synchronized => Self::Unsynchronized,
+            Some(state) => state.max_error_us.map_or(Self::Unbounded, Self::Bounded),
+        }
+    }
+
+    fn words(self) -> String {
+        match self {
+            Self::Bounded(us) => format!("synchronized, wrong by at most {}", duration_us(us)),
+            Self::Unbounded => "synchronized, with an unknown error".to_owned(),
+            Self::Unsynchronized => "not synchronized as far as the kernel knows".to_owned(),
+            Self::Unread => "its state cannot be read here".to_owned(),
+        }
+    }
+}
+
+fn duration_us(us: u64) -> String {
+    format::duration(us.saturating_mul(1000))
+}
+
+/// Describes in one sentence how far the realtime clocks of these ranks can be trusted. Ranks of
+/// the same boot share a clock; of its readings before and after the run the worst counts.
+pub fn clocks<'a>(ranks: impl IntoIterator<Item = &'a Rank>) -> String {
+    let mut clocks = BTreeMap::new();
+    let mut count = 0;
+    for rank in ranks {
+        let key = rank.boot.as_deref().ok_or(rank.index); // Without a boot, a clock of its own.
+        let states = [&rank.clock_before, &rank.clock_after];
+        let worst = states.map(|state| Knowledge::of(state.as_ref())).into_iter().max();
+        let known = clocks.entry(key).or_insert(Knowledge::Bounded(0));
+        *known = worst.unwrap_or(Knowledge::Unread).max(*known);
+        count += 1;
+    }
+    let mut known: Vec<Knowledge> = clocks.into_values().collect();
+    known.sort_unstable();
+    match known[..] {
+        [] => "no clock".to_owned(),
+        [one] if count == 1 => one.words(),
+        [one] => format!("one for all ranks (same boot): {}", one.words()),
+        // The greatest difference is that of the two greatest errors.
+        [.., Knowledge::Bounded(a), Knowledge::Bounded(b)] => format!(
+            "{}, all synchronized: they differ by at most {}",
+            plural(known.len() as u64, "clock"),
+            duration_us(a.saturating_add(b))
+        ),
+        _ => {
+            let number = |of: fn(&Knowledge) -> bool| known.iter().filter(|it| of(it)).count();
+            let kinds = [
+                (number(|it| matches!(it, Knowledge::Bounded(_))), "with a known error"),
+                (number(|it| *it == Knowledge::Unbounded), "synchronized with an unknown error"),
+                (number(|it| *it == Knowledge::Unsynchronized), "not synchronized"),
+                (number(|it| *it == Knowledge::Unread), "not readable"),
+            ];
+            let kinds = kinds.iter().filter(|(number, _)| *number > 0);
+            let kinds: Vec<String> = kinds.map(|(n, kind)| format!("{n} {kind}")).collect();
+            let clocks = plural(known.len() as u64, "clock");
+            format!("{clocks}, {}: their difference is unknown", kinds.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNKNOWN: ClockState = ClockState {
+        synchronized: true,
+        max_error_us: None,
+        estimated_error_us: None,
+        offset_ns: 0,
+    };
+
+    fn bounded(us: u64) -> Option<ClockState> {
+        Some(ClockState { max_error_us: Some(us), ..UNKNOWN })
+    }
+
+    fn unsynchronized() -> Option<ClockState> {
+        // The kernel reports a bound then, too: 16 s.
+        Some(ClockState { synchronized: false, max_error_us: Some(16_000_000), ..UNKNOWN })
+    }
+
+    fn rank(index: u32, boot: &str, before: Option<ClockState>, after: Option<ClockState>) -> Rank {
+        let boot = Some(boot.to_owned()).filter(|boot| !boot.is_empty());
+        Rank { index, boot, clock_before: before, clock_after: after, ..Rank::default() }
+    }
+
+    #[test]
+    fn clock_of_one_rank_is_as_good_as_its_worst_reading() {
+        for (before, after, words) in [
+            (bounded(900), bounded(1200), "synchronized, wrong by at most 1.20ms"),
+            (bounded(900), Some(UNKNOWN), "synchronized, with an unknown error"),
+            (unsynchronized(), bounded(900), "not synchronized as far as the kernel knows"),
+            (bounded(900), None, "its state cannot be read here"),
+        ] {
+            assert_eq!(clocks(&[rank(0, "a", before, after)]), words);
+        }
+    }
+
+    #[test]
+    fn ranks_of_one_boot_share_a_clock() {
+        let ranks = [rank(0, "a", bounded(1), bounded(1)), rank(1, "a", bounded(2), bounded(3))];
+        let words = "one for all ranks (same boot): synchronized, wrong by at most 3.00us";
+        assert_eq!(clocks(&ranks), words);
+    }
+
+    #[test]
+    fn clocks_differ_by_the_two_greatest_errors_if_all_are_known() {
+        let known = |index, boot, us| rank(index, boot, bounded(us), bounded(us));
+        let mut ranks = vec![known(0, "a", 1000), known(1, "b", 5000), known(2, "c", 2000)];
+        assert_eq!(clocks(&ranks), "3 clocks, all synchronized: they differ by at most 7.00ms");
+        ranks.push(rank(3, "d", Some(UNKNOWN), Some(UNKNOWN)));
+        ranks.push(rank(4, "e", unsynchronized(), unsynchronized()));
+        ranks.push(rank(5, "", None, None));
+        ranks.push(rank(6, "", None, None));
+        let words = "7 clocks, 3 with a known error, 1 synchronized with an unknown error, \
+                     1 not synchronized, 2 not readable: their difference is unknown";
+        assert_eq!(clocks(&ranks), words);
+    }
 }

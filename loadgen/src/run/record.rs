@@ -57,6 +57,8 @@ pub(super) fn record(
         .concat(),
         interrupted: measured.signal.is_some(),
         rank: None,
+        ranks: Vec::new(),
+        merge: None,
         subject,
         load: if rate.is_some() { "open" } else { "closed" }.to_owned(),
         rate,

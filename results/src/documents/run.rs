@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
 use crate::environment::circumstances::Circumstance;
-use crate::{Document, Environment, Floor, Header, Latencies, Rank, format};
+use crate::{Document, Environment, Floor, Header, Latencies, Merge, Rank, RankRow, format};
 
 /// Share of the window for which a quota keeps a side from the CPUs, from which on it counts as
 /// used up: it then affects one exchange in a hundred, and so the 99th percentile.
@@ -41,6 +41,11 @@ pub struct Record {
     pub interrupted: bool,
     /// Place of the record among those of its run; absent if one process generated the whole load.
     pub rank: Option<Rank>,
+    /// Ranks whose records were added to this one, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<RankRow>,
+    /// Common properties of these ranks.
+    pub merge: Option<Merge>,
     /// Server under test.
     pub subject: Subject,
     /// Timing of requests: `closed`, as soon as the reply has arrived; `open`, on a schedule.

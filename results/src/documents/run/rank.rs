@@ -69,6 +69,78 @@ pub struct ClockState {
     pub offset_ns: i64,
 }
 
+/// A rank of a merged record.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RankRow {
+    /// Place of the rank among those of its run.
+    pub rank: Rank,
+    /// Machine, as in [`Environment::host`](crate::Environment::host).
+    pub host: Option<String>,
+    /// Command line of the rank, program name first.
+    pub argv: Vec<String>,
+    /// True if the numbers of the rank may be quoted.
+    pub valid: bool,
+    /// Number of its connections.
+    pub conns: u32,
+    /// Number of its load-generating threads.
+    pub threads: u32,
+    /// Seconds of its measured window.
+    pub duration_s: f64,
+    /// Exchanges completed in its measured window.
+    pub exchanges: u64,
+    /// `exchanges / duration_s`.
+    pub throughput_per_s: f64,
+    /// Median of its main latency; absent if nothing was timed.
+    pub p50_ns: Option<u64>,
+    /// 99th percentile of its main latency.
+    pub p99_ns: Option<u64>,
+    /// Number of its failures.
+    pub errors_total: u64,
+    /// CPU time of the rank for each of its exchanges; absent if there were none.
+    pub client_cpu_us_per_exchange: Option<f64>,
+    /// CPUs of the rank, as a kernel CPU list.
+    pub client_cpus: String,
+}
+
+impl RankRow {
+    /// Start of the load after the agreed instant, microseconds; negative if it was before.
+    pub fn late_us(&self) -> i64 {
+        let (start, planned) = (self.rank.start_unix_us, self.rank.planned_start_unix_us);
+        start.saturating_sub(planned) as i64 - planned.saturating_sub(start) as i64
+    }
+}
+
+/// Common properties of the ranks of a merged record.
+#[skip_serializing_none]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Merge {
+    /// Identifier of the run.
+    pub run_id: String,
+    /// Number of ranks of the run.
+    pub expected: u32,
+    /// Ranks without a record, which `--partial` allowed; absent if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<u32>,
+    /// Time between the first and the last start of a rank.
+    pub start_skew_us: u64,
+    /// Clock of the instants below and of the skew: `monotonic`, which all ranks have in common;
+    /// `realtime`, of several machines, and only as good as their agreement.
+    pub clock: String,
+    /// First start of the load.
+    pub first_start_unix_us: u64,
+    /// Start of the common window, in which all ranks measured.
+    pub common_start_unix_us: u64,
+    /// End of the common window.
+    pub common_end_unix_us: u64,
+    /// Last end of a measured window.
+    pub last_end_unix_us: u64,
+    /// Common window as a share of the longest window of a rank; 0 if there is none.
+    pub overlap: f64,
+}
+
 /// Knowledge about the error of a clock, the best first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 enum Knowledge {

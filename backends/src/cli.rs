@@ -3,6 +3,7 @@
 mod serve;
 mod signals;
 mod statistics;
+mod stdin;
 mod talk;
 
 use std::ffi::OsString;

@@ -45,6 +45,8 @@ mod share;
 mod signals;
 #[path = "lockstep_cli/start.rs"]
 mod start;
+#[path = "lockstep_cli/stdin.rs"]
+mod stdin;
 #[path = "lockstep_cli/stop.rs"]
 mod stop;
 #[path = "lockstep_cli/streams.rs"]

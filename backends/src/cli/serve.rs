@@ -12,7 +12,7 @@ use lockstep_sys::limits::{self, raise_open_files};
 use lockstep_sys::{address, errno, units};
 
 use super::statistics::Statistics;
-use super::{backend_parser, exit, print_error, resolve, signals};
+use super::{backend_parser, exit, print_error, resolve, signals, stdin};
 use crate::output::{self, Stream, print, print_line};
 use crate::server::shards;
 use crate::{
@@ -100,6 +100,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
     pub drain_timeout: Duration,
 
+    /// Stop as on SIGTERM when standard input ends: for a server started through ssh, `docker exec
+    /// -i` or `kubectl exec -i`, which should end with its starter
+    #[arg(long)]
+    pub until_stdin_closes: bool,
+
     /// Print every system call with its result and duration, on standard error
     #[arg(long, help_heading = OUTPUT, conflicts_with = "json")]
     pub trace: bool,
@@ -161,6 +166,7 @@ pub fn serve(args: &ServeArgs) -> ExitCode {
 }
 
 fn run(args: &ServeArgs) -> Result<u8, u8> {
+    check_stdin(args)?;
     let addrs = resolve("cannot listen on", &args.listen)?;
     let local = addrs.iter().find(|addr| addrs.len() > 1 && address::is_local(**addr));
     let listen = *local.unwrap_or(&addrs[0]);
@@ -183,6 +189,9 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     output::bound(&stop);
     // Before the first connection, so that none is lost to a signal.
     signals::install(&stop, &accept_pause).map_err(|error| failed(&error))?;
+    if args.until_stdin_closes {
+        stdin::drain_at_end(&stop).map_err(|error| failed(&error))?;
+    }
     let mut steered = false;
     let stats = Server::run(&config, stop, accept_pause, |server| {
         steered = server.is_steered();
@@ -207,6 +216,19 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     let text = if args.json { statistics.json() + "\n" } else { statistics.text() };
     let _closed_pipe = print(Stream::Err, || text);
     Ok(if stats.drain_cut > 0 || output::was_lost() { exit::INCOMPLETE } else { 0 })
+}
+
+/// Refuses `--until-stdin-closes` where standard input is of no use for it.
+fn check_stdin(args: &ServeArgs) -> Result<(), u8> {
+    if args.until_stdin_closes && args.service == ServiceName::Chat {
+        let error = "--until-stdin-closes has no effect with --service chat";
+        return Err(usage(error, "chat ends with its standard input in any case"));
+    }
+    if args.until_stdin_closes && stdin::is_at_end() {
+        let error = "--until-stdin-closes: standard input has ended already";
+        return Err(usage(error, "keep it open: ssh without -n, docker exec -i, kubectl exec -i"));
+    }
+    Ok(())
 }
 
 const SEE_HELP: &str = "see lockstep serve --help";

@@ -13,6 +13,7 @@
 //! * [`errno`]: names and texts of error numbers.
 //! * [`cpu_time`]: CPU time of a thread and of processes.
 //! * [`realtime`]: state of the realtime clock.
+//! * [`side_thread`]: descriptors of threads beside those of a server.
 //! * [`netns`]: private network namespaces.
 //! * [`tcp`]: state of a TCP connection, accept queue of a listener, binding without a port.
 //! * [`counters`]: the kernel's counters of a network namespace.
@@ -29,6 +30,7 @@ pub mod limits;
 pub mod memory;
 pub mod netns;
 pub mod realtime;
+pub mod side_thread;
 pub mod sock_diag;
 pub mod tcp;
 pub mod units;

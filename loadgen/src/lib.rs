@@ -21,5 +21,6 @@ pub mod machine;
 pub mod options;
 pub mod printer;
 pub mod progress;
+pub mod ranks;
 pub mod run;
 pub mod servers;

@@ -14,6 +14,7 @@
 //! * [`cpu_time`]: CPU time of a thread and of processes.
 //! * [`realtime`]: state of the realtime clock.
 //! * [`side_thread`]: descriptors of threads beside those of a server.
+//! * [`inherited`]: descriptors left open by the starter of this process.
 //! * [`netns`]: private network namespaces.
 //! * [`tcp`]: state of a TCP connection, accept queue of a listener, binding without a port.
 //! * [`counters`]: the kernel's counters of a network namespace.
@@ -26,6 +27,7 @@ pub mod counters;
 pub mod cpu_time;
 pub mod cpus;
 pub mod errno;
+pub mod inherited;
 pub mod limits;
 pub mod memory;
 pub mod netns;

@@ -3,5 +3,6 @@
 
 pub mod command;
 pub mod embedded;
+pub(crate) mod metrics;
 pub mod supervisor;
 pub(crate) mod target;

@@ -85,6 +85,7 @@ fn allocations(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
         duration: None,
         placement: Placement { client: allowed().unwrap(), server: None },
         server: None,
+        page: None,
         progress: None,
     };
     let (sender, events) = channel();

@@ -67,6 +67,7 @@ fn load(addr: SocketAddr, handle: SliceHandle) -> Measured {
         duration: Some(WINDOW),
         placement: Placement { client: allowed().unwrap(), server: None },
         server: None,
+        page: None,
         progress: None,
     };
     let (sender, events) = channel();

@@ -18,6 +18,7 @@ use crate::options::{
 use crate::run::condition::Condition;
 use crate::run::warmup::Warmup;
 use crate::servers::embedded::backend_parser;
+use crate::servers::metrics::Url;
 use lockstep_sys::units;
 
 /// Shortest interval: to sum one up takes about a millisecond.
@@ -83,6 +84,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "HOST:PORT", help_heading = SERVER, conflicts_with_all = EMBEDDED)]
     pub target: Option<String>,
 
+    /// Read the target's CPU time from its metrics page (lockstep serve --metrics), such as
+    /// 10.0.0.2:9100 or http://10.0.0.2:9100/metrics; for a target on another machine
+    #[arg(long, value_name = "ADDR", value_parser = Url::parse, help_heading = SERVER)]
+    #[arg(conflicts_with_all = EMBEDDED)]
+    pub server_metrics: Option<Url>,
+
     /// Backend of the embedded server
     #[arg(short, long, value_name = "NAME", default_value = "auto", help_heading = SERVER)]
     #[arg(value_parser = backend_parser())]
@@ -144,6 +151,11 @@ impl RunArgs {
     pub fn finish(mut self) -> Result<Self, String> {
         if self.duration.is_none() && self.requests.is_none() {
             self.duration = Some(Duration::from_secs(10));
+        }
+        if self.server_metrics.is_some() && self.target.is_none() {
+            return Err(
+                "--server-metrics is for a server that runs already: give its HOST:PORT".to_owned()
+            );
         }
         if self.service == Service::Hi && self.size > SIZE_MAX_ONE_SHOT {
             return Err(format!(

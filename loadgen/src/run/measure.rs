@@ -27,6 +27,7 @@ use crate::machine::processes::Processes;
 use crate::machine::quota::{QuotaMeter, QuotaUse};
 use crate::progress::{self, Progress};
 use crate::run::observer::Observer;
+use crate::run::server_page::{PageMeter, ServerPage};
 use crate::run::server_usage::{ServerMeter, ServerUsage};
 use crate::run::warmup::{self, Warmup, Watch};
 
@@ -68,6 +69,8 @@ pub struct Run {
     pub placement: Placement,
     /// Processes of the server, if it is on this machine.
     pub server: Option<Processes>,
+    /// Page that the server's usage is read from, in place of its processes.
+    pub page: Option<ServerPage>,
     /// Label of the progress line; `None` shows none.
     pub progress: Option<String>,
 }
@@ -237,13 +240,16 @@ impl<'a> Controller<'a> {
         observer: &'a mut dyn Observer,
         threads: usize,
     ) -> Self {
+        let size = run.plan.pattern.size();
+        let meter = |page| PageMeter::new(page, run.conns, size, control.clone());
+        let page = run.page.clone().map(meter);
         Self {
             run,
             control,
             events,
             observer,
             progress: Progress::start(run.progress.as_deref()),
-            server: ServerMeter::new(run.server, run.plan.target.addr),
+            server: ServerMeter::new(run.server, run.plan.target.addr, page),
             quota: QuotaMeter::find(&[getpid()]),
             quota_use: None,
             neighbour_meter: NeighbourMeter::default(),
@@ -274,6 +280,9 @@ impl<'a> Controller<'a> {
         self.neighbour_meter.find();
         if complete {
             self.observer.opened(self.server.processes(), opening);
+        }
+        if complete && matches!(self.run.warmup, Warmup::Fixed(length) if length < NOTICE) {
+            self.server.read_page(true);
         }
         if slices.is_some() {
             self.control.clock.stop();
@@ -316,6 +325,10 @@ impl<'a> Controller<'a> {
             Warmup::Fixed(length) => {
                 self.set_window(self.begin_ns + length.as_nanos() as u64);
                 self.control.begin_loop(self.begin_ns);
+                if length >= NOTICE {
+                    self.wait_until(self.start_ns - NOTICE.as_nanos() as u64);
+                    self.server.read_page(false);
+                }
             }
             Warmup::Auto => {
                 self.control.begin_loop(self.begin_ns);
@@ -325,6 +338,7 @@ impl<'a> Controller<'a> {
                 // A loop that a signal or a lack of connections has ended is not measured.
                 if self.warmup_end.is_some() {
                     self.set_window(self.start_ns + NOTICE.as_nanos() as u64);
+                    self.server.read_page(false);
                     // If this thread had no CPU meanwhile, nothing was counted before now.
                     self.start_ns = self.start_ns.max(self.control.clock.now());
                 }

@@ -13,6 +13,7 @@ use crate::machine::placement::{Cpus, Place, Placement, pin};
 use crate::machine::processes::Processes;
 use crate::machine::usage::capacity_of;
 use crate::run::args::RunArgs;
+use crate::run::server_page::ServerPage;
 use crate::servers::embedded::{Ended, Server, ServerOptions};
 use crate::servers::{command, target};
 use lockstep_sys::address::is_local;
@@ -39,6 +40,8 @@ pub(crate) struct Prepared {
     pub(crate) addr: SocketAddr,
     /// Processes of the server, if it is on this machine.
     pub(super) processes: Option<Processes>,
+    /// Page on which the server publishes its usage.
+    pub(super) page: Option<ServerPage>,
     server: Option<Started>,
     ready: Option<Ready>,
 }
@@ -109,7 +112,9 @@ pub(super) fn prepare(
         let named = args.placement.pin.as_deref();
         let placement = Placement::of_client(cpus, named, of_server.as_deref());
         pin(&placement.client).map_err(failed)?;
-        return Ok((Prepared { addr, processes, server: None, ready: None }, placement));
+        let open = |url| ServerPage::open(url, is_local(addr), events).map(|(page, _)| page);
+        let page = args.server_metrics.as_ref().map(open).transpose()?;
+        return Ok((Prepared { addr, processes, page, server: None, ready: None }, placement));
     }
     let placement = place(args, cpus);
     let of_server = placement.server.as_deref().unwrap_or_default();
@@ -121,14 +126,15 @@ pub(super) fn prepare(
         pin(&placement.client).map_err(failed)?;
         let (addr, processes) = (server.addr(), Some(server.processes()));
         let server = Some(Started::Command(server));
-        return Ok((Prepared { addr, processes, server, ready: None }, placement));
+        let prepared = Prepared { addr, processes, page: None, server, ready: None };
+        return Ok((prepared, placement));
     }
     let options = options(args, cpus, of_server);
     let (server, ready) = start(&options, args.server.ready_timeout, sender, events)?;
     pin(&placement.client).map_err(failed)?;
     let (addr, processes) = (ready.addr, Some(Processes::One(server.pid())));
     let server = Some(Started::Embedded(server));
-    Ok((Prepared { addr, processes, server, ready: Some(ready) }, placement))
+    Ok((Prepared { addr, processes, page: None, server, ready: Some(ready) }, placement))
 }
 
 /// Several embedded servers on one port.

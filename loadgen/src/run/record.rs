@@ -18,6 +18,7 @@ use crate::machine::usage::Usage;
 use crate::run::condition::{self, Condition};
 use crate::run::measure::{Measured, Run};
 use crate::run::prepare::Job;
+use crate::run::server_page::PageUsage;
 use crate::run::spread;
 use crate::run::verdict::{Evidence, OpenEvidence, judge, trend};
 use crate::run::warmup;
@@ -51,6 +52,7 @@ pub(super) fn record(
         warnings: [
             verdict.warnings,
             sides.warnings(job, cpus, run),
+            measured.server.page.iter().filter_map(PageUsage::warning).collect(),
             uneven_shards(run, statistics, &measured),
             environment.warnings(),
         ]
@@ -81,7 +83,7 @@ pub(super) fn record(
         latency: latencies(&measured, &job.args.percentiles),
         client: Cost {
             quota: sides.quota(&sides.client),
-            ..sides.client.cost(exchanges).unwrap_or_else(|| sides.client.idle())
+            ..sides.client.cost(exchanges as f64).unwrap_or_else(|| sides.client.idle())
         },
         placement: sides.placement(job),
         server: sides.server.as_ref().and_then(|side| {
@@ -89,7 +91,10 @@ pub(super) fn record(
                 syscalls_per_exchange: statistics
                     .and_then(|object| object["syscalls_per_exchange"].as_f64()),
                 quota: sides.quota(side),
-                ..side.cost(exchanges)?
+                ..match sides.page {
+                    None => side.cost(exchanges as f64)?,
+                    Some(page) => published(side, page)?,
+                }
             })
         }),
         server_processes: measured
@@ -118,6 +123,20 @@ pub(super) fn record(
         record.valid = record.invalid_reasons.is_empty();
     }
     record
+}
+
+/// Cost of a server, as it has published it.
+fn published(side: &Side<'_>, page: &PageUsage) -> Option<Cost> {
+    let between = page.between.as_ref().ok()?;
+    let cost = side.cost(between.exchanges)?;
+    let divided = |us: Option<f64>| us.filter(|_| between.usage.divided);
+    Some(Cost {
+        user_us_per_exchange: divided(cost.user_us_per_exchange),
+        system_us_per_exchange: divided(cost.system_us_per_exchange),
+        source: Some(page.source.clone()),
+        counted_by: Some(between.counted_by.to_owned()),
+        ..cost
+    })
 }
 
 /// Warns of work that was not spread over the server's shards.
@@ -280,10 +299,12 @@ fn per_second(count: u64, span_ns: u64) -> f64 {
     if span_ns == 0 { 0.0 } else { count as f64 * 1e9 / span_ns as f64 }
 }
 
-/// Resource usage of both sides in the window. The server is `None` on another machine.
+/// Resource usage of both sides in the window. The server is `None` on another machine, unless it
+/// publishes its usage.
 struct Sides<'a> {
     client: Side<'a>,
     server: Option<Side<'a>>,
+    page: Option<&'a PageUsage>,
 }
 
 /// Resource usage of one side in the window.
@@ -291,6 +312,7 @@ struct Side<'a> {
     window: Duration,
     usage: Option<Usage>,
     threads: usize,
+    /// CPUs that it may use; empty if they are unknown.
     cpus: &'a [usize],
     quota: Option<&'a QuotaUse>,
 }
@@ -309,6 +331,9 @@ impl Side<'_> {
     /// Share of its CPUs that were busy. The edges of the readings differ a little from those of
     /// the window, so a full CPU may be read as a little more.
     fn busy(&self) -> Option<f64> {
+        if self.cpus.is_empty() {
+            return None;
+        }
         share(self.used_s()?, self.window.as_secs_f64() * self.usable_cpus() as f64)
     }
 
@@ -319,33 +344,35 @@ impl Side<'_> {
     }
 
     /// Cost per exchange; `None` without exchanges, or if the usage is unknown.
-    fn cost(&self, exchanges: u64) -> Option<Cost> {
-        if exchanges == 0 {
+    fn cost(&self, exchanges: f64) -> Option<Cost> {
+        if exchanges == 0.0 {
             return None;
         }
-        Some(self.cost_of(self.usage?, self.busy()?, exchanges))
+        Some(self.cost_of(self.usage?, self.busy(), exchanges))
     }
 
     /// Cost without exchanges: zero.
     fn idle(&self) -> Cost {
         let context_switches = self.usage.and_then(|usage| usage.context_switches).map(|_| 0);
-        self.cost_of(Usage { context_switches, ..Usage::default() }, 0.0, 1)
+        self.cost_of(Usage { context_switches, ..Usage::default() }, Some(0.0), 1.0)
     }
 
-    fn cost_of(&self, usage: Usage, busy: f64, exchanges: u64) -> Cost {
-        let cpu_us = usage.cpu_ns as f64 / 1e3 / exchanges as f64;
+    fn cost_of(&self, usage: Usage, busy: Option<f64>, exchanges: f64) -> Cost {
+        let cpu_us = usage.cpu_ns as f64 / 1e3 / exchanges;
         let user_us = cpu_us * usage.user_share();
         Cost {
             cpu_us_per_exchange: cpu_us,
-            user_us_per_exchange: user_us,
-            system_us_per_exchange: cpu_us - user_us,
+            user_us_per_exchange: Some(user_us),
+            system_us_per_exchange: Some(cpu_us - user_us),
             context_switches_per_exchange: usage
                 .context_switches
-                .map(|switches| switches as f64 / exchanges as f64),
+                .map(|switches| switches as f64 / exchanges),
             busy,
             cpus: format_list(self.cpus),
             syscalls_per_exchange: None,
             quota: None,
+            source: None,
+            counted_by: None,
         }
     }
 }
@@ -366,20 +393,38 @@ impl<'a> Sides<'a> {
             cpus: &measured.client_cpus,
             quota: measured.quota.as_ref(),
         };
-        let server = measured.server.capacity.as_ref().map(|(threads, cpus)| Side {
-            window,
-            usage: measured.server.usage,
-            threads: *threads,
-            cpus,
-            quota: measured.server.quota.as_ref(),
-        });
-        Self { client, server }
+        let read = || {
+            measured.server.capacity.as_ref().map(|(threads, cpus)| Side {
+                window,
+                usage: measured.server.usage,
+                threads: *threads,
+                cpus,
+                quota: measured.server.quota.as_ref(),
+            })
+        };
+        let page = measured.server.page.as_ref();
+        let server = match page {
+            None => read(),
+            Some(page) => page.between.as_ref().ok().map(|between| Side {
+                window: between.window,
+                usage: Some(between.usage.usage),
+                threads: between.usage.capacity.as_ref().map_or(0, |capacity| capacity.0),
+                cpus: between.usage.capacity.as_ref().map_or(&[][..], |capacity| &capacity.1),
+                quota: None,
+            }),
+        };
+        Self { client, server, page }
+    }
+
+    /// The server, if it is known to be on this machine.
+    fn server_here(&self) -> Option<&Side<'a>> {
+        self.server.as_ref().filter(|_| self.page.is_none_or(|page| page.is_here))
     }
 
     /// The server, if it shares CPUs with the generator.
     fn sharing_server(&self) -> Option<&Side<'a>> {
         let shared = |server: &&Side<'_>| self.client.cpus.iter().any(|c| server.cpus.contains(c));
-        self.server.as_ref().filter(shared)
+        self.server_here().filter(shared)
     }
 
     /// True if both sides are in the group of the quota.
@@ -428,7 +473,7 @@ impl<'a> Sides<'a> {
 
     /// Disturbance of the server's threads; if the sides share CPUs, of the threads of both.
     fn server_disturbance(&self, measured: &Measured) -> Option<Disturbance> {
-        let (neighbours, server) = (measured.neighbours.as_ref()?, self.server.as_ref()?);
+        let (neighbours, server) = (measured.neighbours.as_ref()?, self.server_here()?);
         let window_ns = self.client.window.as_nanos() as f64;
         let waiting = |side: &Side<'_>| Some(side.usage?.waited_ns? as f64 / window_ns);
         let (mut cpus, mut waited) = (server.cpus.to_vec(), waiting(server));
@@ -447,13 +492,13 @@ impl<'a> Sides<'a> {
         if job.args.server.place == Place::Steered {
             return Vec::new();
         }
-        let server = self.server.as_ref().map_or(&[][..], |server| server.cpus);
+        let server = self.server_here().map_or(&[][..], |server| server.cpus);
         cpus.warnings(self.client.cpus, server, run.placement.server.is_some())
     }
 
     /// Placement as in [`Record::placement`]. Only an embedded server steers.
     fn placement(&self, job: &Job<'_>) -> Option<String> {
-        self.server.as_ref()?;
+        self.server_here().filter(|server| !server.cpus.is_empty())?;
         let steered = job.args.server.place == Place::Steered && job.command.is_none();
         let placement = match self.sharing_server() {
             None => Place::Apart.name(),

@@ -8,6 +8,7 @@ use rustix::process::Pid;
 use crate::machine::processes::{Processes, listeners};
 use crate::machine::quota::{QuotaMeter, QuotaUse};
 use crate::machine::usage::{self, Usage};
+use crate::run::server_page::{PageMeter, PageUsage};
 
 /// Part of the CPU time of a server's busiest process below which a process counts as idle: it
 /// shares the listening socket, or waits for the processes that it has started.
@@ -29,6 +30,9 @@ pub struct ServerUsage {
     pub shards: Option<Vec<u64>>,
     /// Processes that are counted, and their names.
     pub processes: Vec<(Pid, String)>,
+    /// Usage that the server has published, in place of the above; `None` if it has no page, or
+    /// there was no window.
+    pub page: Option<PageUsage>,
 }
 
 /// Reads the usage of one run.
@@ -43,12 +47,18 @@ pub(super) struct ServerMeter {
     sharing: Vec<Pid>,
     threads: HashMap<i32, u64>,
     quota: QuotaMeter,
+    page: Option<PageMeter>,
     pub(super) usage: ServerUsage,
 }
 
 impl ServerMeter {
-    /// Reads the usage of these processes of the server at `addr`, if it is on this machine.
-    pub(super) fn new(processes: Option<Processes>, addr: SocketAddr) -> Self {
+    /// Reads the usage of these processes of the server at `addr`, if it is on this machine, or
+    /// its page, if it has one.
+    pub(super) fn new(
+        processes: Option<Processes>,
+        addr: SocketAddr,
+        page: Option<PageMeter>,
+    ) -> Self {
         Self {
             processes,
             found: Vec::new(),
@@ -58,6 +68,7 @@ impl ServerMeter {
             sharing: Vec::new(),
             threads: HashMap::new(),
             quota: QuotaMeter::find(&[]),
+            page,
             usage: ServerUsage::default(),
         }
     }
@@ -65,6 +76,9 @@ impl ServerMeter {
     /// Finds the processes, once all connections are open. This may take long.
     pub(super) fn find(&mut self) {
         self.found = self.list(&[]);
+        if self.page.is_some() {
+            return;
+        }
         self.quota = QuotaMeter::find(&self.found);
         // An embedded server reports the work of its shards.
         if let Some(Processes::At { .. } | Processes::Under(_)) = self.processes {
@@ -86,8 +100,21 @@ impl ServerMeter {
         &self.found
     }
 
+    /// Begins to read the page of the server, if it has one: shortly before the window, or,
+    /// complete, before the load, if `wait` is true.
+    pub(super) fn read_page(&mut self, wait: bool) {
+        let Some(page) = &mut self.page else { return };
+        page.begin();
+        if wait {
+            page.wait();
+        }
+    }
+
     /// Reads the usage at the window's start.
     pub(super) fn begin(&mut self) {
+        if self.page.is_some() {
+            return;
+        }
         self.before = self.read();
         // The server has all threads that its connections need by now.
         self.usage.capacity = usage::capacity_of(&self.found);
@@ -100,6 +127,10 @@ impl ServerMeter {
     /// Reads the usage at the window's end. The connections have to be open still: processes may
     /// end with them.
     pub(super) fn end(&mut self) {
+        if let Some(page) = &mut self.page {
+            self.usage.page = page.end();
+            return;
+        }
         self.usage.quota = self.quota.end();
         if self.listeners > 1 {
             let now = usage::cpu_of_threads(&self.sharing).into_iter();
@@ -197,8 +228,11 @@ mod tests {
             let mut shell = Shell::start();
             shell.fork();
             let child = shell.wait_for_children(1)[0];
-            let mut meter =
-                ServerMeter::new(Some(Processes::Under(shell.pid())), ([127, 0, 0, 1], 1).into());
+            let mut meter = ServerMeter::new(
+                Some(Processes::Under(shell.pid())),
+                ([127, 0, 0, 1], 1).into(),
+                None,
+            );
             meter.find();
             meter.begin();
             if came {

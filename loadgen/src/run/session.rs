@@ -304,6 +304,7 @@ fn run_job(
         duration: args.duration,
         placement,
         server: server.processes,
+        page: server.page.clone(),
         progress: progress.then(|| job.label.clone()),
     };
     let measured = measure(&run, sender, events, observer)?;

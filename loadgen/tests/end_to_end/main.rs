@@ -28,6 +28,7 @@ mod report_page;
 mod sandbox;
 #[path = "../../../backends/tests/common/seccomp.rs"]
 mod seccomp;
+mod server_metrics;
 mod servers;
 mod signals;
 mod storm;

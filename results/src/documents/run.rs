@@ -305,29 +305,39 @@ pub struct Threshold {
 /// Cost of one side of the exchange in the measured window.
 ///
 /// CPU times are the kernel's accounting of the whole process: the sum from its clock
-/// (clock_getcpuclockid(3)), the division from `/proc/PID/stat` (proc_pid_stat(5)).
+/// (clock_getcpuclockid(3)), the division from `/proc/PID/stat` (proc_pid_stat(5)). A server on
+/// another machine publishes them itself.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cost {
     /// User and system time.
     pub cpu_us_per_exchange: f64,
-    /// User time.
-    pub user_us_per_exchange: f64,
-    /// System time.
-    pub system_us_per_exchange: f64,
+    /// User time; absent if a server publishes only the sum.
+    pub user_us_per_exchange: Option<f64>,
+    /// System time; absent if a server publishes only the sum.
+    pub system_us_per_exchange: Option<f64>,
     /// Voluntary and involuntary context switches of its threads; absent if there are too many
     /// threads to be read without disturbing the run.
     pub context_switches_per_exchange: Option<f64>,
     /// CPU time over the window's length times the CPUs it may use: 1 is full. A CPU quota does not
-    /// count here.
-    pub busy: f64,
-    /// CPUs it may use, as a kernel CPU list such as `0,2-3`.
+    /// count here. Absent if a server does not publish its CPUs.
+    pub busy: Option<f64>,
+    /// CPUs it may use, as a kernel CPU list such as `0,2-3`; absent if a server does not publish
+    /// them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cpus: String,
     /// System calls for each exchange, if the side counts them (over its whole life).
     pub syscalls_per_exchange: Option<f64>,
     /// CPU quota of its control group; absent if there is none.
     pub quota: Option<Quota>,
+    /// Metrics page of the server that the cost was read from, such as
+    /// `http://10.0.0.2:9100/metrics`, a little before and after the measured window. Absent if the
+    /// kernel of this machine was read.
+    pub source: Option<String>,
+    /// Side whose number of exchanges between the two readings of the source is the divisor:
+    /// `server`, or `generator` if the server publishes no number. Absent without a source.
+    pub counted_by: Option<String>,
 }
 
 /// A process of the server.

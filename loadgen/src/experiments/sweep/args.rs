@@ -17,6 +17,7 @@ use crate::run::condition::Condition;
 use crate::run::warmup::Warmup;
 use crate::servers::command;
 use crate::servers::embedded::backend_parser;
+use crate::servers::metrics::Url;
 use lockstep_sys::units;
 
 /// Shortest warm-up of a closed loop for each connection.
@@ -106,6 +107,12 @@ pub struct SweepArgs {
     #[arg(long, value_name = "HOST:PORT", help_heading = SERVER, conflicts_with_all = EMBEDDED)]
     pub target: Option<String>,
 
+    /// Read the target's CPU time from its metrics page (lockstep serve --metrics), such as
+    /// 10.0.0.2:9100 or http://10.0.0.2:9100/metrics; for a target on another machine
+    #[arg(long, value_name = "ADDR", value_parser = Url::parse, help_heading = SERVER)]
+    #[arg(conflicts_with_all = EMBEDDED)]
+    pub server_metrics: Option<Url>,
+
     /// Start this server for each run: a command for `sh -c` in which {addr} stands for the address
     /// to listen at, or {port} for its port
     #[arg(long, value_name = "NAME='COMMAND'", value_parser = command, help_heading = SERVER)]
@@ -153,6 +160,7 @@ impl SweepArgs {
             generator: self.generator.clone(),
             no_floor: self.no_floor,
             target: self.target.clone(),
+            server_metrics: self.server_metrics.clone(),
             backend: self.backend[0].clone(),
             backlog: self.backlog,
             server: self.server.clone(),

@@ -230,6 +230,7 @@ fn run(spec: &str) -> Result<(), Failure> {
         duration: Some(spec.duration),
         placement: Placement { client: spec.cpus, server: None },
         server: None,
+        page: None,
         progress: None,
     };
     pauses::watch().map_err(|error| failed(describe(&error)))?;

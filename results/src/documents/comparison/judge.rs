@@ -112,7 +112,11 @@ fn measured(name: &str, runs: &[&Run]) -> Option<Measured> {
         threads: first.threads,
         client_cpus: first.client.cpus.clone(),
         placement: first.placement.clone(),
-        server_cpus: first.server.as_ref().map(|server| server.cpus.clone()),
+        server_cpus: first
+            .server
+            .as_ref()
+            .map(|server| server.cpus.clone())
+            .filter(|cpus| !cpus.is_empty()),
         excluded: measurements.iter().filter(|run| !run.excluded.is_empty()).count() as u32,
         metrics,
         exclusions: exclusion::by_kind(&measurements),

@@ -26,25 +26,27 @@ pub(crate) fn costs(runs: &[(&str, &Record)]) -> Option<Figure> {
         rows.push(Row::Heading(side.to_owned()));
         for (series, &(name, run)) in runs.iter().enumerate() {
             let Some(cost) = cost(run) else { continue };
-            let (user, all) = (cost.user_us_per_exchange, cost.cpu_us_per_exchange);
+            let all = cost.cpu_us_per_exchange;
+            // In full shade if it is not divided.
+            let user = cost.user_us_per_exchange.unwrap_or(all).min(all);
             max = max.max(all);
             let time = |us: f64| Unit::Microseconds.show(us);
             let number = |value: Option<f64>| value.map_or("-".into(), |it| format!("{it:.3}"));
             rows.push(Row::Marks {
                 name: name.to_owned(),
                 series,
-                marks: vec![Mark::Bar(0.0, user.min(all)), Mark::Part(user.min(all), all)],
+                marks: vec![Mark::Bar(0.0, user), Mark::Part(user, all)],
                 value: time(all),
             });
             data.row([
                 name.to_owned(),
                 side.to_owned(),
                 time(all),
-                time(user),
-                time(cost.system_us_per_exchange),
+                cost.user_us_per_exchange.map_or("-".into(), time),
+                cost.system_us_per_exchange.map_or("-".into(), time),
                 number(cost.context_switches_per_exchange),
                 number(cost.syscalls_per_exchange),
-                format!("{:.0}%", cost.busy * 100.0),
+                cost.busy.map_or("-".into(), |busy| format!("{:.0}%", busy * 100.0)),
             ]);
         }
     }

@@ -94,6 +94,10 @@ pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
     let subject = &record.subject;
     let number = |value: Option<u32>| value.map(|value| value.to_string());
     let server_quota = record.server.as_ref().and_then(|cost| cost.quota.as_ref());
+    let server_cpus = record.server.as_ref().map(|cost| cost.cpus.clone());
+    let source = record.server.as_ref().and_then(|cost| cost.source.as_ref());
+    // Not its address: a server that is started for the run has another port each time.
+    let published = source.map(|_| "its metrics".to_owned());
     let named = [
         ("service", Some(subject.service.clone())),
         ("load", Some(record.load.clone())),
@@ -111,8 +115,9 @@ pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
         ("placement", record.placement.clone()),
         ("client CPUs", Some(record.client.cpus.clone())),
         ("client CPU quota", record.client.quota.as_ref().map(|quota| quota.cpus.to_string())),
-        ("server CPUs", record.server.as_ref().map(|cost| cost.cpus.clone())),
+        ("server CPUs", server_cpus.filter(|cpus| !cpus.is_empty())),
         ("server CPU quota", server_quota.map(|quota| quota.cpus.to_string())),
+        ("server CPU from", published),
         ("program", Some(record.header.program())),
     ];
     let named = named.map(|(name, value)| (name.to_owned(), value));

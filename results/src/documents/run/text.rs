@@ -253,10 +253,10 @@ fn cost(name: &str, cost: &Cost) -> String {
         value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
     };
     format!(
-        "{name:<14} {:>8.2} {:>8.2} {:>8.2} {:>10} {:>10}\n",
+        "{name:<14} {:>8.2} {:>8} {:>8} {:>10} {:>10}\n",
         cost.cpu_us_per_exchange,
-        cost.user_us_per_exchange,
-        cost.system_us_per_exchange,
+        known(cost.user_us_per_exchange, 2),
+        known(cost.system_us_per_exchange, 2),
         known(cost.context_switches_per_exchange, 4),
         known(cost.syscalls_per_exchange, 3),
     )
@@ -267,13 +267,16 @@ fn verdict(record: &Record) -> String {
     let mut text = String::new();
     if record.exchanges > 0 {
         let side = |name: &str, cost: &Cost| {
-            format!("{name} {:.0} % of CPU {}{}", cost.busy * 100.0, cost.cpus, quota(cost))
+            let busy = cost.busy? * 100.0;
+            Some(format!("{name} {busy:.0} % of CPU {}{}", cost.cpus, quota(cost)))
         };
-        let server = record.server.as_ref().map(|server| ", ".to_owned() + &side("server", server));
-        let busy = side("generator", &record.client) + &server.unwrap_or_default();
-        text += &named("busy", &busy);
+        let sides = [side("generator", &record.client), {
+            record.server.as_ref().and_then(|server| side("server", server))
+        }];
+        text += &named("busy", &sides.into_iter().flatten().collect::<Vec<_>>().join(", "));
     }
     text += &processes(&record.server_processes);
+    text += &record.server.as_ref().map_or_else(String::new, source);
     let used_up =
         |cost: Option<&Cost>| cost.and_then(|cost| cost.quota.clone()).filter(Quota::is_used_up);
     let quotas = (used_up(Some(&record.client)), used_up(record.server.as_ref()));
@@ -327,6 +330,16 @@ fn processes(processes: &[ServerProcess]) -> String {
     named("server CPU", &format!("of {}{more}", shown.join(", ")))
 }
 
+/// `server CPU     from http://10.0.0.2:9100/metrics, for an exchange that it counted`.
+fn source(server: &Cost) -> String {
+    let Some(source) = &server.source else { return String::new() };
+    let divisor = match server.counted_by.as_deref() {
+        Some("generator") => "the generator",
+        _ => "the server",
+    };
+    named("server CPU", &format!("from {source}; exchanges as {divisor} counted them"))
+}
+
 /// ` (CPU quota of 0.5, throttled 48 % of the time)`.
 fn quota(cost: &Cost) -> String {
     let Some(quota) = &cost.quota else { return String::new() };
@@ -349,6 +362,9 @@ fn full(limit: &str, record: &Record) -> &'static str {
             "unknown: the server polls, so it is busy even without load"
         }
         _ if record.exchanges == 0 => "unknown: no exchange was measured",
+        _ if record.server.as_ref().is_some_and(|server| server.busy.is_none()) => {
+            "unknown: the server does not publish its CPUs"
+        }
         _ => "unknown: the server's CPU time cannot be read from here",
     }
 }

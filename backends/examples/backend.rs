@@ -16,7 +16,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use lockstep_backends::{
-    Backend, Config, Options, Server, ServiceFactory, Shard, Stats, Unsupported,
+    Backend, Config, Options, Publisher, Server, ServiceFactory, Shard, Stats, Unsupported,
 };
 use lockstep_core::{Cause, Echo, Exchange, Op, RECV_MAX, Service};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -51,6 +51,7 @@ impl Backend for Poll {
         let mut this = Loop {
             accept_at: Instant::now() + shard.options.accept_delay,
             listener,
+            publisher: Publisher::new(shard.published),
             shard,
             connections: Vec::new(),
             stats: Stats::new(),
@@ -70,6 +71,7 @@ struct Loop<'a> {
     accept_at: Instant,
     connections: Vec<Connection>,
     stats: Stats,
+    publisher: Publisher<'a>,
 }
 
 struct Connection {
@@ -92,6 +94,7 @@ enum State {
 
 impl Loop<'_> {
     fn iterate(&mut self) -> io::Result<()> {
+        self.publisher.publish(&self.stats);
         let (acceptable, ready) = self.wait()?;
         let now = Instant::now();
         for (connection, ready) in self.connections.iter_mut().zip(ready) {

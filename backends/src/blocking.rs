@@ -27,7 +27,10 @@ use crate::accept::{AcceptBackoff, is_permanent, listener_error};
 use crate::drive::{Discarded, Driven, LINGER, discard, drive, lingers};
 use crate::scratch::Scratch;
 use crate::trace::{NoTrace, Trace, Traced};
-use crate::{Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Unsupported};
+use crate::{
+    Backend, ConnectionLimit, Options, Published, Publisher, ServiceFactory, Shard, Stats, Stop,
+    Unsupported,
+};
 use threads::Threads;
 
 /// The backend; it has no tuning.
@@ -45,6 +48,9 @@ const INTERRUPT_LONGEST: Duration = Duration::from_millis(160);
 /// System calls between two checks of the stop signal, for a client that never lets the thread
 /// wait.
 const BUDGET: u32 = 64;
+
+/// The same if counts are published: those of each exchange, before the thread waits for the next.
+const BUDGET_PUBLISHED: u32 = 2;
 
 impl Backend for Blocking {
     fn name(&self) -> &'static str {
@@ -74,16 +80,21 @@ impl Backend for Blocking {
 fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
     threads::install_handler()?;
     memory::share_one_heap();
-    let Shard { listener, options, stop, limit, ready, service, .. } = shard;
+    let Shard { listener, options, stop, limit, ready, service, published, .. } = shard;
     ready()?;
     let server = Server {
         options,
         stop,
         limit,
         service,
+        published,
         trace,
         threads_max: threads_of_process(),
-        stats: Mutex::new(Stats::new()),
+        acceptors: Mutex::new(Counted {
+            stats: Stats::new(),
+            publisher: Publisher::new(published),
+        }),
+        connections: Mutex::new(Stats::new()),
         listener_error: OnceLock::new(),
     };
     threads::scope(|threads| {
@@ -97,7 +108,11 @@ fn serve<T: Trace>(shard: Shard<'_>, trace: T) -> io::Result<Stats> {
     })?;
     match server.listener_error.into_inner() {
         Some(error) => Err(error),
-        None => Ok(server.stats.into_inner().unwrap_or_else(PoisonError::into_inner)),
+        None => {
+            let mut stats = lock(&server.acceptors).stats.clone();
+            stats.merge(&lock(&server.connections));
+            Ok(stats)
+        }
     }
 }
 
@@ -107,19 +122,34 @@ struct Server<'a, T> {
     stop: &'a Stop,
     limit: &'a ConnectionLimit,
     service: &'a ServiceFactory,
+    published: Option<&'a Published>,
     trace: T,
     /// Largest number of connections with a thread of their own, over all shards.
     threads_max: usize,
-    stats: Mutex<Stats>,
+    acceptors: Mutex<Counted<'a>>,
+    /// Counts of the connections that have ended.
+    connections: Mutex<Stats>,
     /// The error with which the listener failed for good.
     listener_error: OnceLock<io::Error>,
 }
 
-impl<T: Trace> Server<'_, T> {
-    fn stats(&self) -> MutexGuard<'_, Stats> {
-        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Counts that are also published.
+struct Counted<'a> {
+    stats: Stats,
+    publisher: Publisher<'a>,
+}
 
+impl Counted<'_> {
+    fn publish(&self) {
+        self.publisher.publish(&self.stats);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T: Trace> Server<'_, T> {
     fn start_acceptors<'scope>(
         &'scope self,
         threads: &'scope Threads<'scope, '_>,
@@ -204,18 +234,19 @@ impl<T: Trace> Server<'_, T> {
 
     /// Accepts one connection. Unlike std's accept, it returns when a signal interrupts it.
     fn accept_one(&self, listener: &TcpListener) -> io::Result<TcpStream> {
-        self.stats().observe_queue(listener, self.trace.tracer());
+        lock(&self.acceptors).stats.observe_queue(listener, self.trace.tracer());
         let accept = || Ok(accept_with(listener, SocketFlags::CLOEXEC)?);
         let accepted = self.trace.accept(listener, accept, AsRawFd::as_raw_fd);
-        let mut stats = self.stats();
-        stats.syscalls += 1;
+        let mut counted = lock(&self.acceptors);
+        counted.stats.syscalls += 1;
         match &accepted {
-            Ok(_) => stats.on_accepted(),
+            Ok(_) => counted.stats.on_accepted(),
             Err(error) => match error.kind() {
                 ErrorKind::Interrupted | ErrorKind::WouldBlock => {}
-                _ => stats.on_accept_error(error),
+                _ => counted.stats.on_accept_error(error),
             },
         }
+        counted.publish();
         Ok(accepted?.into())
     }
 
@@ -228,10 +259,11 @@ impl<T: Trace> Server<'_, T> {
         };
         if let Err(error) = started {
             // Dropping the closure has closed the connection.
-            let mut stats = self.stats();
-            stats.on_accept_error(&error);
-            stats.on_closed(Cause::Error);
-            drop(stats);
+            let mut counted = lock(&self.acceptors);
+            counted.stats.on_accept_error(&error);
+            counted.stats.on_closed(Cause::Error);
+            counted.publish();
+            drop(counted);
             self.limit.closed();
             self.stop.wait(AcceptBackoff::default().start(Instant::now()));
         }
@@ -239,28 +271,28 @@ impl<T: Trace> Server<'_, T> {
 
     /// Serves a connection to its end, and adds its counts to the shard's.
     fn serve_connection(&self, threads: &Threads<'_, '_>, stream: TcpStream) {
-        let mut stats = Stats::new();
+        let mut counted =
+            Counted { stats: Stats::new(), publisher: Publisher::new(self.published) };
         let mut socket = Traced { socket: stream, trace: self.trace };
         let guard = threads.enter(Some(socket.fd()));
-        let cause = exchange(self, &mut socket, &mut stats).unwrap_or_else(|error| {
-            stats.on_io_error(&error);
+        let cause = exchange(self, &mut socket, &mut counted).unwrap_or_else(|error| {
+            counted.stats.on_io_error(&error);
             Cause::Error
         });
         // The last reply may have been sent at the very drain timeout.
-        if guard.was_cut() && !lingers(cause) {
-            stats.drain_cut += 1;
-            stats.on_closed(Cause::Drain);
-        } else {
-            stats.on_closed(cause);
-            if lingers(cause) {
-                guard.stop_interrupts();
-                linger(&mut socket, &mut stats);
-            }
+        let was_cut = guard.was_cut() && !lingers(cause);
+        counted.stats.drain_cut += u64::from(was_cut);
+        counted.stats.on_closed(if was_cut { Cause::Drain } else { cause });
+        if lingers(cause) {
+            counted.publish();
+            guard.stop_interrupts();
+            linger(&mut socket, &mut counted.stats);
         }
         drop(guard); // before the descriptor is closed
         self.trace.close(socket.socket);
-        stats.syscalls += 1;
-        self.stats().merge(&stats);
+        counted.stats.syscalls += 1;
+        counted.publish();
+        lock(&self.connections).merge(&counted.stats);
         self.limit.closed();
     }
 
@@ -290,8 +322,10 @@ impl<T: Trace> Server<'_, T> {
 fn exchange<T: Trace>(
     server: &Server<'_, T>,
     socket: &mut Traced<TcpStream, T>,
-    stats: &mut Stats,
+    counted: &mut Counted<'_>,
 ) -> io::Result<Cause> {
+    let Counted { stats, publisher } = counted;
+    let budget = if publisher.is_enabled() { BUDGET_PUBLISHED } else { BUDGET };
     if let Some(timeout) = server.options.idle_timeout {
         set_receive_timeout(socket, timeout)?;
         let args = format_args!("SO_SNDTIMEO, {timeout:?}");
@@ -308,7 +342,10 @@ fn exchange<T: Trace>(
                 receive_last(&mut exchange, &mut *service, socket, &mut scratch, stats)?;
             }
         }
-        match drive(&mut exchange, &mut *service, socket, &mut scratch, stats, BUDGET, false) {
+        let driven =
+            drive(&mut exchange, &mut *service, socket, &mut scratch, stats, budget, false);
+        publisher.publish(stats);
+        match driven {
             Driven::Closed(cause) => return Ok(cause),
             Driven::Interrupted | Driven::Yielded | Driven::Drained => {}
             Driven::Blocked => {

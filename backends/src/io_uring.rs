@@ -31,7 +31,9 @@ use crate::deadlines::Deadlines;
 use crate::drive::LINGER;
 use crate::slots::{Key, Slots};
 use crate::trace::{NONE, NoTrace, Trace, Traced, quoted};
-use crate::{Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Unsupported};
+use crate::{
+    Backend, ConnectionLimit, Options, Publisher, ServiceFactory, Shard, Stats, Stop, Unsupported,
+};
 use connection::{Connection, Operation, QUEUED_MAX, Received, Shared, Socket};
 use trace::{Enters, note_receive, note_send};
 
@@ -103,6 +105,9 @@ struct Loop<'a, T: Trace> {
     trace: T,
     clients: Slots<Client>,
     shared: Shared,
+    publisher: Publisher<'a>,
+    /// Calls of the ring that `shared.stats` has.
+    enters: u64,
     /// Connections that wait for a buffer; some may be closed already.
     waiting: VecDeque<Key>,
     /// Time of the next check whether fewer buffers would do.
@@ -124,7 +129,7 @@ impl<'a, T: Trace> Loop<'a, T> {
     }
 
     fn new(backend: &IoUring, shard: Shard<'a>, trace: T) -> io::Result<Self> {
-        let Shard { listener, options, stop, limit, ready: _, service, tracer: _ } = shard;
+        let Shard { listener, options, stop, limit, service, published, .. } = shard;
         let mut ring = probe::set_up(backend, Enters(trace)).map_err(io::Error::other)?;
         let fd = stop.as_fd().as_raw_fd();
         trace.note(NONE, format_args!("submit POLL_ADD fd={fd} (the stop signal)"));
@@ -149,6 +154,8 @@ impl<'a, T: Trace> Loop<'a, T> {
                 draining: false,
                 cut: false,
             },
+            publisher: Publisher::new(published),
+            enters: 0,
             waiting: VecDeque::new(),
             shrink_at: None,
             accepting: false,
@@ -183,14 +190,22 @@ impl<'a, T: Trace> Loop<'a, T> {
             self.accept()?;
         }
         self.ring.submit()?; // the last closes
+        self.publish();
         let mut stats = self.shared.stats;
-        stats.syscalls += self.ring.enters();
         stats.spun_us = self.busy_poll.spun.as_micros() as u64;
         self.listener_error.map_or(Ok(stats), Err)
     }
 
+    fn publish(&mut self) {
+        let enters = self.ring.enters();
+        self.shared.stats.syscalls += enters - self.enters;
+        self.enters = enters;
+        self.publisher.publish(&self.shared.stats);
+    }
+
     /// Submits what is queued and waits for completions.
     fn wait(&mut self) -> io::Result<()> {
+        self.publish();
         // Buffers for the connections that wait for one are recycled in the next iteration.
         if !self.ring.is_settled() || !self.waiting.is_empty() {
             return self.ring.wait(Some(Duration::ZERO));

@@ -45,11 +45,13 @@ mod deadlines;
 mod drive;
 pub mod io_uring;
 mod listener;
+pub mod metrics;
 pub mod mio;
 mod options;
 #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command bounds its output"))]
 mod output;
 mod pinning;
+mod published;
 mod scratch;
 mod server;
 mod slots;
@@ -69,6 +71,7 @@ use lockstep_core::Service;
 pub use accept::{AcceptPause, ConnectionLimit};
 use io_uring::IoUring;
 pub use options::Options;
+pub use published::{Published, Publisher};
 pub use server::{Config, Server, StartError};
 pub use stats::{Closed, Stats};
 pub use stop::Stop;
@@ -102,6 +105,7 @@ pub use trace::{Span, Tracer};
 ///    block, so that a request sent before is answered. At [`Stop::deadline`] it closes the rest
 ///    with [`Cause::Drain`](lockstep_core::Cause::Drain) and adds them to [`Stats::drain_cut`].
 ///    It returns when no connection is open.
+/// 6. It makes a [`Publisher`] for [`Shard::published`], and publishes its counts before it waits.
 ///
 /// After a failed accept it tries again, not before some milliseconds have passed. If the listener
 /// has failed for good (EINVAL, EBADF), it calls [`Stop::drain`], drains, and returns that error.
@@ -115,7 +119,7 @@ pub use trace::{Span, Tracer};
 /// use std::time::Duration;
 ///
 /// use lockstep_backends::{
-///     Backend, Config, Options, Server, ServiceFactory, Shard, Stats, Unsupported,
+///     Backend, Config, Options, Publisher, Server, ServiceFactory, Shard, Stats, Unsupported,
 /// };
 /// use lockstep_core::{Echo, Exchange, Op, RECV_MAX};
 ///
@@ -138,6 +142,7 @@ pub use trace::{Span, Tracer};
 ///
 ///     fn serve(&self, shard: Shard<'_>) -> io::Result<Stats> {
 ///         let mut stats = Stats::new();
+///         let publisher = Publisher::new(shard.published);
 ///         shard.listener.set_nonblocking(true)?;
 ///         (shard.ready)()?;
 ///         loop {
@@ -147,7 +152,7 @@ pub use trace::{Span, Tracer};
 ///                     shard.limit.acquire();
 ///                     shard.limit.opened();
 ///                     stats.on_accepted();
-///                     converse(&shard, stream, &mut stats)?;
+///                     converse(&shard, stream, &mut stats, &publisher)?;
 ///                     shard.limit.closed();
 ///                 }
 ///                 Err(_) if stopping => return Ok(stats),
@@ -157,7 +162,12 @@ pub use trace::{Span, Tracer};
 ///     }
 /// }
 ///
-/// fn converse(shard: &Shard<'_>, mut stream: TcpStream, stats: &mut Stats) -> io::Result<()> {
+/// fn converse(
+///     shard: &Shard<'_>,
+///     mut stream: TcpStream,
+///     stats: &mut Stats,
+///     publisher: &Publisher<'_>,
+/// ) -> io::Result<()> {
 ///     stream.set_nonblocking(false)?;
 ///     let mut service = shard.service.make(&stream);
 ///     let (mut exchange, mut buffer) = (Exchange::new(), [0; RECV_MAX]);
@@ -165,6 +175,7 @@ pub use trace::{Span, Tracer};
 ///         if shard.stop.is_draining() {
 ///             exchange.drain();
 ///         }
+///         publisher.publish(stats);
 ///         let _next = match exchange.op() {
 ///             Op::Recv => {
 ///                 let count = stream.read(&mut buffer)?;
@@ -180,6 +191,7 @@ pub use trace::{Span, Tracer};
 ///         };
 ///     };
 ///     stats.on_closed(cause);
+///     publisher.publish(stats);
 ///     stream.shutdown(Shutdown::Write)?;
 ///     Ok(drop(io::copy(&mut stream, &mut io::sink())?))
 /// }
@@ -260,7 +272,7 @@ pub fn by_name(name: &str) -> Option<&'static dyn Backend> {
 }
 
 /// One listener and everything that a backend needs to serve it. Shards share the stop signal, the
-/// connection limit and the tracer, and nothing else.
+/// connection limit, the tracer and the published counts, and nothing else.
 pub struct Shard<'a> {
     /// The shard's own listener, in blocking mode.
     pub listener: TcpListener,
@@ -272,6 +284,8 @@ pub struct Shard<'a> {
     pub limit: &'a ConnectionLimit,
     /// Prints system calls; none unless [`Options::trace`] is set.
     pub tracer: Option<&'a Tracer>,
+    /// Counts of the running server; none unless [`Options::metrics`] is set.
+    pub published: Option<&'a Published>,
     /// To be called once, after everything that can fail has been set up. It reports that the shard
     /// is ready, and returns when the shard may accept ([`Options::accept_pause`]), or has to stop.
     pub ready: &'a dyn Fn() -> io::Result<()>,
@@ -307,7 +321,10 @@ pub struct Shard<'a> {
 /// let factory = ServiceFactory::new(move |_socket| Numbered(Arc::clone(&requests)));
 /// ```
 #[derive(Clone)]
-pub struct ServiceFactory(Arc<MakeService>);
+pub struct ServiceFactory {
+    make: Arc<MakeService>,
+    name: &'static str,
+}
 
 type MakeService = dyn Fn(BorrowedFd<'_>) -> Box<dyn Service> + Send + Sync;
 
@@ -316,19 +333,30 @@ impl ServiceFactory {
     pub fn new<S: Service + 'static>(
         make: impl Fn(BorrowedFd<'_>) -> S + Send + Sync + 'static,
     ) -> Self {
-        Self(Arc::new(move |socket| Box::new(make(socket))))
+        Self { make: Arc::new(move |socket| Box::new(make(socket))), name: "custom" }
+    }
+
+    /// Names the service in the [metrics], where it is `custom` otherwise.
+    #[must_use]
+    pub fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
+    /// Name of the service.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Makes the service of the connection on `socket`.
     #[inline]
     pub fn make(&self, socket: impl AsFd) -> Box<dyn Service> {
-        (self.0)(socket.as_fd())
+        (self.make)(socket.as_fd())
     }
 }
 
 impl fmt::Debug for ServiceFactory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ServiceFactory")
+        write!(f, "ServiceFactory({})", self.name)
     }
 }
 

@@ -36,7 +36,9 @@ use crate::scratch::Scratch;
 use crate::slots::{Key, Slots};
 use crate::stop::WAIT_RETRY;
 use crate::trace::{NONE, NoTrace, Trace, Traced};
-use crate::{Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Unsupported};
+use crate::{
+    Backend, ConnectionLimit, Options, Publisher, ServiceFactory, Shard, Stats, Stop, Unsupported,
+};
 
 /// The backend; it has no tuning.
 #[derive(Clone, Copy, Debug)]
@@ -135,6 +137,7 @@ struct Loop<'a, T> {
     idle: Deadlines,
     lingering: Deadlines,
     stats: Stats,
+    publisher: Publisher<'a>,
 }
 
 impl<'a, T: Trace> Loop<'a, T> {
@@ -146,7 +149,7 @@ impl<'a, T: Trace> Loop<'a, T> {
     }
 
     fn new(shard: Shard<'a>, trace: T) -> io::Result<Self> {
-        let Shard { listener, options, stop, limit, service, .. } = shard;
+        let Shard { listener, options, stop, limit, service, published, .. } = shard;
         let new = format_args!("epoll_create1(EPOLL_CLOEXEC)");
         let poll = trace.call_for(NONE, new, Poll::new, AsRawFd::as_raw_fd);
         let poll = poll.map_err(|error| io::Error::other(no_epoll(&error)))?;
@@ -174,6 +177,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             idle: Deadlines::new(options.idle_timeout),
             lingering: Deadlines::new(Some(LINGER)),
             stats: Stats::new(),
+            publisher: Publisher::new(published),
         })
     }
 
@@ -199,6 +203,7 @@ impl<'a, T: Trace> Loop<'a, T> {
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        self.publisher.publish(&self.stats);
         let timeout = if !self.ready.is_empty() || self.may_accept() {
             Some(Duration::ZERO)
         } else if self.busy_poll.is_enabled() && self.busy_poll(events)? {

@@ -1,10 +1,11 @@
 //! Options of a server.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Options of a server; the defaults are those of the command line.
 ///
-/// The server itself applies those that concern listening, pinning and tracing. A backend applies
+/// The server itself applies those that concern listening, pinning, metrics and tracing. A backend applies
 /// [`accept_delay`](Self::accept_delay) and [`idle_timeout`](Self::idle_timeout), and, depending on
 /// its model, [`threads`](Self::threads) and [`spin`](Self::spin).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -34,6 +35,9 @@ pub struct Options {
     pub accept_pause: Duration,
     /// Delay before each accept of a shard, or of each of its [`threads`](Self::threads).
     pub accept_delay: Duration,
+    /// Address at which the server serves its [metrics](crate::metrics); port 0 lets the kernel
+    /// choose.
+    pub metrics: Option<SocketAddr>,
     /// Print every system call on standard error.
     pub trace: bool,
     /// Longest busy-poll before sleeping; zero never polls. For backends that
@@ -57,6 +61,7 @@ impl Default for Options {
             conns_max: usize::MAX,
             accept_pause: Duration::ZERO,
             accept_delay: Duration::ZERO,
+            metrics: None,
             trace: false,
             spin: Duration::ZERO,
             idle_timeout: None,

@@ -25,6 +25,14 @@ pub(crate) fn share(cpus: &[usize], shard: usize, shards: usize) -> Vec<usize> {
     }
 }
 
+/// CPUs that the shards are pinned to, ascending.
+pub(crate) fn union(pinned: &[Vec<usize>]) -> Vec<usize> {
+    let mut cpus = pinned.concat();
+    cpus.sort_unstable();
+    cpus.dedup();
+    cpus
+}
+
 /// CPU whose connections each shard gets; none if they are not steered.
 pub(crate) fn steering(
     options: &Options,

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 
@@ -14,10 +15,11 @@ use lockstep_sys::cpus::pin;
 use lockstep_sys::memory;
 
 use crate::listener::listen;
-use crate::pinning::{cpus, share, steering, try_to_pin};
+use crate::metrics::{self, Exporter, Source};
+use crate::pinning::{cpus, share, steering, try_to_pin, union};
 use crate::{
-    AcceptPause, Backend, ConnectionLimit, Options, ServiceFactory, Shard, Stats, Stop, Tracer,
-    Unsupported,
+    AcceptPause, Backend, ConnectionLimit, Options, Published, ServiceFactory, Shard, Stats, Stop,
+    Tracer, Unsupported,
 };
 
 /// Configuration of a server: any backend with any service.
@@ -44,6 +46,8 @@ pub enum StartError {
     Steer,
     /// The address cannot be listened on.
     Listen(io::Error),
+    /// The address of the metrics cannot be listened on.
+    Metrics(io::Error),
     /// Another call failed; with [`Server::run`], also after the start.
     Other(io::Error),
 }
@@ -60,7 +64,9 @@ impl fmt::Display for StartError {
         match self {
             Self::Unsupported(unsupported) => unsupported.fmt(f),
             Self::Steer => f.write_str("steering needs every shard pinned to one CPU"),
-            Self::Pin(error) | Self::Listen(error) | Self::Other(error) => error.fmt(f),
+            Self::Pin(error) | Self::Listen(error) | Self::Metrics(error) | Self::Other(error) => {
+                error.fmt(f)
+            }
         }
     }
 }
@@ -87,14 +93,20 @@ pub struct Server {
 /// State shared by all shards.
 #[derive(Debug)]
 struct Shared {
+    /// Dropped first: its thread uses `stop`.
+    exporter: Option<Exporter>,
     config: Config,
     addr: SocketAddr,
     shards: usize,
     steered: bool,
     stop: Arc<Stop>,
     accept_pause: Arc<AcceptPause>,
-    limit: ConnectionLimit,
+    limit: Arc<ConnectionLimit>,
     tracer: Option<Tracer>,
+    /// Counts of the running server, if it has metrics.
+    published: Option<Arc<Published>>,
+    /// Set when every shard is ready.
+    ready: Arc<AtomicBool>,
     /// The kernel's counters before the server listened.
     counters: Option<NetCounters>,
 }
@@ -118,6 +130,7 @@ impl Server {
         let (server, places) = Self::listen(config, stop, accept_pause)?;
         let (server, readiness) = server.spawn(places)?;
         if are_ready(&readiness) {
+            server.shared.ready.store(true, Relaxed);
             return Ok(server);
         }
         server.drain();
@@ -175,6 +188,7 @@ impl Server {
         // If another shard is not ready, the server is stopping already.
         let is_ready = || {
             if let (true, Some(on_ready)) = (are_ready(&others), on_ready.take()) {
+                server.shared.ready.store(true, Relaxed);
                 on_ready(&server);
             }
         };
@@ -199,14 +213,37 @@ impl Server {
         let (reuse_port, backlog) = (options.reuse_port, options.backlog);
         let listeners = listen(config.listen, &steering, reuse_port, backlog, tracer.as_ref())
             .map_err(StartError::Listen)?;
+        let addr = listeners[0].local_addr().map_err(StartError::Listen)?;
+        let limit = Arc::new(ConnectionLimit::new(options.conns_max));
+        let (published, ready) = (Arc::new(Published::new()), Arc::new(AtomicBool::new(false)));
+        let mut exporter = None;
+        if let Some(at) = options.metrics {
+            let source = Source {
+                backend: config.backend.name(),
+                service: config.service.name(),
+                shards,
+                pinned: union(&pinned),
+                published: Arc::clone(&published),
+                limit: Arc::clone(&limit),
+                ready: Arc::clone(&ready),
+                stop: Arc::clone(&stop),
+                addr,
+                listeners: metrics::inodes(&listeners),
+            };
+            let clients = metrics::listen_at(at).map_err(StartError::Metrics)?;
+            exporter = Some(Exporter::start(clients, source)?);
+        }
         let shared = Shared {
-            addr: listeners[0].local_addr().map_err(StartError::Listen)?,
+            published: exporter.is_some().then_some(published),
+            exporter,
+            addr,
             shards,
             steered: (shards > 1 || reuse_port) && steering[0].is_some(),
             stop,
             accept_pause,
-            limit: ConnectionLimit::new(options.conns_max),
+            limit,
             tracer,
+            ready,
             counters,
             config: config.clone(),
         };
@@ -244,6 +281,11 @@ impl Server {
     /// Address it listens on, with the real port.
     pub fn addr(&self) -> SocketAddr {
         self.shared.addr
+    }
+
+    /// Address of its [metrics](crate::metrics), with the real port.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.shared.exporter.as_ref().map(Exporter::addr)
     }
 
     /// Number of shards.
@@ -329,6 +371,7 @@ impl Shared {
             stop: &self.stop,
             limit: &self.limit,
             tracer: self.tracer.as_ref(),
+            published: self.published.as_deref(),
             ready: &ready,
             service: &self.config.service,
         })

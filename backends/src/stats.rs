@@ -78,7 +78,7 @@ pub struct Stats {
 
 /// Connections ended, by cause.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Closed([u64; Cause::ALL.len()]);
+pub struct Closed(pub(crate) [u64; Cause::ALL.len()]);
 
 impl Closed {
     /// Number of connections that ended with `cause`.

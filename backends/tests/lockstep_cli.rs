@@ -31,6 +31,8 @@ mod harness;
 mod chat;
 #[path = "lockstep_cli/help.rs"]
 mod help;
+#[path = "lockstep_cli/metrics.rs"]
+mod metrics;
 #[path = "lockstep_cli/pause.rs"]
 mod pause;
 #[path = "lockstep_cli/pieces.rs"]

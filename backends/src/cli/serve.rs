@@ -1,6 +1,7 @@
 //! `lockstep serve`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,6 +106,11 @@ pub struct ServeArgs {
     #[arg(long)]
     pub until_stdin_closes: bool,
 
+    /// Serve metrics for Prometheus at ADDR: /metrics, /healthz and /readyz, over HTTP without
+    /// encryption or password
+    #[arg(long, value_name = "ADDR", help_heading = OUTPUT)]
+    pub metrics: Option<String>,
+
     /// Print every system call with its result and duration, on standard error
     #[arg(long, help_heading = OUTPUT, conflicts_with = "json")]
     pub trace: bool,
@@ -140,11 +146,12 @@ impl ServiceName {
     }
 
     fn factory(self, stop: &Arc<Stop>) -> ServiceFactory {
-        match self {
+        let factory = match self {
             Self::Echo => ServiceFactory::new(|_socket| Echo),
             Self::Hi => ServiceFactory::new(|_socket| Hi),
             Self::Chat => chat::service(Arc::clone(stop)),
-        }
+        };
+        factory.named(self.name())
     }
 }
 
@@ -168,9 +175,11 @@ pub fn serve(args: &ServeArgs) -> ExitCode {
 fn run(args: &ServeArgs) -> Result<u8, u8> {
     check_stdin(args)?;
     let addrs = resolve("cannot listen on", &args.listen)?;
-    let local = addrs.iter().find(|addr| addrs.len() > 1 && address::is_local(**addr));
-    let listen = *local.unwrap_or(&addrs[0]);
-    let options = options(args);
+    let listen = first_local(&addrs);
+    let mut options = options(args);
+    if let Some(addr) = &args.metrics {
+        options.metrics = Some(first_local(&resolve("cannot serve metrics on", addr)?));
+    }
     let (backend, choice) = choose(&args.backend, &options);
     let name = backend.name();
     if let Some(choice) = choice.as_ref().filter(|_| !args.json || args.print_choice) {
@@ -218,6 +227,12 @@ fn run(args: &ServeArgs) -> Result<u8, u8> {
     Ok(if stats.drain_cut > 0 || output::was_lost() { exit::INCOMPLETE } else { 0 })
 }
 
+/// Returns the first address that this machine has, or the first.
+fn first_local(addrs: &[SocketAddr]) -> SocketAddr {
+    let local = addrs.iter().find(|addr| addrs.len() > 1 && address::is_local(**addr));
+    *local.unwrap_or(&addrs[0])
+}
+
 /// Refuses `--until-stdin-closes` where standard input is of no use for it.
 fn check_stdin(args: &ServeArgs) -> Result<(), u8> {
     if args.until_stdin_closes && args.service == ServiceName::Chat {
@@ -258,6 +273,7 @@ fn options(args: &ServeArgs) -> Options {
         conns_max: args.max_conns.unwrap_or(possible.unwrap_or(usize::MAX)),
         accept_pause: args.accept_pause.unwrap_or_default(),
         accept_delay: args.accept_delay,
+        metrics: None,
         trace: args.trace,
         spin: args.spin,
         idle_timeout: (!args.idle_timeout.is_zero()).then_some(args.idle_timeout),
@@ -287,8 +303,9 @@ fn choose(name: &str, options: &Options) -> (&'static dyn Backend, Option<String
 }
 
 fn announce(server: &Server, config: &Config, notes: bool) {
+    let metrics = server.metrics_addr().map_or_else(String::new, |at| format!(" metrics={at}"));
     let line = format!(
-        "listening addr={} backend={} shards={} backlog={} pid={}\n",
+        "listening addr={} backend={} shards={} backlog={} pid={}{metrics}\n",
         server.addr(),
         config.backend.name(),
         server.shards(),
@@ -321,6 +338,20 @@ fn not_served(config: &Config, error: &StartError) -> u8 {
         StartError::Listen(error) => {
             let hint = listen_hint(error, config.listen.port(), config.options.reuse_port);
             let error = format!("cannot listen on {}: {}", config.listen, errno::describe(error));
+            print_error(&error, Some(hint));
+            exit::ADDRESS
+        }
+        StartError::Metrics(error) => {
+            let addr = config.options.metrics.expect("the server has been given an address");
+            let hint = match error.raw_os_error() {
+                Some(libc::EADDRINUSE)
+                    if addr.port() == config.listen.port() && addr.port() != 0 =>
+                {
+                    "--listen has that port already; use another port, or 0"
+                }
+                _ => listen_hint(error, addr.port(), false),
+            };
+            let error = format!("cannot serve metrics on {addr}: {}", errno::describe(error));
             print_error(&error, Some(hint));
             exit::ADDRESS
         }

@@ -12,6 +12,39 @@ pub fn of_this_thread_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Returns the CPU time that all threads of this process have used, including those that have
+/// ended.
+pub fn of_this_process_ns() -> u64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// What the threads of a process have used since its start, including those that have ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Usage {
+    /// CPU time in user mode, microseconds.
+    pub user_us: u64,
+    /// CPU time in the kernel, microseconds.
+    pub system_us: u64,
+    /// Voluntary and involuntary context switches.
+    pub context_switches: u64,
+}
+
+/// Returns what the threads of this process have used (getrusage(2), `RUSAGE_SELF`).
+pub fn usage_of_this_process() -> Usage {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is to a local variable of the expected type.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
+    // SAFETY: every field is an integer, and zeroed where the call has not written it.
+    let usage = unsafe { usage.assume_init() };
+    let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
+    Usage {
+        user_us: micros(usage.ru_utime),
+        system_us: micros(usage.ru_stime),
+        context_switches: (usage.ru_nvcsw + usage.ru_nivcsw) as u64,
+    }
+}
+
 /// Returns the CPU time that all threads of a process have used, including those that have ended
 /// (clock_getcpuclockid(3)); `None` if the process is gone.
 ///
@@ -52,6 +85,9 @@ mod tests {
         }
         std::hint::black_box(sum);
         assert!(of_process_ns(rustix::process::getpid()) >= process.map(|ns| ns + 20_000_000));
+        // The kernel splits the same time; the two readings are not of the same instant.
+        let usage = usage_of_this_process();
+        assert!((usage.user_us + usage.system_us) * 1000 <= of_this_process_ns());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 use std::thread;
 
+use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// CPU numbers, ascending. The alias keeps clap from reading an option's `Vec` as a repeated
@@ -60,7 +61,20 @@ pub fn format_list(cpus: &[usize]) -> String {
 ///
 /// `EINVAL` if the machine has more CPUs than a [`CpuSet`] (sched_getaffinity(2)).
 pub fn allowed() -> io::Result<CpuList> {
-    let set = sched_getaffinity(None)?;
+    read_affinity(None)
+}
+
+/// Returns the CPUs that the first thread of a process may run on.
+///
+/// # Errors
+///
+/// `ESRCH` if there is no such process, and as [`allowed`].
+pub fn allowed_to(process: Pid) -> io::Result<CpuList> {
+    read_affinity(Some(process))
+}
+
+fn read_affinity(thread: Option<Pid>) -> io::Result<CpuList> {
+    let set = sched_getaffinity(thread)?;
     Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
 }
 

@@ -36,6 +36,8 @@ pub struct TcpSocket {
     pub rqueue: u32,
     /// Bytes that the peer has not acknowledged; of a listener, the limit of its accept queue.
     pub wqueue: u32,
+    /// Inode of the socket (`st_ino` of fstat(2)).
+    pub inode: u32,
 }
 
 /// A netlink socket for requests to sock_diag.
@@ -213,7 +215,7 @@ fn parse(mut bytes: &[u8], found: &mut Vec<TcpSocket>) -> io::Result<bool> {
 }
 
 /// Parses `struct inet_diag_msg`: family, state, timer, retransmits, ports and addresses (48
-/// bytes), expiry of the timer, and the two queues.
+/// bytes), expiry of the timer, the two queues, user and inode.
 fn parse_socket(message: &[u8]) -> Option<TcpSocket> {
     let family = libc::c_int::from(*message.first()?);
     let port = u16::from_be_bytes(message.get(4..6)?.try_into().ok()?);
@@ -227,6 +229,7 @@ fn parse_socket(message: &[u8]) -> Option<TcpSocket> {
         local: SocketAddr::new(ip, port),
         rqueue: u32_at(message, 56)?,
         wqueue: u32_at(message, 60)?,
+        inode: u32_at(message, 68)?,
     })
 }
 
@@ -251,7 +254,8 @@ mod tests {
         message.resize(56, 0);
         message.extend(3u32.to_ne_bytes());
         message.extend(5u32.to_ne_bytes());
-        message.resize(72, 0);
+        message.extend(0u32.to_ne_bytes());
+        message.extend(7u32.to_ne_bytes());
         let mut bytes = Vec::new();
         bytes.extend((HEADER as u32 + 72).to_ne_bytes());
         bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
@@ -268,7 +272,7 @@ mod tests {
         let mut found = Vec::new();
         assert!(parse(&recorded(), &mut found).unwrap());
         let local = "127.0.0.1:8898".parse().unwrap();
-        assert_eq!(found, [TcpSocket { state: LISTEN, local, rqueue: 3, wqueue: 5 }]);
+        assert_eq!(found, [TcpSocket { state: LISTEN, local, rqueue: 3, wqueue: 5, inode: 7 }]);
     }
 
     #[test]

@@ -73,8 +73,9 @@ pub(crate) fn serve(
         let (options, stop, limit) = (&options, &stop, &limit);
         let shard = scope.spawn(move || {
             prepare();
-            let (tracer, ready) = (None, &|| Ok(()));
-            backend.serve(Shard { listener, options, stop, limit, tracer, ready, service })
+            let (tracer, published, ready) = (None, None, &|| Ok(()));
+            let shard = Shard { listener, options, stop, limit, tracer, published, ready, service };
+            backend.serve(shard)
         });
         let first = Client::connect(addr);
         let others = (1..connections).map(|_| Client::connect(addr)).collect();

@@ -1,5 +1,6 @@
 //! Latency distributions: HdrHistograms with their percentiles.
 
+mod encoding;
 mod statistic;
 
 use std::collections::BTreeMap;
@@ -7,10 +8,11 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
+use hdrhistogram::serialization::{Serializer, V2DeflateSerializer};
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 
+pub(crate) use encoding::COUNT_MAX;
 pub use statistic::Statistic;
 
 use crate::format;
@@ -167,12 +169,7 @@ impl Latency {
     ///
     /// If `hdr_v2` is not base64, or not a histogram, or not one of `count` samples.
     pub fn histogram(&self) -> Result<Histogram<u64>, String> {
-        let payload = BASE64_STANDARD
-            .decode(&self.hdr_v2)
-            .map_err(|error| format!("hdr_v2 is not base64: {error}"))?;
-        let histogram: Histogram<u64> = Deserializer::new()
-            .deserialize(&mut payload.as_slice())
-            .map_err(|error| format!("hdr_v2 is not a histogram: {error}"))?;
+        let histogram = encoding::decode(&self.hdr_v2)?;
         if histogram.len() != self.count {
             let (held, stated) = (histogram.len(), self.count);
             return Err(format!("hdr_v2 holds {held} samples where the record states {stated}"));

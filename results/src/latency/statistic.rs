@@ -156,7 +156,7 @@ impl Latency {
             })
         };
         let (low, high) = ranks(self.count, quantile, CONFIDENCE);
-        let replied = self.count - self.unanswered.unwrap_or(0);
+        let replied = self.count.saturating_sub(self.unanswered.unwrap_or(0));
         let high = high.filter(|&rank| rank <= replied).and_then(at).unwrap_or(f64::INFINITY);
         Some((low.and_then(at).unwrap_or(0.0), high))
     }

@@ -47,6 +47,7 @@ pub use documents::comparison::{
     Plan, RoundFloor, Run, Summary,
 };
 pub use documents::floor::{Calls, Exchange, Floor, FloorReport, Spread};
+pub use documents::run::merge::{MergeError, merge};
 pub use documents::run::rank::{ClockState, Merge, Rank, RankRow, clocks};
 pub use documents::run::table::table;
 pub use documents::run::{

@@ -5,6 +5,7 @@
 
 mod bars;
 mod charts;
+pub(crate) mod merge;
 pub(crate) mod notes;
 pub(crate) mod page;
 pub(crate) mod rank;

@@ -3,6 +3,7 @@
 mod backlog;
 mod comparison;
 mod html;
+mod merge;
 mod record;
 mod schema;
 mod simulation;

@@ -132,6 +132,22 @@ fn warmup(record: &Record) -> String {
     }
 }
 
+/// Numbers in ascending order as ranges: `0-2,5`.
+pub(crate) fn ranges(numbers: &[u32]) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for &number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(number) => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let shown = ranges.iter().map(|(first, last)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    });
+    shown.collect::<Vec<_>>().join(",")
+}
+
 /// Doubts about a run.
 pub(super) fn doubts(label: &str, record: &Record) -> Vec<String> {
     let mut doubts = Vec::new();

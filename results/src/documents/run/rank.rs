@@ -14,6 +14,9 @@ use serde_with::skip_serializing_none;
 use crate::format;
 use crate::text::plural;
 
+/// Delay of a start that is tolerated, microseconds.
+pub(crate) const LATE_MAX_US: u64 = 10_000;
+
 /// Place of a record among those of its run.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -131,10 +134,10 @@ pub struct Merge {
     pub clock: String,
     /// First start of the load.
     pub first_start_unix_us: u64,
-    /// Start of the common window, in which all ranks measured.
-    pub common_start_unix_us: u64,
+    /// Start of the common window, in which all ranks measured; absent if there is none.
+    pub common_start_unix_us: Option<u64>,
     /// End of the common window.
-    pub common_end_unix_us: u64,
+    pub common_end_unix_us: Option<u64>,
     /// Last end of a measured window.
     pub last_end_unix_us: u64,
     /// Common window as a share of the longest window of a rank; 0 if there is none.

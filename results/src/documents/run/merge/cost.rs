@@ -1,0 +1,115 @@
+//! Cost of both sides over all ranks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::input::Part;
+use crate::Cost;
+use crate::text::plural;
+
+/// Cost of all generators, each weighted with its exchanges: the sum of the CPU times over the sum
+/// of the exchanges. Quotas are those of the machines, not of the run: they remain with the ranks.
+pub(super) fn client(parts: &[Part<'_>]) -> Cost {
+    let exchanges: f64 = parts.iter().map(|part| part.record.exchanges as f64).sum();
+    let weighted = |value: fn(&Cost) -> Option<f64>| {
+        let busy = parts.iter().filter(|part| part.record.exchanges > 0);
+        let sum: Option<f64> =
+            busy.map(|part| Some(value(&part.record.client)? * part.record.exchanges as f64)).sum();
+        let mean = sum? / exchanges;
+        // Without exchanges the cost is zero, as that of one run.
+        Some(if exchanges > 0.0 { mean } else { 0.0 })
+    };
+    Cost {
+        cpu_us_per_exchange: weighted(|cost| Some(cost.cpu_us_per_exchange)).unwrap_or(0.0),
+        user_us_per_exchange: weighted(|cost| cost.user_us_per_exchange),
+        system_us_per_exchange: weighted(|cost| cost.system_us_per_exchange),
+        context_switches_per_exchange: weighted(|cost| cost.context_switches_per_exchange),
+        busy: busy(parts),
+        cpus: cpus(parts),
+        syscalls_per_exchange: weighted(|cost| cost.syscalls_per_exchange),
+        quota: None,
+        source: None,
+        counted_by: None,
+    }
+}
+
+/// CPU time of all generators over the time of all their CPUs, which is the CPU time over the share.
+/// `None` if that of a rank does not follow.
+fn busy(parts: &[Part<'_>]) -> Option<f64> {
+    let (mut used, mut available) = (0.0, 0.0);
+    for part in parts {
+        let client = &part.record.client;
+        let used_us = client.cpu_us_per_exchange * part.record.exchanges as f64;
+        if used_us > 0.0 {
+            used += used_us;
+            available += used_us / client.busy.filter(|&busy| busy > 0.0)?;
+        }
+    }
+    Some(if available > 0.0 { (used / available).min(1.0) } else { 0.0 })
+}
+
+/// CPU lists of the generators: `0-1,4` on one machine, else by machine: `0-1 of 3 hosts; 0-3 of
+/// 9f86d081`.
+fn cpus(parts: &[Part<'_>]) -> String {
+    let mut by_host: BTreeMap<Option<&str>, BTreeSet<&str>> = BTreeMap::new();
+    for part in parts {
+        let host = part.record.environment.host.as_deref();
+        by_host.entry(host).or_default().insert(&part.record.client.cpus);
+    }
+    let lists = |lists: &BTreeSet<&str>| lists.iter().copied().collect::<Vec<_>>().join(",");
+    if by_host.len() == 1 {
+        return by_host.values().map(lists).collect();
+    }
+    let mut by_list: BTreeMap<String, Vec<Option<&str>>> = BTreeMap::new();
+    for (host, all) in &by_host {
+        by_list.entry(lists(all)).or_default().push(*host);
+    }
+    let shown = by_list.iter().map(|(list, hosts)| match hosts[..] {
+        [Some(host)] => format!("{list} of {host}"),
+        _ => format!("{list} of {}", plural(hosts.len() as u64, "host")),
+    });
+    shown.collect::<Vec<_>>().join("; ")
+}
+
+/// Lowest rank that knows the server's cost, if possible by the server's own count.
+pub(super) fn reader<'a, 'b>(parts: &'a [Part<'b>]) -> Option<&'a Part<'b>> {
+    let counted = |part: &&Part<'_>| {
+        let server = part.record.server.as_ref();
+        server.is_some_and(|server| server.counted_by.as_deref() == Some("server"))
+    };
+    let known = |part: &&Part<'_>| part.record.server.is_some();
+    parts.iter().find(counted).or_else(|| parts.iter().find(known))
+}
+
+/// Cost of the server, as one rank has read it.
+///
+/// If the server has counted the exchanges, they are those of all ranks. Otherwise a rank divides by
+/// its own exchanges, but the CPU time is for those of all: the cost is as much lower as its rate is
+/// lower than that of all. `None` if some of them are unknown.
+pub(super) fn server(parts: &[Part<'_>], complete: bool) -> Option<Cost> {
+    let part = reader(parts)?;
+    let cost = part.record.server.clone()?;
+    if cost.counted_by.as_deref() == Some("server") {
+        return Some(cost);
+    }
+    let all: f64 = parts.iter().map(Part::throughput).sum();
+    let share = part.throughput() / all;
+    (complete && share.is_finite()).then(|| Cost {
+        cpu_us_per_exchange: cost.cpu_us_per_exchange * share,
+        user_us_per_exchange: cost.user_us_per_exchange.map(|us| us * share),
+        system_us_per_exchange: cost.system_us_per_exchange.map(|us| us * share),
+        context_switches_per_exchange: cost.context_switches_per_exchange.map(|it| it * share),
+        ..cost
+    })
+}
+
+/// Side whose CPUs were full: of the generators, if one was; of the server, if a rank knows it.
+pub(super) fn limit(parts: &[Part<'_>]) -> &'static str {
+    let any = |names: [&str; 2]| parts.iter().any(|part| names.contains(&&*part.record.limit));
+    match (any(["server", "both"]), any(["client", "both"]), any(["neither", "neither"])) {
+        (true, true, _) => "both",
+        (true, false, _) => "server",
+        (false, true, _) => "client",
+        (false, false, true) => "neither",
+        (false, false, false) => "unknown",
+    }
+}

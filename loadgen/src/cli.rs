@@ -13,6 +13,7 @@ use crate::experiments::floor::FloorArgs;
 use crate::experiments::storm::StormArgs;
 use crate::experiments::sweep::{SweepArgs, WorkerArgs};
 use crate::options::{EMBEDDED, page};
+use crate::ranks::args::RankArgs;
 use crate::run::args::{LiveArgs, RunArgs};
 use crate::servers::embedded::{self, EmbeddedArgs};
 use crate::servers::supervisor::ExecArgs;
@@ -82,6 +83,10 @@ pub struct Cli {
     /// Output during a run.
     #[command(flatten)]
     pub live: LiveArgs,
+
+    /// Options of ranks.
+    #[command(flatten)]
+    pub ranks: RankArgs,
 }
 
 impl Cli {

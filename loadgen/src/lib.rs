@@ -6,6 +6,7 @@
 //! * [`cli`]: the command line; [`options`]: options that commands share; [`exit`]: exit codes;
 //!   [`printer`], [`progress`]: standard output and standard error.
 //! * [`run`](mod@run): one measured run, from its options to its record.
+//! * [`ranks`]: several processes that share the load of a run.
 //! * [`experiments`]: the commands compare, sweep, floor, backlog and storm.
 //! * [`clients`]: the threads that load a server. [`servers`]: the servers. [`machine`]: CPUs,
 //!   processes, limits.

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Write};
 use std::mem;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lockstep_results::{Document, store};
 use serde::Serialize;
@@ -18,6 +18,8 @@ use loadgen::exit::{self, Failure};
 use loadgen::experiments::{Finished, backlog, compare, floor, storm, sweep};
 use loadgen::options::{OutputArgs, check_file};
 use loadgen::printer::Printer;
+use loadgen::ranks::Member;
+use loadgen::ranks::args::RankArgs;
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
 use loadgen::{machine::signals, run, servers::embedded, servers::supervisor};
@@ -47,7 +49,7 @@ fn main() -> ExitCode {
     let _ = signals::ignore_file_size_signal();
     let argv = line.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let result = match cli.command {
-        None => run_once(cli.run, &cli.live, argv),
+        None => run_once(cli.run, &cli.live, &cli.ranks, argv),
         Some(Command::Compare(args)) => finish(compare::compare(&args, argv), &args.output)
             .inspect(|_| how_to_keep(&args.output)),
         Some(Command::Sweep(args)) => finish(sweep::sweep(&args, argv), &args.output),
@@ -73,17 +75,30 @@ fn main() -> ExitCode {
 }
 
 /// Runs the command without a subcommand.
-fn run_once(args: RunArgs, live: &LiveArgs, argv: Vec<String>) -> Result<u8, Failure> {
+fn run_once(
+    args: RunArgs,
+    live: &LiveArgs,
+    ranks: &RankArgs,
+    argv: Vec<String>,
+) -> Result<u8, Failure> {
     let args = args.finish().map_err(|error| Failure::new(exit::USAGE, error))?;
+    let variable = |name: &str| std::env::var(name).ok();
+    let member = Member::new(ranks, (&args, live), variable, SystemTime::now())?;
+    let args = member.as_ref().map_or(args.clone(), |member| member.options(&args));
     let mut live = Live::open(&args, live)?;
-    let mut finished = run::run(&args, argv, &mut live)?;
+    if let Some(member) = &member {
+        let _ = writeln!(io::stderr(), "{}", member.announcement());
+    }
+    let mut finished = run::run(&args, member.as_ref(), argv, &mut live)?;
     let record = &mut finished.record;
     let warning = live.warning();
     record.warnings.extend(warning.clone());
     let unconnected = finished.code == exit::ADDRESS;
+    let several = member.is_some_and(|member| member.is_one_of_several());
     let text = match args.output.json || live.ends_with_record() {
         true => json(record),
         false if unconnected => String::new(), // An empty table would only hide the error.
+        false if several => record.rank_line().unwrap_or_default(),
         false if live.prints() => format!("\n{}", record.text()),
         false => record.text(),
     };

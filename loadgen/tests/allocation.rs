@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use loadgen::clients::connection::Service;
 use loadgen::clients::engine::Engine;
 use loadgen::clients::pattern::Pattern;
-use loadgen::clients::plan::Plan;
+use loadgen::clients::plan::{Plan, Share};
 use loadgen::clients::schedule::{Arrivals, OpenLoop};
 use loadgen::clients::socket::Target;
 use loadgen::machine::placement::Placement;
@@ -74,6 +74,7 @@ fn allocations(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
             timeout: Duration::from_secs(50),
             connect_rate: None,
             threads: 1,
+            share: Share::WHOLE,
             open,
             spin: Duration::ZERO,
             interval_ns: 100_000_000,
@@ -90,7 +91,7 @@ fn allocations(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
     };
     let (sender, events) = channel();
     let before = ALLOCATIONS.load(Relaxed);
-    let measured = measure(&run, &sender, &events, &mut ()).expect("the run succeeds");
+    let measured = measure(&run, None, &sender, &events, &mut ()).expect("the run succeeds");
     let allocations = ALLOCATIONS.load(Relaxed) - before;
     assert_eq!(measured.intervals.total.exchanges, requests);
     allocations

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use loadgen::clients::connection::Service;
 use loadgen::clients::engine::Engine;
 use loadgen::clients::pattern::Pattern;
-use loadgen::clients::plan::Plan;
+use loadgen::clients::plan::{Plan, Share};
 use loadgen::clients::slices::{SliceHandle, slices};
 use loadgen::clients::socket::Target;
 use loadgen::machine::placement::Placement;
@@ -56,6 +56,7 @@ fn load(addr: SocketAddr, handle: SliceHandle) -> Measured {
             timeout: Duration::from_secs(50),
             connect_rate: None,
             threads: 2,
+            share: Share::WHOLE,
             open: None,
             spin: Duration::ZERO,
             interval_ns: 1_000_000_000,
@@ -71,7 +72,7 @@ fn load(addr: SocketAddr, handle: SliceHandle) -> Measured {
         progress: None,
     };
     let (sender, events) = channel();
-    measure(&run, &sender, &events, &mut ()).unwrap()
+    measure(&run, None, &sender, &events, &mut ()).unwrap()
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub struct State {
 pub fn state() -> io::Result<State> {
     let mut timex = MaybeUninit::<libc::timex>::zeroed();
     // SAFETY: the pointer is to a local variable of the expected type. All fields are integers, so
-    // zeros are a value of it. `modes` is 0: the call changes nothing, and only writes the variable.
+    // zeros are a value of it. `modes` is 0: the call only writes the variable.
     if unsafe { libc::adjtimex(timex.as_mut_ptr()) } < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -25,6 +25,8 @@ pub struct Totals {
     pub first_exchange: Histogram<u64>,
     /// Verified exchanges, including first ones and those of the warm-up.
     pub exchanges: u64,
+    /// Instant from which the thread, or the last one, could send the load, nanoseconds.
+    pub begun_ns: u64,
     /// Instant of the last measured reply, nanoseconds.
     pub last_reply_ns: u64,
     /// Connections that were tried.
@@ -125,6 +127,7 @@ impl Totals {
             connect: empty(),
             first_exchange: empty(),
             exchanges: 0,
+            begun_ns: 0,
             last_reply_ns: 0,
             attempted: 0,
             connected: 0,
@@ -147,6 +150,7 @@ impl Totals {
         add(&mut self.connect, &other.connect);
         add(&mut self.first_exchange, &other.first_exchange);
         self.exchanges += other.exchanges;
+        self.begun_ns = self.begun_ns.max(other.begun_ns);
         self.last_reply_ns = self.last_reply_ns.max(other.last_reply_ns);
         self.attempted += other.attempted;
         self.connected += other.connected;
@@ -204,7 +208,7 @@ impl<'a> Counters<'a> {
         let mut totals = Totals::with(growing);
         totals.open = plan.open.map(|open| {
             let seed = open.seed.wrapping_add(load.thread as u64);
-            let mean_ns = open.mean_gap_ns(plan.threads);
+            let mean_ns = open.mean_gap_ns(plan.share, plan.threads);
             OpenTotals::new(Some(Spacing::new(open.arrivals, mean_ns, seed)), growing())
         });
         Self {

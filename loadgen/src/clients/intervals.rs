@@ -14,7 +14,7 @@ use lockstep_results::Interval;
 use crate::clients::clock::NEVER;
 
 /// Longest latency that is distinguished from longer ones: an hour.
-const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
+pub(crate) const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
 
 /// Largest number of intervals, so that a record can be read. The last one lasts to the end of the
 /// window.

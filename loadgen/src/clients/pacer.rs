@@ -84,7 +84,7 @@ impl<'a> Pacer<'a> {
         let now = control.clock.now();
         let monotonic = clock_gettime(ClockId::Monotonic);
         let monotonic_ns = monotonic.tv_sec as u64 * SECOND + monotonic.tv_nsec as u64;
-        let part = Part { thread: load.thread, threads: plan.threads, phase: 0 };
+        let part = Part { share: plan.share, thread: load.thread, threads: plan.threads, phase: 0 };
         Ok(Self {
             control,
             open,
@@ -193,7 +193,7 @@ impl<'a> Pacer<'a> {
             self.enter_window(start_ns);
         }
         let left = self.schedule.remaining(end_ns).min(self.quota);
-        let left_ns = self.quota as f64 * self.open.mean_gap_ns(self.part.threads);
+        let left_ns = self.quota as f64 * self.open.mean_gap_ns(self.part.share, self.part.threads);
         (left, self.schedule.next_ns().saturating_add(left_ns as u64).min(end_ns))
     }
 

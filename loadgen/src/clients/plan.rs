@@ -26,6 +26,9 @@ pub struct Plan {
     pub connect_rate: Option<f64>,
     /// Number of threads.
     pub threads: usize,
+    /// Share of this process in the run. Its connections, requests and connect rate are divided
+    /// already, the schedule of an open loop is not.
+    pub share: Share,
     /// Schedule of an open loop; `None` is a closed loop.
     pub open: Option<OpenLoop>,
     /// Time that a closed loop polls for replies before it sleeps.
@@ -35,6 +38,43 @@ pub struct Plan {
     /// Handle of a run that shares time slices with other runs. Closed loops without a number of
     /// requests only.
     pub slices: Option<SliceHandle>,
+}
+
+/// Share of one of several equal parts, which differ by at most one: of the ranks of a run, or the
+/// threads of a rank.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Share {
+    /// Number of the part, from 0.
+    pub index: u32,
+    /// Number of parts.
+    pub count: u32,
+}
+
+impl Share {
+    /// The only part.
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
+
+    /// The part of a number: the quotient, and one more for the first parts if there is a
+    /// remainder.
+    pub fn of(self, whole: u64) -> u64 {
+        let (index, count) = (u64::from(self.index), u64::from(self.count));
+        whole / count + u64::from(index < whole % count)
+    }
+
+    /// The part of a rate.
+    pub fn rate(self, whole: f64) -> f64 {
+        whole / f64::from(self.count)
+    }
+
+    /// Seed of the part's own random choices, different for each part. That of the only part is the
+    /// whole's.
+    pub fn seed(self, whole: u64) -> u64 {
+        match self.count {
+            1 => whole,
+            // Not the sequence from which the threads of one process take their seeds.
+            _ => fastrand::Rng::with_seed(!whole ^ u64::from(self.index)).u64(..),
+        }
+    }
 }
 
 /// Connections and exchanges of one thread.
@@ -53,15 +93,12 @@ pub struct ThreadLoad {
 impl ThreadLoad {
     /// Divides connections and exchanges among `threads` as evenly as possible.
     pub fn divide(connections: u32, requests: Option<u64>, threads: usize) -> Vec<Self> {
-        let part = |whole: u64, thread: usize| {
-            let threads = threads as u64;
-            whole / threads + u64::from((thread as u64) < whole % threads)
-        };
         let mut first = 0;
         let mut loads = Vec::new();
         for thread in 0..threads {
-            let connections = part(connections.into(), thread) as u32;
-            let requests = requests.map_or(u64::MAX, |requests| part(requests, thread));
+            let share = Share { index: thread as u32, count: threads as u32 };
+            let connections = share.of(connections.into()) as u32;
+            let requests = requests.map_or(u64::MAX, |requests| share.of(requests));
             loads.push(Self { thread, first, connections, requests });
             first += connections;
         }

@@ -4,14 +4,17 @@
 //! long the run. The requests that are due and not sent yet are those between the next instant and
 //! now, so no queue is needed, either.
 //!
-//! Each thread has its own part. Of *constant* arrivals it takes every n-th; the union is the same
-//! for any number of threads. *Poisson* arrivals are the superposition of one Poisson process per
-//! thread, which is again one (Kingman 1993, section 2.2); its instants depend on the seed and on
-//! the number of threads.
+//! Each thread has its own part. Of *constant* arrivals, instant i belongs to rank i mod the number
+//! of ranks, and there every n-th to each of n threads. The union is the same for any number of
+//! ranks and threads. *Poisson* arrivals are the superposition of one Poisson process per thread,
+//! which is again one (Kingman 1993, section 2.2); its instants depend on the seed and on the
+//! numbers of ranks and threads.
 
 use std::time::Duration;
 
 use clap::ValueEnum;
+
+use crate::clients::plan::Share;
 
 /// Nanoseconds in a second.
 pub const SECOND: u64 = 1_000_000_000;
@@ -39,26 +42,28 @@ impl Arrivals {
 /// Options of an open loop.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenLoop {
-    /// Requests per second, over all threads; at most one per nanosecond.
+    /// Requests per second, over all ranks and threads; at most one per nanosecond.
     pub rate: f64,
     /// Distribution of the instants.
     pub arrivals: Arrivals,
     /// Time to poll before a request is due, instead of sleeping until then.
     pub spin: Duration,
-    /// Seed of Poisson arrivals.
+    /// Seed of this rank's Poisson arrivals.
     pub seed: u64,
 }
 
 impl OpenLoop {
     /// Mean distance of one thread's requests, nanoseconds.
-    pub fn mean_gap_ns(&self, threads: usize) -> f64 {
-        threads as f64 * SECOND as f64 / self.rate
+    pub fn mean_gap_ns(&self, share: Share, threads: usize) -> f64 {
+        f64::from(share.count) * threads as f64 * SECOND as f64 / self.rate
     }
 }
 
 /// Part of the schedule: of one thread, in one phase of the run.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
+    /// Share of the rank.
+    pub share: Share,
     /// Number of the thread.
     pub thread: usize,
     /// Number of threads.
@@ -78,7 +83,7 @@ pub struct Schedule {
 enum Gaps {
     /// Each instant is computed from its number in the whole schedule, so that it is exact however
     /// many there were before.
-    Constant { number: u64, threads: u64, rate: f64, origin_ns: u64 },
+    Constant { number: u64, stride: u64, rate: f64, origin_ns: u64 },
     /// `place_ns` is the instant from `origin_ns` on, with its fraction.
     Poisson { random: fastrand::Rng, mean_ns: f64, place_ns: f64, origin_ns: u64 },
 }
@@ -88,8 +93,10 @@ impl Schedule {
     pub fn new(asked: &OpenLoop, part: Part, origin_ns: u64) -> Self {
         match asked.arrivals {
             Arrivals::Constant => {
-                let (number, threads) = (part.thread as u64, part.threads as u64);
-                let gaps = Gaps::Constant { number, threads, rate: asked.rate, origin_ns };
+                let (rank, ranks) = (u64::from(part.share.index), u64::from(part.share.count));
+                let (number, stride) =
+                    (rank + ranks * part.thread as u64, ranks * part.threads as u64);
+                let gaps = Gaps::Constant { number, stride, rate: asked.rate, origin_ns };
                 Self { next_ns: constant_ns(origin_ns, number, asked.rate), gaps }
             }
             Arrivals::Poisson => {
@@ -98,7 +105,7 @@ impl Schedule {
                     seeds.u64(..);
                 }
                 let random = fastrand::Rng::with_seed(seeds.u64(..));
-                let mean_ns = asked.mean_gap_ns(part.threads);
+                let mean_ns = asked.mean_gap_ns(part.share, part.threads);
                 let gaps = Gaps::Poisson { random, mean_ns, place_ns: 0.0, origin_ns };
                 let mut schedule = Self { next_ns: origin_ns, gaps };
                 // An instant at the origin would be one too many.
@@ -118,8 +125,8 @@ impl Schedule {
     #[inline]
     pub fn advance(&mut self) {
         match &mut self.gaps {
-            Gaps::Constant { number, threads, rate, origin_ns } => {
-                *number += *threads;
+            Gaps::Constant { number, stride, rate, origin_ns } => {
+                *number += *stride;
                 self.next_ns = constant_ns(*origin_ns, *number, *rate);
             }
             Gaps::Poisson { random, mean_ns, place_ns, origin_ns } => {
@@ -135,11 +142,11 @@ impl Schedule {
     pub fn remaining(&self, end_ns: u64) -> u64 {
         let left_ns = end_ns.saturating_sub(self.next_ns);
         match &self.gaps {
-            &Gaps::Constant { number, threads, rate, origin_ns } => {
+            &Gaps::Constant { number, stride, rate, origin_ns } => {
                 let before_end =
-                    |count| constant_ns(origin_ns, number + count * threads, rate) < end_ns;
+                    |count| constant_ns(origin_ns, number + count * stride, rate) < end_ns;
                 // A division may be off by one.
-                let mut count = (left_ns as f64 * rate / (SECOND * threads) as f64) as u64;
+                let mut count = (left_ns as f64 * rate / (SECOND as f64 * stride as f64)) as u64;
                 while before_end(count) {
                     count += 1;
                 }
@@ -154,7 +161,7 @@ impl Schedule {
     }
 }
 
-/// Instant of a request of constant arrivals, by its number in the schedule of all threads.
+/// Instant of a request of constant arrivals, by its number in the whole schedule.
 #[inline]
 fn constant_ns(origin_ns: u64, number: u64, rate: f64) -> u64 {
     origin_ns.saturating_add((number as f64 * SECOND as f64 / rate) as u64)
@@ -173,7 +180,8 @@ mod tests {
     fn union(asked: &OpenLoop, threads: usize, end_ns: u64) -> Vec<u64> {
         let mut instants = Vec::new();
         for thread in 0..threads {
-            let mut schedule = Schedule::new(asked, Part { thread, threads, phase: 0 }, 0);
+            let mut schedule =
+                Schedule::new(asked, Part { share: Share::WHOLE, thread, threads, phase: 0 }, 0);
             while schedule.next_ns() < end_ns {
                 instants.push(schedule.next_ns());
                 schedule.advance();
@@ -216,7 +224,7 @@ mod tests {
                 let expected: Vec<u64> = (0..5).map(|number| number * seconds * SECOND).collect();
                 assert_eq!(instants, expected, "{rate}");
             }
-            let part = Part { thread: 0, threads: 1, phase: 0 };
+            let part = Part { share: Share::WHOLE, thread: 0, threads: 1, phase: 0 };
             let schedule = Schedule::new(&constant, part, 7);
             assert_eq!(schedule.remaining(7 + 4 * seconds * SECOND), 4);
             assert_eq!(schedule.remaining(8 + 4 * seconds * SECOND), 5);
@@ -244,8 +252,10 @@ mod tests {
     #[test]
     fn threads_and_phases_have_their_own_instants() {
         let asked = asked(1_000, Arrivals::Poisson, 7);
-        let first =
-            |thread, phase| Schedule::new(&asked, Part { thread, threads: 2, phase }, 0).next_ns();
+        let first = |thread, phase| {
+            Schedule::new(&asked, Part { share: Share::WHOLE, thread, threads: 2, phase }, 0)
+                .next_ns()
+        };
         let mut firsts = vec![first(0, 0), first(1, 0), first(0, 1), first(1, 1)];
         firsts.sort_unstable();
         firsts.dedup();
@@ -279,7 +289,7 @@ mod tests {
     fn remaining_instants_are_counted_without_consuming_them() {
         let exact = asked(44_100, Arrivals::Constant, 1);
         for threads in [1, 3] {
-            let part = Part { thread: threads - 1, threads, phase: 1 };
+            let part = Part { share: Share::WHOLE, thread: threads - 1, threads, phase: 1 };
             let mut schedule = Schedule::new(&exact, part, SECOND);
             for _ in 0..17 {
                 schedule.advance();
@@ -296,7 +306,11 @@ mod tests {
             }
         }
         let random = asked(1_000, Arrivals::Poisson, 5);
-        let schedule = Schedule::new(&random, Part { thread: 0, threads: 1, phase: 0 }, 0);
+        let schedule = Schedule::new(
+            &random,
+            Part { share: Share::WHOLE, thread: 0, threads: 1, phase: 0 },
+            0,
+        );
         assert_eq!(schedule.remaining(0), 0);
         assert!((9_900..=10_001).contains(&schedule.remaining(10 * SECOND)));
     }

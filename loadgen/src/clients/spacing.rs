@@ -177,6 +177,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::clients::plan::Share;
     use crate::clients::schedule::{OpenLoop, Part, SECOND, Schedule};
 
     /// Checks a schedule whose instants are changed.
@@ -187,7 +188,7 @@ mod tests {
         mut change: impl FnMut(u64) -> u64,
     ) -> Option<String> {
         let asked = OpenLoop { rate: rate as f64, arrivals, spin: Duration::ZERO, seed: 11 };
-        let part = Part { thread: 0, threads: 1, phase: 1 };
+        let part = Part { share: Share::WHOLE, thread: 0, threads: 1, phase: 1 };
         let mut schedule = Schedule::new(&asked, part, SECOND);
         let mut spacing = Spacing::new(arrivals, 1e9 / judged_rate as f64, 1);
         while schedule.next_ns() < 11 * SECOND {

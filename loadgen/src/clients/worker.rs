@@ -130,6 +130,7 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
         }
         if self.control.looping() {
             self.looping = true;
+            self.counters.totals.begun_ns = self.control.clock.now();
             match self.pacer.is_some() {
                 true => self.run_open_loop()?,
                 false => self.run_closed_loop()?,
@@ -147,7 +148,8 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
     /// connect waits for this loop.
     fn open(&mut self) -> io::Result<()> {
         let begin = self.control.clock.now();
-        let opening_max = (OPENING_MAX / self.plan.threads).max(1);
+        let of_rank = OPENING_MAX / self.plan.share.count as usize;
+        let opening_max = (of_rank / self.plan.threads).max(1);
         let interval_ns =
             self.plan.connect_rate.map_or(0.0, |rate| 1e9 * self.plan.threads as f64 / rate);
         let mut next = 0;

@@ -103,7 +103,14 @@ fn one(
     argv: &[String],
 ) -> Result<(Storm, Outcome), Failure> {
     let mut environment = Environment::capture();
-    let job = Job { args: run, command: None, argv: Vec::new(), label: String::new(), floor: None };
+    let job = Job {
+        args: run,
+        command: None,
+        argv: Vec::new(),
+        label: String::new(),
+        floor: None,
+        member: None,
+    };
     let (prepared, placement) = session.prepare(&job)?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..SEED_END));
     let load = Load {

@@ -26,6 +26,7 @@ use crate::machine::placement::{Placement, pin};
 use crate::machine::processes::Processes;
 use crate::machine::quota::{QuotaMeter, QuotaUse};
 use crate::progress::{self, Progress};
+use crate::ranks::{Member, Start};
 use crate::run::observer::Observer;
 use crate::run::server_page::{PageMeter, ServerPage};
 use crate::run::server_usage::{ServerMeter, ServerUsage};
@@ -80,6 +81,10 @@ pub struct Run {
 pub struct Measured {
     /// Counts of all threads.
     pub totals: Totals,
+    /// Start of the load.
+    pub start: Start,
+    /// True if the load was started; false if the connections were not opened before the end.
+    pub looped: bool,
     /// Counts of the measured window, in all and by interval.
     pub intervals: Intervals,
     /// Wall-clock time of the window's start.
@@ -108,13 +113,15 @@ pub struct Measured {
     pub signal: Option<i32>,
 }
 
-/// Measures a run, and reports its events to `observer`.
+/// Measures a run, and reports its events to `observer`. The load of a `member` starts at the
+/// instant that all ranks have agreed on.
 ///
 /// # Errors
 ///
 /// Those of eventfd(2), of starting a thread, of creating an engine, and of waiting for events.
 pub fn measure(
     run: &Run,
+    member: Option<&Member>,
     sender: &Sender<Event>,
     events: &Receiver<Event>,
     observer: &mut dyn Observer,
@@ -147,7 +154,8 @@ pub fn measure(
                 }
             }
         }
-        let mut controller = Controller::new(run, &control, events, observer, threads.len());
+        let mut controller =
+            Controller::new(run, member, &control, events, observer, threads.len());
         controller.signal = signal;
         controller.run(keep_open);
         let (mut totals, mut cpus) = (Totals::new(), Vec::new());
@@ -199,10 +207,16 @@ fn run_thread(
     Ok((totals, cpus))
 }
 
+/// Time until an instant of the realtime clock; zero if it has passed.
+fn until(instant: SystemTime) -> Duration {
+    instant.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
 /// The main thread during a run: begins and ends the phases, and reads the server's usage at the
 /// edges of the measured window.
 struct Controller<'a> {
     run: &'a Run,
+    member: Option<&'a Member>,
     control: &'a Arc<Control>,
     events: &'a Receiver<Event>,
     observer: &'a mut dyn Observer,
@@ -224,6 +238,7 @@ struct Controller<'a> {
     instants: [Duration; 3],
     /// Begin of the loop.
     begin_ns: u64,
+    start: Start,
     /// Start and end of the measured window.
     start_ns: u64,
     end_ns: u64,
@@ -235,6 +250,7 @@ struct Controller<'a> {
 impl<'a> Controller<'a> {
     fn new(
         run: &'a Run,
+        member: Option<&'a Member>,
         control: &'a Arc<Control>,
         events: &'a Receiver<Event>,
         observer: &'a mut dyn Observer,
@@ -245,6 +261,7 @@ impl<'a> Controller<'a> {
         let page = run.page.clone().map(meter);
         Self {
             run,
+            member,
             control,
             events,
             observer,
@@ -261,6 +278,12 @@ impl<'a> Controller<'a> {
             signal: None,
             instants: [pauses::now(); 3],
             begin_ns: 0,
+            start: Start {
+                agreed: None,
+                unix: SystemTime::now(),
+                monotonic: pauses::now(),
+                delay: Duration::ZERO,
+            },
             start_ns: 0,
             end_ns: NEVER,
             started: SystemTime::now(),
@@ -287,11 +310,11 @@ impl<'a> Controller<'a> {
         if slices.is_some() {
             self.control.clock.stop();
         }
-        let now = self.control.clock.now();
-        let head_start = self.run.plan.open.map_or(Duration::ZERO, |_| HEAD_START);
-        self.begin_ns = now + head_start.as_nanos() as u64;
-        self.start_ns = self.begin_ns;
         if complete {
+            self.await_start();
+        }
+        let now = self.set_begin();
+        if complete && self.signal.is_none() {
             slices.iter().for_each(|slices| slices.join(self.control, self.threads));
             self.warm_up();
             self.wait_until(self.start_ns);
@@ -317,6 +340,37 @@ impl<'a> Controller<'a> {
             self.wait(NEVER);
         }
         self.instants[2] = pauses::now();
+    }
+
+    /// Waits until shortly before the instant at which all ranks start. The realtime clock is read
+    /// again and again, since it may be set meanwhile.
+    fn await_start(&mut self) {
+        let Some(agreed) = self.member.and_then(Member::agree) else { return };
+        self.start.agreed = Some(agreed);
+        while self.signal.is_none() && self.finished < self.threads {
+            let left = until(agreed).saturating_sub(self.head_start());
+            if left.is_zero() {
+                return;
+            }
+            self.wait(self.control.clock.now() + left.min(POLL).as_nanos() as u64);
+        }
+    }
+
+    /// Sets the begin of the loop: the agreed instant, or as soon as possible if it has passed.
+    /// Returns the present time of the run's clock.
+    fn set_begin(&mut self) -> u64 {
+        let left = self.start.agreed.map(until).filter(|left| !left.is_zero());
+        let ahead = left.unwrap_or(self.head_start());
+        let now = self.control.clock.now();
+        self.start.unix = SystemTime::now() + ahead;
+        self.start.monotonic = pauses::now() + ahead;
+        self.begin_ns = now + ahead.as_nanos() as u64;
+        self.start_ns = self.begin_ns;
+        now
+    }
+
+    fn head_start(&self) -> Duration {
+        self.run.plan.open.map_or(Duration::ZERO, |_| HEAD_START)
     }
 
     /// Begins the loop and sets the measured window.
@@ -454,6 +508,11 @@ impl<'a> Controller<'a> {
             pauses: pauses::between(start, end),
             pauses_before: pauses::between(begin, start),
             intervals: self.intervals,
+            start: Start {
+                delay: Duration::from_nanos(totals.begun_ns.saturating_sub(self.begin_ns)),
+                ..self.start
+            },
+            looped: control.looping(),
             started,
             start_ns: self.start_ns,
             window: Duration::from_nanos(window_ns),

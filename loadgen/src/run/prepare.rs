@@ -12,6 +12,7 @@ use crate::exit::{self, Failure};
 use crate::machine::placement::{Cpus, Place, Placement, pin};
 use crate::machine::processes::Processes;
 use crate::machine::usage::capacity_of;
+use crate::ranks::Member;
 use crate::run::args::RunArgs;
 use crate::run::server_page::ServerPage;
 use crate::servers::embedded::{Ended, Server, ServerOptions};
@@ -33,6 +34,8 @@ pub struct Job<'a> {
     pub label: String,
     /// Lower bound of the machine's cost, for the record.
     pub floor: Option<Floor>,
+    /// Membership in a run of ranks.
+    pub member: Option<&'a Member>,
 }
 
 /// The server under test, while it runs.

@@ -4,8 +4,8 @@ use std::slice;
 use std::time::Duration;
 
 use lockstep_results::{
-    Cost, Environment, Fairness, Header, Latencies, Latency, Quota, Rate, Record, ServerProcess,
-    Statistic, Subject, Threshold,
+    Cost, Environment, Fairness, Header, Latencies, Latency, Quota, Rank, Rate, Record,
+    ServerProcess, Statistic, Subject, Threshold, format,
 };
 use lockstep_sys::cpus::format_list;
 
@@ -28,6 +28,7 @@ use crate::servers::embedded::Ended;
 pub(super) fn record(
     job: &Job<'_>,
     run: &Run,
+    seed: u64,
     cpus: &Cpus,
     subject: Subject,
     ended: Option<&Ended>,
@@ -41,12 +42,7 @@ pub(super) fn record(
     let rate = rate(run, &measured);
     let verdict = judge(&evidence(job, run, ended, &measured, &sides, rate.as_ref()));
     let mut record = Record {
-        header: Header::new(
-            "run",
-            measured.started,
-            job.argv.clone(),
-            Some(run.plan.pattern.seed()),
-        ),
+        header: Header::new("run", measured.started, job.argv.clone(), Some(seed)),
         valid: verdict.invalid_reasons.is_empty(),
         invalid_reasons: verdict.invalid_reasons,
         warnings: [
@@ -54,11 +50,12 @@ pub(super) fn record(
             sides.warnings(job, cpus, run),
             measured.server.page.iter().filter_map(PageUsage::warning).collect(),
             uneven_shards(run, statistics, &measured),
+            late_start(&measured),
             environment.warnings(),
         ]
         .concat(),
         interrupted: measured.signal.is_some(),
-        rank: None,
+        rank: rank(job, &measured),
         ranks: Vec::new(),
         merge: None,
         subject,
@@ -137,6 +134,22 @@ fn published(side: &Side<'_>, page: &PageUsage) -> Option<Cost> {
         counted_by: Some(between.counted_by.to_owned()),
         ..cost
     })
+}
+
+/// Place of the record among those of its run.
+fn rank(job: &Job<'_>, measured: &Measured) -> Option<Rank> {
+    let window = measured.looped.then_some((measured.warmup, measured.window));
+    Some(job.member?.rank(&measured.start, window))
+}
+
+/// Warns of a load that started after the instant that was asked for.
+fn late_start(measured: &Measured) -> Vec<String> {
+    let late = measured.start.late().filter(|_| measured.looped);
+    let warning = |late: Duration| {
+        let late = format::duration(late.as_nanos() as u64);
+        format!("late-start: the load started {late} after the agreed instant")
+    };
+    late.map(warning).into_iter().collect()
 }
 
 /// Warns of work that was not spread over the server's shards.
@@ -265,7 +278,7 @@ fn rate(run: &Run, measured: &Measured) -> Option<Rate> {
     }
     let own = (!open.own_lateness.is_empty()).then(|| open.own_lateness.value_at_quantile(0.99));
     Some(Rate {
-        planned_per_s: plan.rate,
+        planned_per_s: run.plan.share.rate(plan.rate),
         achieved_per_s: per_second(open.sent_in_time, span_ns),
         arrivals: plan.arrivals.name().to_owned(),
         planned: open.planned,

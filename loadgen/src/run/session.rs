@@ -8,7 +8,7 @@ use std::time::Duration;
 use lockstep_results::{Environment, Floor, Record, Threshold};
 
 use crate::clients::pattern::Pattern;
-use crate::clients::plan::Plan;
+use crate::clients::plan::{Plan, Share};
 use crate::clients::slices::{self, SliceHandle};
 use crate::clients::socket::Target;
 use crate::event::{Event, FinishGuard};
@@ -19,6 +19,7 @@ use crate::machine::placement::{Cpus, Place, Placement, pin};
 use crate::machine::ports;
 use crate::machine::signals;
 use crate::options::SEED_END;
+use crate::ranks::Member;
 use crate::run::args::RunArgs;
 use crate::run::floor;
 use crate::run::live::Live;
@@ -39,18 +40,26 @@ pub struct Finished {
     pub code: u8,
 }
 
-/// Runs one measurement in a session of its own.
+/// Runs one measurement in a session of its own, with the options of this process and its
+/// membership in a run of ranks.
 ///
 /// # Errors
 ///
 /// Those of [`Session::check`] and [`Session::run`], and an output file that must not be written.
-pub fn run(args: &RunArgs, argv: Vec<String>, live: &mut Live) -> Result<Finished, Failure> {
+pub fn run(
+    args: &RunArgs,
+    member: Option<&Member>,
+    argv: Vec<String>,
+    live: &mut Live,
+) -> Result<Finished, Failure> {
     args.output.check()?;
     let session = Session::start()?;
     session.check(args)?;
     let floor = session.floor(args, &[args.conns]);
-    let job = Job { args, command: None, argv, label: String::new(), floor };
-    session.run_observed(&job, !live.prints(), live)
+    let job = Job { args, command: None, argv, label: String::new(), floor, member };
+    // One progress line for a terminal that several ranks may share.
+    let first = member.is_none_or(|member| member.share.index == 0);
+    session.run_observed(&job, first && !live.prints(), live)
 }
 
 /// State that all runs of this process share.
@@ -284,16 +293,19 @@ fn run_job(
         .map_err(|error| usage(error).hint(ports::HINT))?;
     let threads = args.generator.threads.unwrap_or(placement.client.len().min(args.conns as usize));
     let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..SEED_END));
+    let share = job.member.map_or(Share::WHOLE, |member| member.share);
+    let own_seed = share.seed(seed);
     let run = Run {
         plan: Plan {
             engine: args.engine(),
             target,
             service: args.service,
-            pattern: Pattern::new(args.size, seed),
+            pattern: Pattern::new(args.size, own_seed),
             timeout: args.generator.timeout,
             connect_rate: args.generator.connect_rate,
             threads,
-            open: args.open_loop(seed),
+            share,
+            open: args.open_loop(own_seed),
             spin: args.spin_closed(),
             interval_ns: args.interval().as_nanos() as u64,
             slices,
@@ -307,7 +319,7 @@ fn run_job(
         page: server.page.clone(),
         progress: progress.then(|| job.label.clone()),
     };
-    let measured = measure(&run, sender, events, observer)?;
+    let measured = measure(&run, job.member, sender, events, observer)?;
     let (subject, ended) = server.stop(job);
     environment.capture_after();
     let failures = &measured.totals.failures;
@@ -319,8 +331,9 @@ fn run_job(
         valid: false,
         held: false,
     };
-    let record = record(job, &run, cpus, subject, ended.as_ref(), environment, measured);
-    outcome.valid = record.valid;
+    let record = record(job, &run, seed, cpus, subject, ended.as_ref(), environment, measured);
+    // Launchers may end all ranks if one exits with an error. The whole run is judged by the merge.
+    outcome.valid = record.valid || job.member.is_some_and(Member::is_one_of_several);
     outcome.held = !record.thresholds.iter().any(Threshold::missed);
     Ok(Finished { record, code: outcome.code() })
 }

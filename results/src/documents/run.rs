@@ -22,6 +22,9 @@ use crate::{Document, Environment, Floor, Header, Latencies, Merge, Rank, RankRo
 /// used up: it then affects one exchange in a hundred, and so the 99th percentile.
 const THROTTLED: f64 = 0.01;
 
+/// Longest part of a file's name before the run and the rank, in characters.
+const SHORT_STEM_MAX: usize = 40;
+
 /// One measured run.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -136,7 +139,15 @@ impl Document for Record {
     }
 
     fn stem(&self) -> String {
-        format!("{}-{}x{}", self.subject.name, self.conns, self.size)
+        let stem = format!("{}-{}x{}", self.subject.name, self.conns, self.size);
+        match &self.rank {
+            Some(Rank { index, count, run_id, .. }) if *count > 1 => {
+                // A long name of a target must not displace the rank.
+                let stem: String = stem.chars().take(SHORT_STEM_MAX).collect();
+                format!("{stem}-{run_id}-rank{index}of{count}")
+            }
+            _ => stem,
+        }
     }
 
     /// `mio, 1,000 connections x 64 bytes: 78.8k exchanges/s, p99 20.8ms`.
@@ -154,6 +165,19 @@ impl Document for Record {
 
     fn circumstances(&self) -> Vec<Circumstance> {
         notes::circumstances(self)
+    }
+}
+
+impl Record {
+    /// Line about one of several ranks: its place, its result, and the delay of its start.
+    pub fn rank_line(&self) -> Option<String> {
+        let rank = self.rank.as_ref()?;
+        let errors = match self.errors_total {
+            0 => String::new(),
+            total => format!("; {}", crate::text::plural(total, "error")),
+        };
+        let punctuality = rank.punctuality().map(|it| format!("; {it}")).unwrap_or_default();
+        Some(format!("{}: {}{errors}{punctuality}\n", rank.place(), self.title()))
     }
 }
 

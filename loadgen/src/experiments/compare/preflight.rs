@@ -67,6 +67,7 @@ fn exchange(session: &Session, base: &RunArgs, entry: &Entry) -> Result<(), Fail
         argv: Vec::new(),
         label: format!("trying {}", entry.name),
         floor: None,
+        member: None,
     })?;
     match finished.code {
         // One exchange is too short for a valid measurement.

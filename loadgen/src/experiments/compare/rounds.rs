@@ -169,7 +169,7 @@ impl<'a> Rounds<'a> {
         );
         let (argv, command) =
             (self.plan.header.argv.clone(), self.entries[index].subject.command());
-        Job { args, command, argv, label, floor: shared.floor.clone() }
+        Job { args, command, argv, label, floor: shared.floor.clone(), member: None }
     }
 
     /// Takes the result of a run. A subject may fail once without ending the comparison.

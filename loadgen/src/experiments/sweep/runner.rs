@@ -56,7 +56,7 @@ impl<'a> Runner<'a> {
         self.session.check_signal()?;
         args.generator.seed = Some(self.rng.u64(..SEED_END));
         let (argv, command) = (self.argv.clone(), self.command);
-        let job = Job { args: &args, command, argv, label, floor: None };
+        let job = Job { args: &args, command, argv, label, floor: None, member: None };
         let finished = self.session.run_observed(&job, true, observer)?;
         let record = finished.record;
         if record.interrupted {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::clients::connection::Service;
 use crate::clients::engine::Engine;
 use crate::clients::pattern::Pattern;
-use crate::clients::plan::Plan;
+use crate::clients::plan::{Plan, Share};
 use crate::clients::socket::Target;
 use crate::exit::{self, Failure};
 use crate::machine::placement::Placement;
@@ -219,6 +219,7 @@ fn run(spec: &str) -> Result<(), Failure> {
             timeout: spec.timeout,
             connect_rate: spec.connect_rate,
             threads: spec.threads,
+            share: Share::WHOLE,
             open: None,
             spin: spec.spin,
             slices: None,
@@ -235,7 +236,7 @@ fn run(spec: &str) -> Result<(), Failure> {
     };
     pauses::watch().map_err(|error| failed(describe(&error)))?;
     let (sender, events) = channel();
-    let measured = measure(&run, &sender, &events, &mut Controlled)?;
+    let measured = measure(&run, None, &sender, &events, &mut Controlled)?;
     let (totals, window, pauses) = (measured.totals, measured.intervals.total, measured.pauses);
     let counted = Counted {
         exchanges: window.exchanges,

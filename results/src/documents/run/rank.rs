@@ -28,9 +28,10 @@ pub struct Rank {
     pub count: u32,
     /// Identifier that all ranks of the run have in common.
     pub run_id: String,
-    /// Source of index and count: `--rank`, or environment variables such as `PMI_RANK, PMI_SIZE`.
+    /// Source of index and count: `--rank`, or environment variables such as `PMI_RANK, PMI_SIZE`;
+    /// `default` if only a start instant was given.
     pub source: String,
-    /// Source of the start instant: `--start-at` or `PMI`.
+    /// Source of the start instant: `--start-at` or `PMI`; `none` if the rank did not wait for one.
     pub start_source: String,
     /// Digest of the options that all ranks must have in common.
     pub options_digest: String,
@@ -53,6 +54,21 @@ pub struct Rank {
     pub clock_before: Option<ClockState>,
     /// Clock of the machine after the run.
     pub clock_after: Option<ClockState>,
+}
+
+impl Rank {
+    /// `rank 2 of 4`.
+    pub(super) fn place(&self) -> String {
+        format!("rank {} of {}", self.index, self.count)
+    }
+
+    /// `started 0.30ms after the agreed instant`, if there was one.
+    pub(super) fn punctuality(&self) -> Option<String> {
+        let (planned, start) = (self.planned_start_unix_us, self.start_unix_us);
+        let side = if start < planned { "before" } else { "after" };
+        let delay = duration_us(start.abs_diff(planned));
+        (self.start_source != "none").then(|| format!("started {delay} {side} the agreed instant"))
+    }
 }
 
 /// State of the realtime clock, as a time daemon has set it in the kernel (adjtimex(2)). Not a

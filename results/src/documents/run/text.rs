@@ -73,7 +73,11 @@ fn header(record: &Record) -> String {
         ),
         _ => format!("server {}{server_place}{how}", subject.addr),
     };
-    line(&client) + "\n" + &line(&server) + "\n"
+    let rank = record.rank.as_ref().map(|rank| {
+        let punctuality = rank.punctuality().map(|it| format!(", {it}")).unwrap_or_default();
+        line(&format!("{} of run {}{punctuality}", rank.place(), rank.run_id)) + "\n"
+    });
+    line(&client) + "\n" + &line(&server) + "\n" + &rank.unwrap_or_default()
 }
 
 fn throughput(record: &Record) -> String {

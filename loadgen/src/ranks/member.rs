@@ -1,0 +1,229 @@
+//! Membership of this process in a run of several ranks: its share, and all that the ranks have in
+//! common.
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lockstep_results::{Rank, SCHEMA, digest};
+
+use crate::clients::intervals::LATENCY_MAX_NS;
+use crate::clients::plan::Share;
+use crate::exit::{self, Failure};
+use crate::options::SEED_END;
+use crate::ranks::args::RankArgs;
+use crate::ranks::instant;
+use crate::ranks::launcher::{Place, place};
+use crate::run::args::{LiveArgs, RunArgs};
+use crate::run::warmup::Warmup;
+
+/// Delay of a start that is tolerated.
+const DEADLINE: Duration = Duration::from_millis(10);
+
+/// Membership of this process in a run.
+#[derive(Debug)]
+pub struct Member {
+    /// Share of the run's load.
+    pub share: Share,
+    source: String,
+    run_id: String,
+    options_digest: String,
+    start_at: Option<SystemTime>,
+}
+
+/// Start of the load of this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// Instant that the ranks have agreed on; `None` if this process did not wait for one.
+    pub agreed: Option<SystemTime>,
+    /// The begin of warm-up and window on the realtime clock.
+    pub unix: SystemTime,
+    /// The begin on CLOCK_MONOTONIC.
+    pub monotonic: Duration,
+    /// Delay of the last thread that began to send.
+    pub delay: Duration,
+}
+
+impl Start {
+    /// Delay after the agreed instant, if it is not tolerated.
+    pub fn late(&self) -> Option<Duration> {
+        (self.unix + self.delay).duration_since(self.agreed?).ok().filter(|late| *late > DEADLINE)
+    }
+}
+
+impl Member {
+    /// Finds the place of this process, and checks that the options fit a run of several ranks.
+    /// Returns `None` without any of the options of ranks. `variable` returns the value of an
+    /// environment variable.
+    ///
+    /// # Errors
+    ///
+    /// [`exit::USAGE`] with the option that is missing or not possible.
+    pub fn new(
+        ranks: &RankArgs,
+        (run, live): (&RunArgs, &LiveArgs),
+        variable: impl Fn(&str) -> Option<String>,
+        now: SystemTime,
+    ) -> Result<Option<Self>, Failure> {
+        if ranks.is_empty() {
+            return Ok(None);
+        }
+        let alone = || Place { index: 0, count: 1, source: "default".to_owned(), job: None };
+        let place = match ranks.ranks {
+            None => alone(),
+            Some(count) => place(ranks.rank, count, variable)?,
+        };
+        let share = Share { index: place.index, count: place.count };
+        if share.count > 1 {
+            check(run, live, share.count)?;
+            if ranks.start_at.is_none() {
+                let error = format!("{} ranks need --start-at, the same for all", share.count);
+                let hint = "compute it once, such as --start-at $(($(date +%s) + 20))";
+                return Err(Failure::new(exit::USAGE, error).hint(hint));
+            }
+        }
+        ranks.start_at.map_or(Ok(()), |start| instant::check(start, now))?;
+        let options = common(run, share.count);
+        let run_id = ranks.run_id.clone().or(place.job).unwrap_or_else(|| {
+            let start = ranks.start_at.unwrap_or(now);
+            digest(&format!("{options}start {}\n", unix_us(start)))
+        });
+        Ok(Some(Self {
+            share,
+            source: place.source,
+            run_id,
+            options_digest: digest(&options),
+            start_at: ranks.start_at,
+        }))
+    }
+
+    /// True if the run has several ranks.
+    pub fn is_one_of_several(&self) -> bool {
+        self.share.count > 1
+    }
+
+    /// The options of this rank: its connections, requests and connect rate, and the same seed as
+    /// all others. `--rate` remains the whole run's, since a rank takes its instants of the
+    /// schedule of all. The floor is not measured: other ranks may be on this machine.
+    #[must_use]
+    pub fn options(&self, run: &RunArgs) -> RunArgs {
+        if !self.is_one_of_several() {
+            return run.clone();
+        }
+        let mut own = run.with_conns(self.share.of(run.conns.into()) as u32);
+        own.requests = run.requests.map(|requests| self.share.of(requests));
+        own.no_floor = true;
+        let generator = &mut own.generator;
+        generator.connect_rate = generator.connect_rate.map(|rate| self.share.rate(rate));
+        generator.seed.get_or_insert_with(|| seed(&self.run_id));
+        own
+    }
+
+    /// Returns the instant at which the load of all ranks starts; `None` if it starts as soon as
+    /// this process is ready. Called when the connections are open.
+    pub fn agree(&self) -> Option<SystemTime> {
+        self.start_at
+    }
+
+    /// Description for standard error, before the run.
+    pub fn announcement(&self) -> String {
+        let Self { share, run_id, source, .. } = self;
+        let start = self.start_at.map(humantime::format_rfc3339_millis);
+        match (self.is_one_of_several(), start) {
+            (false, None) => format!("rank 0 of 1 of run {run_id} ({source})"),
+            (false, Some(start)) => format!("the load starts at {start}"),
+            (true, start) => {
+                let start = start.map(|start| format!(", starts at {start}")).unwrap_or_default();
+                format!("rank {} of {} of run {run_id} ({source}){start}", share.index, share.count)
+            }
+        }
+    }
+
+    /// Returns the rank's part of its record, with its measured window: its distance from the start
+    /// of the load and its length. A load that did not start has none.
+    pub fn rank(&self, start: &Start, window: Option<(Duration, Duration)>) -> Rank {
+        let planned = start.agreed.unwrap_or(start.unix);
+        let (warmup, length) = window.unwrap_or_default();
+        Rank {
+            index: self.share.index,
+            count: self.share.count,
+            run_id: self.run_id.clone(),
+            source: self.source.clone(),
+            start_source: start.agreed.map_or("none", |_| "--start-at").to_owned(),
+            options_digest: self.options_digest.clone(),
+            planned_start_unix_us: unix_us(planned),
+            start_unix_us: unix_us(start.unix + start.delay),
+            start_monotonic_us: (start.monotonic + start.delay).as_micros() as u64,
+            window_start_unix_us: unix_us(start.unix + warmup),
+            window_end_unix_us: unix_us(start.unix + warmup + length),
+            met_deadline: window.is_some() && start.late().is_none(),
+            ..Rank::default()
+        }
+    }
+}
+
+/// Checks options that do not depend on the rank, so that all ranks report the same.
+fn check(run: &RunArgs, live: &LiveArgs, count: u32) -> Result<(), Failure> {
+    let refused = |error: String, hint: &str| Err(Failure::new(exit::USAGE, error).hint(hint));
+    let to_stdout = run.output.json || live.json_lines;
+    let path = run.output.path.as_ref();
+    let few = |what: &str, number: u64| {
+        format!("{what} {number} is less than --ranks {count}: some would have nothing to do")
+    };
+    match (&run.target, run.requests) {
+        (None, _) => refused(format!("{count} ranks start no server"), "give the HOST:PORT of one"),
+        _ if run.conns < count => refused(few("--conns", run.conns.into()), "--conns is the sum"),
+        (_, Some(requests)) if requests < count.into() => {
+            refused(few("--requests", requests), "--requests is the sum of all ranks")
+        }
+        _ if run.warmup == Warmup::Auto => refused(
+            "--warmup auto would end at another instant in each rank".to_owned(),
+            "give it a time, such as --warmup 1s",
+        ),
+        _ if !run.fail_if.is_empty() => refused(
+            "--fail-if is for a whole run, not for one of its ranks".to_owned(),
+            "test the record that loadgen merge writes",
+        ),
+        _ if path.map_or(!to_stdout, |path| !path.is_dir()) => refused(
+            format!("{count} ranks write {count} records"),
+            "give -o a directory that exists, or --json",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Lists the options that all ranks must have in common, one on a line. Threads, CPUs and output
+/// may differ.
+fn common(run: &RunArgs, count: u32) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &dyn std::fmt::Debug| {
+        let _infallible = writeln!(text, "{name} {value:?}");
+    };
+    line("version", &env!("CARGO_PKG_VERSION"));
+    line("schema", &SCHEMA);
+    line("latency_max_ns", &LATENCY_MAX_NS);
+    line("ranks", &count);
+    line("target", &run.target);
+    line("service", &run.service.name());
+    line("conns", &run.conns);
+    line("size", &run.size);
+    line("duration", &run.duration);
+    line("requests", &run.requests);
+    line("rate", &run.rate);
+    line("arrivals", &run.generator.arrivals.unwrap_or_default().name());
+    line("warmup", &run.warmup);
+    line("interval", &run.interval());
+    line("timeout", &run.generator.timeout);
+    line("connect_rate", &run.generator.connect_rate);
+    line("seed", &run.generator.seed);
+    text
+}
+
+/// Seed that all ranks of a run derive without communicating.
+fn seed(run_id: &str) -> u64 {
+    let digest = u64::from_str_radix(&digest(run_id), 16).unwrap_or_default();
+    digest % SEED_END
+}
+
+fn unix_us(instant: SystemTime) -> u64 {
+    instant.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}

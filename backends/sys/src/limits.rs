@@ -55,7 +55,8 @@ pub fn hint(errno: &str) -> Option<String> {
         "EAGAIN" => {
             let pids = pids_max().map(|pids| format!("pids.max of the cgroup ({pids})"));
             let user = soft(Resource::Nproc).map(|count| format!("ulimit -u ({count})"));
-            let machine = threads_of_machine().map(|count| format!("kernel.threads-max ({count})"));
+            let machine =
+                sysctl("kernel/threads-max").map(|count| format!("kernel.threads-max ({count})"));
             ("threads", vec![pids, user, memory, machine])
         }
         "ENOMEM" => ("memory", vec![memory, Some("memory of the cgroup or machine".to_owned())]),
@@ -97,11 +98,18 @@ fn smallest(folder: &str) -> Option<u64> {
         .min()
 }
 
-/// Returns the number of threads that may exist on this machine: the smaller of
-/// `kernel.pid_max`, which numbers them, and `kernel.threads-max`. `None` if neither is readable.
-pub fn threads_of_machine() -> Option<u64> {
-    let read = |name| sysctl(&format!("kernel/{name}"))?.parse().ok();
-    ["pid_max", "threads-max"].into_iter().filter_map(read).min()
+/// Returns the number of threads that this process may have beside others, and the name of the limit:
+/// the least of `kernel.pid_max`, which numbers them, `kernel.threads-max`, and `pids.max` of the
+/// cgroup. `None` if none is readable.
+pub fn threads() -> Option<(u64, &'static str)> {
+    let read = |name| sysctl(name)?.parse().ok();
+    let limits = [
+        (read("kernel/pid_max"), "kernel.pid_max"),
+        (read("kernel/threads-max"), "kernel.threads-max"),
+        (pids_max(), "pids.max of the cgroup"),
+    ];
+    let limits = limits.into_iter().filter_map(|(limit, name)| Some((limit?, name)));
+    limits.min_by_key(|&(limit, _)| limit)
 }
 
 /// Returns the number of threads, of one connection each, that this process has mappings for
@@ -130,7 +138,7 @@ mod tests {
         assert_eq!(threads_that_fit(None), 32_253);
         assert_eq!(threads_that_fit(Some(7)), 0);
         assert!(threads_of_process() > 0);
-        assert!(threads_of_machine().is_some_and(|threads| threads > 1));
+        assert!(threads().is_some_and(|(threads, _)| threads > 1));
     }
 
     #[test]

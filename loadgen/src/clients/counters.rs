@@ -117,6 +117,11 @@ impl OpenTotals {
 }
 
 impl Totals {
+    /// Number of connections without an exchange in the measured window.
+    pub fn silent(&self) -> u64 {
+        self.per_connection.iter().filter(|&&exchanges| exchanges == 0).count() as u64
+    }
+
     /// Returns zero counts for all threads.
     pub fn new() -> Self {
         Self::with(histogram)

@@ -5,12 +5,14 @@
 //! that drift is not taken for an effect of the load; a search (`search`) chooses its levels. A run
 //! that is INVALID is repeated, up to three in all. In a
 //! closed loop over connections, opening and idle memory are measured too (`idle`), and a level
-//! that needs more descriptors than a process may have is divided among processes (`processes`).
+//! that needs more descriptors than a process may have is divided among processes (`processes`). What
+//! a level needs is computed before (`needs`), and one that this machine cannot measure is omitted.
 
 mod args;
 mod cells;
 mod idle;
 mod levels;
+mod needs;
 mod processes;
 mod runner;
 mod search;
@@ -19,7 +21,8 @@ mod worker;
 use std::io::{self, Write};
 
 use lockstep_results::{
-    Axis, Bound, Environment, Header, Outcome, Point, Purpose, Record, SloResult, Sweep, SweepPlan,
+    Axis, Bound, Environment, Header, Omission, Outcome, Point, Purpose, Record, SloResult, Sweep,
+    SweepPlan,
 };
 
 pub use args::SweepArgs;
@@ -34,6 +37,7 @@ use crate::run::Session;
 use crate::run::args::RunArgs;
 use crate::run::condition::{Condition, Verdict};
 use cells::Cell;
+use needs::Limits;
 use runner::Runner;
 use search::{Found, Next, Observation, Search, TOLERANCE};
 
@@ -65,7 +69,8 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Fai
     let seed = args.generator.seed.unwrap_or_else(|| fastrand::u64(..SEED_END));
     let placement = session.placement(&base);
     let plan = plan(args, &base, &argv, seed, placement);
-    let (cells, omitted) = cells::cells(args, &base, &plan);
+    let limits = Limits::read();
+    let (cells, omitted) = cells::cells(args, &base, &plan, &limits).map_err(usage)?;
     let most = args.conns_max();
     session.check(&match cells.first() {
         // What the machine cannot run has been omitted.
@@ -73,8 +78,7 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Fai
         _ => base.with_conns(most),
     })?;
     if let (true, Some(omission)) = (cells.is_empty(), omitted.first()) {
-        let error = format!("nothing can be measured: {}", omission.reason);
-        return Err(Failure::new(exit::UNAVAILABLE, error));
+        return Err(nothing(omission));
     }
     let environment = Environment::capture();
     let floor = session.floor(&base, &[most]);
@@ -90,7 +94,7 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Fai
     };
     let mut runner = Runner::new(session, args.command.as_ref(), argv, seed);
     let result = match args.slo.is_empty() {
-        true => levels(&mut runner, &mut sweep, cells),
+        true => levels(&mut runner, &mut sweep, cells, &limits),
         false => search(&mut runner, &mut sweep, &base, args),
     };
     if !runner.subjects.is_empty() {
@@ -105,6 +109,9 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Fai
         sweep.points.iter_mut().for_each(|point| point.subject = None);
     }
     match result {
+        Ok(()) if sweep.points.is_empty() && !sweep.omitted.is_empty() => {
+            Err(nothing(&sweep.omitted[0]))
+        }
         Err(failure) if sweep.points.is_empty() => {
             if failure.error.is_empty() {
                 let _ = writeln!(io::stderr(), "interrupted: no level was over");
@@ -129,9 +136,16 @@ fn code(sweep: &Sweep) -> u8 {
     match &sweep.slo {
         Some(slo) if slo.rate_per_s.is_some() => 0,
         Some(slo) if slo.bound == Bound::Objectives => exit::THRESHOLD,
-        None if sweep.is_complete() => 0,
-        _ => exit::INVALID,
+        None if !sweep.is_complete() => exit::INVALID,
+        None if !sweep.omitted.is_empty() => exit::UNAVAILABLE,
+        None => 0,
+        Some(_) => exit::INVALID,
     }
+}
+
+/// The failure of a sweep without a level that this machine can measure.
+fn nothing(omission: &Omission) -> Failure {
+    Failure::new(exit::UNAVAILABLE, format!("nothing can be measured: {}", omission.reason))
 }
 
 fn plan(
@@ -169,8 +183,14 @@ fn plan(
     }
 }
 
-/// Measures every cell in every round, in random order, and those that are INVALID again.
-fn levels(runner: &mut Runner<'_>, sweep: &mut Sweep, mut cells: Vec<Cell>) -> Result<(), Failure> {
+/// Measures every cell in every round, in random order, and those that are INVALID again. A cell for
+/// which memory has become too short is omitted.
+fn levels(
+    runner: &mut Runner<'_>,
+    sweep: &mut Sweep,
+    mut cells: Vec<Cell>,
+    limits: &Limits,
+) -> Result<(), Failure> {
     let all = sweep.plan.rounds as usize * cells.len();
     let several = cells.iter().any(|cell| cell.args.backend != cells[0].args.backend);
     let unit = if sweep.plan.axis == Axis::Rate { "/s" } else { " connections" };
@@ -191,6 +211,13 @@ fn levels(runner: &mut Runner<'_>, sweep: &mut Sweep, mut cells: Vec<Cell>) -> R
                 let backend = &cell.args.backend;
                 let server = if several { format!("{backend}, ") } else { String::new() };
                 let label = format!("{number}, {server}{}{unit}", cell.level);
+                if let Some(omission) = runner.await_memory(cell, limits)? {
+                    sweep.omitted.retain(|other| {
+                        (&other.subject, other.level) != (&omission.subject, omission.level)
+                    });
+                    sweep.omitted.push(omission);
+                    continue;
+                }
                 let point = runner.measure(cell, round, label)?;
                 invalid.extend((point.outcome == Outcome::Invalid).then_some(cell));
                 sweep.points.push(point);

@@ -1,7 +1,9 @@
 //! Memory of processes and of the kernel (proc(5)).
 
 use std::fs;
+use std::path::Path;
 
+use lockstep_results::cgroup::{groups_of, memory_left};
 use procfs::process::Process;
 use procfs::{Current, Meminfo};
 use rustix::process::Pid;
@@ -29,6 +31,19 @@ impl Kernel {
             tcp_bytes: pages * rustix::param::page_size() as u64,
         }
     }
+}
+
+/// Returns the bytes of memory that this process and its children may still take, and what limits
+/// them: `MemAvailable` of `/proc/meminfo`, or the limit of a control group. `None` if neither is
+/// readable.
+pub fn left() -> Option<(u64, String)> {
+    let machine = Meminfo::current().ok().and_then(|meminfo| meminfo.mem_available);
+    let machine = machine.map(|bytes| (bytes, "this machine".to_owned()));
+    let groups = groups_of(Path::new("/"), &["self".to_owned()], "memory").into_iter();
+    let groups = groups.filter_map(|group| {
+        Some((memory_left(&group)?, format!("the control group {}", group.display())))
+    });
+    groups.chain(machine).min()
 }
 
 /// Reads the memory of a process that no file backs, in bytes, counted page by page; `None` if the

@@ -460,7 +460,12 @@ impl<'a> Controller<'a> {
                 let now = self.control.clock.now();
                 self.control.cut(now, now + PATIENCE_NS);
             }
-            Err(RecvTimeoutError::Timeout) => self.progress.show(self.control, self.run.conns),
+            Err(RecvTimeoutError::Timeout) => {
+                self.progress.show(self.control, self.run.conns);
+                if self.opened < self.threads {
+                    self.observer.opening(self.control.progress().0);
+                }
+            }
             Ok(Event::Resolved(_) | Event::Ready(_)) | Err(RecvTimeoutError::Disconnected) => {}
         }
     }

@@ -14,6 +14,11 @@ pub trait Observer {
         let _ = (server, sleep);
     }
 
+    /// Connections are being opened, `opened` so far.
+    fn opening(&mut self, opened: u64) {
+        let _ = opened;
+    }
+
     /// Every connection has been opened and has had its first exchange, in the time `opening`. The
     /// connections stay idle until this returns.
     fn opened(&mut self, server: &[Pid], opening: Duration) {

@@ -75,7 +75,7 @@ pub(super) fn record(
         errors_total: measured.totals.failures.total(),
         unserved: measured.totals.unserved,
         outstanding: positive(measured.totals.outstanding),
-        conns_without_exchange: positive(silent(&measured.totals)),
+        conns_without_exchange: positive(measured.totals.silent()),
         sent: Some(measured.totals.sent),
         latency: latencies(&measured, &job.args.percentiles),
         client: Cost {
@@ -177,11 +177,6 @@ fn threshold(condition: &Condition, record: &Record) -> Threshold {
     Threshold { expression: condition.to_string(), value, held, undecided }
 }
 
-/// Number of connections without an exchange in the measured window.
-fn silent(totals: &Totals) -> u64 {
-    totals.per_connection.iter().filter(|&&exchanges| exchanges == 0).count() as u64
-}
-
 fn positive(count: u64) -> Option<u64> {
     Some(count).filter(|&count| count > 0)
 }
@@ -238,7 +233,7 @@ fn evidence(
         outstanding: totals.outstanding,
         longest_wait_ns: totals.longest_wait_ns,
         // Otherwise not every connection has something to do.
-        silent: if run.plan.open.is_none() && run.requests.is_none() { silent(totals) } else { 0 },
+        silent: if run.plan.open.is_none() && run.requests.is_none() { totals.silent() } else { 0 },
         exchanges: measured.intervals.total.exchanges,
         wrong_replies: totals.failures.wrong_replies(),
         conns: run.conns.into(),

@@ -3,6 +3,7 @@
 mod backlog;
 mod compare;
 mod connection_failures;
+mod control_groups;
 mod destinations;
 mod embedded;
 mod engine;

@@ -3,11 +3,14 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
+use std::thread;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::control_groups::Group;
 use crate::harness::{Finished, Running, loadgen, run, skip, wait_until};
 
 const BRIEF: [&str; 6] = ["sweep", "--duration", "300ms", "--warmup", "50ms", "--json"];
@@ -139,16 +142,110 @@ fn signal_keeps_the_finished_cells() {
     assert_accounted(point, point["level"].as_u64().unwrap());
 }
 
+/// Asserts that the sweep measured some levels, and left out others: it exits with 3, or with 8 if
+/// a level that it measured is INVALID.
+#[track_caller]
+fn assert_left_out(finished: &Finished) {
+    assert!(matches!(finished.code, Some(3 | 8)), "{finished:#?}");
+    assert!(!points(finished).is_empty(), "{finished:#?}");
+}
+
+/// The limit of descriptors decides how many processes there are, and how many connections each has.
+#[test]
+fn few_descriptors_take_several_processes() {
+    let script = "ulimit -n 700; exec \"$@\" --backend mio --conns 20,2000 --no-floor";
+    let mut limited = Command::new("sh");
+    limited.args(["-c", script, "sh", env!("CARGO_BIN_EXE_loadgen")]).args(BRIEF);
+    let finished = Running::start(&mut limited).finish();
+    finished.assert_measured();
+    let points = points(&finished);
+    for point in &points {
+        let conns = point["level"].as_u64().unwrap();
+        assert_accounted(point, conns);
+        if conns == 20 {
+            assert!(point["server_processes"].is_null(), "{point}");
+            continue;
+        }
+        // 444 connections fit a process. An even share is at most 335, since a hash spreads them.
+        assert_eq!(
+            (&point["server_processes"], &point["client_processes"]),
+            (&6.into(), &6.into())
+        );
+        let accepted = point["accepted"].as_array().unwrap();
+        let accepted: Vec<u64> = accepted.iter().map(|count| count.as_u64().unwrap()).collect();
+        assert_eq!((accepted.len(), accepted.iter().sum()), (6, 2000), "{point}");
+        assert!(accepted.iter().all(|&count| count <= 444), "{point}");
+    }
+    assert!(points.iter().any(|point| point["level"] == 2000), "{finished:#?}");
+}
+
+#[test]
+fn level_without_memory_is_left_out() {
+    let (v1, v2) = (("memory.limit_in_bytes", "400000000"), ("memory.max", "400000000"));
+    let Some(group) = Group::new("memory-limits", "memory", &[v1], &[v2]) else { return };
+    let args = ["--backend", "mio", "--conns", "20,90k", "--no-floor"];
+    let inside = group.command(&loadgen(&[&BRIEF[..], &args].concat())).output().unwrap();
+    let finished = Finished::of(inside);
+    if finished.stderr.contains("processes") {
+        return skip("descriptors", "too few for 90,000 connections of 64 processes");
+    }
+    assert_left_out(&finished);
+    assert!(points(&finished).iter().all(|point| point["level"] == 20), "{finished:#?}");
+    let sweep = finished.record();
+    let [omission] = &sweep["omitted"].as_array().unwrap()[..] else { panic!("{sweep}") };
+    assert_eq!((&omission["subject"], &omission["level"]), (&"mio".into(), &90_000.into()));
+    let reason = omission["reason"].as_str().unwrap();
+    let folder = group.0.display().to_string();
+    for words in ["it needs 9", " MiB of memory", &folder, " left, enough for "] {
+        assert!(reason.contains(words), "{words}: {reason}");
+    }
+}
+
+/// A process of either side that is killed costs its own connections; the sweep goes on.
+#[test]
+fn killed_process_loses_its_connections() {
+    let killed = |name: &str, reason: &str| {
+        // The window is longer than this test may wait for a CPU.
+        let args = "sweep --backend mio --conns 64 --processes 2 --no-floor -d 2s -w 50ms --json";
+        let args: Vec<&str> = args.split(' ').collect();
+        let running = Running::start(&mut loadgen(&args));
+        let pid = running.pid().as_raw_nonzero().get();
+        wait_until("both sides are there", || children_of(pid).len() == 4);
+        let victim = children_of(pid).into_iter().find(|child| {
+            let command = fs::read_to_string(Path::new("/proc").join(child).join("cmdline"));
+            command.is_ok_and(|command| command.contains(&format!("{name}\0")))
+        });
+        let victim = victim.and_then(|child| child.to_str()?.parse().ok()).and_then(Pid::from_raw);
+        kill_process(victim.unwrap(), Signal::KILL).unwrap();
+        let finished = running.finish();
+        assert_eq!(finished.code, Some(5), "{finished:#?}");
+        let points = points(&finished);
+        let first = &points[0];
+        assert_eq!(first["outcome"], "invalid", "{first}");
+        assert!(first["reasons"].to_string().contains(reason), "{first}");
+        if name == "sweep-worker" {
+            assert_eq!(first["errors_total"], 32, "{first}");
+        }
+        // The level is measured again.
+        assert_accounted(&points[1], 64);
+        wait_until("all are gone", || children_of(pid).is_empty());
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| killed("sweep-worker", "process-lost: 1 of 2"));
+        scope.spawn(|| killed("serve", "server-failed"));
+    });
+}
+
 #[test]
 fn impossible_cells_are_omitted_with_the_reason() {
     let mut limited = Command::new("sh");
-    let script = "ulimit -n 300; exec \"$@\" --backend mio --conns 44 --processes 1 --pin 0";
+    let script = "ulimit -n 300; exec \"$@\" --backend mio --conns 45 --processes 1 --pin 0";
     limited.args(["-c", script, "sh", env!("CARGO_BIN_EXE_loadgen")]).args(BRIEF);
     let finished = Running::start(&mut limited).finish();
-    finished.assert_complains(3, "it takes 2 processes, which may have 44 connections each");
+    finished.assert_complains(3, "it takes 3 processes, which may have 44 connections each");
     let args = ["--backend", "blocking,mio", "--conns", "4", "--server-spin", "20us"];
     let finished = run(&[&BRIEF[..], &args].concat());
-    finished.assert_measured();
+    assert_left_out(&finished);
     let sweep = finished.record();
     assert_eq!(sweep["server_spin_ns"], 20_000);
     let [omission] = &sweep["omitted"].as_array().unwrap()[..] else { panic!("{sweep}") };
@@ -164,6 +261,7 @@ fn usage_errors_of_several_servers_and_processes() {
         (&["--conns", "4", "--processes", "8"], "--processes 8 is more than --conns 4"),
         (&["--conns", "4", "--place", "steered", "--server-pin", "0"], "--place steered"),
         (&["--conns", "4", "--pin", "1023"], "no CPU 1023"),
+        (&["--conns", "4", "--source", "192.0.2.77"], "--source 192.0.2.77"),
         (&["--conns", "4", "-o", "/no/such/directory/record.json"], "/no/such/directory"),
         (&["--rates", "5,6", "--backend", "mio,blocking"], "several --backend need a closed loop"),
         (&["--slo", "p99<1s", "--processes", "2"], "--processes need"),

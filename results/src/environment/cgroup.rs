@@ -84,7 +84,7 @@ fn throttled_s(stat: &str) -> Option<f64> {
         .or_else(|| value(stat, "throttled_usec").map(|us| us / 1e6))
 }
 
-/// A value of a group's `cpu.stat`.
+/// A value of a group's `cpu.stat` or `memory.stat`.
 fn value(stat: &str, name: &str) -> Option<f64> {
     let found = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     found?.parse().ok()
@@ -110,9 +110,26 @@ fn cpus(group: &Path) -> Option<f64> {
     cpu_share(&format!("{quota} {period}"))
 }
 
+/// The limit of one group, bytes; `None` if it is unlimited.
 fn memory_bytes(group: &Path) -> Option<u64> {
     let text = read(group.join("memory.max"));
     memory_limit(&text.or_else(|| read(group.join("memory.limit_in_bytes")))?)
+}
+
+/// Returns the bytes of memory that the group with this directory may still take: its limit without
+/// what it uses, except files in the page cache, which the kernel drops first. `None` without a
+/// limit.
+pub fn memory_left(group: &Path) -> Option<u64> {
+    let limit = memory_bytes(group)?;
+    let used = read(group.join("memory.current"))
+        .or_else(|| read(group.join("memory.usage_in_bytes")))
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    let stat = read(group.join("memory.stat")).unwrap_or_default();
+    // Version 1 has the sum over the groups inside under names of their own.
+    let bytes = |name: &str| value(&stat, &format!("total_{name}")).or_else(|| value(&stat, name));
+    let files = ["inactive_file", "active_file"].into_iter().filter_map(bytes).sum::<f64>();
+    Some(limit.saturating_sub(used) + (files as u64).min(used).min(limit))
 }
 
 /// CPUs' worth of time in `quota period`, both in microseconds; the quota is `max` (version
@@ -274,5 +291,30 @@ mod tests {
         assert_eq!(memory_limit("536870912"), Some(512 << 20));
         assert_eq!(memory_limit("max"), None);
         assert_eq!(memory_limit("9223372036854771712"), None);
+    }
+
+    #[test]
+    fn memory_left_counts_the_page_cache_as_free() {
+        let group = tempfile::tempdir().unwrap();
+        let left = |files: &[(&str, &str)]| {
+            fs::read_dir(&group)
+                .unwrap()
+                .for_each(|file| fs::remove_file(file.unwrap().path()).unwrap());
+            files.iter().for_each(|(name, text)| fs::write(group.path().join(name), text).unwrap());
+            memory_left(group.path())
+        };
+        let v1 = "inactive_file 1\nactive_file 1\ntotal_inactive_file 200\ntotal_active_file 30\n";
+        let [limit, usage] = ["memory.limit_in_bytes", "memory.usage_in_bytes"];
+        let found = left(&[(limit, "1000"), (usage, "700\n"), ("memory.stat", v1)]);
+        assert_eq!(found, Some(530));
+        assert_eq!(left(&[(limit, "9223372036854771712"), (usage, "700")]), None);
+        let v2 = "anon 5\ninactive_file 200\nactive_file 30\n";
+        let [limit, usage] = ["memory.max", "memory.current"];
+        assert_eq!(left(&[(limit, "1000"), (usage, "700"), ("memory.stat", v2)]), Some(530));
+        assert_eq!(left(&[(limit, "1000"), (usage, "1100"), ("memory.stat", v2)]), Some(230));
+        assert_eq!(left(&[(limit, "1000"), (usage, "100"), ("memory.stat", v2)]), Some(1000));
+        assert_eq!(left(&[(limit, "1000")]), Some(1000));
+        assert_eq!(left(&[(limit, "max\n"), (usage, "700")]), None);
+        assert_eq!(left(&[]), None);
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::cells::PROCESSES_MAX;
 use super::levels::{self, Levels};
+use super::needs::PROCESSES_MAX;
 use crate::clients::connection::Service;
 use crate::experiments::compare;
 use crate::options::{
@@ -35,7 +35,7 @@ Examples:
   loadgen sweep --rates 1k..64k*2 -o curve.json    kept for loadgen report
   loadgen sweep --slo 'p99<1ms' --slo 'p99.9<5ms'  the highest rate for both
   loadgen sweep --conns 1..256*2 --backend mio     throughput over connections
-  loadgen sweep --conns 10,1k,50k --backend mio,io-uring
+  loadgen sweep --conns 10,1k,100k --backend mio,io-uring
                                                    cost of many connections
   loadgen sweep --rates 1k,2k,4k --command mine='./server --port {port}'";
 
@@ -45,6 +45,8 @@ Examples:
 /// Levels are measured in random order, each with a new server. A closed loop over several numbers
 /// of connections also reports their opening and the memory of idle connections. Where a process
 /// may not have enough descriptors, several servers share a port, and several processes load them.
+/// A level that needs more memory, threads or ports than this machine has left is left out, with the
+/// reason, and the exit code is 3.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = EXAMPLES, next_help_heading = LOAD)]
 pub struct SweepArgs {

@@ -1,22 +1,18 @@
 //! The cells of a sweep: each server at each level, and those that this machine cannot measure.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use lockstep_results::{Axis, Omission, SweepPlan};
 
 use super::SweepArgs;
-use crate::machine::limits;
+use super::needs::{Limits, Needs};
+use crate::clients::socket::Target;
+use crate::machine::ports;
 use crate::run::args::RunArgs;
 use crate::servers::embedded;
-use lockstep_sys::limits::{raise_open_files, threads_of_machine, threads_of_process};
 
-/// Largest number of processes on either side.
-pub(super) const PROCESSES_MAX: u32 = 64;
-
-/// Share of its descriptors for which a process is given connections. The kernel spreads them over
-/// several servers at random: some thousand are a few per cent off an even share.
-const FILLED: f64 = 0.9;
-
-/// Share of the threads that may exist on this machine that a server may start.
-const THREADS_SHARE: f64 = 0.75;
+/// Address of embedded servers, whose port the kernel chooses.
+const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A server at a level.
 #[derive(Clone, Debug)]
@@ -28,15 +24,39 @@ pub(super) struct Cell {
     pub(super) idle: bool,
     /// Processes on either side.
     pub(super) processes: u32,
+    /// Needs of the connections; `None` if the run itself finds what it lacks.
+    needs: Option<Needs>,
+}
+
+impl Cell {
+    /// Checks that the machine has the memory for it now.
+    ///
+    /// # Errors
+    ///
+    /// The reason why not.
+    pub(super) fn check_memory(&self, limits: &Limits) -> Result<(), Omission> {
+        let fits = self.needs.map_or(Ok(()), |needs| needs.check_memory(self.processes, limits));
+        let subject = self.args.backend.clone();
+        fits.map_err(|reason| Omission { subject, level: self.level, reason })
+    }
 }
 
 /// Returns the cells that can be measured, and the others with the reason.
+///
+/// # Errors
+///
+/// A source address that this machine does not have.
 pub(super) fn cells(
     args: &SweepArgs,
     base: &RunArgs,
     plan: &SweepPlan,
-) -> (Vec<Cell>, Vec<Omission>) {
+    limits: &Limits,
+) -> Result<(Vec<Cell>, Vec<Omission>), String> {
     let idle = args.measures_idle();
+    let sources = match args.may_omit() {
+        true => Target::from_sources(SERVER, &args.generator.source)?.source_count(),
+        false => 0, // The run finds the lack of a port.
+    };
     let (mut cells, mut omitted) = (Vec::new(), Vec::new());
     for backend in &args.backend {
         for &level in &plan.levels {
@@ -45,65 +65,36 @@ pub(super) fn cells(
                 Axis::Rate => run.rate = Some(level),
                 Axis::Conns => run = run.with_conns(level as u32),
             }
-            let processes = match args.may_omit() {
-                true => possible(&run).and_then(|()| processes(&run, args.processes)),
-                false => Ok(1),
-            };
-            match processes {
-                Ok(processes) => cells.push(Cell { level, args: run, idle, processes }),
-                Err(reason) => omitted.push(Omission { subject: run.backend, level, reason }),
+            let needs = args.may_omit().then(|| Needs::of(&run, args.processes));
+            let processes = needs.map_or(Ok(1), |needs| {
+                possible(&run, sources).and_then(|()| needs.processes(limits))
+            });
+            let subject = run.backend.clone();
+            let cell = processes
+                .map(|processes| Cell { level, args: run, idle, processes, needs })
+                .map_err(|reason| Omission { subject, level, reason })
+                .and_then(|cell| cell.check_memory(limits).map(|()| cell));
+            match cell {
+                Ok(cell) => cells.push(cell),
+                Err(omission) => omitted.push(omission),
             }
         }
     }
-    (cells, omitted)
+    Ok((cells, omitted))
 }
 
-/// Checks whether the machine can run the server.
+/// Checks whether the machine can run the server, and has ports for connections from `sources`
+/// addresses.
 ///
 /// # Errors
 ///
 /// The reason why not.
-fn possible(args: &RunArgs) -> Result<(), String> {
+fn possible(args: &RunArgs, sources: usize) -> Result<(), String> {
     if let Some(refused) = embedded::refusal(&args.backend) {
         return Err(refused);
     }
     if args.server.spin_ns().is_some() && !embedded::can_busy_poll(&args.backend) {
         return Err("it cannot busy-poll, as --server-spin asks for".to_owned());
     }
-    match threads_of_machine() {
-        Some(threads)
-            if embedded::thread_per_connection(&args.backend)
-                && f64::from(args.conns) > threads as f64 * THREADS_SHARE =>
-        {
-            Err(format!(
-                "it needs a thread for each connection, and this machine allows {threads} in all"
-            ))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Number of processes on either side.
-///
-/// # Errors
-///
-/// If descriptors, or threads, do not suffice for all connections with so many processes.
-fn processes(args: &RunArgs, asked: Option<u32>) -> Result<u32, String> {
-    let mut room = limits::room(raise_open_files());
-    if embedded::thread_per_connection(&args.backend) {
-        room = room.min(threads_of_process() as u64);
-    }
-    let filled = (room as f64 * FILLED).max(1.0) as u64;
-    let needed = u64::from(args.conns).div_ceil(filled);
-    let processes = asked.map_or(needed, u64::from);
-    if processes > args.conns.into() {
-        return Err("there are more processes than connections".to_owned());
-    }
-    if processes < needed || processes > PROCESSES_MAX.into() {
-        return Err(format!(
-            "it takes {needed} processes, which may have {room} connections each; raise that with \
-             `ulimit -n`"
-        ));
-    }
-    Ok(processes as u32)
+    ports::check(args.conns, sources.max(1)).map_err(|error| format!("{error}; {}", ports::HINT))
 }

@@ -34,15 +34,18 @@ pub(super) struct Measured {
     pub(super) code: u8,
 }
 
-/// Measures a cell with `processes` processes on either side.
+/// Measures a cell with `processes` processes on either side. Connections have source addresses from
+/// the index `source` on, which is advanced. If some of the generator's processes end early, their
+/// connections have failed, and the point is INVALID.
 ///
 /// # Errors
 ///
-/// If a process cannot be started or fails, or on a signal.
+/// If a process cannot be started, if all of the generator's end early, or on a signal.
 pub(super) fn measure(
     session: &Session,
     args: &RunArgs,
     processes: u32,
+    source: &mut u32,
     round: u32,
     label: &str,
 ) -> Result<Measured, Failure> {
@@ -57,13 +60,15 @@ pub(super) fn measure(
     if let Some(signal) = signal {
         return Err(Failure::signal(signal));
     }
-    progress.set_phase("opening connections");
-    let specs = specs(args, processes, ready.addr, &placement);
+    let specs = specs(args, processes, ready.addr, &placement, source);
     let (warmup, window) = (specs[0].warmup, specs[0].duration);
     let of_server = placement.server.as_deref().unwrap_or_default();
     let placement_warnings = session.warnings(args, &placement, of_server);
     let mut workers = Workers::start(&specs)?;
-    let opened: Vec<Opened> = workers.receive(session)?;
+    let opened: Vec<Opened> = workers.receive(session, |opened| {
+        progress.set_phase(format!("opening {opened} of {} connections", args.conns));
+    })?;
+    let never_opened = workers.lost_conns();
     let from_ns = opened.iter().map(|worker| worker.from_ns).min().unwrap_or(0);
     let until_ns = opened.iter().map(|worker| worker.until_ns).max().unwrap_or(0);
     progress.set_phase("idle");
@@ -72,7 +77,7 @@ pub(super) fn measure(
 
     progress.set_phase(format!("warming up, then measuring for {window:.1?}"));
     let (begin, begin_ns) = (pauses::now(), monotonic_ns() + ns(HEAD_START));
-    workers.begin(begin_ns)?;
+    workers.begin(begin_ns);
     wait_until(session, begin_ns + ns(warmup))?;
     let mut meters = [&[getpid()], &pids[..]].map(QuotaMeter::find);
     meters.iter_mut().for_each(QuotaMeter::begin);
@@ -82,8 +87,11 @@ pub(super) fn measure(
     let quotas = meters.each_ref().map(QuotaMeter::end);
     let pauses = pauses::between(begin, pauses::now());
     progress.set_phase("waiting for the last replies");
-    let counted = merge(workers.receive(session)?)?;
+    let mut counted = merge(workers.receive(session, |_| {})?)?;
+    let (lost, lost_conns) = (workers.lost(), workers.lost_conns());
     drop(workers);
+    counted.unserved += never_opened;
+    counted.failed += lost_conns;
     let ended: Vec<Ended> = servers.into_iter().map(Server::stop).collect();
 
     let took = Duration::from_nanos(until_ns.saturating_sub(from_ns));
@@ -92,9 +100,10 @@ pub(super) fn measure(
     let statistics: Vec<_> = ended.iter().filter_map(|ended| ended.statistics.clone()).collect();
     let accepted = statistics.iter().filter_map(|counts| counts["accepted"].as_u64());
     opening.accepted = accepted.collect();
-    let code = match (counted.wrong_replies, counted.failed) {
-        (0, 0) => 0,
-        (0, _) => exit::INCOMPLETE,
+    let failed = counted.failed > 0 || ended.iter().any(|ended| ended.error.is_some());
+    let code = match counted.wrong_replies {
+        0 if !failed => 0,
+        0 => exit::INCOMPLETE,
         _ => exit::WRONG_REPLY,
     };
     let window = Window {
@@ -117,6 +126,10 @@ pub(super) fn measure(
         client_processes: Some(processes),
         ..window.into_point(args)
     };
+    if let Some(lost) = lost {
+        point.outcome = Outcome::Invalid;
+        point.reasons.insert(0, lost);
+    }
     point.warnings.extend(placement_warnings);
     point.warnings.extend(spread::of_connections(&statistics));
     Ok(Measured { point, subject: ready.backend, code })
@@ -208,7 +221,7 @@ impl Window {
             pauses_before: Pauses::default(),
             outstanding: counted.outstanding,
             longest_wait_ns: counted.longest_wait_ns,
-            silent: 0,
+            silent: counted.silent,
             exchanges: counted.exchanges,
             wrong_replies: counted.wrong_replies,
             conns: args.conns.into(),
@@ -223,18 +236,23 @@ impl Window {
     }
 }
 
-/// The load of each worker process.
-fn specs(args: &RunArgs, processes: u32, addr: SocketAddr, placement: &Placement) -> Vec<Spec> {
+/// The load of each worker process. Advances `source` beyond the source addresses of all.
+fn specs(
+    args: &RunArgs,
+    processes: u32,
+    addr: SocketAddr,
+    placement: &Placement,
+    source: &mut u32,
+) -> Vec<Spec> {
     let cpus = &placement.client;
     let (Warmup::Fixed(warmup), Some(duration)) = (args.warmup, args.duration) else {
         unreachable!("a sweep has a fixed warm-up and duration");
     };
     let seed = args.generator.seed.unwrap_or_default();
-    let mut source = 0;
     let spec = |process: u32| {
         let conns = args.conns / processes + u32::from(process < args.conns % processes);
-        let first = source;
-        source += sources(conns);
+        let first = *source;
+        *source = first.wrapping_add(sources(conns));
         Spec {
             engine: args.engine().name().to_owned(),
             addr,
@@ -303,6 +321,7 @@ fn merge(counted: Vec<Counted>) -> Result<Counted, Failure> {
         },
         failed: sum(|worker| worker.failed),
         outstanding: sum(|worker| worker.outstanding),
+        silent: sum(|worker| worker.silent),
         longest_wait_ns: most(|worker| worker.longest_wait_ns),
         stopped: longest(|worker| worker.stopped),
         suspended: longest(|worker| worker.suspended),
@@ -312,6 +331,29 @@ fn merge(counted: Vec<Counted>) -> Result<Counted, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processes_divide_connections_and_source_addresses() {
+        let args = RunArgs {
+            conns: 100_001,
+            duration: Some(Duration::from_secs(1)),
+            warmup: Warmup::Fixed(Duration::ZERO),
+            ..RunArgs::default()
+        };
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        let placement = Placement { client: vec![0], server: None };
+        let (mut source, mut used) = (7, Vec::new());
+        for _ in 0..2 {
+            let specs = specs(&args, 6, addr, &placement, &mut source);
+            let conns: Vec<u32> = specs.iter().map(|spec| spec.conns).collect();
+            assert_eq!(conns, [16_667, 16_667, 16_667, 16_667, 16_667, 16_666]);
+            for spec in specs {
+                used.extend((0..sources(spec.conns)).map(|index| spec.source + index));
+            }
+        }
+        let each_once: Vec<u32> = (7..source).collect();
+        assert_eq!(used, each_once, "no address is used again, also not by the next cell");
+    }
 
     #[test]
     fn merged_latencies_are_those_of_all_samples() {

@@ -1,10 +1,13 @@
 //! The runs of a sweep.
 
+use std::time::Duration;
+
 use fastrand::Rng;
-use lockstep_results::{ErrorCount, Point, Purpose, Record};
+use lockstep_results::{ErrorCount, Omission, Point, Purpose, Record};
 
 use super::cells::Cell;
 use super::idle::Probe;
+use super::needs::Limits;
 use super::processes;
 use crate::clients::failures::not_connected;
 use crate::exit::{self, Failure};
@@ -13,6 +16,10 @@ use crate::run::args::RunArgs;
 use crate::run::observer::Observer;
 use crate::run::{Job, Session};
 use crate::servers::command;
+
+/// Interval, and largest number, of the waits for memory that the kernel still frees.
+const FREE: Duration = Duration::from_millis(100);
+const FREE_MAX: u32 = 20;
 
 /// Makes runs with a common server and command line.
 pub(super) struct Runner<'a> {
@@ -25,6 +32,9 @@ pub(super) struct Runner<'a> {
     pub(super) code: u8,
     /// Names of the servers that ran.
     pub(super) subjects: Vec<String>,
+    /// Index of the first source address of the next cell of several processes: the ports of earlier
+    /// connections are in TIME_WAIT.
+    source: u32,
 }
 
 impl<'a> Runner<'a> {
@@ -34,8 +44,8 @@ impl<'a> Runner<'a> {
         argv: Vec<String>,
         seed: u64,
     ) -> Self {
-        let rng = Rng::with_seed(seed);
-        Self { session, command, argv, rng, code: 0, subjects: Vec::new() }
+        let (rng, source) = (Rng::with_seed(seed), fastrand::u16(..).into());
+        Self { session, command, argv, rng, code: 0, subjects: Vec::new(), source }
     }
 
     /// Makes a run.
@@ -76,6 +86,28 @@ impl<'a> Runner<'a> {
         Ok(record)
     }
 
+    /// Waits until the machine has the memory for a cell, since the kernel may still free that of the
+    /// run before. Returns the omission if it has not after a time.
+    ///
+    /// # Errors
+    ///
+    /// The signal that arrived meanwhile.
+    pub(super) fn await_memory(
+        &self,
+        cell: &Cell,
+        limits: &Limits,
+    ) -> Result<Option<Omission>, Failure> {
+        for _ in 0..FREE_MAX {
+            if cell.check_memory(limits).is_ok() {
+                break;
+            }
+            if let Some(signal) = self.session.signal_within(FREE) {
+                return Err(Failure::signal(signal));
+            }
+        }
+        Ok(cell.check_memory(limits).err())
+    }
+
     /// Measures a cell: a level of a server.
     ///
     /// # Errors
@@ -91,7 +123,9 @@ impl<'a> Runner<'a> {
         if cell.processes > 1 {
             self.session.check_signal()?;
             args.generator.seed = Some(self.rng.u64(..SEED_END));
-            let measured = processes::measure(&self.session, &args, cell.processes, round, &label)?;
+            let (session, source) = (&self.session, &mut self.source);
+            let measured =
+                processes::measure(session, &args, cell.processes, source, round, &label)?;
             self.note(measured.code, &measured.subject);
             return Ok(Point { subject: Some(measured.subject), ..measured.point });
         }

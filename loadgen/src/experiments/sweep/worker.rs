@@ -1,13 +1,16 @@
 //! Worker processes, which generate the load together; from both sides.
 //!
-//! A worker opens its connections, prints a line of JSON when all are open, reads a line with the
-//! instant at which the loop begins, and prints what it counted. Instants are of the monotonic
-//! clock, which all processes share.
+//! A worker opens its connections, and meanwhile prints the number of those that are open, a line
+//! each. It prints a line of JSON when all are open, reads a line with the instant at which the loop
+//! begins, and prints what it counted. Instants are of the monotonic clock, which all processes
+//! share.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -91,6 +94,8 @@ pub(super) struct Counted {
     /// Requests without a reply when the run ended, and the longest time that one had waited.
     pub(super) outstanding: u64,
     pub(super) longest_wait_ns: u64,
+    /// Connections without an exchange in the measured window.
+    pub(super) silent: u64,
     /// Times for which this process was stopped, and the machine suspended.
     pub(super) stopped: Duration,
     pub(super) suspended: Duration,
@@ -109,6 +114,11 @@ struct Worker {
     child: Child,
     stdin: ChildStdin,
     lines: Receiver<String>,
+    conns: u32,
+    /// Connections opened so far.
+    opened: Arc<AtomicU64>,
+    /// The end of a process that has not printed what it counted.
+    lost: Option<ExitStatus>,
 }
 
 impl Workers {
@@ -120,20 +130,70 @@ impl Workers {
             .map_err(|error| failed(format!("cannot start a process: {}", describe(&error))))
     }
 
-    /// Sends the instant at which the loop begins.
-    pub(super) fn begin(&mut self, begin_ns: u64) -> Result<(), Failure> {
-        let mut send = |worker: &mut Worker| writeln!(worker.stdin, "{begin_ns}");
-        self.0.iter_mut().try_for_each(&mut send).map_err(|error| {
-            failed(format!("a process of the generator has ended: {}", describe(&error)))
-        })
+    /// Sends the instant at which the loop begins. [`receive`](Self::receive) finds out which worker
+    /// has ended before.
+    pub(super) fn begin(&mut self, begin_ns: u64) {
+        for worker in &mut self.0 {
+            let _ended = writeln!(worker.stdin, "{begin_ns}");
+        }
     }
 
-    /// Receives the next message of each worker.
+    /// Receives the next message of each worker that has not ended. Meanwhile calls `opening` with
+    /// the number of connections opened so far.
+    ///
+    /// # Errors
+    ///
+    /// If all workers have ended, or on a signal.
     pub(super) fn receive<T: DeserializeOwned>(
         &mut self,
         session: &Session,
+        opening: impl Fn(u64),
     ) -> Result<Vec<T>, Failure> {
-        self.0.iter_mut().map(|worker| worker.receive(session)).collect()
+        let mut messages = Vec::new();
+        for index in 0..self.0.len() {
+            while self.0[index].lost.is_none() {
+                match self.0[index].lines.recv_timeout(progress::INTERVAL) {
+                    Ok(line) => {
+                        let message = serde_json::from_str(&line).map_err(|error| {
+                            failed(format!("a process of the generator: {error}"))
+                        })?;
+                        messages.push(message);
+                        break;
+                    }
+                    Err(RecvTimeoutError::Timeout) => {
+                        opening(self.0.iter().map(|worker| worker.opened.load(Relaxed)).sum());
+                    }
+                    Err(RecvTimeoutError::Disconnected) => self.0[index].reap()?,
+                }
+                session.check_signal()?;
+            }
+        }
+        match self.0.first().and_then(|worker| worker.lost.filter(|_| messages.is_empty())) {
+            // It has printed the cause.
+            Some(status) if status.code().is_some_and(|code| code > 0) => {
+                Err(Failure::new(status.code().unwrap_or_default() as u8, ""))
+            }
+            Some(status) => Err(failed(format!("all processes of the generator ended: {status}"))),
+            None => Ok(messages),
+        }
+    }
+
+    /// Number of connections of the workers that have ended early.
+    pub(super) fn lost_conns(&self) -> u64 {
+        let lost = self.0.iter().filter(|worker| worker.lost.is_some());
+        lost.map(|worker| u64::from(worker.conns)).sum()
+    }
+
+    /// Describes the end of the workers that have ended early, if any has.
+    pub(super) fn lost(&self) -> Option<String> {
+        let mut lost = self.0.iter().filter_map(|worker| worker.lost);
+        let status = lost.next()?;
+        Some(format!(
+            "process-lost: {} of {} generator processes ended early ({status}), with {} connections",
+            lost.count() + 1,
+            self.0.len(),
+            self.lost_conns()
+        ))
     }
 }
 
@@ -149,34 +209,27 @@ impl Worker {
         let stdin = child.stdin.take().expect("it is piped");
         let stdout = child.stdout.take().expect("it is piped");
         let (sender, lines) = channel();
+        let opened = Arc::new(AtomicU64::new(0));
         // From here on, dropping it ends the process.
-        let worker = Self { child, stdin, lines };
+        let worker =
+            Self { child, stdin, lines, conns: spec.conns, opened: opened.clone(), lost: None };
         memory::thread("worker-stdout")?.spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let _receiver_is_gone = sender.send(line);
+                match line.parse() {
+                    Ok(count) => opened.store(count, Relaxed),
+                    Err(_) => drop(sender.send(line)),
+                }
             }
         })?;
         Ok(worker)
     }
 
-    fn receive<T: DeserializeOwned>(&mut self, session: &Session) -> Result<T, Failure> {
-        loop {
-            match self.lines.recv_timeout(progress::INTERVAL) {
-                Ok(line) => {
-                    return serde_json::from_str(&line)
-                        .map_err(|error| failed(format!("a process of the generator: {error}")));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(match self.child.wait().ok().and_then(|status| status.code()) {
-                        // It has printed the cause.
-                        Some(code @ 1..=255) => Failure::new(code as u8, ""),
-                        _ => failed("a process of the generator has ended".to_owned()),
-                    });
-                }
-            }
-            session.check_signal()?;
-        }
+    /// Waits for the end of a process that has closed its standard output.
+    fn reap(&mut self) -> Result<(), Failure> {
+        let status = self.child.wait();
+        let failure = |error| failed(format!("a process of the generator: {}", describe(&error)));
+        self.lost = Some(status.map_err(failure)?);
+        Ok(())
     }
 }
 
@@ -253,6 +306,7 @@ fn run(spec: &str) -> Result<(), Failure> {
         failed: totals.failures.total(),
         outstanding: totals.outstanding,
         longest_wait_ns: totals.longest_wait_ns,
+        silent: totals.silent(),
         stopped: pauses.stopped,
         suspended: pauses.suspended,
     };
@@ -263,6 +317,11 @@ fn run(spec: &str) -> Result<(), Failure> {
 struct Controlled;
 
 impl Observer for Controlled {
+    fn opening(&mut self, opened: u64) {
+        // A parent that has ended is found by `opened`.
+        let _ended = print(&opened);
+    }
+
     fn opened(&mut self, _server: &[Pid], opening: Duration) {
         let until_ns = monotonic_ns();
         let from_ns = until_ns.saturating_sub(opening.as_nanos() as u64);

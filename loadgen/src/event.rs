@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
+use std::time::SystemTime;
 
 use crate::exit::Failure;
 
@@ -14,8 +15,11 @@ pub enum Event {
     Resolved(Result<SocketAddr, Failure>),
     /// The embedded server is ready; `None` if it ended before that.
     Ready(Option<Ready>),
-    /// Every connection of a thread has done its first exchange or has failed.
-    Opened,
+    /// The ranks have agreed on the instant of their start, `None` for none, or cannot start.
+    Agreed(Result<Option<SystemTime>, Failure>),
+    /// Every connection of a thread has done its first exchange or has failed. That many were
+    /// established.
+    Opened(u64),
     /// A thread has nothing outstanding any more, or one of several runs has ended.
     Finished,
 }

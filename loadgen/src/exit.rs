@@ -109,15 +109,17 @@ impl Failure {
     /// Prints error and hint on standard error, whose errors are ignored. Without a hint of its
     /// own, an error that a limit may have caused gets the limits.
     pub fn print(&self) {
-        let mut stderr = io::stderr().lock();
+        // In one write: other ranks may print to the same file.
+        let mut text = String::new();
         if !self.error.is_empty() {
-            let _ = writeln!(stderr, "error: {}", self.error);
+            text += &format!("error: {}\n", self.error);
         }
         let errno = self.error.strip_suffix(')').and_then(|error| error.rsplit_once('('));
         let limits = errno.and_then(|(_, errno)| limits::hint(errno));
         if let Some(hint) = self.hint.as_ref().or(limits.as_ref()) {
-            let _ = writeln!(stderr, "hint: {hint}");
+            text += &format!("hint: {hint}\n");
         }
+        let _ = io::stderr().write_all(text.as_bytes());
     }
 }
 

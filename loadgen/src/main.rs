@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(mut failure) => {
-            if failure.code == exit::USAGE {
+            if failure.code == exit::USAGE && !failure.error.is_empty() {
                 failure.hint.get_or_insert_with(|| help_hint(&line));
             }
             failure.print();
@@ -84,12 +84,24 @@ fn run_once(
     let args = args.finish().map_err(|error| Failure::new(exit::USAGE, error))?;
     let variable = |name: &str| std::env::var(name).ok();
     let member = Member::new(ranks, (&args, live), variable, SystemTime::now())?;
-    let args = member.as_ref().map_or(args.clone(), |member| member.options(&args));
-    let mut live = Live::open(&args, live)?;
-    if let Some(member) = &member {
-        let _ = writeln!(io::stderr(), "{}", member.announcement());
+    let Some(member) = member else { return run_as(None, &args, live, argv) };
+    let result = run_as(Some(&member), &member.options(&args), live, argv);
+    result.map_err(|failure| member.fail(failure))
+}
+
+/// Runs the command without a subcommand, as a member of a run of several ranks or alone.
+fn run_as(
+    member: Option<&Member>,
+    args: &RunArgs,
+    live: &LiveArgs,
+    argv: Vec<String>,
+) -> Result<u8, Failure> {
+    let mut live = Live::open(args, live)?;
+    if let Some(member) = member {
+        // In one write, as other ranks print to the same file.
+        let _ = io::stderr().write_all(format!("{}\n", member.announcement()).as_bytes());
     }
-    let mut finished = run::run(&args, member.as_ref(), argv, &mut live)?;
+    let mut finished = run::run(args, member, argv, &mut live)?;
     let record = &mut finished.record;
     let warning = live.warning();
     record.warnings.extend(warning.clone());
@@ -104,10 +116,15 @@ fn run_once(
     };
     let failure = unconnected
         .then(|| not_connected(&record.subject.addr, &record.errors, record.sources.len()));
+    let cause = failure.as_ref().map(|failure| failure.error.clone());
     let (printer, log_failure) = live.finish();
     let code = deliver(record, &args.output, printer, text, finished.code, failure);
     if let Some(warning) = warning {
         let _ = writeln!(io::stderr(), "warning: {warning}");
+    }
+    if let Some(member) = member {
+        let cause = cause.unwrap_or_else(|| "connections failed before the start".to_owned());
+        member.report(&Failure::new(code, cause));
     }
     Ok(log_failure.map_or(code, |failure| fail_late(&failure, code)))
 }
@@ -171,7 +188,7 @@ fn fail_late(failure: &Failure, code: u8) -> u8 {
 
 /// Reports the path of a written file.
 fn report_stored(path: &Path) {
-    let _ = writeln!(io::stderr(), "wrote {}", path.display());
+    let _ = io::stderr().write_all(format!("wrote {}\n", path.display()).as_bytes());
 }
 
 /// Reports how to keep a comparison, which takes minutes, if it was not kept.

@@ -67,7 +67,7 @@ struct Worker<'a, D> {
 }
 
 /// Runs one thread through all phases. `opened` is called once every connection has done its first
-/// exchange or has failed, `finished` once nothing is outstanding any more.
+/// exchange or has failed, with the number of those that were established; `finished` once nothing is outstanding any more.
 ///
 /// # Errors
 ///
@@ -77,7 +77,7 @@ pub fn run(
     plan: &Plan,
     control: &Control,
     load: ThreadLoad,
-    opened: impl FnOnce(),
+    opened: impl FnOnce(u64),
     finished: impl FnOnce(),
 ) -> io::Result<Totals> {
     match plan.engine {
@@ -122,9 +122,9 @@ impl<'a, D: Driver<'a>> Worker<'a, D> {
 
     // Phases.
 
-    fn run(mut self, opened: impl FnOnce(), finished: impl FnOnce()) -> io::Result<Totals> {
+    fn run(mut self, opened: impl FnOnce(u64), finished: impl FnOnce()) -> io::Result<Totals> {
         self.open()?;
-        opened();
+        opened(self.counters.totals.connected);
         while !self.control.looping() && self.now < self.control.end_ns() {
             self.iterate(self.until_scan())?;
         }

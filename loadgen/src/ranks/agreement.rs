@@ -51,10 +51,10 @@ enum Terms {
 enum Verdict {
     /// Microseconds of Unix time.
     Start(u64),
-    Refused {
-        code: u8,
-        error: String,
-    },
+    /// A rank differs from rank 0.
+    Different(String),
+    /// A rank has failed with this exit code.
+    Failed { code: u8, error: String },
 }
 
 impl Agreement {
@@ -167,7 +167,7 @@ impl Agreement {
                     }
                     Some(refused) => refused,
                 },
-                Err(error) => Verdict::Refused { code: exit::FAILURE, error },
+                Err(error) => Verdict::Failed { code: exit::FAILURE, error },
             };
             pmi.put(VERDICT, &verdict.value(value_max)).map_err(failed)?;
         }
@@ -176,7 +176,12 @@ impl Agreement {
         let _nothing_depends_on_it = self.pmi.finalize();
         match Verdict::parse(&verdict) {
             Some(Verdict::Start(us)) => Ok(UNIX_EPOCH + Duration::from_micros(us)),
-            Some(Verdict::Refused { code, error }) => Err(Failure::new(code, error)),
+            Some(Verdict::Different(error)) => Err(Failure::new(exit::USAGE, error).hint(
+                "start the same loadgen with the same load on all ranks; threads and CPUs may differ",
+            )),
+            Some(Verdict::Failed { code, error }) => {
+                Err(Failure::new(code, error).hint("all ranks end, as one cannot start"))
+            }
             None => Err(failed(format!("rank 0 decided {verdict:?}"))),
         }
     }
@@ -184,7 +189,7 @@ impl Agreement {
 
 /// Returns the reason why ranks with these terms cannot start together.
 fn refusal(all: &[Option<Terms>]) -> Option<Verdict> {
-    let refused = |code: u8, error: String| Some(Verdict::Refused { code, error });
+    let different = |error: String| Some(Verdict::Different(error));
     let failed = all.iter().enumerate().find_map(|(index, terms)| match terms {
         Some(Terms::Failed { code, error }) => {
             Some((*code, format!("rank {index} failed: {error}")))
@@ -192,7 +197,7 @@ fn refusal(all: &[Option<Terms>]) -> Option<Verdict> {
         _ => None,
     });
     if let Some((code, error)) = failed {
-        return refused(code, error);
+        return Some(Verdict::Failed { code, error });
     }
     let mut ready = all.iter().map(|terms| match terms {
         Some(Terms::Ready { version, digest, options }) => Some((version, digest, options)),
@@ -203,23 +208,32 @@ fn refusal(all: &[Option<Terms>]) -> Option<Verdict> {
         let (Some((version, digest, options)), Some((own_version, own_digest, own_options))) =
             (terms, own)
         else {
-            return refused(exit::USAGE, format!("rank {index} is another version of loadgen"));
+            return different(format!("rank {index} is another version of loadgen"));
         };
         if version != own_version {
             let error =
                 format!("rank {index} is loadgen {version}, rank 0 is loadgen {own_version}");
-            return refused(exit::USAGE, error);
+            return different(error);
         }
         if digest != own_digest {
             let difference = options.iter().zip(own_options).find(|(its, own)| its != own);
             let error = match difference {
-                Some((its, own)) => format!("rank {index} has {its}, rank 0 has {own}"),
+                Some((its, own)) => {
+                    format!("rank {index} has {}, rank 0 has {}", shown(its), shown(own))
+                }
                 None => format!("rank {index} has other options than rank 0"),
             };
-            return refused(exit::USAGE, error);
+            return different(error);
         }
     }
     None
+}
+
+/// An option without Rust's mark of a value that may be missing.
+fn shown(option: &str) -> String {
+    let (name, value) = option.split_once(' ').unwrap_or((option, ""));
+    let inner = value.strip_prefix("Some(").and_then(|value| value.strip_suffix(')'));
+    format!("{name} {}", inner.unwrap_or(value))
 }
 
 /// Key of a rank's terms.
@@ -242,7 +256,7 @@ impl Terms {
                 }
                 value
             }
-            Self::Failed { code, error } => failure("failed", *code, error, value_max),
+            Self::Failed { code, error } => failure(*code, error, value_max),
         }
     }
 
@@ -265,25 +279,31 @@ impl Verdict {
     fn value(&self, value_max: usize) -> String {
         match self {
             Self::Start(us) => value(&["start", &us.to_string()]),
-            Self::Refused { code, error } => failure("refused", *code, error, value_max),
+            Self::Different(error) => cut(value(&["different", ""]), error, value_max),
+            Self::Failed { code, error } => failure(*code, error, value_max),
         }
     }
 
     fn parse(value: &str) -> Option<Self> {
         match &fields(value)?.as_slice() {
             [kind, us] if kind == "start" => us.parse().ok().map(Self::Start),
-            [kind, code, error] if kind == "refused" => {
-                Some(Self::Refused { code: failure_code(code), error: error.clone() })
+            [kind, error] if kind == "different" => Some(Self::Different(error.clone())),
+            [kind, code, error] if kind == "failed" => {
+                Some(Self::Failed { code: failure_code(code), error: error.clone() })
             }
             _ => None,
         }
     }
 }
 
-/// A value with an error, which is cut if it is too long.
-fn failure(kind: &str, code: u8, error: &str, value_max: usize) -> String {
-    let mut value = value(&[kind, &code.to_string(), ""]);
-    for char in error.chars().map(|char| encode(char.encode_utf8(&mut [0; 4]))) {
+/// The value of a failure.
+fn failure(code: u8, error: &str, value_max: usize) -> String {
+    cut(value(&["failed", &code.to_string(), ""]), error, value_max)
+}
+
+/// Appends a last field to a value, cut if it is too long.
+fn cut(mut value: String, field: &str, value_max: usize) -> String {
+    for char in field.chars().map(|char| encode(char.encode_utf8(&mut [0; 4]))) {
         if value.len() + char.len() > value_max {
             break;
         }
@@ -422,6 +442,11 @@ mod tests {
                 "rank 2 has size 128, rank 0 has size 64",
             ),
             (
+                ready("0.1.0", "conns 64\nsize 64\nduration Some(2s)\n"),
+                exit::USAGE,
+                "rank 2 has duration 2s, rank 0 has duration 1s",
+            ),
+            (
                 ready("0.2.0", "conns 64\nsize 128\n"),
                 exit::USAGE,
                 "rank 2 is loadgen 0.2.0, rank 0 is loadgen 0.1.0",
@@ -486,9 +511,19 @@ mod tests {
 
     #[test]
     fn verdict_that_is_not_understood_is_an_error() {
-        for verdict in
-            ["", "start", "start,-1", "start,x", "start,1,2", "refused,1", "go,1", "%", "%f"]
-        {
+        for verdict in [
+            "",
+            "start",
+            "start,-1",
+            "start,x",
+            "start,1,2",
+            "failed,1",
+            "different",
+            "different,1,2",
+            "go,1",
+            "%",
+            "%f",
+        ] {
             let garbage: Work = Box::new(move |mut agreement| {
                 agreement.pmi.put("lockstep-0", "garbage").unwrap();
                 agreement.pmi.barrier(PATIENCE).unwrap();
@@ -513,16 +548,15 @@ mod tests {
             options: Vec::new(),
         });
         let error = "rank 1 is another version of loadgen".to_owned();
-        let refused = Some(Verdict::Refused { code: exit::USAGE, error });
-        assert_eq!(refusal(&[own, None]), refused);
+        assert_eq!(refusal(&[own, None]), Some(Verdict::Different(error)));
     }
 
     #[test]
-    fn refused_code_is_that_of_a_failure() {
+    fn code_of_a_failed_rank_is_that_of_a_failure() {
         for (code, expected) in [("4", 4), ("137", 137), ("0", 1), ("-1", 1), ("256", 1), ("", 1)] {
-            let verdict = Verdict::parse(&format!("refused,{code},x"));
-            let refused = Verdict::Refused { code: expected, error: "x".to_owned() };
-            assert_eq!(verdict, Some(refused), "{code}");
+            let verdict = Verdict::parse(&format!("failed,{code},x"));
+            let failed = Verdict::Failed { code: expected, error: "x".to_owned() };
+            assert_eq!(verdict, Some(failed), "{code}");
         }
     }
 
@@ -564,8 +598,8 @@ mod tests {
             Terms::parse(&value)
         };
         let error = "rank 1 has other options than rank 0".to_owned();
-        let refused = Some(Verdict::Refused { code: exit::USAGE, error });
-        assert_eq!(refusal(&[terms("last 1\n"), terms("last 2\n")]), refused);
+        let different = Some(Verdict::Different(error));
+        assert_eq!(refusal(&[terms("last 1\n"), terms("last 2\n")]), different);
         assert_eq!(refusal(&[terms("last 1\n"), terms("last 1\n")]), None);
     }
 }

@@ -215,7 +215,7 @@ fn number(name: &str, value: &str) -> Result<u32, Failure> {
 }
 
 /// Makes an identifier of a run from that of a job.
-fn identifier(job: &str) -> String {
+pub(super) fn identifier(job: &str) -> String {
     job.chars().map(|c| if is_in_run_id(c) { c } else { '_' }).take(RUN_ID_MAX).collect()
 }
 

@@ -2,22 +2,32 @@
 //! common.
 
 use std::fmt::Write;
+use std::sync::mpsc::Sender;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lockstep_results::{Rank, SCHEMA, digest};
+use lockstep_results::{Build, ClockState, Rank, SCHEMA, digest};
+use lockstep_sys::errno::describe;
+use lockstep_sys::memory;
 
 use crate::clients::intervals::LATENCY_MAX_NS;
 use crate::clients::plan::Share;
+use crate::event::Event;
 use crate::exit::{self, Failure};
+use crate::machine::realtime;
 use crate::options::SEED_END;
+use crate::ranks::agreement::Agreement;
 use crate::ranks::args::RankArgs;
 use crate::ranks::instant;
-use crate::ranks::launcher::{Place, place};
+use crate::ranks::launcher::{Place, identifier, place};
 use crate::run::args::{LiveArgs, RunArgs};
 use crate::run::warmup::Warmup;
 
 /// Delay of a start that is tolerated.
 const DEADLINE: Duration = Duration::from_millis(10);
+
+/// Time that a rank waits for the others, beyond the time that it may take to open connections.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Membership of this process in a run.
 #[derive(Debug)]
@@ -26,8 +36,14 @@ pub struct Member {
     pub share: Share,
     source: String,
     run_id: String,
-    options_digest: String,
+    /// Options that all ranks must have in common, one on a line.
+    options: String,
     start_at: Option<SystemTime>,
+    /// Launcher that the ranks agree through, until they have.
+    agreement: Mutex<Option<Agreement>>,
+    has_agreement: bool,
+    patience: Duration,
+    clock_before: Option<ClockState>,
 }
 
 /// Start of the load of this process.
@@ -53,11 +69,12 @@ impl Start {
 impl Member {
     /// Finds the place of this process, and checks that the options fit a run of several ranks.
     /// Returns `None` without any of the options of ranks. `variable` returns the value of an
-    /// environment variable.
+    /// environment variable. Call it before this process opens descriptors.
     ///
     /// # Errors
     ///
-    /// [`exit::USAGE`] with the option that is missing or not possible.
+    /// [`exit::USAGE`] with the option that is missing or not possible; those of
+    /// [`Agreement::find`]. The other ranks learn of the former.
     pub fn new(
         ranks: &RankArgs,
         (run, live): (&RunArgs, &LiveArgs),
@@ -68,32 +85,53 @@ impl Member {
             return Ok(None);
         }
         let alone = || Place { index: 0, count: 1, source: "default".to_owned(), job: None };
-        let place = match ranks.ranks {
-            None => alone(),
-            Some(count) => place(ranks.rank, count, variable)?,
+        let (place, agreement) = match ranks.ranks {
+            None => (alone(), None),
+            Some(count) => {
+                let place = place(ranks.rank, count, &variable)?;
+                let agreement = Agreement::find(place.index, place.count, &variable)?;
+                (place, agreement)
+            }
         };
         let share = Share { index: place.index, count: place.count };
-        if share.count > 1 {
-            check(run, live, share.count)?;
-            if ranks.start_at.is_none() {
-                let error = format!("{} ranks need --start-at, the same for all", share.count);
-                let hint = "compute it once, such as --start-at $(($(date +%s) + 20))";
-                return Err(Failure::new(exit::USAGE, error).hint(hint));
-            }
-        }
-        ranks.start_at.map_or(Ok(()), |start| instant::check(start, now))?;
         let options = common(run, share.count);
-        let run_id = ranks.run_id.clone().or(place.job).unwrap_or_else(|| {
+        let job = place.job.or(agreement.as_ref().map(|agreement| identifier(agreement.job())));
+        let run_id = ranks.run_id.clone().or(job).unwrap_or_else(|| {
             let start = ranks.start_at.unwrap_or(now);
             digest(&format!("{options}start {}\n", unix_us(start)))
         });
-        Ok(Some(Self {
+        let (generator, conns) = (&run.generator, f64::from(run.conns));
+        let opening = generator.connect_rate.map_or(0.0, |rate| conns / rate);
+        let member = Self {
             share,
             source: place.source,
             run_id,
-            options_digest: digest(&options),
+            options,
             start_at: ranks.start_at,
-        }))
+            has_agreement: agreement.is_some(),
+            agreement: Mutex::new(agreement),
+            patience: PATIENCE + generator.timeout + Duration::from_secs_f64(opening),
+            clock_before: realtime::state(),
+        };
+        match member.check(run, live, now) {
+            Ok(()) => Ok(Some(member)),
+            Err(failure) => Err(member.fail(failure)),
+        }
+    }
+
+    fn check(&self, run: &RunArgs, live: &LiveArgs, now: SystemTime) -> Result<(), Failure> {
+        if self.is_one_of_several() {
+            check(run, live, self.share.count)?;
+        }
+        match self.start_at {
+            Some(start) => instant::check(start, now),
+            None if self.has_agreement || !self.is_one_of_several() => Ok(()),
+            None => {
+                let error = format!("{} ranks need --start-at, the same for all", self.share.count);
+                let hint = "compute it once, such as --start-at $(($(date +%s) + 20))";
+                Err(Failure::new(exit::USAGE, error).hint(hint))
+            }
+        }
     }
 
     /// True if the run has several ranks.
@@ -118,10 +156,56 @@ impl Member {
         own
     }
 
-    /// Returns the instant at which the load of all ranks starts; `None` if it starts as soon as
-    /// this process is ready. Called when the connections are open.
-    pub fn agree(&self) -> Option<SystemTime> {
-        self.start_at
+    /// Sends [`Event::Agreed`] when the ranks have agreed on the start of their load. Called when
+    /// the connections are open.
+    pub fn agree(&self, events: &Sender<Event>) {
+        let Some(agreement) = self.take_agreement() else {
+            let _receiver_is_gone = events.send(Event::Agreed(Ok(self.start_at)));
+            return;
+        };
+        let options = format!("{}run_id {}\n", self.options, self.run_id);
+        let (start_at, patience, sender) = (self.start_at, self.patience, events.clone());
+        let work = move || {
+            let start = agreement.agree(&version(), &options, start_at, patience);
+            let _receiver_is_gone = sender.send(Event::Agreed(start.map(Some)));
+        };
+        let started = memory::thread("agreement").and_then(|thread| thread.spawn(work));
+        if let Err(error) = started {
+            let error = format!("cannot start a thread: {}", describe(&error));
+            let failure = Failure::new(exit::FAILURE, error);
+            let _receiver_is_gone = events.send(Event::Agreed(Err(failure)));
+        }
+    }
+
+    /// Reports a failure to the other ranks if they have not agreed yet, since they would wait for
+    /// this one. Takes as long as the others take to get ready. No effect after a signal.
+    pub fn report(&self, failure: &Failure) {
+        if failure.code < exit::of_signal(0)
+            && let Some(agreement) = self.take_agreement()
+        {
+            agreement.fail(failure, self.patience);
+        }
+    }
+
+    /// Prints a failure before it [reports](Self::report) it, and returns it without its text. A
+    /// failure that the other ranks need not know is returned as it is.
+    #[must_use]
+    pub fn fail(&self, failure: Failure) -> Failure {
+        if self.is_agreed() || failure.code > exit::of_signal(0) {
+            return failure;
+        }
+        failure.print();
+        self.report(&failure);
+        Failure::new(failure.code, String::new())
+    }
+
+    /// True if there is no launcher to agree through, or no longer.
+    fn is_agreed(&self) -> bool {
+        self.agreement.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    fn take_agreement(&self) -> Option<Agreement> {
+        self.agreement.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Description for standard error, before the run.
@@ -148,17 +232,35 @@ impl Member {
             count: self.share.count,
             run_id: self.run_id.clone(),
             source: self.source.clone(),
-            start_source: start.agreed.map_or("none", |_| "--start-at").to_owned(),
-            options_digest: self.options_digest.clone(),
+            start_source: self.start_source(start).to_owned(),
+            options_digest: digest(&self.options),
+            boot: realtime::boot(),
             planned_start_unix_us: unix_us(planned),
             start_unix_us: unix_us(start.unix + start.delay),
             start_monotonic_us: (start.monotonic + start.delay).as_micros() as u64,
             window_start_unix_us: unix_us(start.unix + warmup),
             window_end_unix_us: unix_us(start.unix + warmup + length),
             met_deadline: window.is_some() && start.late().is_none(),
-            ..Rank::default()
+            clock_before: self.clock_before,
+            clock_after: realtime::state(),
         }
     }
+
+    fn start_source(&self, start: &Start) -> &'static str {
+        match (start.agreed, self.start_at) {
+            (None, _) => "none",
+            (_, Some(_)) => "--start-at",
+            (_, None) => "PMI",
+        }
+    }
+}
+
+/// Version of this build.
+fn version() -> String {
+    let build = Build::of_this_program();
+    let dirty = if build.git_dirty == Some(true) { ", changed" } else { "" };
+    let revision = build.git_revision.map(|it| format!(" ({it:.12}{dirty})")).unwrap_or_default();
+    format!("{}{revision}", env!("CARGO_PKG_VERSION"))
 }
 
 /// Checks options that do not depend on the rank, so that all ranks report the same.

@@ -154,8 +154,9 @@ pub fn measure(
                 }
             }
         }
+        let channel = (sender, events);
         let mut controller =
-            Controller::new(run, member, &control, events, observer, threads.len());
+            Controller::new(run, member, &control, channel, observer, threads.len());
         controller.signal = signal;
         controller.run(keep_open);
         let (mut totals, mut cpus) = (Totals::new(), Vec::new());
@@ -168,6 +169,9 @@ pub fn measure(
                 }
                 Err(_) => return Err(failed("a client thread panicked".to_owned())),
             }
+        }
+        if let Some(failure) = controller.failure {
+            return Err(failure);
         }
         cpus.sort_unstable();
         cpus.dedup();
@@ -193,7 +197,7 @@ fn run_thread(
     let finish = FinishGuard(sender.clone());
     let leave = LeaveGuard(run.plan.slices.as_ref());
     pin(&[run.placement.of_thread(load.thread)])?;
-    let opened = || drop(sender.send(Event::Opened));
+    let opened = |connected| drop(sender.send(Event::Opened(connected)));
     let finished = move || {
         drop(leave);
         drop(finish);
@@ -218,6 +222,7 @@ struct Controller<'a> {
     run: &'a Run,
     member: Option<&'a Member>,
     control: &'a Arc<Control>,
+    sender: &'a Sender<Event>,
     events: &'a Receiver<Event>,
     observer: &'a mut dyn Observer,
     progress: Progress,
@@ -231,9 +236,15 @@ struct Controller<'a> {
     threads: usize,
     /// Threads whose connections are open or have failed.
     opened: usize,
+    /// Connections that were established by the threads that have opened theirs.
+    connected: u64,
     /// Threads that have nothing outstanding any more.
     finished: usize,
     signal: Option<i32>,
+    /// Agreement of the ranks, once there is one.
+    agreed: Option<Result<Option<SystemTime>, Failure>>,
+    /// Reason why the ranks cannot start.
+    failure: Option<Failure>,
     /// Begin of the run, start of the window, and last reply, as [`pauses::now`].
     instants: [Duration; 3],
     /// Begin of the loop.
@@ -252,7 +263,7 @@ impl<'a> Controller<'a> {
         run: &'a Run,
         member: Option<&'a Member>,
         control: &'a Arc<Control>,
-        events: &'a Receiver<Event>,
+        (sender, events): (&'a Sender<Event>, &'a Receiver<Event>),
         observer: &'a mut dyn Observer,
         threads: usize,
     ) -> Self {
@@ -263,6 +274,7 @@ impl<'a> Controller<'a> {
             run,
             member,
             control,
+            sender,
             events,
             observer,
             progress: Progress::start(run.progress.as_deref()),
@@ -274,8 +286,11 @@ impl<'a> Controller<'a> {
             intervals: Intervals::new(run.plan.interval_ns, run.plan.open.is_some()),
             threads,
             opened: 0,
+            connected: 0,
             finished: 0,
             signal: None,
+            agreed: None,
+            failure: None,
             instants: [pauses::now(); 3],
             begin_ns: 0,
             start: Start {
@@ -310,11 +325,13 @@ impl<'a> Controller<'a> {
         if slices.is_some() {
             self.control.clock.stop();
         }
+        // The other ranks do not start without this one.
+        let complete = complete && (self.member.is_none() || self.connected > 0);
         if complete {
             self.await_start();
         }
         let now = self.set_begin();
-        if complete && self.signal.is_none() {
+        if complete && self.signal.is_none() && self.failure.is_none() {
             slices.iter().for_each(|slices| slices.join(self.control, self.threads));
             self.warm_up();
             self.wait_until(self.start_ns);
@@ -342,11 +359,20 @@ impl<'a> Controller<'a> {
         self.instants[2] = pauses::now();
     }
 
-    /// Waits until shortly before the instant at which all ranks start. The realtime clock is read
-    /// again and again, since it may be set meanwhile.
+    /// Waits until the ranks have agreed on their start, and then until shortly before it. The
+    /// realtime clock is read again and again, since it may be set meanwhile.
     fn await_start(&mut self) {
-        let Some(agreed) = self.member.and_then(Member::agree) else { return };
-        self.start.agreed = Some(agreed);
+        let Some(member) = self.member else { return };
+        member.agree(self.sender);
+        while self.signal.is_none() && self.agreed.is_none() {
+            self.wait(NEVER);
+        }
+        match self.agreed.take() {
+            Some(Ok(start)) => self.start.agreed = start,
+            Some(Err(failure)) => self.failure = Some(failure),
+            None => {}
+        }
+        let Some(agreed) = self.start.agreed else { return };
         while self.signal.is_none() && self.finished < self.threads {
             let left = until(agreed).saturating_sub(self.head_start());
             if left.is_zero() {
@@ -453,8 +479,12 @@ impl<'a> Controller<'a> {
             timeout = timeout.max(POLL_STOPPED);
         }
         match self.events.recv_timeout(timeout) {
-            Ok(Event::Opened) => self.opened += 1,
+            Ok(Event::Opened(connected)) => {
+                self.opened += 1;
+                self.connected += connected;
+            }
             Ok(Event::Finished) => self.finished += 1,
+            Ok(Event::Agreed(agreed)) => self.agreed = Some(agreed),
             Ok(Event::Signal(signal)) => {
                 self.signal = Some(signal);
                 let now = self.control.clock.now();

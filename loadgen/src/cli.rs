@@ -14,6 +14,7 @@ use crate::experiments::storm::StormArgs;
 use crate::experiments::sweep::{SweepArgs, WorkerArgs};
 use crate::options::{EMBEDDED, page};
 use crate::ranks::args::RankArgs;
+use crate::ranks::merge::MergeArgs;
 use crate::run::args::{LiveArgs, RunArgs};
 use crate::servers::embedded::{self, EmbeddedArgs};
 use crate::servers::supervisor::ExecArgs;
@@ -37,6 +38,7 @@ Examples:
   loadgen backlog --netns                      effect of listen(n)
   loadgen storm --conns 2000 --backlog 16      cost of a short listen queue
   loadgen floor                                an exchange without a server
+  loadgen merge runs/                          the ranks of a run, added
   loadgen report A.json B.json                 two runs side by side
 
 Exit codes: 0 ok, 1 run-time failure, 2 usage, 3 backend not available here,
@@ -164,6 +166,7 @@ pub enum Command {
     Floor(FloorArgs),
     Storm(StormArgs),
     Backlog(BacklogArgs),
+    Merge(MergeArgs),
     Report(ReportArgs),
     #[command(hide = true)]
     Serve(EmbeddedArgs),
@@ -213,7 +216,8 @@ mod tests {
     #[test]
     fn options_have_the_same_help_in_every_command() {
         // These take one value or several, or another meaning, by command.
-        let differ = ["backend", "backlog", "conns", "duration", "force", "output", "rate"];
+        let differ =
+            ["backend", "backlog", "conns", "duration", "force", "output", "rate", "run-id"];
         let differ = [&differ[..], &["rounds", "seed", "size", "target", "warmup"]].concat();
         let cli = Cli::command();
         let mut helps = std::collections::BTreeMap::new();

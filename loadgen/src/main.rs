@@ -20,6 +20,7 @@ use loadgen::options::{OutputArgs, check_file};
 use loadgen::printer::Printer;
 use loadgen::ranks::Member;
 use loadgen::ranks::args::RankArgs;
+use loadgen::ranks::merge;
 use loadgen::run::args::{LiveArgs, RunArgs};
 use loadgen::run::live::Live;
 use loadgen::{machine::signals, run, servers::embedded, servers::supervisor};
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Some(Command::Floor(args)) => finish(floor::floor(&args, argv), &args.output),
         Some(Command::Storm(args)) => finish(storm::storm(&args, argv), &args.output),
         Some(Command::Backlog(args)) => finish(backlog::backlog(&args, argv), &args.output),
+        Some(Command::Merge(args)) => finish(merge::merge(&args, argv), &args.output),
         Some(Command::Report(args)) => report(&args),
         Some(Command::Serve(args)) => return embedded::serve(&args),
         Some(Command::Exec(args)) => return supervisor::exec(&args),

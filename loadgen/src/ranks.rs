@@ -8,12 +8,14 @@
 //! * [`args`]: the options. [`launcher`]: place of a rank, from the options or the launcher's
 //!   environment. [`instant`]: the common start. [`member`]: all that a rank has to know.
 //! * [`agreement`]: of all ranks on their options and start, through their launcher.
+//! * [`merge`](mod@merge): the command that adds their records.
 
 pub mod agreement;
 pub mod args;
 pub mod instant;
 pub mod launcher;
 pub mod member;
+pub mod merge;
 mod pmi;
 #[cfg(test)]
 mod scripted_launcher;

@@ -44,6 +44,11 @@ impl Kind {
     pub const fn is_wrong_reply(self) -> bool {
         matches!(self, Self::Mismatch | Self::Surplus)
     }
+
+    /// True for the name of such a kind.
+    pub fn names_wrong_reply(name: &str) -> bool {
+        [Self::Mismatch, Self::Surplus].iter().any(|kind| kind.name() == name)
+    }
 }
 
 /// Counts of failures by kind and errno, with a description of the first of each.

@@ -112,14 +112,19 @@ pub(super) fn record(
         errors: measured.totals.failures.into_counts(),
         thresholds: Vec::new(),
     };
-    record.thresholds = job.args.fail_if.iter().map(|limit| threshold(limit, &record)).collect();
+    judge_thresholds(&mut record, &job.args.fail_if);
+    record
+}
+
+/// Tests thresholds. A record that does not decide them is invalid.
+pub(crate) fn judge_thresholds(record: &mut Record, limits: &[Condition]) {
+    record.thresholds = limits.iter().map(|limit| threshold(limit, record)).collect();
     // A threshold that is missed decides what the others cannot.
     if !record.thresholds.iter().any(Threshold::missed) {
         let undecided = record.thresholds.iter().filter_map(Threshold::doubt);
         record.invalid_reasons.extend(undecided);
         record.valid = record.invalid_reasons.is_empty();
     }
-    record
 }
 
 /// Cost of a server, as it has published it.

@@ -15,6 +15,7 @@ mod intervals;
 mod kernel_counters;
 mod limits;
 mod machine_load;
+mod merge;
 mod neighbours;
 mod one_shot;
 mod open_loop;

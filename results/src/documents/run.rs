@@ -140,11 +140,14 @@ impl Document for Record {
 
     fn stem(&self) -> String {
         let stem = format!("{}-{}x{}", self.subject.name, self.conns, self.size);
-        match &self.rank {
-            Some(Rank { index, count, run_id, .. }) if *count > 1 => {
-                // A long name of a target must not displace the rank.
-                let stem: String = stem.chars().take(SHORT_STEM_MAX).collect();
-                format!("{stem}-{run_id}-rank{index}of{count}")
+        // A long name of a target must not displace what follows.
+        let short = || stem.chars().take(SHORT_STEM_MAX).collect::<String>();
+        match (&self.rank, &self.merge) {
+            (Some(Rank { index, count, run_id, .. }), _) if *count > 1 => {
+                format!("{}-{run_id}-rank{index}of{count}", short())
+            }
+            (_, Some(merge)) => {
+                format!("{}-{}-{}ranks", short(), merge.run_id, self.ranks.len())
             }
             _ => stem,
         }

@@ -2,8 +2,8 @@
 
 use hdrhistogram::Histogram;
 use lockstep_results::{
-    Cost, ErrorCount, Fairness, Interval, Latency, Merge, MergeError, Rank, Rate, Record, Sent,
-    Statistic, merge,
+    Cost, Document, ErrorCount, Fairness, Interval, Latency, Merge, MergeError, Rank, Rate, Record,
+    Sent, Statistic, Stored, merge, report, table,
 };
 
 use crate::sample;
@@ -588,4 +588,67 @@ fn sums_that_are_too_large_are_errors() {
         record.errors = vec![error("eof"), error("eof")];
     }
     assert_refused(&files, "the sum of errors over all ranks is too large");
+}
+
+#[test]
+fn text_has_a_row_for_each_rank_in_80_columns() {
+    for (count, rows) in [(1, 1), (64, 64), (200, 128)] {
+        let mut files: Vec<_> =
+            (0..count).map(|index| rank(index, count, &[1_000_000; 10])).collect();
+        let last = &mut files[count as usize - 1].1;
+        (last.valid, last.conns) = (false, 1_000_000);
+        last.environment.host = Some("\u{1b}[31mb479c01b".into());
+        last.duration_s = 0.000_001;
+        let place = place(last);
+        place.window_end_unix_us = place.window_start_unix_us + 1;
+        place.start_unix_us = START_US - 999_000;
+        place.boot = Some("other".into());
+        let sum = merged(&files);
+        let text = sum.text();
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(!text.contains('\u{1b}'));
+        let found = text.lines().filter(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.len() >= 9 && words[0].parse::<u32>().is_ok() && words[4] == "1.00ms"
+        });
+        assert_eq!(found.count(), rows, "{text}");
+        assert_eq!(text.contains("\nand 72 more ranks in the record\n"), count == 200, "{text}");
+        let hosts = if count == 1 { "1 host" } else { "2 hosts" };
+        let plural = if count == 1 { "" } else { "s" };
+        assert!(text.contains(&format!("{count} of {count} rank{plural} of run run-7 on {hosts}")));
+        assert!(count == 200 || text.contains("10.00M"), "the rate of the last rank: {text}");
+    }
+    let text = merged(&ranks([10, 10])).text();
+    assert!(
+        text.contains("start skew     1.00us between the first and the last, on the monotonic")
+    );
+    let partial = merge(&ranks([10, 10, 10])[..2], true, Vec::new()).unwrap().text();
+    assert!(partial.contains("2 of 3 ranks of run run-7 on 1 host; without a record: 2\n"));
+}
+
+#[test]
+fn page_has_a_row_for_each_rank() {
+    let sum = merged(&ranks([10, 10, 10]));
+    let document = Stored::Run(Box::new(sum.clone()));
+    let page = report::page(&[("sum.json".into(), document)]);
+    assert!(page.contains("<h3>Ranks of mio</h3>"), "{page}");
+    for index in 0..3 {
+        assert!(page.contains(&format!("<tr><th scope=\"row\">{index}</th><td>9f86d081</td>")));
+    }
+    assert!(page.contains("3 of 3 ranks of run run-7"));
+    // A merged record beside another one.
+    let both = [("sum", &sum), ("one", &sample())];
+    assert!(table(&both).contains("  ranks: 3 (sum) | - (one)"), "{}", table(&both));
+}
+
+#[test]
+fn ranks_side_by_side_get_a_hint() {
+    let files: Vec<(String, Stored)> = ranks([10, 10, 10])
+        .into_iter()
+        .map(|(file, record)| (file, Stored::Run(Box::new(record))))
+        .collect();
+    let hint = "2 of the 3 ranks of run run-7: loadgen merge adds them to one result";
+    assert!(report::text(&files[..2]).contains(hint));
+    assert!(report::page(&files[..2]).contains(hint));
+    assert!(!report::text(&files[..1]).contains("loadgen merge adds them"));
 }

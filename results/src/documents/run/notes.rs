@@ -1,12 +1,30 @@
 //! Notes below a table: differences between runs, and doubts about a run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::environment::circumstances::{self, Circumstance, value};
 use crate::{Environment, Record, Spread, format, text};
 
 /// Factor of the CPU per exchange by which runs of one command rarely differ on a steady machine.
 const MOVED: f64 = 1.1;
+
+/// One line for each run of which several ranks are here.
+pub(super) fn unmerged(records: &[(&str, &Record)]) -> Vec<String> {
+    let mut runs: BTreeMap<&str, (u64, u32)> = BTreeMap::new();
+    for rank in records.iter().filter_map(|(_, record)| record.rank.as_ref()) {
+        let (found, count) = runs.entry(&rank.run_id).or_default();
+        (*found, *count) = (*found + 1, rank.count);
+    }
+    let several = runs.iter().filter(|(_, (found, _))| *found > 1);
+    let line = |(run, (found, count)): (&&str, &(u64, u32))| {
+        let ranks = text::plural((*count).into(), "rank");
+        let found = text::grouped(*found);
+        text::line(&format!(
+            "{found} of the {ranks} of run {run}: loadgen merge adds them to one result"
+        ))
+    };
+    several.map(line).collect()
+}
 
 /// One line for each circumstance that is not the same in all runs.
 pub(super) fn differences(records: &[(&str, &Record)]) -> Vec<String> {
@@ -102,6 +120,7 @@ pub(crate) fn circumstances(record: &Record) -> Vec<Circumstance> {
         ("service", Some(subject.service.clone())),
         ("load", Some(record.load.clone())),
         ("rate", record.rate.as_ref().map(|r| format!("{}/s {}", r.planned_per_s, r.arrivals))),
+        ("ranks", number(record.merge.as_ref().map(|merge| merge.expected))),
         ("connections", number(Some(record.conns))),
         ("bytes", number(Some(record.size))),
         ("measured", Some(format!("{:.0}s", record.duration_s))),

@@ -1,7 +1,9 @@
 //! Section of single runs: their numbers, doubts, and charts of all.
 
 use super::charts::{costs, fairness, throughput, timeline};
+use super::notes;
 use super::table::metrics;
+use super::text;
 use crate::environment::circumstances::git;
 use crate::html::Page;
 use crate::html::escape;
@@ -32,10 +34,14 @@ pub(crate) fn section(page: &mut Page, runs: &[(&str, &Record)], alone: bool) {
                     loadgen compare tells noise from difference.";
         page.paragraph("note", note);
     }
+    page.list("warning", &notes::unmerged(runs));
     let labelled: Vec<(&str, &Record)> =
         labels.iter().map(String::as_str).zip(runs.iter().map(|&(_, run)| run)).collect();
     for together in labelled.chunks(TOGETHER) {
         charts(page, together);
+    }
+    for (label, run) in &labelled {
+        ranks(page, label, run);
     }
     details(page, &labelled);
     page.push("</section>");
@@ -110,6 +116,20 @@ fn card(page: &mut Page, file: &str, label: &str, run: &Record) {
     page.list("warning", &doubts);
     page.paragraph("file", &format!("{file}, {}", run.header.started));
     page.push("</article>");
+}
+
+/// Properties and a row for each rank of a merged run.
+fn ranks(page: &mut Page, label: &str, run: &Record) {
+    let Some(merge) = &run.merge else { return };
+    page.push(&format!("<h3>Ranks of {}</h3>", escape(label)));
+    for (name, sentence) in text::ranks::facts(run, merge) {
+        page.paragraph("note", &format!("{name}: {sentence}"));
+    }
+    let mut table = Table::new(text::ranks::HEAD);
+    for rank in &run.ranks {
+        table.row(text::ranks::cells(rank));
+    }
+    page.push(&table.html());
 }
 
 /// `1000 connections x 64 bytes, closed loop`.

@@ -29,6 +29,7 @@ pub fn table(records: &[(&str, &Record)]) -> String {
             lines.push(format!("{label} = {}", shorten(&printable(name), COLUMNS - 8)));
         }
     }
+    lines.extend(notes::unmerged(records));
     lines.extend(notes::differences(&labelled));
     lines.extend(notes::changed_speed(&labelled));
     lines.extend(labelled.iter().flat_map(|(label, record)| notes::doubts(label, record)));

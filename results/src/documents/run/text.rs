@@ -1,5 +1,7 @@
 //! Text of one run.
 
+pub(super) mod ranks;
+
 use std::collections::BTreeSet;
 
 use super::bars::bars;
@@ -29,6 +31,7 @@ pub(super) fn text(record: &Record) -> String {
     text += &histogram(record);
     text += &errors(record);
     text += &costs(record);
+    text += &ranks::text(record);
     text += &verdict(record);
     text
 }
@@ -359,6 +362,7 @@ fn quota(cost: &Cost) -> String {
 fn full(limit: &str, record: &Record) -> &'static str {
     match limit {
         "server" => "the server's CPUs were full",
+        "client" if record.merge.is_some() => "the CPUs or the quota of a rank's generator",
         "client" => "the generator's CPUs were full, the server's were not",
         "both" => "the CPUs of both sides were full",
         "neither" => "the CPUs of neither side were full",

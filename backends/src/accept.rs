@@ -1,18 +1,21 @@
-//! Limits on accepting: the number of open connections, a pause before the first accept, and what
-//! follows a failed one.
+//! Accepting connections: the listener of an event loop, the limit on open connections, a pause before
+//! the first accept, and what follows a failed one.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, ErrorKind};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use lockstep_sys::errno::describe;
+use lockstep_sys::errno::{describe, is_exhaustion};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::io::write;
+use rustix::net::{SocketFlags, accept_with};
 use socket2::SockRef;
 
-use crate::Stop;
 use crate::stop::wait_for;
+use crate::trace::{Trace, Traced};
+use crate::{Options, Stats, Stop};
 
 /// True if accept(2) failed because of the listener, so that every later accept fails as well:
 /// EINVAL after the socket was shut down or destroyed (`ss --kill`), EBADF, ENOTSOCK and EOPNOTSUPP
@@ -31,6 +34,130 @@ pub(crate) fn listener_error(listener: impl AsFd, error: &io::Error) -> io::Erro
     let addr = SockRef::from(&listener).local_addr().ok().and_then(|addr| addr.as_socket());
     let addr = addr.map_or_else(String::new, |addr| format!(" on {addr}"));
     io::Error::other(format!("cannot accept{addr}: {}", describe(error)))
+}
+
+/// The listener of a shard with an event loop. It accepts within the limits, and not before a delay
+/// has passed.
+#[derive(Debug)]
+pub(crate) struct Acceptor<'a> {
+    /// None once it is closed.
+    listener: Option<TcpListener>,
+    /// The error with which it failed for good.
+    error: Option<io::Error>,
+    backoff: AcceptBackoff,
+    limit: &'a ConnectionLimit,
+    stop: &'a Stop,
+}
+
+/// Result of [`Acceptor::accept`].
+#[derive(Debug)]
+pub(crate) enum Accepted {
+    /// A connection, in non-blocking mode.
+    Connection(TcpStream),
+    /// The listen queue is empty, or the listener has failed for good.
+    Empty,
+    /// None is possible before [`Acceptor::delayed_until`].
+    Delayed,
+    /// This one failed; the next may succeed.
+    Failed,
+}
+
+impl<'a> Acceptor<'a> {
+    /// Makes the listener non-blocking.
+    pub(crate) fn new(
+        listener: TcpListener,
+        (options, limit, stop): (&Options, &'a ConnectionLimit, &'a Stop),
+        trace: impl Trace,
+    ) -> io::Result<Self> {
+        let listener = Traced { socket: listener, trace };
+        listener.call("ioctl", "FIONBIO, 1", |listener| listener.set_nonblocking(true))?;
+        let backoff = AcceptBackoff::new(options.accept_delay);
+        Ok(Self { listener: Some(listener.socket), error: None, backoff, limit, stop })
+    }
+
+    /// The listener; none once it is closed.
+    pub(crate) fn listener(&self) -> Option<BorrowedFd<'_>> {
+        self.listener.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Time of the next accept; none if there is no delay.
+    pub(crate) fn delayed_until(&self) -> Option<Instant> {
+        self.backoff.until().filter(|_| self.listener.is_some())
+    }
+
+    /// Ends the delays that are over.
+    pub(crate) fn expire(&mut self) {
+        if self.backoff.until().is_some() {
+            self.backoff.expire(Instant::now());
+        }
+    }
+
+    /// Accepts a connection and counts it. If the server stops, the limit does not apply.
+    pub(crate) fn accept(&mut self, stats: &mut Stats, trace: impl Trace) -> Accepted {
+        let Some(listener) = self.listener.as_ref().filter(|_| self.error.is_none()) else {
+            return Accepted::Empty;
+        };
+        if self.stop.is_draining() {
+            self.limit.acquire();
+        } else if self.backoff.until().is_some() {
+            return Accepted::Delayed;
+        } else if !self.limit.try_acquire() {
+            // Another shard may release a slot; only another try shows it.
+            self.backoff.start(Instant::now());
+            return Accepted::Delayed;
+        }
+        stats.syscalls += 1;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let accept = || Ok(accept_with(listener, flags)?);
+        let error = match trace.accept(listener, accept, AsRawFd::as_raw_fd) {
+            Ok(socket) => {
+                self.backoff.reset();
+                self.limit.opened();
+                stats.on_accepted();
+                return Accepted::Connection(socket.into());
+            }
+            Err(error) => error,
+        };
+        self.limit.release();
+        match error.kind() {
+            ErrorKind::WouldBlock => return Accepted::Empty,
+            ErrorKind::Interrupted => return Accepted::Failed,
+            _ => stats.on_accept_error(&error),
+        }
+        if is_permanent(&error) {
+            self.error = Some(listener_error(listener, &error));
+            self.stop.drain();
+            Accepted::Empty
+        } else if is_exhaustion(&error) || !self.stop.is_draining() {
+            self.backoff.start(Instant::now());
+            Accepted::Delayed
+        } else {
+            Accepted::Failed
+        }
+    }
+
+    /// Reports that a socket has been closed, which frees a descriptor and a slot.
+    pub(crate) fn closed(&mut self) {
+        self.limit.closed();
+        self.backoff.end();
+    }
+
+    /// Ends all delays: a stopping server accepts its listen queue without any.
+    pub(crate) fn end_delays(&mut self) {
+        self.backoff.disable();
+    }
+
+    /// Closes the listener.
+    pub(crate) fn close(&mut self, trace: impl Trace) {
+        if let Some(listener) = self.listener.take() {
+            trace.close(listener);
+        }
+    }
+
+    /// Returns the error with which the listener failed for good.
+    pub(crate) fn into_error(self) -> Option<io::Error> {
+        self.error
+    }
 }
 
 /// Limit on open connections, shared by all shards. Connections beyond it wait in the listen queue.

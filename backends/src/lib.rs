@@ -51,6 +51,7 @@ mod options;
 #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command bounds its output"))]
 mod output;
 mod pinning;
+pub mod poll;
 mod published;
 mod scratch;
 mod server;
@@ -256,7 +257,8 @@ pub trait Backend: fmt::Debug + Sync {
 }
 
 /// All backends; `auto` takes the first that this machine supports.
-pub static BACKENDS: &[&dyn Backend] = &[&IoUring::DEFAULT, &mio::Mio, &blocking::Blocking];
+pub static BACKENDS: &[&dyn Backend] =
+    &[&IoUring::DEFAULT, &mio::Mio, &blocking::Blocking, &poll::Poll];
 
 /// Returns the backend with this name or alias.
 ///

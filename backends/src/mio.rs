@@ -25,20 +25,18 @@ use lockstep_core::{Cause, Exchange, Op, RECV_MAX, Service};
 use lockstep_sys::busy_poll::BusyPoll;
 use lockstep_sys::errno::is_exhaustion;
 use mio::event::{Event, Source};
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpStream;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::accept::{AcceptBackoff, is_permanent, listener_error};
+use crate::accept::{Accepted, Acceptor};
 use crate::deadlines::Deadlines;
 use crate::drive::{Discarded, Driven, LINGER, discard, drive, lingers};
 use crate::scratch::Scratch;
 use crate::slots::{Key, Slots};
 use crate::stop::WAIT_RETRY;
 use crate::trace::{NONE, NoTrace, Trace, Traced};
-use crate::{
-    Backend, ConnectionLimit, Options, Publisher, ServiceFactory, Shard, Stats, Stop, Unsupported,
-};
+use crate::{Backend, Options, Publisher, ServiceFactory, Shard, Stats, Stop, Unsupported};
 
 /// The backend; it has no tuning.
 #[derive(Clone, Copy, Debug)]
@@ -118,12 +116,9 @@ enum State {
 
 struct Loop<'a, T> {
     poll: Poll,
-    listener: Option<TcpListener>,
-    /// The error with which the listener failed for good.
-    listener_error: Option<io::Error>,
+    acceptor: Acceptor<'a>,
     options: &'a Options,
     stop: &'a Stop,
-    limit: &'a ConnectionLimit,
     service: &'a ServiceFactory,
     trace: T,
     connections: Slots<Connection>,
@@ -132,7 +127,6 @@ struct Loop<'a, T> {
     ready: VecDeque<Key>,
     /// True if connections may be in the listen queue.
     acceptable: bool,
-    backoff: AcceptBackoff,
     busy_poll: BusyPoll,
     idle: Deadlines,
     lingering: Deadlines,
@@ -153,26 +147,22 @@ impl<'a, T: Trace> Loop<'a, T> {
         let new = format_args!("epoll_create1(EPOLL_CLOEXEC)");
         let poll = trace.call_for(NONE, new, Poll::new, AsRawFd::as_raw_fd);
         let poll = poll.map_err(|error| io::Error::other(no_epoll(&error)))?;
-        let listener = Traced { socket: listener, trace };
-        listener.call("ioctl", "FIONBIO, 1", |listener| listener.set_nonblocking(true))?;
-        let mut listener = TcpListener::from_std(listener.socket);
-        let (fd, stop_fd) = (listener.as_raw_fd(), stop.as_fd().as_raw_fd());
-        register(&poll, &mut listener, fd, LISTENER, Interest::READABLE, trace)?;
+        let acceptor = Acceptor::new(listener, (options, limit, stop), trace)?;
+        let fd = acceptor.listener().expect("not closed yet").as_raw_fd();
+        let stop_fd = stop.as_fd().as_raw_fd();
+        register(&poll, &mut SourceFd(&fd), fd, LISTENER, Interest::READABLE, trace)?;
         register(&poll, &mut SourceFd(&stop_fd), stop_fd, STOP, Interest::READABLE, trace)?;
         Ok(Self {
             poll,
-            listener: Some(listener),
-            listener_error: None,
+            acceptor,
             options,
             stop,
-            limit,
             service,
             trace,
             connections: Slots::new(),
             scratch: Scratch::new(),
             ready: VecDeque::new(),
             acceptable: false,
-            backoff: AcceptBackoff::new(options.accept_delay),
             busy_poll: BusyPoll::new(options.spin),
             idle: Deadlines::new(options.idle_timeout),
             lingering: Deadlines::new(Some(LINGER)),
@@ -183,7 +173,7 @@ impl<'a, T: Trace> Loop<'a, T> {
 
     fn run(mut self) -> io::Result<Stats> {
         let mut events = Events::with_capacity(EVENTS);
-        while self.listener.is_some() || self.connections.len() > 0 {
+        while self.acceptor.listener().is_some() || self.connections.len() > 0 {
             self.wait(&mut events)?;
             for event in &events {
                 match event.token() {
@@ -199,7 +189,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             self.accept(ACCEPTS);
         }
         self.stats.spun_us = self.busy_poll.spun.as_micros() as u64;
-        self.listener_error.map_or(Ok(self.stats), Err)
+        self.acceptor.into_error().map_or(Ok(self.stats), Err)
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
@@ -265,7 +255,7 @@ impl<'a, T: Trace> Loop<'a, T> {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let accept = self.backoff.until().filter(|_| self.acceptable && self.listener.is_some());
+        let accept = self.acceptor.delayed_until().filter(|_| self.acceptable);
         [accept, self.idle.next(), self.lingering.next(), self.stop.deadline()]
             .into_iter()
             .flatten()
@@ -324,66 +314,25 @@ impl<'a, T: Trace> Loop<'a, T> {
 
     /// True if there may be a connection to accept, and accepting is not delayed.
     fn may_accept(&self) -> bool {
-        self.acceptable && self.listener.is_some() && self.backoff.until().is_none()
+        self.acceptable && self.acceptor.delayed_until().is_none()
     }
 
     /// Accepts at most `bound` connections; the rest is left for the next iteration.
     fn accept(&mut self, bound: usize) {
-        if self.backoff.until().is_some() {
-            self.backoff.expire(Instant::now());
-        }
-        if let (true, Some(listener)) = (self.may_accept(), &self.listener) {
+        self.acceptor.expire();
+        if let (true, Some(listener)) = (self.may_accept(), self.acceptor.listener()) {
             self.stats.observe_queue(listener, self.trace.tracer());
         }
         for _ in 0..bound {
             if !self.may_accept() {
                 return;
             }
-            if self.stop.is_draining() {
-                self.limit.acquire();
-            } else if !self.limit.try_acquire() {
-                // Another shard may release a slot; only another try shows it.
-                self.backoff.start(Instant::now());
-                return;
+            match self.acceptor.accept(&mut self.stats, self.trace) {
+                Accepted::Connection(stream) => self.open(TcpStream::from_std(stream)),
+                Accepted::Empty => self.acceptable = false,
+                Accepted::Delayed => return,
+                Accepted::Failed => {}
             }
-            if !self.accept_one() {
-                self.limit.release();
-            }
-        }
-    }
-
-    /// Returns true if a connection was accepted.
-    fn accept_one(&mut self) -> bool {
-        let Some(listener) = &self.listener else { return false };
-        self.stats.syscalls += 1;
-        match self.trace.accept(listener, || listener.accept(), |(stream, _)| stream.as_raw_fd()) {
-            Ok((stream, _)) => {
-                self.backoff.reset();
-                self.stats.on_accepted();
-                self.limit.opened();
-                self.open(stream);
-                true
-            }
-            Err(error) => {
-                match error.kind() {
-                    ErrorKind::WouldBlock => self.acceptable = false,
-                    ErrorKind::Interrupted => {}
-                    _ => self.on_accept_error(&error),
-                }
-                false
-            }
-        }
-    }
-
-    fn on_accept_error(&mut self, error: &io::Error) {
-        self.stats.on_accept_error(error);
-        if is_permanent(error) {
-            self.acceptable = false;
-            let listener = self.listener.as_ref();
-            self.listener_error = listener.map(|listener| listener_error(listener, error));
-            self.stop.drain();
-        } else if is_exhaustion(error) || !self.stop.is_draining() {
-            self.backoff.start(Instant::now());
         }
     }
 
@@ -454,8 +403,7 @@ impl<'a, T: Trace> Loop<'a, T> {
             self.trace.close(connection.stream); // which also removes it from the epoll instance
         }
         self.stats.syscalls += 1;
-        self.limit.closed();
-        self.backoff.end(); // a descriptor and a slot are free again
+        self.acceptor.closed();
     }
 
     /// Ends the connections whose deadline is over.
@@ -497,12 +445,11 @@ impl<'a, T: Trace> Loop<'a, T> {
         for key in self.connections.keys() {
             self.drain_connection(key);
         }
-        self.acceptable = self.listener_error.is_none();
-        self.backoff.disable();
+        self.acceptable = true;
+        self.acceptor.end_delays();
         self.accept(self.options.backlog as usize + 1);
-        if let Some(listener) = self.listener.take() {
-            self.trace.close(listener);
-        }
+        self.acceptor.close(self.trace);
+        self.acceptable = false;
     }
 
     fn drain_connection(&mut self, key: Key) {

@@ -49,6 +49,11 @@ fn chaos_clients_get_every_byte_with_blocking() {
 }
 
 #[test]
+fn chaos_clients_get_every_byte_with_poll() {
+    chaos("poll");
+}
+
+#[test]
 fn chaos_clients_get_every_byte_with_mio() {
     chaos("mio");
 }

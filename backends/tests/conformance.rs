@@ -21,6 +21,7 @@ use std::time::Duration;
 use lockstep_backends::blocking::Blocking;
 use lockstep_backends::io_uring::IoUring;
 use lockstep_backends::mio::Mio;
+use lockstep_backends::poll::Poll;
 use lockstep_backends::{BACKENDS, Backend};
 
 use harness::Subject;
@@ -54,6 +55,16 @@ mod mio {
     use super::{Mio, Subject};
 
     const SUBJECT: Subject = Subject::of(&Mio);
+
+    #[path = "conformance/cases.rs"]
+    mod cases;
+}
+
+#[path = "."]
+mod poll {
+    use super::{Poll, Subject};
+
+    const SUBJECT: Subject = Subject::of(&Poll);
 
     #[path = "conformance/cases.rs"]
     mod cases;
@@ -146,7 +157,7 @@ mod example_backend {
 
 #[test]
 fn every_backend_is_under_test() {
-    let mut under_test = [Blocking.name(), Mio.name(), IoUring::DEFAULT.name()];
+    let mut under_test = [Blocking.name(), Poll.name(), Mio.name(), IoUring::DEFAULT.name()];
     let mut known: Vec<_> = BACKENDS.iter().map(|backend| backend.name()).collect();
     under_test.sort_unstable();
     known.sort_unstable();

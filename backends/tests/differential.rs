@@ -19,6 +19,7 @@ use fastrand::Rng;
 use lockstep_backends::blocking::Blocking;
 use lockstep_backends::io_uring::IoUring;
 use lockstep_backends::mio::Mio;
+use lockstep_backends::poll::Poll;
 use lockstep_backends::{Closed, Stats};
 use lockstep_core::{Echo, Hi};
 use serde_json::Value;
@@ -37,9 +38,10 @@ const AT_ONCE_MAX: usize = 16 * 1024;
 
 const FEW: IoUring = IoUring { buffers: 16 };
 
-const SUBJECTS: [(&str, Subject); 5] = [
+const SUBJECTS: [(&str, Subject); 6] = [
     ("blocking", Subject::of(&Blocking)),
     ("blocking, 40 threads", Subject { threads: Some(40), ..Subject::of(&Blocking) }),
+    ("poll", Subject::of(&Poll)),
     ("mio", Subject::of(&Mio)),
     ("io-uring", Subject::of(&IoUring::DEFAULT)),
     ("io-uring, 16 buffers", Subject::of(&FEW)),
@@ -262,7 +264,7 @@ fn chat_is_alike_on_every_backend() {
         &[("by", "e"), ("bye bye", "Bye"), ("\u{1b}[2J", "no"), ("bye\n", "")],
     ];
     let mut first: Option<(Vec<String>, Value)> = None;
-    for backend in ["blocking", "mio", "io-uring"] {
+    for backend in ["blocking", "poll", "mio", "io-uring"] {
         if !is_available(backend) {
             continue;
         }

@@ -64,8 +64,9 @@ fn assert_unharmed(server: &Served) {
 
 #[test]
 fn interrupted_call_is_made_again() {
-    let cases: [(&str, &[&str]); 3] = [
+    let cases: [(&str, &[&str]); 4] = [
         ("blocking", &["recvfrom", "sendto", "accept4"]),
+        ("poll", &["recvfrom", "sendto", "accept4", "poll,ppoll"]),
         ("mio", &["recvfrom", "sendto", "accept4", "epoll_wait"]),
         ("io-uring", &["io_uring_enter"]),
     ];
@@ -138,7 +139,7 @@ fn failed_ioctl_at_the_stop_does_not_prevent_the_drain() {
 /// The error concerns one client or is transient; the next client is served.
 #[test]
 fn failed_accept_is_counted_and_the_next_succeeds() {
-    for backend in ["blocking", "mio"] {
+    for backend in ["blocking", "poll", "mio"] {
         for errno in ["ECONNABORTED", "EPROTO", "EPERM", "ENFILE", "ENOMEM", "ENOBUFS"] {
             let fault = format!("accept4:error={errno}:when=3..5");
             let Some(server) = serve(&fault, backend) else { continue };
@@ -156,7 +157,7 @@ fn failed_accept_is_counted_and_the_next_succeeds() {
 /// Failures that do not end are retried after a delay, of 200 ms in the end.
 #[test]
 fn accept_that_always_fails_does_not_spin() {
-    for backend in ["blocking", "mio"] {
+    for backend in ["blocking", "poll", "mio"] {
         for errno in ["ECONNABORTED", "EPERM", "ENOMEM"] {
             if !can_inject(backend) {
                 return;
@@ -178,7 +179,7 @@ fn accept_that_always_fails_does_not_spin() {
 /// Connections that were open are drained, and so are those of other shards.
 #[test]
 fn listener_that_fails_for_good_ends_the_server() {
-    for backend in ["blocking", "mio", "io-uring"] {
+    for backend in ["blocking", "poll", "mio", "io-uring"] {
         for shards in ["1", "2"] {
             if !is_available(backend) {
                 continue;
@@ -202,7 +203,8 @@ fn listener_that_fails_for_good_ends_the_server() {
 #[test]
 fn wait_that_always_fails_does_not_spin() {
     // The first waits are the standard library's and those before the server is ready.
-    let cases = [("blocking", "poll,ppoll:error=ENOMEM"), ("mio", "epoll_wait:error=ENOMEM")];
+    let poll = "poll,ppoll:error=ENOMEM";
+    let cases = [("blocking", poll), ("poll", poll), ("mio", "epoll_wait:error=ENOMEM")];
     for (backend, fault) in cases {
         let Some(server) = serve(fault, backend) else { return };
         let (mut waiting, start) = (server.connect(), Instant::now());
@@ -242,7 +244,7 @@ fn failed_ioctl_does_not_keep_blocking_from_draining() {
 
 #[test]
 fn failed_receive_or_send_ends_only_its_own_connection() {
-    for backend in ["blocking", "mio"] {
+    for backend in ["blocking", "poll", "mio"] {
         for call in ["recvfrom", "sendto"] {
             for errno in ["ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "EIO"] {
                 let fault = format!("{call}:error={errno}:when=6");
@@ -387,7 +389,7 @@ fn failed_ring_ends_the_server() {
 /// Also before the server listens.
 #[test]
 fn signal_before_ready_drains_once_ready() {
-    for backend in ["blocking", "mio", "io-uring"] {
+    for backend in ["blocking", "poll", "mio", "io-uring"] {
         let Some(server) = serve("bind:signal=SIGTERM:when=1", backend) else { continue };
         let ended = server.process.wait();
         assert_eq!(ended.status.code(), Some(0), "{ended:?}");
@@ -397,7 +399,7 @@ fn signal_before_ready_drains_once_ready() {
 
 #[test]
 fn second_signal_before_ready_ends_immediately() {
-    for backend in ["blocking", "mio", "io-uring"] {
+    for backend in ["blocking", "poll", "mio", "io-uring"] {
         if can_inject(backend) {
             // Two signals within 200 ms are one.
             let process =

@@ -16,6 +16,16 @@ mod blocking {
 }
 
 #[path = "."]
+mod poll {
+    const BACKEND: &str = "poll";
+    /// As for mio.
+    const MEMORY_PER_DEAF_PEER: u64 = 4 * 1024;
+
+    #[path = "resources/cases.rs"]
+    mod cases;
+}
+
+#[path = "."]
 mod mio {
     const BACKEND: &str = "mio";
     /// The unsent reply and its bookkeeping.

@@ -11,7 +11,7 @@ use crate::common::client::Client;
 /// Runs the rule with a chat server of each backend, concurrently.
 fn with_each_backend(args: &[&str], rule: fn(Served)) {
     thread::scope(|scope| {
-        for backend in ["blocking", "mio", "io-uring"] {
+        for backend in ["blocking", "poll", "mio", "io-uring"] {
             if is_available(backend) {
                 let args = [&["--service", "chat"], args].concat();
                 scope.spawn(move || rule(Served::start(backend, args)));

@@ -25,7 +25,7 @@ fn help_of_every_command_fits_a_terminal() {
 #[test]
 fn table_of_backends_fits_a_terminal() {
     let table = assert_readable(&run(["backends"]));
-    for backend in ["blocking", "mio", "io-uring"] {
+    for backend in ["blocking", "poll", "mio", "io-uring"] {
         assert!(table.contains(&format!(" {backend} ")), "{table}");
     }
 }
@@ -50,7 +50,7 @@ fn missing_command_prints_the_help() {
 #[test]
 fn bad_value_is_one_error_that_names_the_option() {
     for (args, parts) in [
-        (["--backend", "x"], ["--backend", "'x'", "values: auto, io-uring, mio, blocking"]),
+        (["--backend", "x"], ["--backend", "'x'", "values: auto, io-uring, mio, blocking, poll"]),
         (["--idle-timeout", "5"], ["--idle-timeout", "'5'", "write 5s"]),
         (["--accept-pause", "5"], ["--accept-pause", "'5'", "write 5s"]),
         (["--shards", "0"], ["--shards", "'0'", "at least 1"]),

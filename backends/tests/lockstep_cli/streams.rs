@@ -108,7 +108,7 @@ fn stop(child: &Child) {
 
 fn on_every_backend(rule: fn(&str)) {
     std::thread::scope(|scope| {
-        for backend in ["blocking", "mio", "io-uring"] {
+        for backend in ["blocking", "poll", "mio", "io-uring"] {
             scope.spawn(move || on(backend, rule));
         }
     });

@@ -174,7 +174,7 @@ fn missing_descriptors_for_shards_are_an_error_before_ready() {
 #[test]
 fn timeouts_reach_365_days() {
     for option in ["--idle-timeout", "--drain-timeout"] {
-        for backend in ["blocking", "mio", "io-uring"] {
+        for backend in ["blocking", "poll", "mio", "io-uring"] {
             if !is_available(backend) {
                 continue;
             }

@@ -263,7 +263,7 @@ impl Drop for Paused {
 
 #[test]
 fn paused_backends_admit_backlog_plus_one() {
-    for backend in ["blocking", "mio", "io-uring"] {
+    for backend in ["blocking", "poll", "mio", "io-uring"] {
         let Some(server) = Paused::start(backend) else { continue };
         let shards: u64 = server.value("shards").parse().unwrap();
         let args = ["--target", server.value("addr"), "--release", "--hold", "500ms", "--json"];

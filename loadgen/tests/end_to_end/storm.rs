@@ -23,7 +23,7 @@ fn assert_accounted(storm: &Value) {
 
 #[test]
 fn burst_within_the_backlog_is_served_by_every_backend() {
-    for backend in ["blocking", "mio", "io-uring"] {
+    for backend in ["blocking", "poll", "mio", "io-uring"] {
         let common = ["storm", "--conns", "200", "--backend", backend, "--backlog", "4096"];
         let more = ["--at-once", "--exchanges", "3", "--close", "rst", "--json"];
         let finished = run(&[&common[..], &more].concat());

@@ -1,5 +1,6 @@
-//! A backend of your own in one file: poll(2), level-triggered. It passes the conformance suite
-//! (`backends/tests/conformance.rs`) and can be compared with the backends of the crate:
+//! A backend of your own in one file: non-blocking sockets that are tried in turn. It passes the
+//! conformance suite (`backends/tests/conformance.rs`) and can be compared with the backends of the
+//! crate:
 //!
 //! ```sh
 //! cargo build --release --example backend
@@ -7,23 +8,23 @@
 //!     mine='target/release/examples/backend --port {port}'
 //! ```
 //!
-//! poll(2) is given every socket at every call, so its cost grows with the number of connections;
-//! epoll, which `mio` uses, is given each socket once.
+//! Nothing announces that a socket is ready, so every iteration tries all of them, and sleeps if none
+//! was. The backends of the crate wait with poll(2), epoll or io_uring instead.
 
 use std::error::Error;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lockstep_backends::{
     Backend, Config, Options, Publisher, Server, ServiceFactory, Shard, Stats, Unsupported,
 };
 use lockstep_core::{Cause, Echo, Exchange, Op, RECV_MAX, Service};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The backend; it has no tuning.
 #[derive(Debug)]
-pub struct Poll;
+pub struct InTurn;
 
 /// Longest wait for the client's FIN after the last reply.
 const LINGER: Duration = Duration::from_secs(1);
@@ -31,13 +32,16 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Delay before the next accept when none is possible.
 const RETRY: Duration = Duration::from_millis(10);
 
-impl Backend for Poll {
+/// Sleep after an iteration in which no socket was ready.
+const SLEEP: Duration = Duration::from_micros(500);
+
+impl Backend for InTurn {
     fn name(&self) -> &'static str {
-        "poll"
+        "in-turn"
     }
 
     fn probe(&self, _shards: usize) -> Result<String, Unsupported> {
-        Ok("poll(2), level-triggered".to_owned())
+        Ok("each socket tried in turn".to_owned())
     }
 
     fn default_shards(&self, cpus: usize) -> usize {
@@ -57,7 +61,7 @@ impl Backend for Poll {
             stats: Stats::new(),
         };
         while this.listener.is_some() || !this.connections.is_empty() {
-            this.iterate()?;
+            this.iterate();
         }
         Ok(this.stats)
     }
@@ -93,19 +97,16 @@ enum State {
 }
 
 impl Loop<'_> {
-    fn iterate(&mut self) -> io::Result<()> {
+    fn iterate(&mut self) {
         self.publisher.publish(&self.stats);
-        let (acceptable, ready) = self.wait()?;
-        let now = Instant::now();
-        for (connection, ready) in self.connections.iter_mut().zip(ready) {
-            if ready {
-                connection.run(&mut self.stats);
-            }
+        let moved = |stats: &Stats| (stats.accepted, stats.bytes_received, stats.bytes_sent);
+        let (now, before) = (Instant::now(), moved(&self.stats));
+        for connection in &mut self.connections {
+            connection.run(&mut self.stats);
         }
-        if self.shard.stop.is_draining() {
-            self.drain()?;
-        } else if acceptable {
-            self.accept();
+        match self.shard.stop.is_draining() {
+            true => self.drain(),
+            false => self.accept(),
         }
         self.expire(now);
         for index in (0..self.connections.len()).rev() {
@@ -115,41 +116,14 @@ impl Loop<'_> {
                 self.shard.limit.closed();
             }
         }
-        Ok(())
-    }
-
-    /// Waits for a socket to become ready or a deadline to pass. Returns whether the listener is
-    /// ready, and each of the connections.
-    fn wait(&mut self) -> io::Result<(bool, Vec<bool>)> {
-        let now = Instant::now();
-        let mut fds = Vec::with_capacity(self.connections.len() + 2);
-        fds.extend(self.connections.iter().map(Connection::interest));
-        let mut deadline = self.connections.iter().filter_map(|it| it.deadline(&self.shard)).min();
-        if let Some(listener) = &self.listener {
-            fds.push(PollFd::new(self.shard.stop, PollFlags::IN));
-            if self.accept_at <= now {
-                fds.push(PollFd::new(listener, PollFlags::IN));
-            } else {
-                deadline = Some(deadline.map_or(self.accept_at, |at| at.min(self.accept_at)));
-            }
+        if moved(&self.stats) == before {
+            thread::sleep(SLEEP);
         }
-        deadline = [deadline, self.shard.stop.deadline()].into_iter().flatten().min();
-        let timeout = deadline.map(|at| at.saturating_duration_since(now));
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        self.stats.syscalls += 1;
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-        let connections = ready.by_ref().take(self.connections.len()).collect();
-        Ok((ready.nth(1).unwrap_or(false), connections))
     }
 
     /// Accepts what is in the listen queue, within the limits.
     fn accept(&mut self) {
         let Some(listener) = self.listener.take() else { return };
-        self.stats.observe_queue(&listener, self.shard.tracer);
         while self.accept_at <= Instant::now() {
             if !self.shard.limit.try_acquire() {
                 self.accept_at = Instant::now() + RETRY; // another shard may release a slot
@@ -163,6 +137,7 @@ impl Loop<'_> {
 
     /// Accepts a connection for an acquired slot; returns false if there is none.
     fn accept_one(&mut self, listener: &TcpListener) -> bool {
+        self.stats.observe_queue(listener, self.shard.tracer);
         self.stats.syscalls += 1;
         match listener.accept() {
             Ok((stream, _)) => {
@@ -194,9 +169,8 @@ impl Loop<'_> {
     }
 
     /// Accepts the listen queue, closes the listener and drains all exchanges: the server stops.
-    fn drain(&mut self) -> io::Result<()> {
-        let Some(listener) = self.listener.take() else { return Ok(()) };
-        self.stats.observe_queue(&listener, self.shard.tracer);
+    fn drain(&mut self) {
+        let Some(listener) = self.listener.take() else { return };
         for _ in 0..=self.shard.options.backlog {
             self.shard.limit.acquire();
             if !self.accept_one(&listener) {
@@ -215,10 +189,9 @@ impl Loop<'_> {
                 }
             }
         }
-        Ok(())
     }
 
-    /// Ends the connections whose deadline was over at `now`, before the last poll(2) returned.
+    /// Ends the connections whose deadline was over at `now`, before the sockets were tried.
     fn expire(&mut self, now: Instant) {
         let cut = self.shard.stop.deadline().is_some_and(|deadline| deadline <= now);
         for connection in &mut self.connections {
@@ -237,11 +210,6 @@ impl Loop<'_> {
 }
 
 impl Connection {
-    fn interest(&self) -> PollFd<'_> {
-        let sends = self.state == State::Open && matches!(self.exchange.op(), Op::Send { .. });
-        PollFd::new(&self.stream, if sends { PollFlags::OUT } else { PollFlags::IN })
-    }
-
     fn deadline(&self, shard: &Shard<'_>) -> Option<Instant> {
         match self.state {
             State::Open => self.since.checked_add(shard.options.idle_timeout?),
@@ -336,12 +304,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let port = std::env::args().skip_while(|arg| arg != "--port").nth(1);
     let port = port.map_or(Ok(8898), |port| port.parse())?;
     let server = Server::start(&Config {
-        backend: &Poll,
+        backend: &InTurn,
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         service: ServiceFactory::new(|_socket| Echo),
         options: Options::default(),
     })?;
-    println!("listening addr={} backend=poll shards={}", server.addr(), server.shards());
+    println!("listening addr={} backend=in-turn shards={}", server.addr(), server.shards());
     server.join()?;
     Ok(())
 }

@@ -149,7 +149,7 @@ mod io_uring_few_buffers {
 mod example_backend {
     use super::{Subject, example};
 
-    const SUBJECT: Subject = Subject::of(&example::Poll);
+    const SUBJECT: Subject = Subject::of(&example::InTurn);
 
     #[path = "conformance/cases.rs"]
     mod cases;

@@ -3,7 +3,7 @@
 //! A rule is an ordinary test in one of the files of `conformance/`. Each backend, and each tuning
 //! of one, is a module here that contains them all. A backend that this machine does not support is
 //! skipped with a note, unless it is named in the environment variable `LOCKSTEP_REQUIRE`
-//! (`blocking,mio,io-uring`).
+//! (`blocking,poll,mio,io-uring`).
 
 #![allow(clippy::duplicate_mod, reason = "the cases are there once for each backend")]
 

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Finished, Running, has_ended, loadgen, run, skip, two_cpus, wait_until};
 
-const BACKENDS: [&str; 3] = ["blocking", "mio", "io-uring"];
+const BACKENDS: [&str; 4] = ["blocking", "poll", "mio", "io-uring"];
 
 /// True if the machine has the backend.
 #[track_caller]

@@ -27,7 +27,9 @@ pub struct RankArgs {
     /// Number of ranks: processes with the same options that share the connections, requests and
     /// rates; auto: rank and number from the launcher. Each writes a record into the directory of
     /// -o, and exits with 0 if it is INVALID, too: loadgen merge adds and judges the records. Needs
-    /// HOST:PORT, --start-at, and a --warmup of fixed length; measures no floor
+    /// HOST:PORT, a --warmup of fixed length, and --start-at or a launcher that speaks PMI-1
+    /// (MPICH's mpiexec, srun --mpi=pmi2, Flux): through it the ranks agree on the start, and
+    /// refuse other options and versions; measures no floor
     #[arg(long, value_name = "N|auto", value_parser = Count::parse)]
     pub ranks: Option<Count>,
 

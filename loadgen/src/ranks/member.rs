@@ -216,7 +216,10 @@ impl Member {
             (false, None) => format!("rank 0 of 1 of run {run_id} ({source})"),
             (false, Some(start)) => format!("the load starts at {start}"),
             (true, start) => {
-                let start = start.map(|start| format!(", starts at {start}")).unwrap_or_default();
+                let start = match start {
+                    Some(start) => format!(", starts at {start}"),
+                    None => ", starts when all are ready (PMI)".to_owned(),
+                };
                 format!("rank {} of {} of run {run_id} ({source}){start}", share.index, share.count)
             }
         }

@@ -110,7 +110,7 @@ fn rank_of_hydra_that_ends_early_leaves_the_others_under_load() {
     let (server, requests) = counting_echo(Duration::ZERO);
     let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let pid = other.path().join("pid");
-    let options = options(&server.target(), "2", directory.path());
+    let options = options(&server.target(), "1", directory.path());
     command.args([pid.as_os_str(), LOADGEN.as_ref()]).args(&options);
     command.args([":", "-n", "2", LOADGEN]).args(&options);
     let running = Running::start(&mut command);

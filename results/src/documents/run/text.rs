@@ -5,6 +5,7 @@ pub(super) mod ranks;
 use std::collections::BTreeSet;
 
 use super::bars::bars;
+use super::rank::clocks;
 use crate::text::{COLUMNS, grouped, line, plural, polling, printable, wrap};
 use crate::{Cost, Latency, Quota, Record, ServerProcess, Statistic, format};
 
@@ -301,6 +302,7 @@ fn verdict(record: &Record) -> String {
         (limit, _) => full(limit, record).to_owned(),
     };
     text += &named("limit", &limit);
+    text += &record.rank.as_ref().map_or_else(String::new, |rank| named("clock", &clocks([rank])));
     if let Some(fairness) = &record.fairness {
         let (min, max) = (grouped(fairness.min), grouped(fairness.max));
         let jain = fairness.jain;

@@ -111,6 +111,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn shares_add_up_and_differ_by_at_most_one() {
+        for (whole, count) in [(0, 3), (1, 1), (7, 3), (9, 3), (10_000_000_007, 4096), (5, 8)] {
+            let shares = (0..count).map(|index| Share { index, count }.of(whole));
+            let shares: Vec<u64> = shares.collect();
+            assert_eq!(shares.iter().sum::<u64>(), whole);
+            assert!(shares.is_sorted_by(|a, b| a >= b), "the first have the remainder: {shares:?}");
+            assert!(shares[0] - shares[count as usize - 1] <= 1);
+        }
+    }
+
+    #[test]
+    fn seeds_of_shares_differ() {
+        let seeds = |count| (0..count).map(move |index| Share { index, count }.seed(7));
+        let mut all: Vec<u64> = seeds(1000).collect();
+        assert_eq!(all, seeds(1000).collect::<Vec<_>>());
+        all.push(7);
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 1001);
+        assert_eq!(Share::WHOLE.seed(7), 7);
+    }
+
+    #[test]
     fn thread_loads_add_up() {
         for (connections, requests, threads) in
             [(1000, Some(7), 3), (2, Some(100), 4), (5, None, 2)]

@@ -170,6 +170,7 @@ fn constant_ns(origin_ns: u64, number: u64, rate: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clients::plan::ThreadLoad;
 
     fn asked(rate: u64, arrivals: Arrivals, seed: u64) -> OpenLoop {
         let rate = rate as f64;
@@ -239,6 +240,121 @@ mod tests {
         let alone = union(&asked, 1, SECOND);
         for threads in [2, 3, 7] {
             assert_eq!(union(&asked, threads, SECOND), alone);
+        }
+    }
+
+    /// The parts of all ranks, which may have different numbers of threads.
+    fn parts(threads: &[usize]) -> Vec<Part> {
+        let count = threads.len() as u32;
+        let parts = (0..count).zip(threads).flat_map(|(index, &threads)| {
+            let share = Share { index, count };
+            (0..threads).map(move |thread| Part { share, thread, threads, phase: 1 })
+        });
+        parts.collect()
+    }
+
+    #[test]
+    fn union_of_constant_arrivals_is_the_same_for_any_ranks() {
+        let mut random = fastrand::Rng::with_seed(14);
+        for _ in 0..300 {
+            let rate = f64::exp(random.f64() * 18.0 - 3.0);
+            let (origin_ns, numbers) = (random.u64(..1 << 60), random.u64(1..2000));
+            let asked = OpenLoop { rate, ..asked(1, Arrivals::Constant, 1) };
+            let end_ns = origin_ns + (numbers as f64 * SECOND as f64 / rate) as u64;
+            let instants = |part: Part| {
+                let mut schedule = Schedule::new(&asked, part, origin_ns);
+                let count = schedule.remaining(end_ns);
+                let instants = (0..count).map(|_| {
+                    let next_ns = schedule.next_ns();
+                    schedule.advance();
+                    next_ns
+                });
+                let instants: Vec<u64> = instants.collect();
+                assert!(schedule.next_ns() >= end_ns, "{asked:?} {part:?}");
+                instants
+            };
+            let whole = instants(Part { share: Share::WHOLE, thread: 0, threads: 1, phase: 1 });
+            let threads: Vec<usize> =
+                (0..random.usize(1..=9)).map(|_| random.usize(1..=5)).collect();
+            let mut union: Vec<u64> = parts(&threads).into_iter().flat_map(instants).collect();
+            union.sort_unstable();
+            assert_eq!(union, whole, "{asked:?} {threads:?}");
+        }
+    }
+
+    #[test]
+    fn requests_of_all_ranks_are_the_first_of_the_schedule() {
+        let mut random = fastrand::Rng::with_seed(15);
+        for _ in 0..300 {
+            let asked = asked(random.u64(1..10_000_000), Arrivals::Constant, 1);
+            let requests = random.u64(1..500);
+            let threads: Vec<usize> =
+                (0..random.usize(1..=9)).map(|_| random.usize(1..=5)).collect();
+            let mut instants = Vec::new();
+            for part in parts(&threads) {
+                let of_rank = part.share.of(requests);
+                let load = ThreadLoad::divide(1, Some(of_rank), part.threads)[part.thread];
+                let mut schedule = Schedule::new(&asked, part, 0);
+                for _ in 0..load.requests {
+                    instants.push(schedule.next_ns());
+                    schedule.advance();
+                }
+            }
+            instants.sort_unstable();
+            let first: Vec<u64> =
+                (0..requests).map(|number| constant_ns(0, number, asked.rate)).collect();
+            assert_eq!(instants, first, "{asked:?} {threads:?}");
+        }
+    }
+
+    #[test]
+    fn poisson_arrivals_of_all_ranks_have_the_rate_and_are_independent() {
+        let (rate, seed) = (10_000, 42);
+        let of_part = |part: Part| {
+            let asked = asked(rate, Arrivals::Poisson, part.share.seed(seed));
+            let mut schedule = Schedule::new(&asked, part, 0);
+            let mut instants = Vec::new();
+            while schedule.next_ns() < 20 * SECOND {
+                instants.push(schedule.next_ns());
+                schedule.advance();
+            }
+            instants
+        };
+        let all: Vec<Vec<u64>> = parts(&[1, 2, 1, 3]).into_iter().map(of_part).collect();
+        let mut instants = all.concat();
+        instants.sort_unstable();
+        // The number has the mean and the variance 200,000.
+        assert!((198_000..202_000).contains(&instants.len()), "{}", instants.len());
+        // The distances are exponential: the share longer than t is exp(-t / mean).
+        let gaps: Vec<u64> = instants.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        for means in [0.1, 0.5, 1.0, 2.0, 4.0] {
+            let longer = gaps.iter().filter(|&&gap| gap as f64 > means * 100_000.0).count();
+            let share = longer as f64 / gaps.len() as f64;
+            assert!((share - (-means).exp()).abs() < 0.005, "{means} {share}");
+        }
+        let mut firsts: Vec<u64> = all.iter().map(|instants| instants[0]).collect();
+        firsts.sort_unstable();
+        firsts.dedup();
+        assert_eq!(firsts.len(), all.len());
+    }
+
+    #[test]
+    fn only_rank_has_the_schedule_of_a_run_without_ranks() {
+        // Numbers of the version before ranks.
+        for (arrivals, thread, phase, expected) in [
+            (Arrivals::Poisson, 0, 0, [335_796, 728_368, 907_012]),
+            (Arrivals::Poisson, 1, 1, [74_880, 1_359_023, 1_864_736]),
+            (Arrivals::Constant, 1, 1, [333_333, 1_000_000, 1_666_666]),
+        ] {
+            let asked = asked(3_000, arrivals, Share::WHOLE.seed(7));
+            let part = Part { share: Share::WHOLE, thread, threads: 2, phase };
+            let mut schedule = Schedule::new(&asked, part, 0);
+            let instants = [(); 3].map(|()| {
+                let next_ns = schedule.next_ns();
+                schedule.advance();
+                next_ns
+            });
+            assert_eq!(instants, expected, "{part:?}");
         }
     }
 

@@ -332,3 +332,121 @@ fn seed(run_id: &str) -> u64 {
 fn unix_us(instant: SystemTime) -> u64 {
     instant.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    const NOW_S: u64 = 1_764_353_214;
+
+    /// Membership and options of the rank by its command line.
+    fn member(line: &str) -> (Member, RunArgs) {
+        let words = format!("loadgen a:1 --json --start-at {NOW_S} {line}");
+        let words: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
+        let cli = Cli::parse_line(&words).unwrap();
+        let (run, now) = (cli.run.finish().unwrap(), UNIX_EPOCH + Duration::from_secs(NOW_S));
+        let member = Member::new(&cli.ranks, (&run, &cli.live), |_| None, now).unwrap().unwrap();
+        let own = member.options(&run);
+        (member, own)
+    }
+
+    /// The rank's part of the record of a load that starts this long after the agreed instant.
+    fn started(line: &str, late: Duration, delay: Duration) -> Rank {
+        let agreed = UNIX_EPOCH + Duration::from_secs(NOW_S);
+        let unix = agreed + late;
+        let start = Start { agreed: Some(agreed), unix, monotonic: Duration::from_secs(9), delay };
+        let window = (Duration::from_millis(200), Duration::from_secs(1));
+        member(line).0.rank(&start, Some(window))
+    }
+
+    fn identity(line: &str) -> (String, String) {
+        let rank = started(line, Duration::ZERO, Duration::ZERO);
+        (rank.run_id, rank.options_digest)
+    }
+
+    #[test]
+    fn options_in_common_decide_digest_and_run() {
+        let first = identity("--rank 0 --ranks 2");
+        for own in [
+            "--rank 1 --ranks 2",
+            "--rank 0 --ranks 2 --threads 3",
+            "--rank 0 --ranks 2 --pin 0",
+            "--rank 0 --ranks 2 --engine epoll",
+            "--rank 0 --ranks 2 --percentiles p95 --spin 5us",
+            "--rank 0 --ranks 2 --conns 64 --size 64B",
+        ] {
+            assert_eq!(identity(own), first, "{own}");
+        }
+        let mut all = vec![first];
+        for other in [
+            "--ranks 3",
+            "--ranks 2 --conns 65",
+            "--ranks 2 --size 65",
+            "--ranks 2 -d 9s",
+            "--ranks 2 -n 9",
+            "--ranks 2 --rate 1k",
+            "--ranks 2 --rate 1k --arrivals poisson",
+            "--ranks 2 --warmup 2s",
+            "--ranks 2 --interval 2s",
+            "--ranks 2 --timeout 4s",
+            "--ranks 2 --connect-rate 5",
+            "--ranks 2 --seed 5",
+            "--ranks 2 --service hi",
+        ] {
+            all.push(identity(&format!("--rank 0 {other}")));
+        }
+        let count = all.len();
+        for key in [|it: &(String, String)| it.0.clone(), |it: &(String, String)| it.1.clone()] {
+            let mut keys: Vec<String> = all.iter().map(key).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            assert_eq!(keys.len(), count, "{all:?}");
+        }
+        // An identifier that is given is no option of the load.
+        let named = identity("--rank 0 --ranks 2 --run-id mine");
+        assert_eq!(named, ("mine".to_owned(), all.swap_remove(0).1));
+    }
+
+    #[test]
+    fn ranks_divide_the_options_of_the_run() {
+        let line = "--ranks 3 --conns 8 -n 100 --connect-rate 30 --rate 90 --threads 4";
+        let own: Vec<RunArgs> =
+            (0..3).map(|rank| member(&format!("{line} --rank {rank}")).1).collect();
+        let conns: Vec<u32> = own.iter().map(|own| own.conns).collect();
+        let requests: Vec<Option<u64>> = own.iter().map(|own| own.requests).collect();
+        let threads: Vec<Option<usize>> = own.iter().map(|own| own.generator.threads).collect();
+        assert_eq!(conns, [3, 3, 2]);
+        assert_eq!(requests, [Some(34), Some(33), Some(33)]);
+        assert_eq!(threads, [Some(3), Some(3), Some(2)], "no thread without a connection");
+        for own in &own {
+            assert_eq!((own.generator.connect_rate, own.rate), (Some(10.0), Some(90.0)));
+            assert!(own.no_floor);
+            assert!(own.generator.seed.is_some_and(|seed| seed < SEED_END));
+            assert_eq!(own.generator.seed, member(&format!("{line} --rank 0")).1.generator.seed);
+        }
+        assert_eq!(member("--ranks 3 --rank 0 --seed 7").1.generator.seed, Some(7));
+        let alone = member("--ranks 1 --rank 0").1;
+        assert_eq!((alone.generator.seed, alone.no_floor), (None, false), "as without ranks");
+    }
+
+    #[test]
+    fn start_within_10_ms_is_in_time() {
+        let ms = Duration::from_millis;
+        for (late, delay, met) in
+            [(0, 0, true), (10, 0, true), (4, 6, true), (11, 0, false), (5, 6, false)]
+        {
+            let rank = started("--rank 0 --ranks 2", ms(late), ms(delay));
+            assert_eq!(rank.met_deadline, met, "{late} {delay}");
+            let planned = 1_000_000 * NOW_S;
+            assert_eq!(rank.planned_start_unix_us, planned);
+            assert_eq!(rank.start_unix_us, planned + 1000 * (late + delay));
+            assert_eq!(rank.start_monotonic_us, 9_000_000 + 1000 * delay);
+            // A thread that is late shortens no window.
+            assert_eq!(rank.window_start_unix_us, planned + 1000 * (late + 200));
+            assert_eq!(rank.window_end_unix_us - rank.window_start_unix_us, 1_000_000);
+        }
+    }
+}

@@ -26,6 +26,7 @@ mod ports;
 mod processes;
 mod progress;
 mod quotas;
+mod ranks;
 mod readers;
 mod replies;
 mod report_page;

@@ -344,7 +344,7 @@ fn exchange<T: Trace>(
         }
         let driven =
             drive(&mut exchange, &mut *service, socket, &mut scratch, stats, budget, false);
-        publisher.publish(stats);
+        publisher.publish_exchanges(stats);
         match driven {
             Driven::Closed(cause) => return Ok(cause),
             Driven::Interrupted | Driven::Yielded | Driven::Drained => {}

@@ -7,14 +7,14 @@ mod harness;
 
 use std::fs;
 
-use lockstep_backends::Backend;
 use lockstep_backends::blocking::Blocking;
 use lockstep_backends::io_uring::IoUring;
 use lockstep_backends::mio::Mio;
+use lockstep_backends::{Backend, Options};
 use lockstep_core::Echo;
 
 use common::client::Client;
-use harness::{Subject, start};
+use harness::{Subject, options, start_with};
 
 const SERVERS: usize = 30;
 
@@ -32,11 +32,14 @@ fn descriptors_are_back_after_join() {
         let subject = Subject::of(backend);
         let mut before = None;
         for _ in 0..=SERVERS {
-            let Some(server) = start(&subject, Echo) else { break };
+            let metrics = Some("127.0.0.1:0".parse().unwrap());
+            let with_metrics = Options { metrics, ..options(&subject) };
+            let Some(server) = start_with(&subject, Echo, with_metrics) else { break };
             let mut clients = server.connect_many(CONNECTIONS);
             for client in &mut clients {
                 client.exchange(b"request");
             }
+            assert!(server.metrics().samples()["process_open_fds"] > CONNECTIONS as f64);
             server.drain();
             clients.iter_mut().for_each(Client::expect_end);
             drop(clients);

@@ -223,7 +223,7 @@ impl Connection {
         }
         match self.reply {
             Reply::Queued { iteration } if iteration != shared.iteration => {
-                self.on_reply_sent(shared);
+                self.on_reply_sent();
             }
             Reply::Queued { .. } | Reply::Rest => return self.on_pipelined(request, shared),
             Reply::None => {}
@@ -282,6 +282,7 @@ impl Connection {
             });
         }
         self.reply = Reply::Queued { iteration: shared.iteration };
+        shared.stats.on_sent(end.into(), end.into()); // unless the send is reported
         self.receive = Receive::All;
         Operation::SendBuffer { end, receive_all: !receives_all }
     }
@@ -337,10 +338,9 @@ impl Connection {
 
     /// The queued send has succeeded: it would have been reported by now.
     #[inline]
-    fn on_reply_sent(&mut self, shared: &mut Shared) {
+    fn on_reply_sent(&mut self) {
         let Op::Send { start, end } = self.exchange.op() else { unreachable!("a reply is queued") };
         let count = usize::from(end - start);
-        shared.stats.on_sent(count, count);
         self.reply = Reply::None;
         let _next = self.exchange.sent(count);
         if self.draining {
@@ -426,6 +426,11 @@ impl Connection {
         shared: &mut Shared,
     ) -> Operation {
         debug_assert!(self.reply != Reply::None, "none in flight");
+        if matches!(self.reply, Reply::Queued { .. }) {
+            // It was counted as if it would not be reported.
+            shared.stats.exchanges -= 1;
+            shared.stats.bytes_sent -= bytes.len() as u64;
+        }
         let sent = self.sent(result, bytes, socket, shared);
         sent.unwrap_or_else(|| self.answer_queue(socket, shared))
     }
@@ -711,7 +716,7 @@ mod tests {
         for number in 1..=10 {
             let operation = bench.request(b"request", true, false);
             assert_eq!(operation, Operation::SendBuffer { end: 7, receive_all: false });
-            assert_eq!(bench.shared.stats.exchanges, number, "that of the reply before");
+            assert_eq!(bench.shared.stats.exchanges, number + 1, "with the reply in flight");
             bench.shared.iteration += 1;
         }
         assert_eq!(bench.complete(Ok(b""), false, true), Operation::Close);
@@ -736,7 +741,7 @@ mod tests {
         assert_eq!(bench.socket.sent, b"1234");
         let last = bench.request(b"5", false, false);
         assert_eq!(last, Operation::SendBuffer { end: 1, receive_all: true });
-        assert_eq!(bench.shared.stats.exchanges, 5);
+        assert_eq!(bench.shared.stats.exchanges, 6);
     }
 
     #[test]
@@ -747,7 +752,7 @@ mod tests {
         assert_eq!(bench.request(b"2", true, true), Operation::CancelReceive);
         assert_eq!(bench.request(b"3", true, false), Operation::None);
         let Shared { stats, queued, .. } = &bench.shared;
-        assert_eq!((stats.exchanges, *queued), (1, 2), "queued requests do not count");
+        assert_eq!((stats.exchanges, *queued), (2, 2), "queued requests do not count");
         bench.shared.iteration += 1;
         let cancelled = bench.complete(Err(Errno::CANCELED), false, false);
         assert_eq!(cancelled, Operation::Receive);
@@ -803,6 +808,7 @@ mod tests {
         assert_eq!(bench.complete(Ok(b""), false, true), Operation::Close);
         assert_eq!(bench.closed(Cause::Error), 1);
         assert_eq!(bench.shared.stats.io_errors["ECONNRESET"], 1);
+        assert_eq!((bench.shared.stats.exchanges, bench.shared.stats.bytes_sent), (1, 5));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub(crate) mod child;
 pub(crate) mod client;
 pub(crate) mod kernel;
+pub(crate) mod metrics;
 pub(crate) mod rounds;
 pub(crate) mod seccomp;
 

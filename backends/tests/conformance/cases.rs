@@ -10,5 +10,7 @@ mod drain;
 mod exchange;
 #[path = "cases_limits.rs"]
 mod limits;
+#[path = "cases_metrics.rs"]
+mod metrics;
 #[path = "cases_peers.rs"]
 mod peers;

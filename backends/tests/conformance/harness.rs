@@ -11,6 +11,7 @@ use lockstep_backends::{Backend, Config, Options, Server, ServiceFactory, StartE
 use lockstep_core::Service;
 
 use crate::common::client::Client;
+use crate::common::metrics::Metrics;
 use crate::common::{PATIENCE, skip};
 
 /// A backend under test, with its tuning.
@@ -100,6 +101,10 @@ impl Running {
 
     pub(crate) fn connect_many(&self, count: usize) -> Vec<Client> {
         (0..count).map(|_| self.connect()).collect()
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics(self.server.as_ref().unwrap().metrics_addr().expect("it has metrics"))
     }
 
     /// Ends the accept pause.

@@ -8,8 +8,8 @@
 //!     mine='target/release/examples/backend --port {port}'
 //! ```
 //!
-//! Nothing announces that a socket is ready, so every iteration tries all of them, and sleeps if none
-//! was. The backends of the crate wait with poll(2), epoll or io_uring instead.
+//! Nothing announces that a socket is ready, so every iteration tries all of them, and sleeps if
+//! none was. The backends of the crate wait with poll(2), epoll or io_uring instead.
 
 use std::error::Error;
 use std::io::{self, ErrorKind, Read, Write};

@@ -1,5 +1,5 @@
-//! Accepting connections: the listener of an event loop, the limit on open connections, a pause before
-//! the first accept, and what follows a failed one.
+//! Accepting connections: the listener of an event loop, the limit on open connections, a pause
+//! before the first accept, and what follows a failed one.
 
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream};

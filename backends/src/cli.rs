@@ -91,7 +91,7 @@ struct Cli {
 enum Command {
     /// Serve until SIGTERM or SIGINT (Ctrl-C), then answer what was received and stop
     #[command(after_help = SERVE_EXAMPLES)]
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Send each line of standard input as a request, and print the replies
     #[command(after_help = TALK_EXAMPLES)]
     Talk {

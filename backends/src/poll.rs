@@ -1,10 +1,10 @@
 //! The `poll` backend: the smallest event loop. Read it before `mio.rs`.
 //!
-//! Each iteration gives poll(2) every socket of the shard, then runs the connections whose socket is
-//! ready. The readiness is level-triggered: a socket that still has something is ready in the next
-//! iteration again, so nothing has to be remembered. Kernel and loop look at every connection in
-//! every iteration, ready or not. So the cost of an exchange grows with the number of connections;
-//! epoll, which `mio` uses, is given each socket once.
+//! Each iteration gives poll(2) every socket of the shard, then runs those that are ready.
+//! Readiness is level-triggered: a socket that still has something is ready in the next iteration
+//! again, so nothing has to be remembered. Kernel and loop look at every connection in every
+//! iteration, ready or not. So the cost of an exchange grows with the number of connections; epoll,
+//! which `mio` uses, is given each socket once.
 //!
 //! All connections of a shard share one buffer. A connection keeps memory only for the part of a
 //! reply that the socket did not take.

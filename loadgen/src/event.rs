@@ -35,6 +35,10 @@ pub struct Ready {
     pub shards: u32,
     /// Length of each shard's listen queue.
     pub backlog: u32,
+    /// Its process number.
+    pub pid: i32,
+    /// Address of its metrics, if it publishes them.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Sends [`Event::Finished`] when dropped, so that it is sent after an error or a panic, too.

@@ -17,6 +17,7 @@ use crate::clients::pattern::SIZE_MAX;
 use crate::clients::schedule::{Arrivals, SECOND};
 use crate::exit::{self, Failure};
 use crate::machine::placement::{Cpus, Place};
+use crate::servers::remote;
 use lockstep_sys::cpus::{CpuList, parse_list};
 use lockstep_sys::units;
 
@@ -27,8 +28,18 @@ pub(crate) const PLACEMENT: &str = "Placement";
 pub(crate) const OUTPUT: &str = "Output";
 
 /// Options of a server that is started. They have no effect on a server that runs already.
-pub(crate) const EMBEDDED: [&str; 7] =
-    ["backend", "backlog", "shards", "server_spin", "server_pin", "place", "ready_timeout"];
+pub(crate) const EMBEDDED: [&str; 10] = [
+    "backend",
+    "backlog",
+    "shards",
+    "server_spin",
+    "server_pin",
+    "place",
+    "ready_timeout",
+    "host",
+    "via",
+    "remote_lockstep",
+];
 
 /// Seeds are below this: JSON readers that have only floating-point numbers keep them.
 pub(crate) const SEED_END: u64 = 1 << 53;
@@ -92,6 +103,20 @@ pub struct ServerArgs {
     #[arg(long, value_name = "TIME", default_value = "10s")]
     #[arg(value_parser = units::duration_positive)]
     pub ready_timeout: Duration,
+
+    /// Start the servers through this command, followed by `lockstep serve ...`: 'ssh 10.0.0.2', 'ip
+    /// netns exec srv', 'docker exec -i C', 'kubectl exec -i POD --'. They end with it, and read
+    /// their CPU time from their metrics. With --host
+    #[arg(long, value_name = "COMMAND", value_parser = remote::parse_command, requires = "host")]
+    pub via: Option<String>,
+
+    /// Address that the servers of --via listen at, without a port
+    #[arg(long, value_name = "ADDR", value_parser = remote::parse_host, requires = "via")]
+    pub host: Option<String>,
+
+    /// Program to start through --via [default: lockstep, on the PATH there]
+    #[arg(long, value_name = "PATH", value_parser = remote::parse_command, requires = "via")]
+    pub remote_lockstep: Option<String>,
 
     /// CPUs of the embedded server in relation to the generator's
     #[arg(long, value_name = "HOW", default_value = "apart", help_heading = PLACEMENT)]

@@ -4,5 +4,6 @@
 pub mod command;
 pub mod embedded;
 pub(crate) mod metrics;
+pub mod remote;
 pub mod supervisor;
 pub(crate) mod target;

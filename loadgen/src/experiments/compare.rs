@@ -55,6 +55,12 @@ pub fn compare(args: &CompareArgs, argv: Vec<String>) -> Result<Finished<Compari
         return Err(usage(error));
     }
     let is_backend = |entry: &subjects::Entry| entry.subject.command().is_none();
+    if base.server.via.is_some()
+        && let Some(entry) = entries.iter().find(|entry| !is_backend(entry))
+    {
+        let error = format!("--via starts backends of lockstep, not the command {}", entry.name);
+        return Err(usage(error).hint("name backends, such as mio io-uring"));
+    }
     if (base.backlog.is_some() || base.server.shards.is_some()) && !entries.iter().any(is_backend) {
         return Err(usage("--backlog and --shards: none of the servers is a backend".to_owned()));
     }

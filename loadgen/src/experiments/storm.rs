@@ -58,6 +58,10 @@ const DEPTHS_MAX: usize = 50_000;
 /// system call or the signal before the first result. Connections that fail are a result.
 pub fn storm(args: &StormArgs, argv: Vec<String>) -> Result<Finished<Storms>, Failure> {
     args.output.check()?;
+    if args.server.via.is_some() {
+        let error = "--via: storm starts its servers on this machine, or loads a --target";
+        return Err(Failure::new(exit::USAGE, error));
+    }
     let session = Session::start()?;
     let runs = args.runs();
     for run in &runs {

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use lockstep_results::{Floor, Subject};
+use rustix::process::Pid;
 
 use crate::clients::connection::Service;
 use crate::event::{Event, Ready};
@@ -16,10 +17,16 @@ use crate::ranks::Member;
 use crate::run::args::RunArgs;
 use crate::run::server_page::ServerPage;
 use crate::servers::embedded::{Ended, Server, ServerOptions};
+use crate::servers::metrics::Url;
+use crate::servers::remote::{self, Remote};
 use crate::servers::{command, target};
 use lockstep_sys::address::is_local;
 use lockstep_sys::cpus::format_list;
 use lockstep_sys::errno::describe;
+
+/// Hint for a server on another host that is not like this program.
+const SAME_VERSION: &str =
+    "install the same version on both hosts; --remote-lockstep PATH names another program";
 
 /// One run of a session.
 #[derive(Debug)]
@@ -53,6 +60,7 @@ pub(crate) struct Prepared {
 enum Started {
     Embedded(Server),
     Command(command::Server),
+    Remote(remote::Server),
 }
 
 impl Prepared {
@@ -66,6 +74,7 @@ impl Prepared {
     pub(crate) fn stop(self, job: &Job<'_>) -> (Subject, Option<Ended>) {
         let ended = self.server.and_then(|server| match server {
             Started::Embedded(server) => Some(server.stop()),
+            Started::Remote(server) => Some(server.stop()),
             Started::Command(server) => {
                 server.stop().map(|error| Ended { statistics: None, error: Some(error) })
             }
@@ -81,6 +90,7 @@ impl Prepared {
             name: name.clone(),
             backend: ready.as_ref().map(|ready| ready.backend.clone()),
             service: args.service.name().to_owned(),
+            via: args.server.via.clone(),
             shards: ready.as_ref().map(|ready| ready.shards),
             backlog: ready.as_ref().map(|ready| ready.backlog),
             spin_ns: ready
@@ -119,6 +129,9 @@ pub(super) fn prepare(
         let page = args.server_metrics.as_ref().map(open).transpose()?;
         return Ok((Prepared { addr, processes, page, server: None, ready: None }, placement));
     }
+    if let (Some(via), Some(host)) = (&args.server.via, &args.server.host) {
+        return remote(job, cpus, via, host, sender, events);
+    }
     let placement = place(args, cpus);
     let of_server = placement.server.as_deref().unwrap_or_default();
     // The child inherits the CPUs, so threads that it does not pin itself stay there, too.
@@ -138,6 +151,67 @@ pub(super) fn prepare(
     let (addr, processes) = (ready.addr, Some(Processes::One(server.pid())));
     let server = Some(Started::Embedded(server));
     Ok((Prepared { addr, processes, page: None, server, ready: Some(ready) }, placement))
+}
+
+/// Starts a server through the prefix `via`, and confines this process to its CPUs: to all of them,
+/// unless the server is on this machine.
+fn remote(
+    job: &Job<'_>,
+    cpus: &Cpus,
+    via: &str,
+    host: &str,
+    sender: &Sender<Event>,
+    events: &Receiver<Event>,
+) -> Result<(Prepared, Placement), Failure> {
+    let args = job.args;
+    let failed = |error: String| Failure::new(exit::FAILURE, error);
+    let bracketed = if host.contains(':') { format!("[{host}]:0") } else { format!("{host}:0") };
+    let mut addr = target::resolve(&bracketed, sender, events)?;
+    let remote = Remote {
+        listen: remote::listen(host, addr),
+        via: via.to_owned(),
+        lockstep: args.server.remote_lockstep.clone().unwrap_or_else(|| "lockstep".to_owned()),
+    };
+    let options = ServerOptions {
+        // The CPUs are those of the other machine.
+        pin: args.placement.server_pin.as_deref().map(format_list),
+        ..options(args, cpus, &[])
+    };
+    let ready = sender.clone();
+    let server = remote::Server::start(&remote, &options, move |line| {
+        drop(ready.send(Event::Ready(line)));
+    })
+    .map_err(|error| failed(format!("cannot start a server: {}", describe(&error))))?;
+    let timeout = args.server.ready_timeout;
+    let ready = match await_ready(timeout, events)? {
+        Some(Some(ready)) => ready,
+        Some(None) => return Err(server.into_failure(None)),
+        None => return Err(server.into_failure(Some(timeout))),
+    };
+    server.print_lines();
+    addr.set_port(ready.addr.port());
+    let metrics = ready.metrics.ok_or_else(|| {
+        failed(format!("the lockstep started through '{via}' does not publish its metrics"))
+            .hint(SAME_VERSION)
+    })?;
+    let in_prefix = server.has_process(ready.pid);
+    let is_here = in_prefix || is_local(addr);
+    let mut page = addr;
+    page.set_port(metrics.port());
+    let (page, reading) = ServerPage::open(&Url::at(page), is_here, events)?;
+    reading.check_version().map_err(|error| {
+        let error = format!("cannot use the lockstep started through '{via}': {error}");
+        Failure::new(exit::UNAVAILABLE, error).hint(SAME_VERSION)
+    })?;
+    let of_server = is_here.then_some(reading.cpus.as_slice()).filter(|cpus| !cpus.is_empty());
+    let placement = Placement::of_client(cpus, args.placement.pin.as_deref(), of_server);
+    pin(&placement.client).map_err(failed)?;
+    let processes = match Pid::from_raw(ready.pid) {
+        Some(pid) if in_prefix => Some(Processes::One(pid)),
+        _ => is_here.then_some(Processes::At { addr, lasting: args.service == Service::Echo }),
+    };
+    let server = Some(Started::Remote(server));
+    Ok((Prepared { addr, processes, page: Some(page), server, ready: Some(ready) }, placement))
 }
 
 /// Several embedded servers on one port.
@@ -216,23 +290,29 @@ fn start(
         },
     )?;
     match await_ready(ready_timeout, events)? {
-        Some(ready) => Ok((server, ready)),
-        None => Err(server.into_failure()),
+        Some(Some(ready)) => Ok((server, ready)),
+        Some(None) => Err(server.into_failure()),
+        None => {
+            let timeout = humantime::format_duration(ready_timeout);
+            let error = format!("the server was not ready within --ready-timeout {timeout}");
+            Err(Failure::new(exit::FAILURE, error))
+        }
     }
 }
 
-fn await_ready(timeout: Duration, events: &Receiver<Event>) -> Result<Option<Ready>, Failure> {
+/// Waits for a readiness line, which is `None` if the server ended before; `None` after the
+/// timeout.
+fn await_ready(
+    timeout: Duration,
+    events: &Receiver<Event>,
+) -> Result<Option<Option<Ready>>, Failure> {
     let deadline = Instant::now() + timeout;
     loop {
         match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Event::Ready(ready)) => return Ok(ready),
+            Ok(Event::Ready(ready)) => return Ok(Some(ready)),
             Ok(Event::Signal(signal)) => return Err(Failure::signal(signal)),
             Ok(_) => {}
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                let timeout = humantime::format_duration(timeout);
-                let error = format!("the server was not ready within --ready-timeout {timeout}");
-                return Err(Failure::new(exit::FAILURE, error));
-            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return Ok(None),
         }
     }
 }

@@ -244,7 +244,8 @@ fn evidence(
         conns: run.conns.into(),
         failed,
         failure: totals.failures.cause(),
-        disagreement: ended.and_then(|ended| {
+        // A prefix may not pass standard error on.
+        disagreement: ended.filter(|it| !is_silent(job, it)).and_then(|ended| {
             let certain = failed + totals.outstanding == 0 && measured.signal.is_none();
             let total = certain.then_some(totals.exchanges);
             disagreement(slice::from_ref(ended), run.plan.pattern.size(), total)
@@ -254,6 +255,11 @@ fn evidence(
         trend: closed_loop_trend(run, measured),
         open: rate.and_then(|rate| open_evidence(rate, measured)),
     }
+}
+
+/// True if a server of `--via` has ended in order, and nothing was heard of its counts.
+fn is_silent(job: &Job<'_>, ended: &Ended) -> bool {
+    job.args.server.via.is_some() && ended.error.is_none() && ended.statistics.is_none()
 }
 
 /// Trend of a closed loop's throughput; that of an open loop is planned.

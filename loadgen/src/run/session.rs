@@ -18,7 +18,7 @@ use crate::machine::pauses;
 use crate::machine::placement::{Cpus, Place, Placement, pin};
 use crate::machine::ports;
 use crate::machine::signals;
-use crate::options::SEED_END;
+use crate::options::{PlacementArgs, SEED_END};
 use crate::ranks::Member;
 use crate::run::args::RunArgs;
 use crate::run::floor;
@@ -97,7 +97,16 @@ impl Session {
     /// other.
     pub fn check(&self, args: &RunArgs) -> Result<(), Failure> {
         let usage = |error: String| Failure::new(exit::USAGE, error);
-        args.placement.check(&self.cpus)?;
+        if args.server.via.is_some() {
+            if args.server.place == Place::Steered {
+                let error = "--place steered: a server of --via has no CPUs of the generator";
+                return Err(Failure::new(exit::USAGE, error));
+            }
+            // The CPUs of the server are those of the other machine.
+            PlacementArgs { server_pin: None, ..args.placement.clone() }.check(&self.cpus)?;
+        } else {
+            args.placement.check(&self.cpus)?;
+        }
         if args.server.place == Place::Steered {
             if args.placement.server_pin.is_some() {
                 let error = "--place steered puts the server on the generator's CPUs";
@@ -135,7 +144,7 @@ impl Session {
     /// Returns the placement that a run with these options will have, as in its record, if it is
     /// not the default and known beforehand.
     pub(crate) fn placement(&self, args: &RunArgs) -> Option<String> {
-        if args.target.is_some() {
+        if args.target.is_some() || args.server.via.is_some() {
             return None;
         }
         prepare::place(args, &self.cpus).name(args.server.place).map(str::to_owned)

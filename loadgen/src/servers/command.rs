@@ -13,22 +13,17 @@
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{ChildStderr, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process, waitid};
-
 use crate::event::Event;
 use crate::exit::{self, Failure};
-use crate::machine::children;
 use crate::machine::processes::{Listener, Processes, listener_of};
-use crate::servers::supervisor;
+use crate::servers::supervisor::Supervised;
 use lockstep_sys::errno::describe;
-use lockstep_sys::limits::open_files_before;
 use lockstep_sys::memory;
 
 /// Poll interval while waiting for a server to accept or to end.
@@ -65,8 +60,7 @@ impl Subject {
 #[derive(Debug)]
 pub struct Server {
     name: String,
-    /// The supervisor.
-    child: Child,
+    supervised: Supervised,
     addr: SocketAddr,
     stderr: Arc<Mutex<Vec<u8>>>,
 }
@@ -88,22 +82,12 @@ impl Server {
     fn spawn(subject: &Subject) -> io::Result<Self> {
         // The kernel assigns a port that was just closed to no other socket for a while.
         let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let mut command = children::this_program("exec");
-        if let Some(soft) = open_files_before() {
-            command.args(["--open-files", &soft.to_string()]);
-        }
-        let mut child = command
-            .args(["--", &subject.at(addr)])
-            .process_group(0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let pipe = child.stderr.take().expect("it is piped");
+        let mut supervised = Supervised::start(&subject.at(addr), Stdio::null(), Stdio::null())?;
+        let pipe = supervised.child.stderr.take().expect("it is piped");
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let (name, kept) = (subject.name.clone(), stderr.clone());
         // From here on, every return drops the server, which ends the process.
-        let server = Self { name, child, addr, stderr };
+        let server = Self { name, supervised, addr, stderr };
         memory::thread("server-stderr")?.spawn(move || keep_end(pipe, &kept))?;
         Ok(server)
     }
@@ -115,11 +99,7 @@ impl Server {
 
     /// Returns all processes that it consists of.
     pub fn processes(&self) -> Processes {
-        Processes::Under(self.supervisor())
-    }
-
-    fn supervisor(&self) -> Pid {
-        Pid::from_child(&self.child)
+        Processes::Under(self.supervised.pid())
     }
 
     /// Waits until it listens.
@@ -135,7 +115,7 @@ impl Server {
                 let error = format!("cannot start {}: {ending}", self.name);
                 return Err(Failure::new(exit::FAILURE, error).hint(LISTEN));
             }
-            match listener_of(self.supervisor(), self.addr) {
+            match listener_of(self.supervised.pid(), self.addr) {
                 Some(Listener::Own) => return Ok(()),
                 Some(Listener::Other) => {
                     let since = *other_since.get_or_insert_with(Instant::now);
@@ -162,7 +142,7 @@ impl Server {
     /// Ends it; returns how it had ended if it failed before. A server that serves one client ends
     /// with it, and has not failed; if it ended too early, connections have.
     pub fn stop(self) -> Option<String> {
-        if self.exited()?.exit_status() == Some(0) {
+        if self.supervised.exited()?.exit_status() == Some(0) {
             return None;
         }
         let ending = self.ended()?;
@@ -171,7 +151,7 @@ impl Server {
 
     /// Returns how it has ended, with its last line on standard error; `None` if it runs.
     fn ended(&self) -> Option<String> {
-        let status = self.status()?;
+        let status = self.supervised.status()?;
         // Its last output may still be in the pipe.
         thread::sleep(POLL);
         let stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,38 +160,6 @@ impl Server {
             Some(line) => format!("{line} ({status})"),
             None => status,
         })
-    }
-
-    /// Returns its status; `None` if it runs. Leaves the supervisor a zombie: as long as it is one,
-    /// its number is not reused, so [`drop`] cannot signal another process.
-    fn exited(&self) -> Option<WaitIdStatus> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        waitid(WaitId::Pid(self.supervisor()), options).ok()?
-    }
-
-    /// Returns how it has ended; `None` if it runs.
-    fn status(&self) -> Option<String> {
-        let status = self.exited()?;
-        Some(match (status.exit_status(), status.terminating_signal()) {
-            // The supervisor's code for a signal, like a shell's.
-            (Some(code @ 129..=192), _) => format!("signal {}", code - 128),
-            (Some(code), _) => format!("exit status {code}"),
-            (None, Some(signal)) => format!("signal {signal}"),
-            (None, None) => "gone".to_owned(),
-        })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _gone = kill_process(self.supervisor(), Signal::TERM);
-        // The supervisor outlives this only if the kernel cannot end a process of the server.
-        let deadline = Instant::now() + 2 * supervisor::STOP_MAX;
-        while self.status().is_none() && Instant::now() < deadline {
-            thread::sleep(POLL);
-        }
-        let _ended = self.child.kill();
-        let _waited = self.child.wait();
     }
 }
 

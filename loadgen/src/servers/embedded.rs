@@ -109,6 +109,29 @@ pub struct ServerOptions {
     pub shared_port: Option<u16>,
 }
 
+impl ServerOptions {
+    /// Options of `serve` but those of its addresses.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            "--json".to_owned(),
+            "--backend".to_owned(),
+            self.backend.clone(),
+            "--service".to_owned(),
+            self.service.to_owned(),
+        ];
+        let mut add = |option: &str, value: Option<String>| {
+            arguments.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
+        };
+        add("--pin", self.pin.clone());
+        add("--backlog", self.backlog.map(|backlog| backlog.to_string()));
+        add("--shards", self.shards.map(|shards| shards.to_string()));
+        let spin = Some(self.spin).filter(|spin| !spin.is_zero());
+        add("--spin", spin.map(|spin| format!("{}ns", spin.as_nanos())));
+        add("--steer", self.steered.then(|| "cpu".to_owned()));
+        arguments
+    }
+}
+
 /// An embedded server. Dropping it kills its process.
 #[derive(Debug)]
 pub struct Server {
@@ -138,27 +161,10 @@ impl Server {
         ready: impl FnOnce(Option<Ready>) + Send + 'static,
     ) -> io::Result<Self> {
         let mut command = children::this_program("serve");
-        command
-            .args(["--json", "--listen"])
-            .arg(format!("127.0.0.1:{}", options.shared_port.unwrap_or(0)))
-            .args(["--backend", &options.backend, "--service", options.service]);
-        if let Some(cpus) = &options.pin {
-            command.args(["--pin", cpus]);
-        }
-        if let Some(backlog) = options.backlog {
-            command.args(["--backlog", &backlog.to_string()]);
-        }
-        if let Some(shards) = options.shards {
-            command.args(["--shards", &shards.to_string()]);
-        }
-        if !options.spin.is_zero() {
-            command.args(["--spin", &format!("{}ns", options.spin.as_nanos())]);
-        }
+        let listen = format!("127.0.0.1:{}", options.shared_port.unwrap_or(0));
+        command.args(["--listen", &listen]).args(options.arguments());
         if options.shared_port.is_some() {
             command.arg("--reuse-port");
-        }
-        if options.steered {
-            command.args(["--steer", "cpu"]);
         }
         let mut child = command
             .process_group(0)
@@ -254,8 +260,9 @@ fn follow(stderr: impl Read) -> Option<serde_json::Value> {
     statistics
 }
 
-/// Parses `listening addr=127.0.0.1:8898 backend=mio shards=2 backlog=1024 pid=77`.
-fn parse_ready(line: &str) -> Option<Ready> {
+/// Parses `listening addr=127.0.0.1:8898 backend=mio shards=2 backlog=1024 pid=77`, which may go on
+/// with ` metrics=127.0.0.1:9100`.
+pub(super) fn parse_ready(line: &str) -> Option<Ready> {
     let line = line.trim_end().strip_prefix("listening ")?;
     let value =
         |key: &str| line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
@@ -264,6 +271,8 @@ fn parse_ready(line: &str) -> Option<Ready> {
         backend: value("backend")?.to_owned(),
         shards: value("shards")?.parse().ok()?,
         backlog: value("backlog")?.parse().ok()?,
+        pid: value("pid")?.parse().ok()?,
+        metrics: value("metrics").and_then(|addr| addr.parse().ok()),
     })
 }
 
@@ -279,8 +288,13 @@ mod tests {
             backend: "mio".to_owned(),
             shards: 2,
             backlog: 1024,
+            pid: 77,
+            metrics: None,
         };
-        assert_eq!(parse_ready(line), Some(ready));
+        assert_eq!(parse_ready(line).as_ref(), Some(&ready));
+        let metrics = Some("[::1]:9100".parse().unwrap());
+        let line = format!("{} metrics=[::1]:9100\r\n", line.trim_end());
+        assert_eq!(parse_ready(&line), Some(Ready { metrics, ..ready }));
         for wrong in ["", "listening\n", "listening addr=x backend=mio shards=2 backlog=1"] {
             assert_eq!(parse_ready(wrong), None);
         }

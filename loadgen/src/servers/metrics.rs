@@ -33,6 +33,10 @@ const CPU: &str = "process_cpu_seconds_total";
 /// from a boot time of whole seconds.
 const SAME_START_S: f64 = 1.5;
 
+/// Threads of a lockstep that serve no connection, but metrics, and wait for the end of standard
+/// input.
+const ASIDE: f64 = 2.0;
+
 /// Address of a page.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Url {
@@ -77,6 +81,11 @@ impl Url {
         }
         let path = if path == "/" && !is_url { PATH } else { path };
         Ok(Self { host, path: path.to_owned() })
+    }
+
+    /// The page at this address.
+    pub(crate) fn at(addr: SocketAddr) -> Self {
+        Self { host: addr.to_string(), path: PATH.to_owned() }
     }
 
     /// Looks up the addresses of its server.
@@ -231,6 +240,7 @@ pub(crate) struct Reading {
     received_bytes: Option<f64>,
     start_s: Option<f64>,
     threads: Option<f64>,
+    shards: Option<f64>,
     /// CPUs that the process may use.
     pub(crate) cpus: CpuList,
     /// Version and revision of a `lockstep`.
@@ -278,13 +288,34 @@ impl Reading {
             received_bytes: sum("lockstep_received_bytes_total"),
             start_s: sum("process_start_time_seconds"),
             threads: sum("process_threads"),
-            cpus: label("process_cpus", "list")
+            shards: sum("lockstep_shards"),
+            cpus: label("process_cpus_info", "list")
                 .and_then(|list| parse_list(&list).ok())
                 .unwrap_or_default(),
             build: label("lockstep_build_info", "version").map(|version| {
                 (version, label("lockstep_build_info", "revision").unwrap_or_default())
             }),
         })
+    }
+
+    /// Number of threads that serve connections.
+    fn serving(&self) -> Option<f64> {
+        let threads = self.threads?;
+        Some(self.shards.map_or(threads, |shards| shards.max(threads - ASIDE)))
+    }
+
+    /// Checks that the server is a `lockstep` of this version.
+    ///
+    /// # Errors
+    ///
+    /// A text for the user with both versions.
+    pub(crate) fn check_version(&self) -> Result<(), String> {
+        const OWN: &str = env!("CARGO_PKG_VERSION");
+        match &self.build {
+            Some((version, _)) if version == OWN => Ok(()),
+            Some((version, _)) => Err(format!("its version is {version}, that of loadgen {OWN}")),
+            None => Err("it does not publish its version".to_owned()),
+        }
     }
 
     /// Returns the usage from `before` to this reading.
@@ -330,7 +361,7 @@ impl Reading {
             exchanges: difference(self.exchanges, before.exchanges),
             received_bytes: difference(self.received_bytes, before.received_bytes),
             capacity: self
-                .threads
+                .serving()
                 .filter(|_| known)
                 .map(|threads| (threads as usize, self.cpus.clone())),
         })
@@ -467,7 +498,9 @@ process_system_cpu_seconds_total 1.5
 process_context_switches_total 70
 process_start_time_seconds 1700000000.25
 process_threads 3
-process_cpus{list=\"0,2-3\"} 3
+process_cpus 3
+process_cpus_info{list=\"0,2-3\"} 1
+lockstep_shards 1
 lockstep_build_info{version=\"0.1.0\",revision=\"abc\",backend=\"mio\",service=\"echo\"} 1
 lockstep_exchanges_total 100
 lockstep_received_bytes_total 6400
@@ -486,7 +519,17 @@ lockstep_received_bytes_total 6400
         assert_eq!(difference.usage.context_switches, Some(0));
         assert!(difference.divided);
         assert_eq!((difference.exchanges, difference.received_bytes), (Some(1000.0), Some(0.0)));
-        assert_eq!(difference.capacity, Some((3, vec![0, 2, 3])));
+        assert_eq!(difference.capacity, Some((1, vec![0, 2, 3])));
+    }
+
+    #[test]
+    fn versions_are_compared() {
+        let own = PAGE.replace("0.1.0", env!("CARGO_PKG_VERSION"));
+        assert_eq!(Reading::parse(&own).unwrap().check_version(), Ok(()));
+        for other in [PAGE.replace("0.1.0", "0.0.9"), PAGE.replace("build_info", "info")] {
+            let error = Reading::parse(&other).unwrap().check_version().unwrap_err();
+            assert!(error.contains("version"), "{error}");
+        }
     }
 
     #[test]

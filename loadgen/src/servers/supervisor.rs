@@ -1,18 +1,22 @@
-//! The supervisor of a server that was started from a command line: `loadgen exec`.
+//! The supervisor of a server that was started from a command line: `loadgen exec`, and the handle
+//! of the process that has started it.
 //!
 //! The processes that a command forks may be in other process groups and sessions, and may outlive
 //! the process that has forked them, as daemons do. But all of them are descendants of this
 //! process, which is their subreaper (PR_SET_CHILD_SUBREAPER(2const)). So it can find and end all
 //! of them, and ends itself when none is left.
 
-use std::process::{Command, ExitCode};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, wait,
+    Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, WaitStatus, getpid,
+    kill_process, set_child_subreaper, wait, waitid,
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -21,7 +25,7 @@ use crate::exit::{self, Failure};
 use crate::machine::children;
 use crate::machine::processes::descendants;
 use lockstep_sys::errno::describe;
-use lockstep_sys::limits::set_open_files;
+use lockstep_sys::limits::{open_files_before, set_open_files};
 use lockstep_sys::memory;
 
 /// Timeout for a server to end on SIGTERM. Its connections are closed by then.
@@ -29,6 +33,76 @@ pub const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// Poll interval for processes that a server forks while it is being ended.
 const AGAIN: Duration = Duration::from_millis(10);
+
+/// A command under a supervisor. Dropping it ends all its processes.
+#[derive(Debug)]
+pub(crate) struct Supervised {
+    /// The supervisor.
+    pub(crate) child: Child,
+}
+
+impl Supervised {
+    /// Starts a command for `sh -c` in a process group of its own. The calling thread must drop it
+    /// before it ends (see [`signal_with`](children::signal_with)). Standard error is piped.
+    ///
+    /// # Errors
+    ///
+    /// Those of fork(2) and execve(2).
+    pub(crate) fn start(command: &str, stdin: Stdio, stdout: Stdio) -> io::Result<Self> {
+        let mut supervisor = children::this_program("exec");
+        if let Some(soft) = open_files_before() {
+            supervisor.args(["--open-files", &soft.to_string()]);
+        }
+        supervisor.args(["--", command]).process_group(0).stdin(stdin).stdout(stdout);
+        Ok(Self { child: supervisor.stderr(Stdio::piped()).spawn()? })
+    }
+
+    /// Process whose descendants are those of the command.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Returns its status; `None` if it runs. Leaves the supervisor a zombie: as long as it is one,
+    /// its number is not reused, so [`drop`] cannot signal another process.
+    pub(crate) fn exited(&self) -> Option<WaitIdStatus> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(self.pid()), options).ok()?
+    }
+
+    /// Waits for its end, and returns its status; `None` if it still runs after `longest`.
+    pub(crate) fn wait(&self, longest: Duration) -> Option<WaitIdStatus> {
+        let deadline = Instant::now() + longest;
+        loop {
+            let exited = self.exited();
+            if exited.is_some() || Instant::now() > deadline {
+                return exited;
+            }
+            thread::sleep(AGAIN);
+        }
+    }
+
+    /// Returns how it has ended; `None` if it runs.
+    pub(crate) fn status(&self) -> Option<String> {
+        let status = self.exited()?;
+        Some(match (status.exit_status(), status.terminating_signal()) {
+            // The supervisor's code for a signal, like a shell's.
+            (Some(code @ 129..=192), _) => format!("signal {}", code - 128),
+            (Some(code), _) => format!("exit status {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "gone".to_owned(),
+        })
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        let _gone = kill_process(self.pid(), Signal::TERM);
+        // The supervisor outlives this only if the kernel cannot end a process of the command.
+        let _status = self.wait(2 * STOP_MAX);
+        let _ended = self.child.kill();
+        let _waited = self.child.wait();
+    }
+}
 
 /// Options of the hidden `loadgen exec`.
 #[derive(Args, Debug)]

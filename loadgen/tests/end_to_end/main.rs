@@ -28,6 +28,7 @@ mod progress;
 mod quotas;
 mod ranks;
 mod readers;
+mod remote;
 mod replies;
 mod report_page;
 mod sandbox;

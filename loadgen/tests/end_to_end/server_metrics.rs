@@ -58,7 +58,7 @@ fn lockstep(exchanges: u64) -> String {
          process_cpu_seconds_total {:.6}\nprocess_user_cpu_seconds_total {:.6}\n\
          process_system_cpu_seconds_total {:.6}\nprocess_context_switches_total {}\n\
          process_start_time_seconds 1700000000.125\nprocess_threads 3\n\
-         process_cpus{{list=\"100-101\"}} 2\nlockstep_exchanges_total {exchanges}\n",
+         process_cpus_info{{list=\"100-101\"}} 1\nlockstep_exchanges_total {exchanges}\n",
         us(10),
         us(4),
         us(6),

@@ -228,6 +228,9 @@ pub struct Subject {
     pub backend: Option<String>,
     /// Service: `echo` or `hi`.
     pub service: String,
+    /// Command that started the server on another host, or in a namespace; absent if `loadgen`
+    /// started it itself or not at all.
+    pub via: Option<String>,
     /// Address connected to.
     pub addr: String,
     /// Threads with a listener each.

@@ -50,7 +50,9 @@ Examples:
   loadgen compare mio --peers                        other runtimes
   loadgen compare mio io-uring --rate 20k            latency at the same rate
   loadgen compare mio io-uring --rounds 6 -d 300ms   a first impression
-  loadgen compare mio --aa                           the noise of this machine";
+  loadgen compare mio --aa                           the noise of this machine
+  loadgen compare mio io-uring --host 10.0.0.2 --via 'ssh 10.0.0.2'
+                                                     servers on another host";
 
 /// Compare servers in rounds, until the differences are known
 ///
@@ -115,7 +117,7 @@ pub struct CompareArgs {
     /// DIR
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "", value_parser = OsStringValueParser::new().map(PathBuf::from))]
-    #[arg(help_heading = SERVER)]
+    #[arg(help_heading = SERVER, conflicts_with = "via")]
     pub peers: Option<PathBuf>,
 
     /// Compare one subject with itself, which shows the noise

@@ -118,7 +118,7 @@ pub struct SweepArgs {
     /// Start this server for each run: a command for `sh -c` in which {addr} stands for the address
     /// to listen at, or {port} for its port
     #[arg(long, value_name = "NAME='COMMAND'", value_parser = command, help_heading = SERVER)]
-    #[arg(conflicts_with_all = ["target", "backend", "backlog", "shards", "server_spin", "place"])]
+    #[arg(conflicts_with_all = ["target", "backend", "backlog", "shards", "server_spin", "place", "via"])]
     pub command: Option<command::Subject>,
 
     /// Backend of the embedded server; several with levels of --conns
@@ -129,7 +129,7 @@ pub struct SweepArgs {
     /// Number of server processes, which share a port, and of generator processes, with levels of
     /// --conns [default: as many as the limit of descriptors requires]
     #[arg(long, value_name = "N", value_parser = at_most::<PROCESSES_MAX>, help_heading = SERVER)]
-    #[arg(conflicts_with_all = ["target", "command"])]
+    #[arg(conflicts_with_all = ["target", "command", "via"])]
     pub processes: Option<u32>,
 
     /// Length of each shard's listen queue [default: 1024]
@@ -195,7 +195,8 @@ impl SweepArgs {
     /// True if a cell that this machine cannot run is omitted, and one that needs several processes
     /// has them.
     pub(super) fn may_omit(&self) -> bool {
-        self.measures_idle() && self.target.is_none() && self.command.is_none()
+        let starts = self.target.is_none() && self.command.is_none() && self.server.via.is_none();
+        self.measures_idle() && starts
     }
 
     /// The warm-up, in which each of the most connections is to have an exchange.

@@ -32,8 +32,10 @@ fn header(comparison: &Comparison) -> Vec<String> {
         plan.baseline
     )];
     for measured in comparison.cells.iter().flat_map(|cell| &cell.subjects) {
+        let via = measured.subject.via.as_ref();
         let place = format!(
-            "servers on CPU {}, generator on CPU {} with {}{}",
+            "servers{} on CPU {}, generator on CPU {} with {}{}",
+            via.map_or_else(String::new, |via| format!(" through '{via}'")),
             measured.server_cpus.as_deref().unwrap_or("unknown"),
             measured.client_cpus,
             plural(measured.threads.into(), "thread"),

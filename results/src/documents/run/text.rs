@@ -77,6 +77,8 @@ fn header(record: &Record) -> String {
         ),
         _ => format!("server {}{server_place}{how}", subject.addr),
     };
+    let via = subject.via.as_ref().map_or_else(String::new, |via| format!(", through '{via}'"));
+    let server = server + &via;
     let rank = record.rank.as_ref().map(|rank| {
         let punctuality = rank.punctuality().map(|it| format!(", {it}")).unwrap_or_default();
         line(&format!("{} of run {}{punctuality}", rank.place(), rank.run_id)) + "\n"

@@ -18,5 +18,5 @@ for rank in "${!hosts[@]}"; do
         --json "${@@Q}" >"$records/rank$rank.json" &
 done
 wait
-find "$records" -empty -delete # of ranks that failed
+find "$records" -type f -empty -delete # of ranks that failed
 loadgen merge "$records"

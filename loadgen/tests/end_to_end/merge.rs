@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use lockstep_results::{ErrorCount, Latency, Rank, Record, Stored, store};
 use serde_json::Value;
 
-use crate::harness::{run, skip};
+use crate::harness::{Running, Server, echo, loadgen, run, skip};
 
 /// A record of a run, written by hand.
 const SAMPLE: &str = include_str!("../../../results/tests/results/sample.json");
@@ -98,7 +99,7 @@ fn ranks_of_a_directory_become_one_record() {
 
     // The text, also as a report and a page.
     let text = run(&["merge", path(&directory)]).stdout;
-    assert!(text.contains("3 of 3 ranks of run run-7 on 1 host"), "{text}");
+    assert!(text.contains("3 of 3 of run run-7 on 1 host"), "{text}");
     let written = written.to_str().unwrap();
     assert_eq!(run(&["report", written]).stdout, text);
     let page = out.path().join("page.html");
@@ -107,6 +108,45 @@ fn ranks_of_a_directory_become_one_record() {
     assert!(fs::read_to_string(page).unwrap().contains("Ranks of mio"));
     let report = run(&["report", &files[0], &files[1]]).stdout;
     assert!(report.contains("2 of the 3 ranks of run run-7: loadgen merge adds"), "{report}");
+}
+
+/// Three ranks that load a server.
+#[test]
+fn ranks_that_ran_are_added() {
+    let server = Server::start(echo);
+    let target = server.target();
+    let directory = tempfile::tempdir().unwrap();
+    let start = SystemTime::now() + Duration::from_millis(1500);
+    let start = start.duration_since(UNIX_EPOCH).unwrap().as_secs_f64().to_string();
+    let load = ["--target", &target, "--conns", "7", "--rate", "600", "-d", "300ms"];
+    let place = ["--ranks", "3", "--start-at", &start, "--run-id", "e2e"];
+    let rank = |rank: &str| {
+        let more = ["--warmup", "50ms", "--timeout", "1m", "--rank", rank, "-o", path(&directory)];
+        Running::start(&mut loadgen(&[&load[..], &place, &more].concat()))
+    };
+    let ranks = ["0", "1", "2"].map(rank);
+    for rank in ranks {
+        let finished = rank.finish();
+        assert_eq!(finished.code, Some(0), "{finished:#?}");
+    }
+    let files = fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path());
+    let parts: Vec<Record> = files.map(|file| stored(&file)).collect();
+    let finished = run(&["merge", path(&directory), "--json"]);
+    assert!(matches!(finished.code, Some(0 | 8)), "{finished:#?}");
+    let sum: Record = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!((sum.conns, sum.ranks.len(), parts.len()), (7, 3, 3));
+    assert_eq!(sum.exchanges, parts.iter().map(|part| part.exchanges).sum::<u64>());
+    let planned = |record: &Record| record.rate.as_ref().unwrap().planned;
+    assert_eq!(planned(&sum), parts.iter().map(planned).sum::<u64>());
+    assert!((sum.rate.as_ref().unwrap().planned_per_s - 600.0).abs() < 1e-9);
+    let response = |record: &Record| record.latency.response.clone().unwrap();
+    let mut histogram = response(&parts[0]).histogram().unwrap();
+    for part in &parts[1..] {
+        histogram.add(response(part).histogram().unwrap()).unwrap();
+    }
+    let unanswered = parts.iter().filter_map(|part| response(part).unanswered).sum();
+    assert_eq!(Some(response(&sum)), Latency::with_unanswered(&histogram, unanswered));
+    assert_eq!(sum.merge.unwrap().run_id, "e2e");
 }
 
 #[test]

@@ -6,6 +6,8 @@ use lockstep_results::{
     Sent, Statistic, Stored, merge, report, table,
 };
 
+use serde_json::Value;
+
 use crate::sample;
 
 /// Agreed start of the ranks.
@@ -88,7 +90,7 @@ fn merged_latencies_are_those_of_all_samples() {
     let mut random = fastrand::Rng::with_seed(seed);
     let asked: Vec<Statistic> =
         ["mean", "p75", "p99.95"].map(|name| name.parse().unwrap()).to_vec();
-    for _ in 0..20 {
+    for _ in 0..5 {
         let count = random.u32(1..9);
         let mut all = Vec::new();
         let mut files = Vec::new();
@@ -230,21 +232,101 @@ fn client_cost_is_total_cpu_over_total_exchanges() {
         source: None,
         counted_by: None,
     };
-    files[0].1.client = cost(8.0, 0.2); // 800 us of 4 ms
-    files[1].1.client = cost(4.0, 0.6); // 1200 us of 2 ms
+    files[0].1.client = cost(800.0, 0.08);
+    files[1].1.client = cost(400.0, 0.12);
     let sum = merged(&files).client;
-    assert_eq!(sum.cpu_us_per_exchange, 5.0);
-    assert_eq!((sum.user_us_per_exchange, sum.system_us_per_exchange), (Some(1.25), Some(3.75)));
-    assert_eq!(sum.context_switches_per_exchange, Some(0.05));
-    assert!((sum.busy.unwrap() - 2.0 / 6.0).abs() < 1e-9);
+    assert_eq!(sum.cpu_us_per_exchange, 500.0);
+    assert_eq!((sum.user_us_per_exchange, sum.system_us_per_exchange), (Some(125.0), Some(375.0)));
+    assert_eq!(sum.context_switches_per_exchange, Some(5.0));
+    // 0.2 s in a second, of one CPU that both use.
+    assert!((sum.busy.unwrap() - 0.2).abs() < 1e-9);
     assert_eq!(sum.cpus, "1");
+    files[0].1.client.cpus = "0-1,3".into();
+    files[1].1.threads = 2;
+    let sum = merged(&files).client;
+    assert_eq!((sum.cpus.as_str(), sum.busy), ("0-1,3", Some(0.2 / 3.0)));
     files[1].1.client.context_switches_per_exchange = None;
     files[1].1.environment.host = Some("b479c01b".into());
     let sum = merged(&files).client;
     assert_eq!(sum.context_switches_per_exchange, None);
-    assert_eq!(sum.cpus, "1 of 2 hosts");
-    files[1].1.client.cpus = "0-3".into();
-    assert_eq!(merged(&files).client.cpus, "0-3 of b479c01b; 1 of 9f86d081");
+    // One thread on three CPUs, and two on one CPU.
+    assert_eq!(sum.busy, Some(0.1));
+    assert_eq!(sum.cpus, "0-1,3 of 9f86d081; 1 of b479c01b");
+    files[0].1.client.cpus = "1".into();
+    assert_eq!(merged(&files).client.cpus, "1 of 2 hosts");
+    for list in ["", "x", "1-", "3,,4", "0-4294967295", "-1"] {
+        files[1].1.client.cpus = list.into();
+        let sum = merged(&files).client;
+        assert_eq!((sum.cpus.contains(list), sum.busy), (true, None), "{list}");
+    }
+}
+
+/// Whatever the files contain, the result is a record that can be printed, or an error.
+#[test]
+fn damaged_records_do_not_panic() {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut files = ranks([10, 10]);
+    files[0].1.server = sample().server;
+    files[1].1.intervals = vec![Interval {
+        start_s: 0.0,
+        length_s: 1.0,
+        exchanges: 10,
+        errors: 0,
+        p50_ns: Some(1),
+        p90_ns: Some(1),
+        p99_ns: Some(1),
+        max_ns: Some(1),
+    }];
+    let whole: Vec<Value> =
+        files.iter().map(|(_, record)| serde_json::to_value(record).unwrap()).collect();
+    let mut accepted = 0;
+    for _ in 0..60 {
+        let mut files = Vec::new();
+        for (index, value) in whole.iter().enumerate() {
+            let mut value = value.clone();
+            let mut leaves = Vec::new();
+            collect(&mut value, &mut leaves);
+            for _ in 0..random.usize(0..3) {
+                let leaf = random.usize(..leaves.len());
+                *leaves[leaf] = damaged(leaves[leaf], &mut random);
+            }
+            if let Ok(record) = serde_json::from_value(value) {
+                files.push((format!("{index}.json"), record));
+            }
+        }
+        if let Ok(sum) = merge(&files, random.bool(), Vec::new()) {
+            accepted += 1;
+            let text = sum.text();
+            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+            let text = serde_json::to_string(&sum).unwrap();
+            assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), sum);
+        }
+    }
+    assert!(accepted > 0);
+}
+
+/// Adds all values that contain no others.
+fn collect<'a>(value: &'a mut Value, leaves: &mut Vec<&'a mut Value>) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(|value| collect(value, leaves)),
+        Value::Object(values) => values.values_mut().for_each(|value| collect(value, leaves)),
+        leaf => leaves.push(leaf),
+    }
+}
+
+fn damaged(leaf: &Value, random: &mut fastrand::Rng) -> Value {
+    let numbers = [0, 1, 2, 3, 1 << 31, u32::MAX.into(), 1 << 53, 1 << 62, 1 << 63, u64::MAX];
+    let fractions = [-1.0, -0.0, 5e-324, 1e-9, 0.5, 1.5, 1e15, 1e300, f64::MAX, -f64::MAX];
+    match leaf {
+        Value::Number(number) if number.is_f64() => {
+            fractions[random.usize(..fractions.len())].into()
+        }
+        Value::Number(_) => numbers[random.usize(..numbers.len())].into(),
+        Value::Bool(flag) => (!flag).into(),
+        _ => ["", "x", "\u{1b}[2J", "0-9", "a: b: c"][random.usize(..5)].into(),
+    }
 }
 
 #[test]
@@ -592,9 +674,11 @@ fn sums_that_are_too_large_are_errors() {
 
 #[test]
 fn text_has_a_row_for_each_rank_in_80_columns() {
-    for (count, rows) in [(1, 1), (64, 64), (200, 128)] {
-        let mut files: Vec<_> =
-            (0..count).map(|index| rank(index, count, &[1_000_000; 10])).collect();
+    for (count, rows) in [(1, 1), (64, 64), (130, 128)] {
+        let mut files = vec![rank(0, count, &[1_000_000; 10]); count as usize];
+        for (index, (_, record)) in files.iter_mut().enumerate() {
+            place(record).index = index as u32;
+        }
         let last = &mut files[count as usize - 1].1;
         (last.valid, last.conns) = (false, 1_000_000);
         last.environment.host = Some("\u{1b}[31mb479c01b".into());
@@ -612,18 +696,19 @@ fn text_has_a_row_for_each_rank_in_80_columns() {
             words.len() >= 9 && words[0].parse::<u32>().is_ok() && words[4] == "1.00ms"
         });
         assert_eq!(found.count(), rows, "{text}");
-        assert_eq!(text.contains("\nand 72 more ranks in the record\n"), count == 200, "{text}");
+        assert_eq!(text.contains("\nand 2 more ranks in the record\n"), count == 130, "{text}");
         let hosts = if count == 1 { "1 host" } else { "2 hosts" };
-        let plural = if count == 1 { "" } else { "s" };
-        assert!(text.contains(&format!("{count} of {count} rank{plural} of run run-7 on {hosts}")));
-        assert!(count == 200 || text.contains("10.00M"), "the rate of the last rank: {text}");
+        assert!(
+            text.contains(&format!("ranks          {count} of {count} of run run-7 on {hosts}"))
+        );
+        assert!(count == 130 || text.contains("10.00M"), "the rate of the last rank: {text}");
     }
     let text = merged(&ranks([10, 10])).text();
     assert!(
         text.contains("start skew     1.00us between the first and the last, on the monotonic")
     );
     let partial = merge(&ranks([10, 10, 10])[..2], true, Vec::new()).unwrap().text();
-    assert!(partial.contains("2 of 3 ranks of run run-7 on 1 host; without a record: 2\n"));
+    assert!(partial.contains("2 of 3 of run run-7 on 1 host; without a record: 2\n"));
 }
 
 #[test]
@@ -635,7 +720,7 @@ fn page_has_a_row_for_each_rank() {
     for index in 0..3 {
         assert!(page.contains(&format!("<tr><th scope=\"row\">{index}</th><td>9f86d081</td>")));
     }
-    assert!(page.contains("3 of 3 ranks of run run-7"));
+    assert!(page.contains("3 of 3 of run run-7"));
     // A merged record beside another one.
     let both = [("sum", &sum), ("one", &sample())];
     assert!(table(&both).contains("  ranks: 3 (sum) | - (one)"), "{}", table(&both));

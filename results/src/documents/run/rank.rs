@@ -127,7 +127,7 @@ impl RankRow {
     /// Start of the load after the agreed instant, microseconds; negative if it was before.
     pub fn late_us(&self) -> i64 {
         let (start, planned) = (self.rank.start_unix_us, self.rank.planned_start_unix_us);
-        start.saturating_sub(planned) as i64 - planned.saturating_sub(start) as i64
+        (i128::from(start) - i128::from(planned)).clamp(i64::MIN.into(), i64::MAX.into()) as i64
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::input::Part;
 use crate::Cost;
+use crate::documents::run::notes::ranges;
 use crate::text::plural;
 
 /// Cost of all generators, each weighted with its exchanges: the sum of the CPU times over the sum
@@ -32,36 +33,68 @@ pub(super) fn client(parts: &[Part<'_>]) -> Cost {
     }
 }
 
-/// CPU time of all generators over the time of all their CPUs, which is the CPU time over the share.
-/// `None` if that of a rank does not follow.
-fn busy(parts: &[Part<'_>]) -> Option<f64> {
-    let (mut used, mut available) = (0.0, 0.0);
-    for part in parts {
-        let client = &part.record.client;
-        let used_us = client.cpu_us_per_exchange * part.record.exchanges as f64;
-        if used_us > 0.0 {
-            used += used_us;
-            available += used_us / client.busy.filter(|&busy| busy > 0.0)?;
+/// Generators of one machine.
+#[derive(Default)]
+struct Host<'a> {
+    /// CPU lists of the ranks.
+    lists: BTreeSet<&'a str>,
+    threads: u64,
+    /// Longest window.
+    window_s: f64,
+}
+
+impl Host<'_> {
+    /// CPUs of all its ranks; `None` if a list is none.
+    fn cpus(&self) -> Option<BTreeSet<u32>> {
+        let all: Option<Vec<_>> = self.lists.iter().map(|list| parse(list)).collect();
+        Some(all?.into_iter().flatten().collect())
+    }
+
+    /// CPU list of all its ranks.
+    fn list(&self) -> String {
+        match self.cpus() {
+            Some(cpus) => ranges(&cpus.into_iter().collect::<Vec<_>>()),
+            None => self.lists.iter().copied().collect::<Vec<_>>().join(","),
         }
     }
-    Some(if available > 0.0 { (used / available).min(1.0) } else { 0.0 })
+}
+
+/// The machines by their names. Ranks without a name are of one machine.
+fn hosts<'a>(parts: &[Part<'a>]) -> BTreeMap<Option<&'a str>, Host<'a>> {
+    let mut hosts: BTreeMap<_, Host<'a>> = BTreeMap::new();
+    for part in parts {
+        let host = hosts.entry(part.record.environment.host.as_deref()).or_default();
+        host.lists.insert(&part.record.client.cpus);
+        host.threads += u64::from(part.record.threads);
+        host.window_s = host.window_s.max(part.record.duration_s);
+    }
+    hosts
+}
+
+/// CPU time of all generators over the time of the CPUs that they could use. `None` without CPU
+/// lists.
+fn busy(parts: &[Part<'_>]) -> Option<f64> {
+    let used = parts
+        .iter()
+        .map(|part| part.record.client.cpu_us_per_exchange * part.record.exchanges as f64 / 1e6);
+    let available = |host: &Host<'_>| {
+        Some(host.window_s * (host.cpus()?.len() as u64).min(host.threads) as f64)
+    };
+    let available: Option<f64> = hosts(parts).values().map(available).sum();
+    let busy = used.sum::<f64>() / available?;
+    Some(if busy.is_finite() { busy.min(1.0) } else { 0.0 })
 }
 
 /// CPU lists of the generators: `0-1,4` on one machine, else by machine: `0-1 of 3 hosts; 0-3 of
 /// 9f86d081`.
 fn cpus(parts: &[Part<'_>]) -> String {
-    let mut by_host: BTreeMap<Option<&str>, BTreeSet<&str>> = BTreeMap::new();
-    for part in parts {
-        let host = part.record.environment.host.as_deref();
-        by_host.entry(host).or_default().insert(&part.record.client.cpus);
-    }
-    let lists = |lists: &BTreeSet<&str>| lists.iter().copied().collect::<Vec<_>>().join(",");
-    if by_host.len() == 1 {
-        return by_host.values().map(lists).collect();
+    let hosts = hosts(parts);
+    if let (1, Some(host)) = (hosts.len(), hosts.values().next()) {
+        return host.list();
     }
     let mut by_list: BTreeMap<String, Vec<Option<&str>>> = BTreeMap::new();
-    for (host, all) in &by_host {
-        by_list.entry(lists(all)).or_default().push(*host);
+    for (name, host) in &hosts {
+        by_list.entry(host.list()).or_default().push(*name);
     }
     let shown = by_list.iter().map(|(list, hosts)| match hosts[..] {
         [Some(host)] => format!("{list} of {host}"),
@@ -69,6 +102,20 @@ fn cpus(parts: &[Part<'_>]) -> String {
     });
     shown.collect::<Vec<_>>().join("; ")
 }
+
+/// CPUs of a list such as `0,2-3`; `None` if it is none, or has numbers beyond any machine's.
+fn parse(list: &str) -> Option<BTreeSet<u32>> {
+    let mut cpus = BTreeSet::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        cpus.extend((last < CPUS_MAX).then_some(first..=last)?);
+    }
+    Some(cpus)
+}
+
+/// Largest number of CPUs that Linux can be built for.
+const CPUS_MAX: u32 = 8192;
 
 /// Lowest rank that knows the server's cost, if possible by the server's own count.
 pub(super) fn reader<'a, 'b>(parts: &'a [Part<'b>]) -> Option<&'a Part<'b>> {

@@ -89,7 +89,7 @@ pub(in crate::documents::run) fn facts(
     let ranks = format!(
         "{} of {} of run {} on {}{missing}",
         grouped(record.ranks.len() as u64),
-        plural(merge.expected.into(), "rank"),
+        grouped(merge.expected.into()),
         merge.run_id,
         plural(hosts.len() as u64, "host"),
     );

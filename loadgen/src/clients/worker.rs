@@ -67,7 +67,8 @@ struct Worker<'a, D> {
 }
 
 /// Runs one thread through all phases. `opened` is called once every connection has done its first
-/// exchange or has failed, with the number of those that were established; `finished` once nothing is outstanding any more.
+/// exchange or has failed, with the number of those that were established; `finished` once nothing
+/// is outstanding any more.
 ///
 /// # Errors
 ///

@@ -72,25 +72,19 @@ impl Agreement {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Self>, Failure> {
         let failed = |error: String| {
-            let hint =
-                "the launcher serves one run a process; without it: env -u PMI_FD, --start-at";
+            let hint = "a launcher serves one run of each process; without it, give --start-at";
             Failure::new(exit::FAILURE, format!("PMI: {error}")).hint(hint)
         };
         let Some(socket) = Pmi::inherited(&variable).map_err(failed)? else { return Ok(None) };
         // All processes of the launch have to be in a barrier.
         let own = (index.to_string(), count.to_string());
         let launcher = variable("PMI_RANK").zip(variable("PMI_SIZE"));
-        match launcher {
-            Some(place) if place != own => {
-                let (rank, size) = place;
-                let error = format!(
-                    "rank {index} of {count} is {rank} of {size} to its launcher (PMI_RANK, PMI_SIZE)"
-                );
-                let hint =
-                    "all processes of the launch have to be ranks; else: env -u PMI_FD, --start-at";
-                return Err(Failure::new(exit::USAGE, error).hint(hint));
-            }
-            _ => {}
+        if let Some((rank, size)) = launcher.filter(|place| *place != own) {
+            let error = format!(
+                "rank {index} of {count} is {rank} of {size} to its launcher (PMI_RANK, PMI_SIZE)"
+            );
+            let hint = "all processes of the launch have to be ranks; else give --start-at";
+            return Err(Failure::new(exit::USAGE, error).hint(hint));
         }
         let pmi = Pmi::start(socket).map_err(failed)?;
         Ok(Some(Self { pmi, index, count }))
@@ -486,12 +480,10 @@ mod tests {
             drop(agreement);
             Err(Failure::new(1, "gone"))
         });
-        for ranks in [vec![waiting, gone]] {
-            let failure = together(DIALECTS[2], ranks).remove(0).unwrap_err();
-            assert_eq!(failure.code, exit::FAILURE);
-            assert!(failure.error.contains("no answer within 100ms"), "{}", failure.error);
-            assert!(failure.hint.unwrap().contains("a rank has ended"));
-        }
+        let failure = together(DIALECTS[2], vec![waiting, gone]).remove(0).unwrap_err();
+        assert_eq!(failure.code, exit::FAILURE);
+        assert!(failure.error.contains("no answer within 100ms"), "{}", failure.error);
+        assert!(failure.hint.unwrap().contains("a rank has ended"));
     }
 
     #[test]

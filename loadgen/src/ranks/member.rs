@@ -1,7 +1,8 @@
 //! Membership of this process in a run of several ranks: its share, and all that the ranks have in
 //! common.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::{self, Write};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -89,7 +90,15 @@ impl Member {
             None => (alone(), None),
             Some(count) => {
                 let place = place(ranks.rank, count, &variable)?;
-                let agreement = Agreement::find(place.index, place.count, &variable)?;
+                let agreement = match Agreement::find(place.index, place.count, &variable) {
+                    // The others wait for this rank in vain, if they can agree.
+                    Err(failure) if ranks.start_at.is_some() => {
+                        let text = format!("warning: the ranks do not agree: {}\n", failure.error);
+                        let _ = io::stderr().write_all(text.as_bytes());
+                        None
+                    }
+                    agreement => agreement?,
+                };
                 (place, agreement)
             }
         };

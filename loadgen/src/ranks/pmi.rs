@@ -47,7 +47,7 @@ impl Pmi {
     pub(super) fn inherited(
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<OwnedFd>, String> {
-        let Some(text) = variable(DESCRIPTOR) else {
+        let Some(text) = variable(DESCRIPTOR).filter(|text| !text.is_empty()) else {
             return match variable("PMI_PORT") {
                 None => Ok(None),
                 Some(_) => Err("the launcher offers PMI_PORT instead of PMI_FD, which is not \
@@ -360,11 +360,11 @@ mod tests {
             })
         };
         assert!(inherited(&[]).unwrap().is_none());
+        assert!(inherited(&[("PMI_FD", "")]).unwrap().is_none());
         let (socket, _other) = UnixStream::pair().unwrap();
         assert!(inherited(&[("PMI_FD", &socket.as_raw_fd().to_string())]).unwrap().is_some());
         for (variables, words) in [
             (&[("PMI_PORT", "vm:34180"), ("PMI_ID", "1")][..], "without -pmi-port"),
-            (&[("PMI_FD", "")], "not a number"),
             (&[("PMI_FD", "x")], "not a number"),
             (&[("PMI_FD", "99999999999")], "not a number"),
             (&[("PMI_FD", "-1")], "EBADF"),

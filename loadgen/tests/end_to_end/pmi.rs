@@ -5,12 +5,12 @@ use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::Signal;
 
-use crate::harness::{Running, Server, echo, loadgen};
+use crate::harness::{Finished, Running, Server, echo, loadgen};
 
 /// Rank 1 of 2, and its launcher.
 struct Rank {
@@ -23,7 +23,7 @@ impl Rank {
         let (theirs, ours) = UnixStream::pair().unwrap();
         // A command that does not answer fails the test.
         ours.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut command = loadgen(&[&["--ranks", "auto"], args].concat());
+        let mut command = loadgen(args);
         command.env("PMI_FD", theirs.as_raw_fd().to_string());
         command.envs([("PMI_RANK", "1"), ("PMI_SIZE", "2")]);
         // SAFETY: the closure only calls fcntl(2), which is async-signal-safe.
@@ -83,7 +83,9 @@ impl Rank {
 /// A rank of a run of two with its records in `directory`.
 fn rank(server: &Server, directory: &tempfile::TempDir) -> Rank {
     let (target, path) = (server.target(), directory.path().to_str().unwrap().to_owned());
-    Rank::start(&["--target", &target, "-c", "2", "-d", "200ms", "-w", "0", "-o", &path])
+    Rank::start(&[
+        "--ranks", "auto", "--target", &target, "-c", "2", "-d", "200ms", "-w", "0", "-o", &path,
+    ])
 }
 
 #[test]
@@ -138,7 +140,7 @@ fn rank_that_cannot_connect_reports_it_to_the_others() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_str().unwrap();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let mut rank = Rank::start(&["--target", &closed, "-c", "2", "-o", path]);
+    let mut rank = Rank::start(&["--ranks", "auto", "--target", &closed, "-c", "2", "-o", path]);
     let stored = rank.serve_until_barrier();
     assert!(stored.starts_with("failed,4,") && stored.contains("ECONNREFUSED"), "{stored}");
     rank.serve_to_the_end("failed,4,rank%201%20failed");
@@ -158,7 +160,7 @@ fn rank_with_impossible_options_reports_it_to_the_others() {
         (&["--target", "127.0.0.1:1", "-c", "1", "-o", path], "--conns%201"),
         (&["--target", "127.0.0.1:1", "-c", "2", "--pin", "1023", "-o", path], "1023"),
     ] {
-        let mut rank = Rank::start(args);
+        let mut rank = Rank::start(&[&["--ranks", "auto"], args].concat());
         let stored = rank.serve_until_barrier();
         assert!(stored.starts_with("failed,2,") && stored.contains(words), "{stored}");
         rank.serve_to_the_end("failed,2,rank%201%20failed");
@@ -166,4 +168,43 @@ fn rank_with_impossible_options_reports_it_to_the_others() {
         assert_eq!(finished.code, Some(2), "{finished:#?}");
         assert_eq!(finished.stderr.matches("error: ").count(), 1, "{finished:#?}");
     }
+}
+
+/// A launch of other processes, too, or a descriptor that a program in between has closed.
+#[test]
+fn launcher_that_cannot_help_is_needed_only_without_start_at() {
+    let (server, directory) = (Server::start(echo), tempfile::tempdir().unwrap());
+    let (target, path) = (server.target(), directory.path().to_str().unwrap().to_owned());
+    let args = ["--target", &target, "--rank", "0", "--ranks", "2", "-c", "2", "-d", "200ms"];
+    let args = [&args[..], &["-w", "0", "-o", &path]].concat();
+    let (socket, _launcher) = UnixStream::pair().unwrap();
+    // Not passed on, so not open in the command.
+    let closed = socket.as_raw_fd().to_string();
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().to_string();
+    for (variables, words) in [
+        (&[("PMI_FD", "0"), ("PMI_RANK", "0"), ("PMI_SIZE", "2")][..], "PMI_FD=\"0\" is no socket"),
+        (&[("PMI_FD", &closed), ("PMI_RANK", "0"), ("PMI_SIZE", "2")], "is no socket"),
+        (&[("PMI_PORT", "host:34180"), ("PMI_ID", "0")], "without -pmi-port"),
+    ] {
+        let run = |args: &[&str]| {
+            let mut command = loadgen(args);
+            Finished::of(command.envs(variables.iter().copied()).output().unwrap())
+        };
+        run(&args).assert_complains(1, words);
+        let finished = run(&[&args[..], &["--start-at", &now()]].concat());
+        assert_eq!(finished.code, Some(0), "{finished:#?}");
+        let warning = finished.stderr.lines().next().unwrap();
+        assert!(warning.starts_with("warning: the ranks do not agree: PMI: "), "{finished:#?}");
+        assert!(warning.contains(words), "{finished:#?}");
+    }
+}
+
+/// Another process of the launch would be waited for in vain.
+#[test]
+fn rank_with_another_place_than_the_launcher_gave_is_refused() {
+    let (server, directory) = (Server::start(echo), tempfile::tempdir().unwrap());
+    let (target, path) = (server.target(), directory.path().to_str().unwrap().to_owned());
+    let rank = Rank::start(&["--target", &target, "--rank", "0", "--ranks", "1", "-o", &path]);
+    let finished = rank.running.finish();
+    finished.assert_complains(2, "rank 0 of 1 is 1 of 2 to its launcher");
 }

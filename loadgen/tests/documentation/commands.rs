@@ -6,7 +6,7 @@
 //! alike (`SHORTENED`, `CONNS_MAX`). Servers run in the background until the end, and listen on a
 //! port of the kernel's choice, which replaces their documented address in later commands.
 //! `--peers` and subjects that this build does not have are left out. Other `cargo` commands only
-//! have to name packages of this workspace.
+//! have to name packages of this workspace, and programs in Python or of `contrib/` have to exist.
 
 use std::collections::HashMap;
 use std::fs;
@@ -117,9 +117,10 @@ fn parse(line: &str) -> Result<Option<Invocation>, String> {
         let program = program.filter(|_| words[1] == "run");
         return Ok(program.map(|program| Invocation { program, args: arguments_of(&words) }));
     }
-    if words[0] == "python3" {
-        let exists = root().join(&words[1]).exists();
-        return exists.then_some(None).ok_or_else(|| format!("no file {}", words[1]));
+    let script = if words[0] == "python3" { &words[1] } else { &words[0] };
+    if words[0] == "python3" || script.starts_with("contrib/") {
+        let exists = root().join(script).exists();
+        return exists.then_some(None).ok_or_else(|| format!("no file {script}"));
     }
     let name = words.remove(0);
     let name = name.strip_prefix("target/release/").unwrap_or(&name);

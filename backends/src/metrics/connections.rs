@@ -17,10 +17,10 @@ use crate::stop::wait_for;
 const CONNECTIONS_MAX: usize = 32;
 
 /// Time for a request to arrive, from the accept on.
-const REQUEST_WITHIN: Duration = Duration::from_millis(600);
+const REQUEST_WITHIN: Duration = Duration::from_millis(750);
 
 /// Time after which a connection is closed, from the accept on.
-const LIFETIME: Duration = Duration::from_millis(800);
+const LIFETIME: Duration = Duration::from_millis(900);
 
 /// Most receives for a request: the head is parsed from its beginning after each.
 const RECEIVES_MAX: u32 = 128;
@@ -32,11 +32,15 @@ const DISCARD_MAX: usize = 4 << 20;
 /// Delay after a failed accept.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// Delay after so many accepts that all connections are new ones: with a flood of connections, at
+/// most 4,000 are accepted per second.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(8);
+
 /// The connections, in the order of their accepts.
 #[derive(Default)]
 pub(super) struct Connections {
     open: Vec<Connection>,
-    /// End of the delay after a failed accept.
+    /// End of a delay before the next accept.
     accept_at: Option<Instant>,
 }
 
@@ -88,10 +92,10 @@ impl Connections {
 
     fn accept(&mut self, now: Instant, listener: &TcpListener, respond: Respond<'_>) {
         self.accept_at.take_if(|at| *at <= now);
+        if self.accept_at.is_some() {
+            return;
+        }
         for _ in 0..CONNECTIONS_MAX {
-            if self.accept_at.is_some() {
-                return;
-            }
             match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(socket) => {
                     let mut connection = Connection {
@@ -108,10 +112,14 @@ impl Connections {
                 Err(error) => match io::Error::from(error).kind() {
                     ErrorKind::WouldBlock => return,
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
-                    _ => self.accept_at = Some(now + ACCEPT_RETRY),
+                    _ => {
+                        self.accept_at = Some(now + ACCEPT_RETRY);
+                        return;
+                    }
                 },
             }
         }
+        self.accept_at = Some(now + ACCEPT_PAUSE);
     }
 }
 

@@ -4,17 +4,22 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use super::PATIENCE;
+use super::{PATIENCE, until};
 
 /// Metrics of a server, served at this address.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Metrics(pub(crate) SocketAddr);
 
 impl Metrics {
-    /// Returns the head and the body of a response.
+    /// Returns the head and the body of a response. Tries again if this thread was too slow, and
+    /// the connection was closed before the request was sent.
     pub(crate) fn get(self, path: &str) -> (String, String) {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.0);
-        let response = String::from_utf8(send(self.0, request.as_bytes())).unwrap();
+        let mut response = String::new();
+        until("there is a response", || {
+            response = String::from_utf8(send(self.0, request.as_bytes())).unwrap();
+            !response.is_empty()
+        });
         let (head, body) = response.split_once("\r\n\r\n").expect("a head and a body");
         (head.to_owned(), body.to_owned())
     }
@@ -28,6 +33,22 @@ impl Metrics {
             (name.to_owned(), value.parse().unwrap())
         });
         samples.collect()
+    }
+
+    /// Waits until these samples have these values. A shard publishes its counts before it waits,
+    /// which may be a while after a client has its reply.
+    pub(crate) fn until(self, expected: &[(&str, f64)]) {
+        let what = format!("the metrics are {expected:?}");
+        until(&what, || {
+            let samples = self.samples();
+            expected.iter().all(|(name, value)| samples[*name] == *value)
+        });
+    }
+
+    /// Sum of the connections that have ended.
+    pub(crate) fn closed(self) -> f64 {
+        let samples = self.samples().into_iter();
+        samples.filter(|(name, _)| name.starts_with("lockstep_closed_total")).map(|it| it.1).sum()
     }
 }
 

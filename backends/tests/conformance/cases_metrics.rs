@@ -19,14 +19,15 @@ fn published_counts_are_those_that_the_server_returns() {
     }
     clients.drain(..5).for_each(|client| client.reset());
     clients.drain(..5).for_each(|mut client| client.finish());
-    until("ten are closed", || metrics.samples()["lockstep_connections"] == 10.0);
-    let samples = metrics.samples();
-    let count = |name: &str| samples[&format!("lockstep_{name}")] as u64;
-    assert_eq!((count("accepted_total"), count("exchanges_total")), (20, 190), "{samples:?}");
-    let requests = 7 * 190;
-    assert_eq!((count("received_bytes_total"), count("sent_bytes_total")), (requests, requests));
+    metrics.until(&[
+        ("lockstep_accepted_total", 20.0),
+        ("lockstep_connections", 10.0),
+        ("lockstep_exchanges_total", 190.0),
+        ("lockstep_received_bytes_total", 7.0 * 190.0),
+        ("lockstep_sent_bytes_total", 7.0 * 190.0),
+    ]);
     drop(clients);
-    until("all are closed", || metrics.samples()["lockstep_connections"] == 0.0);
+    until("all are closed", || metrics.closed() == 20.0);
     let samples = metrics.samples();
     let stats = server.stop();
     for cause in Cause::ALL {

@@ -255,7 +255,8 @@ fn prometheus_scrapes_the_metrics() {
     let target = format!("static_configs: [{{targets: ['{}']}}]", server.metrics.0);
     let config = format!("scrape_configs: [{{job_name: it, scrape_interval: 1s, {target}}}]\n");
     fs::write(folder.join("prometheus.yml"), config).unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Of an address that no other test uses: of another, a connection could take the port.
+    let port = TcpListener::bind("127.9.0.1:0").unwrap().local_addr().unwrap();
     let started = Command::new("prometheus")
         .arg(format!("--web.listen-address={port}"))
         .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))

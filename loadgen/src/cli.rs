@@ -38,6 +38,7 @@ Examples:
   loadgen backlog --netns                      effect of listen(n)
   loadgen storm --conns 2000 --backlog 16      cost of a short listen queue
   loadgen floor                                an exchange without a server
+  loadgen HOST:PORT --ranks auto -o runs/      one of the ranks of a launcher
   loadgen merge runs/                          the ranks of a run, added
   loadgen report A.json B.json                 two runs side by side
 

@@ -62,6 +62,9 @@ impl Progress {
         let seconds = |from: u64, to: u64| format!("{:.1}s", to.saturating_sub(from) as f64 / 1e9);
         let (start, end) = (control.start_ns(), control.end_ns());
         self.set_phase(match () {
+            () if !control.looping() && opened == u64::from(conns) => {
+                "waiting for the start".to_owned()
+            }
             () if !control.looping() => format!("opening {opened} of {conns} connections"),
             () if start == NEVER => format!("warming up until it is steady, {rate}/s"),
             () if now < start => format!("warming up for {} more, {rate}/s", seconds(now, start)),

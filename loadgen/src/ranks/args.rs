@@ -24,17 +24,17 @@ pub struct RankArgs {
     #[arg(long, value_name = "K", requires = "ranks")]
     pub rank: Option<u32>,
 
-    /// Number of ranks: processes with the same options that share the connections, requests and
-    /// rates; auto: rank and number from the launcher. Each writes a record into the directory of
-    /// -o, and exits with 0 if it is INVALID, too: loadgen merge adds and judges the records. Needs
-    /// HOST:PORT, a --warmup of fixed length, and --start-at or a launcher that speaks PMI-1
-    /// (MPICH's mpiexec, srun --mpi=pmi2, Flux): through it the ranks agree on the start, and
-    /// refuse other options and versions; measures no floor
+    /// Number of ranks: processes with the same options that share connections, requests and rate;
+    /// auto: rank and number from the launcher. Each writes a record into the directory of -o, and
+    /// loadgen merge adds and judges them: an INVALID rank exits with 0. Needs HOST:PORT and a
+    /// --warmup of fixed length; no floor is measured
     #[arg(long, value_name = "N|auto", value_parser = Count::parse)]
     pub ranks: Option<Count>,
 
-    /// Start of the load, after the connections were opened: RFC 3339, or seconds since 1970 (date
-    /// +%s). Who is late starts later, and its record has a warning
+    /// Start of the load, once connections are open: RFC 3339, or seconds since 1970 (date +%s). A
+    /// process that is late starts when it is ready, with a warning. Ranks need it, unless their
+    /// launcher speaks PMI-1 (MPICH's mpiexec, srun --mpi=pmi2, Flux): then they agree on a start
+    /// by themselves, and refuse differing options and versions
     #[arg(long, value_name = "INSTANT", value_parser = instant::parse)]
     pub start_at: Option<SystemTime>,
 

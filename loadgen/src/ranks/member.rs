@@ -1,7 +1,7 @@
 //! Membership of this process in a run of several ranks: its share, and all that the ranks have in
 //! common.
 
-use std::fmt::Write as _;
+use std::fmt::{Debug, Write as _};
 use std::io::{self, Write};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, PoisonError};
@@ -280,28 +280,42 @@ fn check(run: &RunArgs, live: &LiveArgs, count: u32) -> Result<(), Failure> {
     let refused = |error: String, hint: &str| Err(Failure::new(exit::USAGE, error).hint(hint));
     let to_stdout = run.output.json || live.json_lines;
     let path = run.output.path.as_ref();
-    let few = |what: &str, number: u64| {
-        format!("{what} {number} is less than --ranks {count}: some would have nothing to do")
-    };
+    let few = |what: String| format!("{what} for {count} ranks: some would have nothing to do");
+    // Requests of an open loop that are due in the window.
+    let due = run.rate.zip(run.duration).map(|(rate, window)| rate * window.as_secs_f64());
     match (&run.target, run.requests) {
         (None, _) => refused(format!("{count} ranks start no server"), "give the HOST:PORT of one"),
-        _ if run.conns < count => refused(few("--conns", run.conns.into()), "--conns is the sum"),
-        (_, Some(requests)) if requests < count.into() => {
-            refused(few("--requests", requests), "--requests is the sum of all ranks")
+        _ if run.conns < count => {
+            refused(few(format!("--conns {}", run.conns)), "--conns is the sum of all ranks")
         }
+        (_, Some(requests)) if requests < count.into() => {
+            refused(few(format!("--requests {requests}")), "--requests is the sum of all ranks")
+        }
+        _ if due.is_some_and(|due| due < count.into()) => refused(
+            few("--rate is too low".to_owned()),
+            "--rate is the sum of all ranks; measure longer, or start fewer",
+        ),
         _ if run.warmup == Warmup::Auto => refused(
             "--warmup auto would end at another instant in each rank".to_owned(),
             "give it a time, such as --warmup 1s",
         ),
         _ if !run.fail_if.is_empty() => refused(
             "--fail-if is for a whole run, not for one of its ranks".to_owned(),
-            "test the record that loadgen merge writes",
+            "give it to loadgen merge",
         ),
-        _ if path.map_or(!to_stdout, |path| !path.is_dir()) => refused(
-            format!("{count} ranks write {count} records"),
-            "give -o a directory that exists, or --json",
-        ),
-        _ => Ok(()),
+        _ => match path {
+            None if !to_stdout => refused(
+                format!("{count} ranks write a record each"),
+                "give -o the directory for them, or --json",
+            ),
+            Some(path) if !path.is_dir() => {
+                let path = path.display();
+                let error =
+                    format!("{path} is no directory, and {count} ranks write a record each");
+                refused(error, "give -o a directory that exists")
+            }
+            _ => Ok(()),
+        },
     }
 }
 
@@ -309,27 +323,37 @@ fn check(run: &RunArgs, live: &LiveArgs, count: u32) -> Result<(), Failure> {
 /// may differ.
 fn common(run: &RunArgs, count: u32) -> String {
     let mut text = String::new();
-    let mut line = |name: &str, value: &dyn std::fmt::Debug| {
-        let _infallible = writeln!(text, "{name} {value:?}");
+    let mut line = |name: &str, value: Option<&dyn Debug>| {
+        let value = value.map_or("none".to_owned(), |value| format!("{value:?}"));
+        let _infallible = writeln!(text, "{name} {value}");
     };
-    line("version", &env!("CARGO_PKG_VERSION"));
-    line("schema", &SCHEMA);
-    line("latency_max_ns", &LATENCY_MAX_NS);
-    line("ranks", &count);
-    line("target", &run.target);
-    line("service", &run.service.name());
-    line("conns", &run.conns);
-    line("size", &run.size);
-    line("duration", &run.duration);
-    line("requests", &run.requests);
-    line("rate", &run.rate);
-    line("arrivals", &run.generator.arrivals.unwrap_or_default().name());
-    line("warmup", &run.warmup);
-    line("interval", &run.interval());
-    line("timeout", &run.generator.timeout);
-    line("connect_rate", &run.generator.connect_rate);
-    line("seed", &run.generator.seed);
+    let RunArgs { generator, requests, rate, duration, target, .. } = run;
+    let warmup = match &run.warmup {
+        Warmup::Fixed(length) => Some(length),
+        Warmup::Auto => None,
+    };
+    line("version", Some(&env!("CARGO_PKG_VERSION")));
+    line("schema", Some(&SCHEMA));
+    line("latency_max_ns", Some(&LATENCY_MAX_NS));
+    line("ranks", Some(&count));
+    line("target", target.as_ref().map(as_debug));
+    line("service", Some(&run.service.name()));
+    line("conns", Some(&run.conns));
+    line("size", Some(&run.size));
+    line("duration", duration.as_ref().map(as_debug));
+    line("requests", requests.as_ref().map(as_debug));
+    line("rate", rate.as_ref().map(as_debug));
+    line("arrivals", Some(&generator.arrivals.unwrap_or_default().name()));
+    line("warmup", warmup.map(as_debug));
+    line("interval", Some(&run.interval()));
+    line("timeout", Some(&generator.timeout));
+    line("connect_rate", generator.connect_rate.as_ref().map(as_debug));
+    line("seed", generator.seed.as_ref().map(as_debug));
     text
+}
+
+fn as_debug<T: Debug>(value: &T) -> &dyn Debug {
+    value
 }
 
 /// Seed that all ranks of a run derive without communicating.

@@ -7,9 +7,9 @@ use crate::exit::{self, Failure};
 /// Longest time ahead; more is a mistake, such as milliseconds for seconds.
 const AHEAD_MAX: Duration = Duration::from_secs(3600);
 
-/// Longest time since a start that this process has missed; more is a mistake, such as a command
-/// line of an earlier run.
-const PAST_MAX: Duration = Duration::from_secs(60);
+/// Longest time since a start that this process has missed, such as of a rank whose image was pulled
+/// first; more is a mistake, such as a command line of an earlier run.
+const PAST_MAX: Duration = Duration::from_secs(300);
 
 /// End of the year 9999, the last that RFC 3339 can express.
 const END_S: u64 = 253_402_300_800;
@@ -155,12 +155,12 @@ mod tests {
     #[test]
     fn start_far_from_now_is_refused() {
         let now = UNIX_EPOCH + Duration::from_secs(1_764_353_214);
-        for seconds in [-60, -59, 0, 1, 3600] {
+        for seconds in [-300, -299, 0, 1, 3600] {
             let start = UNIX_EPOCH + Duration::from_secs((1_764_353_214 + seconds) as u64);
             assert!(check(start, now).is_ok(), "{seconds}");
         }
         for (start, words) in [
-            (1_764_353_214 - 61, "was 1m 1s ago"),
+            (1_764_353_214 - 301, "was 5m 1s ago"),
             (1_764_353_214 + 3601, "1h 1s ahead"),
             (253_402_300_799, "ahead"),
         ] {

@@ -119,9 +119,10 @@ fn ranks_share_the_load_of_one_run() {
 #[test]
 fn requests_of_a_run_are_shared_exactly() {
     let server = Server::start(echo);
-    let (target, start) = (server.target(), start_in(0.5));
+    let target = server.target();
     for load in [&[][..], &["--rate", "1k"]] {
         let args = ["--target", &target, "--conns", "6", "-n", "100", "--warmup", "0", "--json"];
+        let start = start_in(0.5);
         let args = [&args[..], load, &["--start-at", &start, "--run-id", "me-1"]].concat();
         let finished = run_ranks(3, &args);
         let records: Vec<Value> = finished.iter().map(Finished::record).collect();
@@ -134,9 +135,10 @@ fn requests_of_a_run_are_shared_exactly() {
 #[test]
 fn late_rank_starts_late_and_has_its_whole_window() {
     let server = Server::start(echo);
-    let (target, start) = (server.target(), start_in(-5.0));
+    let target = server.target();
     let args = ["--target", &target, "--conns", "2", "-d", "300ms", "--warmup", "0", "--json"];
     for load in [&[][..], &["--rate", "1k"]] {
+        let start = start_in(-5.0);
         let place = ["--rank", "0", "--ranks", "2", "--start-at", &start];
         let finished = run(&[&args[..], &place, load].concat());
         assert_eq!(finished.code, Some(0), "{finished:#?}");
@@ -186,7 +188,7 @@ fn load_of_a_run_without_ranks_starts_at_the_instant() {
 #[test]
 fn rank_is_read_from_the_launchers_environment() {
     let server = Server::start(echo);
-    let (target, start) = (server.target(), start_in(0.3));
+    let target = server.target();
     let args = ["--target", &target, "--conns", "4", "-n", "8", "--warmup", "0", "--json"];
     for (environment, ranks, source) in [
         ("PMI_RANK=1 PMI_SIZE=2", "auto", "PMI_RANK, PMI_SIZE"),
@@ -197,6 +199,7 @@ fn rank_is_read_from_the_launchers_environment() {
             "SLURM_PROCID, SLURM_STEP_NUM_TASKS",
         ),
     ] {
+        let start = start_in(0.3);
         let args = [&args[..], &["--ranks", ranks, "--start-at", &start]].concat();
         let finished = Finished::of(rank_in(environment, &args).output().unwrap());
         assert_eq!(finished.code, Some(0), "{finished:#?}");
@@ -212,7 +215,7 @@ fn usage_errors_of_ranks_exit_with_2() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("run.json");
     let (file, directory) = (file.to_str().unwrap(), directory.path().to_str().unwrap());
-    let (soon, far, past) = (start_in(30.0), start_in(4000.0), start_in(-70.0));
+    let (soon, far, past) = (start_in(30.0), start_in(4000.0), start_in(-400.0));
     let place = ["--rank", "0", "--ranks", "4", "--start-at", &soon];
     let target = ["--target", "127.0.0.1:1"];
     let json = ["--json"];
@@ -251,11 +254,11 @@ fn usage_errors_of_ranks_exit_with_2() {
 
 #[test]
 fn invalid_rank_exits_with_0_and_failures_do_not() {
-    let start = start_in(0.3);
-    let args = ["--conns", "4", "--warmup", "0", "--json", "--start-at", &start];
-    let args = [&args[..], &["--rank", "1", "--ranks", "2"]].concat();
-    let against =
-        |target: &str, more: &[&str]| run(&[&["--target", target], &args[..], more].concat());
+    let args = ["--conns", "4", "--warmup", "0", "--json", "--rank", "1", "--ranks", "2"];
+    let against = |target: &str, more: &[&str]| {
+        let server = ["--target", target, "--start-at", &start_in(0.3)];
+        run(&[&server[..], &args, more].concat())
+    };
     let server = Server::start(echo);
     let unreachable = ["--rate", "200M", "-d", "300ms", "--timeout", "500ms"];
     let finished = against(&server.target(), &unreachable);

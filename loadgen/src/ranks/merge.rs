@@ -20,7 +20,7 @@ Examples:
   loadgen merge runs/                          the only run of this directory
   loadgen merge runs/ --run-id 4711.0 -o all.json
   loadgen merge rank0.json rank1.json --fail-if 'p99>5ms'
-  loadgen merge runs/ --partial --json         without the ranks that are missing";
+  loadgen merge runs/ --partial --json         without the missing ranks";
 
 /// Add the records of all ranks of a run to one record
 ///

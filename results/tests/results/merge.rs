@@ -2,8 +2,8 @@
 
 use hdrhistogram::Histogram;
 use lockstep_results::{
-    Cost, Document, ErrorCount, Fairness, Interval, Latency, Merge, MergeError, Rank, Rate, Record,
-    Sent, Statistic, Stored, merge, report, table,
+    ClockState, Cost, Document, ErrorCount, Fairness, Interval, Latency, Merge, MergeError, Rank,
+    Rate, Record, Sent, Statistic, Stored, merge, report, table,
 };
 
 use serde_json::Value;
@@ -247,6 +247,7 @@ fn client_cost_is_total_cpu_over_total_exchanges() {
     assert_eq!((sum.cpus.as_str(), sum.busy), ("0-1,3", Some(0.2 / 3.0)));
     files[1].1.client.context_switches_per_exchange = None;
     files[1].1.environment.host = Some("b479c01b".into());
+    place(&mut files[1].1).boot = Some("b0072d".into());
     let sum = merged(&files).client;
     assert_eq!(sum.context_switches_per_exchange, None);
     // One thread on three CPUs, and two on one CPU.
@@ -375,7 +376,7 @@ fn intervals_are_added_if_they_are_the_same_time() {
     assert_eq!((sum[1].exchanges, sum[1].max_ns, sum.len()), (22, None, 2));
     // Another number, other lengths, another time.
     for change in [
-        |record: &mut Record| drop(record.intervals.pop()),
+        |record: &mut Record| record.intervals.truncate(1),
         |record: &mut Record| record.intervals[1].length_s = 0.3,
         |record: &mut Record| {
             let rank = place(record);
@@ -465,6 +466,7 @@ fn other_runs_and_doubled_ranks_are_refused() {
     files.push(rank(1, 2, &[1000]));
     assert_refused(&files, "rank 0 has two records");
     assert_refused(&[], "no record of a rank");
+    assert_refused(&[("\u{1b}[2J\n".into(), sample())], "?[2J?: not a record of a rank");
     assert_refused(&[("a.json".into(), sample())], "a.json: not a record of a rank");
     let sum = ("sum.json".into(), merged(&ranks([10, 10])));
     assert_refused(&[sum], "sum.json: not a record of a rank, but of ranks that are merged");
@@ -707,6 +709,17 @@ fn text_has_a_row_for_each_rank_in_80_columns() {
     assert!(
         text.contains("start skew     1.00us between the first and the last, on the monotonic")
     );
+    let mut files = ranks([10, 10]);
+    let known = ClockState { synchronized: true, max_error_us: Some(2000), ..Default::default() };
+    for (index, (_, record)) in files.iter_mut().enumerate() {
+        let rank = place(record);
+        rank.boot = Some(index.to_string());
+        (rank.clock_before, rank.clock_after) = (Some(known), Some(known));
+    }
+    let text = merged(&files).text().replace("\n               ", " ");
+    let clocks = "by the realtime clocks, and only as good as they are: 2 clocks, all synchronized: \
+                  they differ by at most 4.00ms\n";
+    assert!(text.contains(clocks), "{text}");
     let partial = merge(&ranks([10, 10, 10])[..2], true, Vec::new()).unwrap().text();
     assert!(partial.contains("2 of 3 of run run-7 on 1 host; without a record: 2\n"));
 }

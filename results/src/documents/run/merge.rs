@@ -18,6 +18,7 @@ use self::input::Part;
 use self::windows::Windows;
 use super::rank::{Merge, RankRow};
 use crate::latency::COUNT_MAX;
+use crate::text::printable;
 use crate::{
     ErrorCount, Fairness, Header, Interval, Latencies, Latency, Rate, Record, Sent, Statistic,
     Subject,
@@ -33,8 +34,8 @@ pub struct MergeError {
 }
 
 impl MergeError {
-    fn new(error: impl Into<String>) -> Self {
-        Self { error: error.into(), hint: None }
+    fn new(error: impl AsRef<str>) -> Self {
+        Self { error: printable(error.as_ref()), hint: None }
     }
 
     fn hint(self, hint: impl Into<String>) -> Self {
@@ -66,6 +67,7 @@ pub fn merge(files: &[(String, Record)], partial: bool, argv: Vec<String>) -> Re
     let invalid_reasons = windows.reasons(&parts).into_iter().chain(notes::reasons(&parts));
     let invalid_reasons: Vec<String> = invalid_reasons.collect();
     let errors = errors(&parts)?;
+    let rows: Vec<RankRow> = parts.iter().map(row).collect();
     Ok(Record {
         header: Header::new("run", started, argv, first.header.seed),
         valid: invalid_reasons.is_empty(),
@@ -73,7 +75,8 @@ pub fn merge(files: &[(String, Record)], partial: bool, argv: Vec<String>) -> Re
         warnings: notes::warnings(&parts, &missing, rank.count),
         interrupted: parts.iter().any(|part| part.record.interrupted),
         rank: None,
-        ranks: parts.iter().map(row).collect(),
+        client: cost::client(&parts, &rows),
+        ranks: rows,
         merge: Some(Merge { missing, ..windows.merge(rank) }),
         subject: subject(&parts),
         load: first.load.clone(),
@@ -99,7 +102,6 @@ pub fn merge(files: &[(String, Record)], partial: bool, argv: Vec<String>) -> Re
         sent: sent(&parts)?,
         latency: latencies(&parts)?,
         intervals: intervals(&parts, &windows)?,
-        client: cost::client(&parts),
         server: cost::server(&parts, missing_none(&parts, rank.count)),
         server_processes: cost::reader(&parts)
             .map(|part| part.record.server_processes.clone())

@@ -124,6 +124,12 @@ pub struct RankRow {
 }
 
 impl RankRow {
+    /// Identity of the rank's machine: its boot, which pods on one machine share and clones of a
+    /// machine do not, else its [`host`](Self::host).
+    pub(crate) fn machine(&self) -> Option<&str> {
+        self.rank.boot.as_deref().or(self.host.as_deref())
+    }
+
     /// Start of the load after the agreed instant, microseconds; negative if it was before.
     pub fn late_us(&self) -> i64 {
         let (start, planned) = (self.rank.start_unix_us, self.rank.planned_start_unix_us);

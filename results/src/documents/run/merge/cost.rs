@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::input::Part;
 use crate::Cost;
 use crate::documents::run::notes::ranges;
+use crate::documents::run::rank::RankRow;
 use crate::text::plural;
 
 /// Cost of all generators, each weighted with its exchanges: the sum of the CPU times over the sum
 /// of the exchanges. Quotas are those of the machines, not of the run: they remain with the ranks.
-pub(super) fn client(parts: &[Part<'_>]) -> Cost {
+pub(super) fn client(parts: &[Part<'_>], rows: &[RankRow]) -> Cost {
     let exchanges: f64 = parts.iter().map(|part| part.record.exchanges as f64).sum();
     let weighted = |value: fn(&Cost) -> Option<f64>| {
         let busy = parts.iter().filter(|part| part.record.exchanges > 0);
@@ -24,8 +25,8 @@ pub(super) fn client(parts: &[Part<'_>]) -> Cost {
         user_us_per_exchange: weighted(|cost| cost.user_us_per_exchange),
         system_us_per_exchange: weighted(|cost| cost.system_us_per_exchange),
         context_switches_per_exchange: weighted(|cost| cost.context_switches_per_exchange),
-        busy: busy(parts),
-        cpus: cpus(parts),
+        busy: busy(parts, rows),
+        cpus: cpus(rows),
         syscalls_per_exchange: weighted(|cost| cost.syscalls_per_exchange),
         quota: None,
         source: None,
@@ -36,6 +37,7 @@ pub(super) fn client(parts: &[Part<'_>]) -> Cost {
 /// Generators of one machine.
 #[derive(Default)]
 struct Host<'a> {
+    name: Option<&'a str>,
     /// CPU lists of the ranks.
     lists: BTreeSet<&'a str>,
     threads: u64,
@@ -59,42 +61,43 @@ impl Host<'_> {
     }
 }
 
-/// The machines by their names. Ranks without a name are of one machine.
-fn hosts<'a>(parts: &[Part<'a>]) -> BTreeMap<Option<&'a str>, Host<'a>> {
-    let mut hosts: BTreeMap<_, Host<'a>> = BTreeMap::new();
-    for part in parts {
-        let host = hosts.entry(part.record.environment.host.as_deref()).or_default();
-        host.lists.insert(&part.record.client.cpus);
-        host.threads += u64::from(part.record.threads);
-        host.window_s = host.window_s.max(part.record.duration_s);
+/// The machines by their identity. Ranks without one are of one machine.
+fn hosts(rows: &[RankRow]) -> BTreeMap<Option<&str>, Host<'_>> {
+    let mut hosts: BTreeMap<_, Host<'_>> = BTreeMap::new();
+    for row in rows {
+        let host = hosts.entry(row.machine()).or_default();
+        host.name = host.name.or(row.host.as_deref());
+        host.lists.insert(&row.client_cpus);
+        host.threads += u64::from(row.threads);
+        host.window_s = host.window_s.max(row.duration_s);
     }
     hosts
 }
 
 /// CPU time of all generators over the time of the CPUs that they could use. `None` without CPU
 /// lists.
-fn busy(parts: &[Part<'_>]) -> Option<f64> {
+fn busy(parts: &[Part<'_>], rows: &[RankRow]) -> Option<f64> {
     let used = parts
         .iter()
         .map(|part| part.record.client.cpu_us_per_exchange * part.record.exchanges as f64 / 1e6);
     let available = |host: &Host<'_>| {
         Some(host.window_s * (host.cpus()?.len() as u64).min(host.threads) as f64)
     };
-    let available: Option<f64> = hosts(parts).values().map(available).sum();
+    let available: Option<f64> = hosts(rows).values().map(available).sum();
     let busy = used.sum::<f64>() / available?;
     Some(if busy.is_finite() { busy.min(1.0) } else { 0.0 })
 }
 
 /// CPU lists of the generators: `0-1,4` on one machine, else by machine: `0-1 of 3 hosts; 0-3 of
 /// 9f86d081`.
-fn cpus(parts: &[Part<'_>]) -> String {
-    let hosts = hosts(parts);
+fn cpus(rows: &[RankRow]) -> String {
+    let hosts = hosts(rows);
     if let (1, Some(host)) = (hosts.len(), hosts.values().next()) {
         return host.list();
     }
     let mut by_list: BTreeMap<String, Vec<Option<&str>>> = BTreeMap::new();
-    for (name, host) in &hosts {
-        by_list.entry(host.list()).or_default().push(*name);
+    for host in hosts.values() {
+        by_list.entry(host.list()).or_default().push(host.name);
     }
     let shown = by_list.iter().map(|(list, hosts)| match hosts[..] {
         [Some(host)] => format!("{list} of {host}"),

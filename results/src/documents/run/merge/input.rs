@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{MergeError, Result};
 use crate::documents::run::notes::ranges;
 use crate::environment::circumstances::git;
-use crate::text::{plural, printable};
+use crate::text::plural;
 use crate::{Cost, Rank, Record};
 
 /// Largest number of ranks, that of connections.
@@ -101,7 +101,7 @@ fn is_one_run(parts: &[Part<'_>]) -> Result<()> {
     if runs.len() < 2 {
         return Ok(());
     }
-    let shown: Vec<String> = runs.iter().take(RUNS_SHOWN).map(|run| printable(run)).collect();
+    let shown: Vec<&str> = runs.iter().take(RUNS_SHOWN).copied().collect();
     let more = match runs.len() - shown.len() {
         0 => String::new(),
         more => format!(" and {more} more"),
@@ -245,7 +245,7 @@ fn have_equal_options(parts: &[Part<'_>]) -> Result<()> {
                 Some((value, first)) => {
                     let error =
                         format!("{}: {name} is {found}, but {value} in {}", part.file, first.file);
-                    return Err(MergeError::new(printable(&error))
+                    return Err(MergeError::new(error)
                         .hint("all ranks need the same program, options and start"));
                 }
             }

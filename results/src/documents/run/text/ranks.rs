@@ -80,8 +80,7 @@ pub(in crate::documents::run) fn facts(
     record: &Record,
     merge: &Merge,
 ) -> Vec<(&'static str, String)> {
-    let hosts: BTreeSet<Option<&str>> =
-        record.ranks.iter().map(|row| row.host.as_deref()).collect();
+    let hosts: BTreeSet<Option<&str>> = record.ranks.iter().map(RankRow::machine).collect();
     let missing = match &merge.missing[..] {
         [] => String::new(),
         missing => format!("; without a record: {}", ranges(missing)),

@@ -1,4 +1,5 @@
-//! Build facts for the records: profile, target, compiler and git revision.
+//! Build facts for the records: profile, target, compiler and git revision. The server's crate is
+//! built with this script, too, and gets the revision alone, for its metrics.
 //!
 //! Nothing here fails the build: unknown facts are left out.
 
@@ -24,7 +25,17 @@ const SOURCES: [&str; 13] = [
 ];
 
 fn main() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let workspace =
+        &Path::new(&env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo")).join("..");
+    let is_repository = is_repository(workspace);
+    if is_repository {
+        watch_head(workspace);
+        note("GIT_REVISION", git(workspace, &["rev-parse", "HEAD"]));
+    }
+    if env::var("CARGO_PKG_NAME").is_ok_and(|package| package == "lockstep-backends") {
+        println!("cargo::rerun-if-changed=../results/build.rs");
+        return;
+    }
     for source in SOURCES {
         watch(&workspace.join(source));
     }
@@ -32,11 +43,9 @@ fn main() {
     note("TARGET", env::var("TARGET").ok());
     note("RUSTFLAGS", env::var("CARGO_ENCODED_RUSTFLAGS").ok().map(|f| f.replace('\x1f', " ")));
     note("RUSTC", env::var_os("RUSTC").and_then(|rustc| output(Command::new(rustc).arg("-V"))));
-    if is_repository(&workspace) {
-        watch_head(&workspace);
-        note("GIT_REVISION", git(&workspace, &["rev-parse", "HEAD"]));
+    if is_repository {
         let status = ["status", "--porcelain", "--untracked-files=normal", "--"];
-        let changes = git(&workspace, &[&status[..], &SOURCES[..]].concat());
+        let changes = git(workspace, &[&status[..], &SOURCES[..]].concat());
         note("GIT_DIRTY", changes.map(|changes| (!changes.is_empty()).to_string()));
     }
 }

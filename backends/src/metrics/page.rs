@@ -64,12 +64,13 @@ impl Collector for Reading {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let page = &mut Page(encoder);
         let Self { stats, process, .. } = self;
-        let version = env!("CARGO_PKG_VERSION");
-        page.info(
-            "lockstep_build",
-            "Version of the server, and what it runs",
-            &[("version", version), ("backend", self.backend), ("service", self.service)],
-        )?;
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("revision", option_env!("LOCKSTEP_BUILD_GIT_REVISION").unwrap_or_default()),
+            ("backend", self.backend),
+            ("service", self.service),
+        ];
+        page.info("lockstep_build", "Version of the server, and what it runs", &build)?;
         page.counter("lockstep_exchanges", "Requests answered in full", stats.exchanges)?;
         page.counter("lockstep_received_bytes", "Bytes of requests", stats.bytes_received)?;
         page.counter("lockstep_sent_bytes", "Bytes of replies", stats.bytes_sent)?;

@@ -233,6 +233,9 @@ fn promtool_finds_no_fault() {
     let server = Measured::start("mio", &[]);
     server.server.connect().exchange(b"request");
     let (head, body) = server.metrics.get("/metrics");
+    let build = format!("{{version=\"{}\",revision=\"", env!("CARGO_PKG_VERSION"));
+    assert!(body.contains(&format!("lockstep_build_info{build}")), "{body}");
+    assert!(body.contains("\",backend=\"mio\",service=\"echo\"} 1\n"), "{body}");
     let kind = "\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n";
     assert!(head.contains(kind), "{head}");
     let command = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn();

@@ -63,6 +63,7 @@ Examples:
   lockstep serve --shards 2 --pin 0,1            a thread on each of two CPUs
   lockstep serve --reuse-port                    share the port with others
   lockstep serve --trace                         print every system call
+  lockstep serve --metrics 127.0.0.1:9898        serve metrics for Prometheus
   lockstep serve --accept-pause --backlog 5      accept after kill -USR1 PID
   lockstep serve --service hi --json             statistics as JSON, on stderr
 ",

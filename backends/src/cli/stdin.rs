@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use lockstep_sys::{memory, side_thread};
@@ -14,6 +15,12 @@ use rustix::io::Errno;
 
 use crate::Stop;
 use crate::stop::wait_for;
+
+/// Pause after each read, so that an endless input costs little CPU.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Bytes of a read: what a pipe holds (pipe(7)).
+const READ_MAX: usize = 64 << 10;
 
 /// True if standard input has ended or failed already. Discards what can be read of it.
 pub(super) fn is_at_end() -> bool {
@@ -31,7 +38,9 @@ pub(super) fn drain_at_end(stop: &Arc<Stop>) -> io::Result<()> {
         // SAFETY: the thread uses standard input and the stop signal, which signal handlers keep as
         // long as the process lives.
         let _shared = unsafe { side_thread::separate(&[stop.as_fd()]) };
-        while !next_is_end(None) {}
+        while !next_is_end(None) {
+            thread::sleep(PAUSE);
+        }
         stop.drain();
     };
     memory::thread("stdin")?.spawn(watch)?;
@@ -46,7 +55,7 @@ fn next_is_end(timeout: Option<Duration>) -> bool {
     if fds[0].revents().is_empty() {
         return false;
     }
-    match rustix::io::read(&stdin, &mut [0; 4096]) {
+    match rustix::io::read(&stdin, &mut [0; READ_MAX]) {
         Ok(count) => count == 0,
         Err(error) => error != Errno::INTR && error != Errno::AGAIN,
     }

@@ -171,7 +171,11 @@ impl Invocation {
     fn run(&self, line: &str, folder: &Path, servers: &mut Servers) {
         let args = self.shortened(servers);
         if self.program == "lockstep" && args[0] == "serve" {
-            return servers.start(&args, self.option("--listen").unwrap_or(DEFAULT_ADDR));
+            let documented = [
+                ("addr=", Some(self.option("--listen").unwrap_or(DEFAULT_ADDR))),
+                ("metrics=", self.option("--metrics")),
+            ];
+            return servers.start(&args, documented);
         }
         let mut command = binary(self.program);
         command.args(&args).current_dir(folder);
@@ -223,6 +227,10 @@ impl Invocation {
                 word if shortened.clone().any(|(option, _)| option == word) => _ = words.next(),
                 "-c" | "--conns" => {
                     args.extend(["--conns".to_owned(), fewer(words.next().expect("a value"))]);
+                }
+                "--metrics" => {
+                    words.next();
+                    args.extend(["--metrics", "127.0.0.1:0"].map(str::to_owned));
                 }
                 word => args.push(match servers.addrs.get(word) {
                     Some(addr) => addr.clone(),
@@ -291,12 +299,13 @@ fn binary(name: &str) -> Command {
 #[derive(Default)]
 struct Servers {
     children: Vec<Child>,
-    /// The address of the first server by its documented address.
+    /// The addresses of the first server by its documented addresses.
     addrs: HashMap<String, String>,
 }
 
 impl Servers {
-    fn start(&mut self, args: &[String], documented: &str) {
+    /// Starts a server, which prints its address behind each of these keys.
+    fn start(&mut self, args: &[String], documented: [(&str, Option<&str>); 2]) {
         let mut command = binary("lockstep");
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("the program starts");
@@ -304,9 +313,12 @@ impl Servers {
         let stdout = child.stdout.take().expect("a pipe");
         self.children.push(child);
         BufReader::new(stdout).read_line(&mut line).unwrap();
-        let addr = line.split_whitespace().find_map(|word| word.strip_prefix("addr="));
-        let addr = addr.unwrap_or_else(|| panic!("{args:?} printed {line:?}"));
-        self.addrs.entry(documented.to_owned()).or_insert_with(|| addr.to_owned());
+        for (key, documented) in documented {
+            let Some(documented) = documented else { continue };
+            let addr = line.split_whitespace().find_map(|word| word.strip_prefix(key));
+            let addr = addr.unwrap_or_else(|| panic!("{args:?} printed {line:?}"));
+            self.addrs.entry(documented.to_owned()).or_insert_with(|| addr.to_owned());
+        }
     }
 
     fn stop(&mut self) {

@@ -128,11 +128,12 @@ struct Responder {
     source: Source,
     diag: Option<SockDiag>,
     start_time: Option<f64>,
+    boot: Option<String>,
 }
 
 impl Responder {
     fn new(source: Source) -> Self {
-        Self { source, diag: SockDiag::open().ok(), start_time: start_time() }
+        Self { source, diag: SockDiag::open().ok(), start_time: start_time(), boot: boot() }
     }
 
     fn respond(&mut self, request: Request) -> Vec<u8> {
@@ -172,6 +173,7 @@ impl Responder {
             context_switches: usage.context_switches,
             cpus: if pinned.is_empty() { allowed() } else { pinned.clone() },
             start_time: self.start_time,
+            boot: self.boot.clone(),
             resident_bytes: stat.as_ref().map(|stat| stat.rss * rustix::param::page_size() as u64),
             threads: stat.as_ref().map(|stat| stat.num_threads.unsigned_abs()),
             descriptors: process.ok().and_then(|process| Some(process.fd_count().ok()? as u64)),
@@ -190,6 +192,12 @@ impl Responder {
             limit: sum.limit.saturating_add(socket.wqueue),
         }))
     }
+}
+
+/// Identifier of this boot, by which a client finds out that it is on the same machine.
+fn boot() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim_end().to_owned())
 }
 
 /// Start of this process, in seconds since 1970.

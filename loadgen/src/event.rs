@@ -35,8 +35,6 @@ pub struct Ready {
     pub shards: u32,
     /// Length of each shard's listen queue.
     pub backlog: u32,
-    /// Its process number.
-    pub pid: i32,
     /// Address of its metrics, if it publishes them.
     pub metrics: Option<SocketAddr>,
 }

@@ -43,6 +43,8 @@ pub(super) struct Process {
     pub(super) context_switches: u64,
     /// CPUs that the shards may use.
     pub(super) cpus: Vec<usize>,
+    /// Identifier of the boot.
+    pub(super) boot: Option<String>,
     pub(super) start_time: Option<f64>,
     pub(super) resident_bytes: Option<u64>,
     pub(super) threads: Option<u64>,
@@ -126,6 +128,12 @@ impl Page<'_> {
             if let Some(value) = value {
                 self.gauge(name, help, value)?;
             }
+        }
+        if let Some(boot) = &process.boot {
+            let pid = std::process::id().to_string();
+            let help =
+                "Boot of the machine, in /proc/sys/kernel/random/boot_id, and process number";
+            self.info("lockstep_host", help, &[("boot", boot.as_str()), ("pid", pid.as_str())])?;
         }
         Ok(())
     }

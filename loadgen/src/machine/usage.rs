@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use procfs::process::{Process, Status, Task};
+use rustix::param::clock_ticks_per_second;
 use rustix::process::Pid;
 use rustix::thread::gettid;
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use lockstep_sys::cpu_time;
 
@@ -113,6 +115,14 @@ pub fn name(pid: Pid) -> Option<String> {
     if name == "exe" { file().or(Some(name)) } else { Some(name) }
 }
 
+/// Returns the start of a process in seconds since 1970; `None` if it is gone.
+pub fn started(pid: Pid) -> Option<f64> {
+    let after_boot = process(pid)?.stat().ok()?.starttime as f64 / clock_ticks_per_second() as f64;
+    let seconds = |time: Timespec| time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
+    let [now, uptime] = [ClockId::Realtime, ClockId::Boottime].map(clock_gettime).map(seconds);
+    Some(now - uptime + after_boot)
+}
+
 /// Reads the number of threads of several processes, and the CPUs that any of them may use; of a
 /// process with many threads, any of the oldest [`THREADS_READ`].
 pub fn capacity_of(pids: &[Pid]) -> Option<(usize, Vec<usize>)> {
@@ -194,6 +204,7 @@ mod tests {
             }
         );
         assert_eq!(usage.plus(usage).user_ticks, 2 * usage.user_ticks);
+        assert!(started(own).unwrap() <= started(own).unwrap() + 1.0);
         assert!(name(own).is_some_and(|name| !name.is_empty() && name != "exe"));
         thread::yield_now();
         assert!(thread_usage().is_some_and(|it| it.cpu_ns > 0 && it.waited_ns.is_some()));

@@ -268,7 +268,8 @@ impl<'a> Controller<'a> {
         threads: usize,
     ) -> Self {
         let size = run.plan.pattern.size();
-        let meter = |page| PageMeter::new(page, run.conns, size, control.clone());
+        let alone = !member.is_some_and(Member::is_one_of_several);
+        let meter = |page| PageMeter::new(page, run.conns, size, alone, control.clone());
         let page = run.page.clone().map(meter);
         Self {
             run,
@@ -319,9 +320,6 @@ impl<'a> Controller<'a> {
         if complete {
             self.observer.opened(self.server.processes(), opening);
         }
-        if complete && matches!(self.run.warmup, Warmup::Fixed(length) if length < NOTICE) {
-            self.server.read_page(true);
-        }
         if slices.is_some() {
             self.control.clock.stop();
         }
@@ -329,6 +327,10 @@ impl<'a> Controller<'a> {
         let complete = complete && (self.member.is_none() || self.connected > 0);
         if complete {
             self.await_start();
+            if matches!(self.run.warmup, Warmup::Fixed(length) if length < NOTICE) {
+                // Ranks do not wait any more.
+                self.server.read_page(self.member.is_none());
+            }
         }
         let now = self.set_begin();
         if complete && self.signal.is_none() && self.failure.is_none() {

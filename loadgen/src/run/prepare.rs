@@ -5,7 +5,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use lockstep_results::{Floor, Subject};
-use rustix::process::Pid;
 
 use crate::clients::connection::Service;
 use crate::event::{Event, Ready};
@@ -120,13 +119,20 @@ pub(super) fn prepare(
     if let Some(target) = &args.target {
         let addr = target::resolve(target, sender, events)?;
         let lasting = args.service == Service::Echo;
-        let processes = is_local(addr).then_some(Processes::At { addr, lasting });
-        let of_server = processes.map(|it| cpus_of(it).unwrap_or_else(|| cpus.given.clone()));
+        let is_local = is_local(addr);
+        let open = |url| ServerPage::open(url, is_local, events);
+        let page = args.server_metrics.as_ref().map(open).transpose()?;
+        let published = page.as_ref().filter(|(page, _)| page.is_here).map(|(_, reading)| reading);
+        let processes = is_local.then_some(Processes::At { addr, lasting });
+        let processes = processes.or_else(|| published?.process_here().map(Processes::One));
+        let of_server = match published.map(|reading| reading.cpus.clone()) {
+            Some(cpus) if !cpus.is_empty() => Some(cpus),
+            _ => processes.map(|it| cpus_of(it).unwrap_or_else(|| cpus.given.clone())),
+        };
         let named = args.placement.pin.as_deref();
         let placement = Placement::of_client(cpus, named, of_server.as_deref());
         pin(&placement.client).map_err(failed)?;
-        let open = |url| ServerPage::open(url, is_local(addr), events).map(|(page, _)| page);
-        let page = args.server_metrics.as_ref().map(open).transpose()?;
+        let page = page.map(|(page, _)| page);
         return Ok((Prepared { addr, processes, page, server: None, ready: None }, placement));
     }
     if let (Some(via), Some(host)) = (&args.server.via, &args.server.host) {
@@ -194,22 +200,19 @@ fn remote(
         failed(format!("the lockstep started through '{via}' does not publish its metrics"))
             .hint(SAME_VERSION)
     })?;
-    let in_prefix = server.has_process(ready.pid);
-    let is_here = in_prefix || is_local(addr);
+    let is_local = is_local(addr);
     let mut page = addr;
     page.set_port(metrics.port());
-    let (page, reading) = ServerPage::open(&Url::at(page), is_here, events)?;
+    let (page, reading) = ServerPage::open(&Url::at(page), is_local, events)?;
     reading.check_version().map_err(|error| {
         let error = format!("cannot use the lockstep started through '{via}': {error}");
         Failure::new(exit::UNAVAILABLE, error).hint(SAME_VERSION)
     })?;
-    let of_server = is_here.then_some(reading.cpus.as_slice()).filter(|cpus| !cpus.is_empty());
+    let of_server = Some(reading.cpus.as_slice()).filter(|cpus| page.is_here && !cpus.is_empty());
     let placement = Placement::of_client(cpus, args.placement.pin.as_deref(), of_server);
     pin(&placement.client).map_err(failed)?;
-    let processes = match Pid::from_raw(ready.pid) {
-        Some(pid) if in_prefix => Some(Processes::One(pid)),
-        _ => is_here.then_some(Processes::At { addr, lasting: args.service == Service::Echo }),
-    };
+    let at = Processes::At { addr, lasting: args.service == Service::Echo };
+    let processes = reading.process_here().map(Processes::One).or(is_local.then_some(at));
     let server = Some(Started::Remote(server));
     Ok((Prepared { addr, processes, page: Some(page), server, ready: Some(ready) }, placement))
 }

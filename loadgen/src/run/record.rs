@@ -84,14 +84,14 @@ pub(super) fn record(
         },
         placement: sides.placement(job),
         server: sides.server.as_ref().and_then(|side| {
+            if let Some(page) = sides.page {
+                return published(side, page);
+            }
             Some(Cost {
                 syscalls_per_exchange: statistics
                     .and_then(|object| object["syscalls_per_exchange"].as_f64()),
                 quota: sides.quota(side),
-                ..match sides.page {
-                    None => side.cost(exchanges as f64)?,
-                    Some(page) => published(side, page)?,
-                }
+                ..side.cost(exchanges as f64)?
             })
         }),
         server_processes: measured
@@ -136,6 +136,7 @@ fn published(side: &Side<'_>, page: &PageUsage) -> Option<Cost> {
         user_us_per_exchange: divided(cost.user_us_per_exchange),
         system_us_per_exchange: divided(cost.system_us_per_exchange),
         source: Some(page.source.clone()),
+        syscalls_per_exchange: between.usage.syscalls.map(|count| count / between.exchanges),
         counted_by: Some(between.counted_by.to_owned()),
         ..cost
     })

@@ -38,11 +38,12 @@ pub struct ServerPage {
     /// Address of its server.
     addr: SocketAddr,
     /// True if the server is known to run on this machine, whose CPUs it shares.
-    is_here: bool,
+    pub(super) is_here: bool,
 }
 
 impl ServerPage {
-    /// Reads the page in a thread of its own, so that a signal ends the wait.
+    /// Reads the page in a thread of its own, so that a signal ends the wait. The server is on this
+    /// machine if `is_here` is true, or if the page shows it.
     ///
     /// # Errors
     ///
@@ -67,6 +68,7 @@ impl ServerPage {
         loop {
             match answer.recv_timeout(POLL) {
                 Ok(Ok((reading, addr))) => {
+                    let is_here = is_here || reading.is_here();
                     return Ok((Self { url: url.clone(), addr, is_here }, reading));
                 }
                 Ok(Err(cause)) => return Err(failed(cause)),
@@ -158,15 +160,23 @@ pub(super) struct PageMeter {
     page: ServerPage,
     conns: u32,
     size: u32,
+    alone: bool,
     control: Arc<Control>,
     pending: Option<Receiver<Taken>>,
     before: Option<Taken>,
 }
 
 impl PageMeter {
-    /// A meter for a run with `conns` connections and requests of `size` bytes.
-    pub(super) fn new(page: ServerPage, conns: u32, size: u32, control: Arc<Control>) -> Self {
-        Self { page, conns, size, control, pending: None, before: None }
+    /// A meter for a run with `conns` connections and requests of `size` bytes, which is `alone`
+    /// unless other ranks load the server, too.
+    pub(super) fn new(
+        page: ServerPage,
+        conns: u32,
+        size: u32,
+        alone: bool,
+        control: Arc<Control>,
+    ) -> Self {
+        Self { page, conns, size, alone, control, pending: None, before: None }
     }
 
     /// Begins the reading before the window.
@@ -186,11 +196,12 @@ impl PageMeter {
         self.wait();
         let before = self.before.take()?;
         let after = self.await_reading(&self.read());
-        Some(PageUsage {
-            source: self.page.url.to_string(),
-            is_here: self.page.is_here,
-            between: between(before, after, self.conns, self.size),
-        })
+        let mut between = between(before, after, self.conns, self.size);
+        if let (Ok(between), false) = (&mut between, self.alone) {
+            between.of_generator = None;
+        }
+        let (source, is_here) = (self.page.url.to_string(), self.page.is_here);
+        Some(PageUsage { source, is_here, between })
     }
 
     /// Reads the page in a thread of its own.

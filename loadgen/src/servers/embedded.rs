@@ -271,7 +271,6 @@ pub(super) fn parse_ready(line: &str) -> Option<Ready> {
         backend: value("backend")?.to_owned(),
         shards: value("shards")?.parse().ok()?,
         backlog: value("backlog")?.parse().ok()?,
-        pid: value("pid")?.parse().ok()?,
         metrics: value("metrics").and_then(|addr| addr.parse().ok()),
     })
 }
@@ -288,7 +287,6 @@ mod tests {
             backend: "mio".to_owned(),
             shards: 2,
             backlog: 1024,
-            pid: 77,
             metrics: None,
         };
         assert_eq!(parse_ready(line).as_ref(), Some(&ready));

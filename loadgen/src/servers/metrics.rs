@@ -4,6 +4,7 @@
 //! A page that is slow, long, truncated or no page at all is an error after at most [`PATIENCE`].
 
 use std::fmt::{self, Display, Formatter};
+use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -12,7 +13,9 @@ use lockstep_sys::address::{self, most_telling};
 use lockstep_sys::cpus::{CpuList, parse_list};
 use lockstep_sys::errno::describe;
 
-use crate::machine::usage::Usage;
+use rustix::process::Pid;
+
+use crate::machine::usage::{self, Usage};
 
 /// Longest time for a page.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
@@ -241,6 +244,9 @@ pub(crate) struct Reading {
     start_s: Option<f64>,
     threads: Option<f64>,
     shards: Option<f64>,
+    syscalls: Option<f64>,
+    /// Boot of its machine, and its process number.
+    host: Option<(String, String)>,
     /// CPUs that the process may use.
     pub(crate) cpus: CpuList,
     /// Version and revision of a `lockstep`.
@@ -256,6 +262,8 @@ pub(crate) struct Difference {
     pub(crate) divided: bool,
     /// Exchanges that the server counted.
     pub(crate) exchanges: Option<f64>,
+    /// System calls that it counted.
+    pub(crate) syscalls: Option<f64>,
     /// Bytes that it received.
     pub(crate) received_bytes: Option<f64>,
     /// Number of its threads, and their CPUs.
@@ -289,6 +297,8 @@ impl Reading {
             start_s: sum("process_start_time_seconds"),
             threads: sum("process_threads"),
             shards: sum("lockstep_shards"),
+            syscalls: sum("lockstep_syscalls_total"),
+            host: label("lockstep_host_info", "boot").zip(label("lockstep_host_info", "pid")),
             cpus: label("process_cpus_info", "list")
                 .and_then(|list| parse_list(&list).ok())
                 .unwrap_or_default(),
@@ -296,6 +306,20 @@ impl Reading {
                 (version, label("lockstep_build_info", "revision").unwrap_or_default())
             }),
         })
+    }
+
+    /// True if the server is known to run on this machine.
+    pub(crate) fn is_here(&self) -> bool {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        self.host.as_ref().is_some_and(|(of_server, _)| of_server == boot.trim_end())
+    }
+
+    /// Number of its process, if this process can find it: both have the same process numbers.
+    pub(crate) fn process_here(&self) -> Option<Pid> {
+        let pid = Pid::from_raw(self.host.as_ref()?.1.parse().ok()?)?;
+        let started = usage::started(pid)?;
+        let same = (started - self.start_s?).abs() < SAME_START_S;
+        (self.is_here() && same).then_some(pid)
     }
 
     /// Number of threads that serve connections.
@@ -359,6 +383,7 @@ impl Reading {
             },
             divided: user_s.is_some() && system_s.is_some(),
             exchanges: difference(self.exchanges, before.exchanges),
+            syscalls: difference(self.syscalls, before.syscalls),
             received_bytes: difference(self.received_bytes, before.received_bytes),
             capacity: self
                 .serving()

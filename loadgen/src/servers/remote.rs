@@ -20,7 +20,6 @@ use lockstep_sys::memory;
 
 use crate::event::Ready;
 use crate::exit::{self, Failure};
-use crate::machine::processes::descendants;
 use crate::servers::embedded::{Ended, ServerOptions, parse_ready};
 use crate::servers::supervisor::{STOP_MAX as KILLED_WITHIN, Supervised};
 
@@ -164,12 +163,6 @@ impl Server {
             let _receiver_is_gone = sender.send(follow(stderr, &followed));
         })?;
         Ok(server)
-    }
-
-    /// True if this process number is one of the prefix's processes: then the server runs on this
-    /// machine, in a namespace perhaps.
-    pub fn has_process(&self, pid: i32) -> bool {
-        descendants(self.supervised.pid()).iter().any(|it| it.as_raw_nonzero().get() == pid)
     }
 
     /// Prints the lines of standard error that were kept, and further ones as they come.
@@ -420,7 +413,7 @@ mod tests {
         for before in ["", "Welcome!\n\n", "\u{1b}[1mno line feed ", &"x".repeat(100_000)] {
             let mut output = BufReader::new(io::Cursor::new(format!("{before}{line}\r\nmore\n")));
             let ready = find_ready(&mut output).unwrap();
-            assert_eq!((ready.addr.port(), ready.pid), (1, 77));
+            assert_eq!(ready.addr.port(), 1);
             assert_eq!(ready.metrics, "10.0.0.2:2".parse().ok());
         }
         assert_eq!(find_ready(&mut "Welcome!\n".as_bytes()), None);

@@ -1,6 +1,7 @@
 //! Servers on another host, started through a command prefix: `--host` and `--via`.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -140,6 +141,32 @@ fn comparison_in_a_namespace_has_server_cpu_with_an_interval() {
     }
     script.assert_gone();
     assert_eq!(script.pids().len(), 2 + 2 * 6);
+}
+
+#[test]
+fn server_in_a_namespace_is_known_to_share_the_cpus() {
+    let Some(host) = Host::start() else { return };
+    let listen = format!("{}:0", host.addr);
+    let serve = [PROGRAM, "serve", "--backend", "mio", "--listen", &listen, "--metrics", &listen];
+    let mut command = Command::new("ip");
+    let mut server = Running::start(
+        command.args(["netns", "exec", &host.name]).args(serve).args(["--pin", "0"]),
+    );
+    let mut line = String::new();
+    let stdout = server.0.as_mut().unwrap().stdout.as_mut().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let value = |key| line.split_whitespace().find_map(|word| word.strip_prefix(key));
+    let (addr, metrics) = (value("addr=").unwrap(), value("metrics=").unwrap());
+    let args =
+        [addr, "--server-metrics", metrics, "-d", "300ms", "-c", "2", "--no-floor", "--json"];
+    let record = run(&args).record();
+    let cost = &record["server"];
+    assert!(cost["cpu_us_per_exchange"].as_f64() > Some(0.0), "{record}");
+    assert!(cost["syscalls_per_exchange"].as_f64() > Some(1.0), "{record}");
+    assert_eq!((&cost["counted_by"], &cost["cpus"]), (&"server".into(), &"0".into()), "{record}");
+    assert_eq!(cost["source"], format!("http://{metrics}/metrics"));
+    let apart = record["client"]["cpus"] != "0";
+    assert_eq!(record["placement"], if apart { "apart" } else { "shared" }, "{record}");
 }
 
 #[test]

@@ -358,7 +358,8 @@ pub struct Cost {
     /// them.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cpus: String,
-    /// System calls for each exchange, if the side counts them (over its whole life).
+    /// System calls for each exchange, if the side counts them: over its whole life, or
+    /// between the readings of the source.
     pub syscalls_per_exchange: Option<f64>,
     /// CPU quota of its control group; absent if there is none.
     pub quota: Option<Quota>,

@@ -72,10 +72,12 @@ for name in sorted(names):
 met = sum(rank["rank"]["met_deadline"] for rank in ranks)
 merge = merged["merge"]
 rate = merged.get("rate")
+server = merged.get("server", {}).get("cpu_us_per_exchange")
 share = rate["achieved_per_s"] / rate["planned_per_s"] if rate else 1
 print(
     f"{merged['exchanges']} exchanges",
-    f"{rate['achieved_per_s']:.1f}/s, {share:.2%} of the plan" if rate else f"{merged['throughput_per_s']:.0f}/s",
+    f"{rate['achieved_per_s']:.1f}/s ({share:.2%} of the plan)" if rate else f"{merged['throughput_per_s']:.0f}/s",
+    f"server {server:.1f} us of CPU each" if server else "server's CPU unknown",
     f"start skew {merge['start_skew_us']} us ({merge['clock']})",
     f"{met} of {merge['expected']} met the start",
     sep=", ",

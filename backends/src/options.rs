@@ -5,9 +5,9 @@ use std::time::Duration;
 
 /// Options of a server; the defaults are those of the command line.
 ///
-/// The server itself applies those that concern listening, pinning, metrics and tracing. A backend applies
-/// [`accept_delay`](Self::accept_delay) and [`idle_timeout`](Self::idle_timeout), and, depending on
-/// its model, [`threads`](Self::threads) and [`spin`](Self::spin).
+/// The server itself applies those that concern listening, pinning, metrics and tracing. A backend
+/// applies [`accept_delay`](Self::accept_delay) and [`idle_timeout`](Self::idle_timeout), and,
+/// depending on its model, [`threads`](Self::threads) and [`spin`](Self::spin).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Options {
     /// Length of each shard's listen queue, as asked of listen(2); the kernel caps it at

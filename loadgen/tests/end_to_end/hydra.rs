@@ -4,13 +4,14 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Finished, Running, Server, counting_echo, echo, skip, wait_until};
+use crate::harness::{Finished, Running, Server, counting_echo, echo, echo_with, skip, wait_until};
 
 const LOADGEN: &str = env!("CARGO_BIN_EXE_loadgen");
 
@@ -39,6 +40,8 @@ fn options(target: &str, seconds: &str, directory: &Path) -> Vec<String> {
 
 fn records(directory: &Path) -> Vec<Value> {
     let files = directory.read_dir().unwrap().map(|file| file.unwrap().path());
+    // A record gets its name when it is whole.
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
     let read = |path| serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let mut records: Vec<Value> = files.map(read).collect();
     records.sort_by_key(|record| record["rank"]["index"].as_u64());
@@ -105,24 +108,39 @@ fn rank_of_hydra_that_cannot_connect_ends_all() {
 /// The launcher would end all ranks if one ended with an error before it has left the launcher.
 #[test]
 fn rank_of_hydra_that_ends_early_leaves_the_others_under_load() {
-    let script = "echo $$ > \"$0\"; exec \"$@\"";
-    let Some(mut command) = mpiexec(&["-n", "1", "sh", "-c", script]) else { return };
-    let (server, requests) = counting_echo(Duration::ZERO);
+    let script = "echo $$ > \"$0.$PMI_RANK\"; exec \"$@\"";
+    let Some(mut command) = mpiexec(&["-n", "3", "sh", "-c", script]) else { return };
+    let requests: Arc<[AtomicU64; 8]> = Arc::default();
+    let counters = requests.clone();
+    let server = Server::start(move |stream, number| {
+        echo_with(stream, |_| counters[number as usize].fetch_add(1, Relaxed) < u64::MAX);
+    });
     let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let pid = other.path().join("pid");
-    let options = options(&server.target(), "1", directory.path());
-    command.args([pid.as_os_str(), LOADGEN.as_ref()]).args(&options);
-    command.args([":", "-n", "2", LOADGEN]).args(&options);
-    let running = Running::start(&mut command);
-    // First exchanges are 8.
-    wait_until("the ranks are under load", || requests.load(Relaxed) > 100);
-    let pid: i32 = fs::read_to_string(pid).unwrap().trim().parse().unwrap();
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
+    let options = options(&server.target(), "600", directory.path());
+    let running = Running::start(command.args([pid.as_os_str(), LOADGEN.as_ref()]).args(options));
+    let total = || requests.iter().map(|count| count.load(Relaxed)).sum::<u64>();
+    let under_load = || {
+        let before = total();
+        wait_until("the others are under load", || total() > before + 100);
+    };
+    let end = |rank: usize| {
+        let pid = fs::read_to_string(format!("{}.{rank}", pid.display())).unwrap();
+        let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+    };
+    // The first request of each connection is sent before the start.
+    wait_until("all are under load", || requests.iter().all(|count| count.load(Relaxed) > 1));
+    end(1);
+    wait_until("a rank has ended", || records(directory.path()).len() == 1);
+    under_load();
+    end(0);
+    wait_until("another rank has ended", || records(directory.path()).len() == 2);
+    under_load();
+    end(2);
     let finished = running.finish();
     assert_eq!(finished.code, Some(143), "{finished:#?}");
-    let interrupted: Vec<Value> =
-        records(directory.path()).iter().map(|record| record["interrupted"].clone()).collect();
-    assert_eq!(interrupted, [true, false, false], "{finished:#?}");
+    assert_eq!(records(directory.path()).len(), 3, "{finished:#?}");
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn allocations(engine: Engine, requests: u64, open: Option<OpenLoop>) -> u64 {
             interval_ns: 100_000_000,
             slices: None,
         },
+        seed: 1,
         conns: 8,
         requests: Some(requests),
         warmup: Warmup::Fixed(Duration::ZERO),

@@ -62,6 +62,7 @@ fn load(addr: SocketAddr, handle: SliceHandle) -> Measured {
             interval_ns: 1_000_000_000,
             slices: Some(handle),
         },
+        seed: 1,
         conns: 4,
         requests: None,
         warmup: Warmup::Fixed(SLICE),

@@ -30,7 +30,6 @@ pub const SIZE_MAX_ONE_SHOT: u32 = RECV_MAX as u32;
 pub struct Pattern {
     block: Arc<[u8]>,
     size: u32,
-    seed: u64,
 }
 
 /// Offset of a request in the pattern.
@@ -53,12 +52,7 @@ impl Pattern {
     pub fn new(size: u32, seed: u64) -> Self {
         let mut block = vec![0; (OFFSETS - 1 + size) as usize];
         fastrand::Rng::with_seed(seed).fill(&mut block);
-        Self { block: block.into(), size, seed }
-    }
-
-    /// Seed that determines the bytes.
-    pub fn seed(&self) -> u64 {
-        self.seed
+        Self { block: block.into(), size }
     }
 
     /// The bytes that all requests are parts of.

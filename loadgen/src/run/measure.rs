@@ -58,6 +58,8 @@ const NOTICE: Duration = Duration::from_millis(20);
 pub struct Run {
     /// Plan of the threads.
     pub plan: Plan,
+    /// Seed of the whole run, from which a rank derives its own.
+    pub seed: u64,
     /// Number of connections.
     pub conns: u32,
     /// Number of measured exchanges.

@@ -28,7 +28,6 @@ use crate::servers::embedded::Ended;
 pub(super) fn record(
     job: &Job<'_>,
     run: &Run,
-    seed: u64,
     cpus: &Cpus,
     subject: Subject,
     ended: Option<&Ended>,
@@ -42,7 +41,7 @@ pub(super) fn record(
     let rate = rate(run, &measured);
     let verdict = judge(&evidence(job, run, ended, &measured, &sides, rate.as_ref()));
     let mut record = Record {
-        header: Header::new("run", measured.started, job.argv.clone(), Some(seed)),
+        header: Header::new("run", measured.started, job.argv.clone(), Some(run.seed)),
         valid: verdict.invalid_reasons.is_empty(),
         invalid_reasons: verdict.invalid_reasons,
         warnings: [

@@ -319,6 +319,7 @@ fn run_job(
             interval_ns: args.interval().as_nanos() as u64,
             slices,
         },
+        seed,
         conns: args.conns,
         requests: args.requests,
         warmup: args.warmup,
@@ -340,7 +341,7 @@ fn run_job(
         valid: false,
         held: false,
     };
-    let record = record(job, &run, seed, cpus, subject, ended.as_ref(), environment, measured);
+    let record = record(job, &run, cpus, subject, ended.as_ref(), environment, measured);
     // Launchers may end all ranks if one exits with an error. The whole run is judged by the merge.
     outcome.valid = record.valid || job.member.is_some_and(Member::is_one_of_several);
     outcome.held = !record.thresholds.iter().any(Threshold::missed);

@@ -278,6 +278,7 @@ fn run(spec: &str) -> Result<(), Failure> {
             slices: None,
             interval_ns: spec.duration.as_nanos() as u64,
         },
+        seed: spec.seed,
         conns: spec.conns,
         requests: None,
         warmup: Warmup::Fixed(spec.warmup),

@@ -498,16 +498,16 @@ fn skew_of_one_machine_is_measured_on_its_common_clock() {
     place(&mut files[1].1).window_start_unix_us += 5000;
     place(&mut files[1].1).window_end_unix_us += 5000;
     let merge = merged(&files).merge.unwrap();
-    assert_eq!((merge.clock.as_str(), merge.start_skew_us), ("monotonic", 2));
-    assert_eq!(merge.first_start_unix_us, START_US);
+    assert_eq!((merge.clock.as_str(), merge.start_skew_us), ("monotonic", Some(2)));
+    assert_eq!(merge.first_start_unix_us, Some(START_US));
     assert_eq!(merge.common_start_unix_us, Some(START_US + SECOND_US + 2));
     assert_eq!(merge.common_end_unix_us, Some(START_US + 2 * SECOND_US));
-    assert_eq!(merge.last_end_unix_us, START_US + 2 * SECOND_US + 2);
+    assert_eq!(merge.last_end_unix_us, Some(START_US + 2 * SECOND_US + 2));
     assert!((merge.overlap - 0.999998).abs() < 1e-9);
     for boot in [Some("another".to_owned()), None] {
         place(&mut files[2].1).boot = boot;
         let merge = merged(&files).merge.unwrap();
-        assert_eq!((merge.clock.as_str(), merge.start_skew_us), ("realtime", 5001));
+        assert_eq!((merge.clock.as_str(), merge.start_skew_us), ("realtime", Some(5001)));
     }
 }
 
@@ -552,8 +552,22 @@ fn rank_without_a_window_is_invalid_and_its_failures_count() {
     record.unserved = 2;
     let sum = merged(&files);
     assert_eq!((sum.exchanges, sum.unserved, sum.throughput_per_s), (10, 2, 10.0));
-    assert_eq!(sum.invalid_reasons[0], "rank-absent: rank 1 did not start its load");
-    assert_eq!(sum.merge.unwrap().common_start_unix_us, None);
+    assert_eq!(sum.invalid_reasons, ["rank-absent: rank 1 did not start its load"]);
+    // The others have a window.
+    let merge = sum.merge.clone().unwrap();
+    assert_eq!((merge.start_skew_us, merge.overlap), (Some(0), 1.0));
+    let text = sum.text();
+    let row = text.lines().find(|line| line.starts_with("1  ")).unwrap();
+    assert!(row.ends_with(" -"), "no start: {text}");
+    // None has.
+    let mut none = files[1].clone();
+    place(&mut none.1).index = 0;
+    files[0] = none;
+    let sum = merged(&files);
+    let merge = sum.merge.clone().unwrap();
+    assert_eq!((merge.start_skew_us, merge.overlap, merge.last_end_unix_us), (None, 0.0, None));
+    assert_eq!(sum.invalid_reasons.len(), 2);
+    assert!(!sum.text().contains("start skew"));
 }
 
 #[test]

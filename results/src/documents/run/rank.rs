@@ -57,6 +57,11 @@ pub struct Rank {
 }
 
 impl Rank {
+    /// True if its load started, and its window was measured.
+    pub(super) fn has_window(&self) -> bool {
+        self.window_end_unix_us > self.window_start_unix_us
+    }
+
     /// `rank 2 of 4`.
     pub(super) fn place(&self) -> String {
         format!("rank {} of {}", self.index, self.count)
@@ -130,10 +135,13 @@ impl RankRow {
         self.rank.boot.as_deref().or(self.host.as_deref())
     }
 
-    /// Start of the load after the agreed instant, microseconds; negative if it was before.
-    pub fn late_us(&self) -> i64 {
+    /// Start of the load after the agreed instant, microseconds; negative if it was before. `None`
+    /// if the load did not start, or as soon as possible.
+    pub fn late_us(&self) -> Option<i64> {
         let (start, planned) = (self.rank.start_unix_us, self.rank.planned_start_unix_us);
-        (i128::from(start) - i128::from(planned)).clamp(i64::MIN.into(), i64::MAX.into()) as i64
+        let late = i128::from(start) - i128::from(planned);
+        let late = late.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+        (self.rank.has_window() && self.rank.start_source != "none").then_some(late)
     }
 }
 
@@ -149,19 +157,20 @@ pub struct Merge {
     /// Ranks without a record, which `--partial` allowed; absent if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<u32>,
-    /// Time between the first and the last start of a rank.
-    pub start_skew_us: u64,
+    /// Time between the first and the last start of a rank. This and the instants are of the ranks
+    /// whose load started; absent if none did.
+    pub start_skew_us: Option<u64>,
     /// Clock of the instants below and of the skew: `monotonic`, which all ranks have in common;
     /// `realtime`, of several machines, and only as good as their agreement.
     pub clock: String,
     /// First start of the load.
-    pub first_start_unix_us: u64,
-    /// Start of the common window, in which all ranks measured; absent if there is none.
+    pub first_start_unix_us: Option<u64>,
+    /// Start of the common window, in which all these ranks measured; absent if there is none.
     pub common_start_unix_us: Option<u64>,
     /// End of the common window.
     pub common_end_unix_us: Option<u64>,
     /// Last end of a measured window.
-    pub last_end_unix_us: u64,
+    pub last_end_unix_us: Option<u64>,
     /// Common window as a share of the longest window of a rank; 0 if there is none.
     pub overlap: f64,
 }

@@ -40,11 +40,6 @@ impl Part<'_> {
             _ => 0.0,
         }
     }
-
-    /// True if its load started, and its window was measured.
-    pub(super) fn has_window(&self) -> bool {
-        self.rank.window_end_unix_us > self.rank.window_start_unix_us
-    }
 }
 
 /// Returns the records in the order of their ranks, and the ranks that have none.
@@ -206,7 +201,7 @@ const COMMON: [Common; 25] = [
     ("revision", |part| Some(git(&part.record.environment.build).unwrap_or("-".into()))),
     ("profile", |part| Some(shown(&part.record.environment.build.profile))),
     ("agreed start", |part| {
-        part.has_window().then(|| format!("{} us", part.rank.planned_start_unix_us))
+        part.rank.has_window().then(|| format!("{} us", part.rank.planned_start_unix_us))
     }),
     ("service", |part| Some(part.record.subject.service.clone())),
     ("server", |part| Some(part.record.subject.name.clone())),
@@ -224,7 +219,7 @@ const COMMON: [Common; 25] = [
     ("spin_ns", |part| Some(shown(&part.record.spin_ns))),
     ("warm-up end", |part| Some(shown(&part.record.warmup_end))),
     ("seed", |part| Some(shown(&part.record.header.seed))),
-    ("start source", |part| part.has_window().then(|| part.rank.start_source.clone())),
+    ("start source", |part| part.rank.has_window().then(|| part.rank.start_source.clone())),
     ("options", |part| Some(part.rank.options_digest.clone())),
     ("kind", |part| Some(part.record.header.kind.clone())),
 ];

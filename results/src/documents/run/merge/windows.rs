@@ -15,7 +15,7 @@ struct Instants {
     window_end: i64,
 }
 
-/// Windows of all ranks.
+/// Windows of the ranks whose load started.
 #[derive(Debug)]
 pub(super) struct Windows {
     /// True if the instants are of one clock of one machine.
@@ -29,9 +29,9 @@ impl Windows {
     /// Ranks of the same boot have a monotonic clock in common. Others are compared by their
     /// realtime clocks.
     pub(super) fn new(parts: &[Part<'_>]) -> Self {
-        let first = parts[0].rank;
-        let one_clock =
-            first.boot.is_some() && parts.iter().all(|part| part.rank.boot == first.boot);
+        let started = || parts.iter().map(|part| part.rank).filter(|rank| rank.has_window());
+        let first = started().next().unwrap_or(parts[0].rank);
+        let one_clock = first.boot.is_some() && started().all(|rank| rank.boot == first.boot);
         // The instants are below 2^53.
         let instants = |rank: &Rank| {
             let [start, window_start, window_end, monotonic] = [
@@ -49,7 +49,7 @@ impl Windows {
                 window_end: window_end + shift,
             }
         };
-        let ranks: Vec<Instants> = parts.iter().map(|part| instants(part.rank)).collect();
+        let ranks: Vec<Instants> = started().map(instants).collect();
         let mut windows = Self { one_clock, ranks, overlap: 0.0 };
         if let (Some((start, end)), Some(longest)) = (
             windows.common(),
@@ -69,7 +69,7 @@ impl Windows {
 
     /// Time between the first and the last start of a window.
     pub(super) fn spread_us(&self) -> u64 {
-        spread(self.ranks.iter().map(|rank| rank.window_start))
+        spread(self.ranks.iter().map(|rank| rank.window_start)).unwrap_or(0)
     }
 
     /// The part of the record.
@@ -84,10 +84,10 @@ impl Windows {
             missing: Vec::new(),
             start_skew_us: spread(starts.clone()),
             clock: if self.one_clock { "monotonic" } else { "realtime" }.to_owned(),
-            first_start_unix_us: unix(starts.min()).unwrap_or_default(),
+            first_start_unix_us: unix(starts.min()),
             common_start_unix_us: unix(common.map(|(start, _)| start)),
             common_end_unix_us: unix(common.map(|(_, end)| end)),
-            last_end_unix_us: unix(ends.max()).unwrap_or_default(),
+            last_end_unix_us: unix(ends.max()),
             overlap: self.overlap,
         }
     }
@@ -95,7 +95,7 @@ impl Windows {
     /// Reasons for an invalid run: late starts, and windows that are not those of one run.
     pub(super) fn reasons(&self, parts: &[Part<'_>]) -> Vec<String> {
         let mut reasons: Vec<String> = parts.iter().filter_map(missed_start).collect();
-        if self.overlap < OVERLAP_MIN {
+        if self.overlap < OVERLAP_MIN && !self.ranks.is_empty() {
             reasons.push(format!(
                 "overlap: all ranks measured concurrently for {:.0} % of the longest window, and \
                  not for at least {:.0} %",
@@ -107,15 +107,14 @@ impl Windows {
     }
 }
 
-fn spread(instants: impl Iterator<Item = i64> + Clone) -> u64 {
-    let (first, last) = (instants.clone().min(), instants.max());
-    first.zip(last).map_or(0, |(first, last)| last.abs_diff(first))
+fn spread(instants: impl Iterator<Item = i64> + Clone) -> Option<u64> {
+    Some(instants.clone().max()?.abs_diff(instants.min()?))
 }
 
 /// `rank-late: rank 2 started 40.0ms after the agreed instant`.
 fn missed_start(part: &Part<'_>) -> Option<String> {
     let Rank { index, start_unix_us, planned_start_unix_us, .. } = *part.rank;
-    if !part.has_window() {
+    if !part.rank.has_window() {
         return Some(format!("rank-absent: rank {index} did not start its load"));
     }
     let off_us = start_unix_us.abs_diff(planned_start_unix_us);

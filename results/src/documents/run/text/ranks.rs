@@ -60,7 +60,7 @@ pub(in crate::documents::run) fn cells(row: &RankRow) -> [String; 10] {
         time(row.p99_ns),
         format::count(row.errors_total as f64),
         time(cpu_ns),
-        late(row.late_us()),
+        row.late_us().map_or("-".to_owned(), late),
         if row.valid { "" } else { "INVALID" }.to_owned(),
     ]
 }
@@ -99,15 +99,21 @@ pub(in crate::documents::run) fn facts(
             format!("by the realtime clocks, and only as good as they are: {clocks}")
         }
     };
-    let start =
-        format!("{} between the first and the last, {clock}", duration(merge.start_skew_us));
-    let window = format!(
-        "{:.1} % of the longest is common to all ranks; first start {}, last end {}",
-        merge.overlap * 100.0,
-        instant(merge.first_start_unix_us),
-        instant(merge.last_end_unix_us),
-    );
-    vec![("ranks", ranks), ("start skew", start), ("windows", window)]
+    let mut facts = vec![("ranks", ranks)];
+    if let Some(skew_us) = merge.start_skew_us {
+        let skew = format!("{} between the first and the last, {clock}", duration(skew_us));
+        facts.push(("start skew", skew));
+    }
+    if let (Some(start_us), Some(end_us)) = (merge.first_start_unix_us, merge.last_end_unix_us) {
+        let window = format!(
+            "{:.1} % of the longest is common to all ranks; first start {}, last end {}",
+            merge.overlap * 100.0,
+            instant(start_us),
+            instant(end_us),
+        );
+        facts.push(("windows", window));
+    }
+    facts
 }
 
 /// RFC 3339 with milliseconds; the number if it is out of range, as in a damaged file.

@@ -72,11 +72,9 @@ pub fn sweep(args: &SweepArgs, argv: Vec<String>) -> Result<Finished<Sweep>, Fai
     let limits = Limits::read();
     let (cells, omitted) = cells::cells(args, &base, &plan, &limits).map_err(usage)?;
     let most = args.conns_max();
-    session.check(&match cells.first() {
-        // What the machine cannot run has been omitted.
-        Some(cell) if args.may_omit() => cell.args.with_conns(1),
-        _ => base.with_conns(most),
-    })?;
+    // What the machine cannot run has been omitted.
+    let checked = cells.first().filter(|_| args.may_omit()).map_or(&base, |cell| &cell.args);
+    session.check(&checked.with_conns(if args.may_omit() { 1 } else { most }))?;
     if let (true, Some(omission)) = (cells.is_empty(), omitted.first()) {
         return Err(nothing(omission));
     }

@@ -243,6 +243,11 @@ fn impossible_cells_are_omitted_with_the_reason() {
     limited.args(["-c", script, "sh", env!("CARGO_BIN_EXE_loadgen")]).args(BRIEF);
     let finished = Running::start(&mut limited).finish();
     finished.assert_complains(3, "it takes 3 processes, which may have 44 connections each");
+    let script = "ulimit -n 300; exec \"$@\" --backend mio --conns 30k --pin 0";
+    let mut limited = Command::new("sh");
+    limited.args(["-c", script, "sh", env!("CARGO_BIN_EXE_loadgen")]).args(BRIEF);
+    let finished = Running::start(&mut limited).finish();
+    finished.assert_complains(3, "64 are the most; raise that with `ulimit -n`");
     let args = ["--backend", "blocking,mio", "--conns", "4", "--server-spin", "20us"];
     let finished = run(&[&BRIEF[..], &args].concat());
     assert_left_out(&finished);

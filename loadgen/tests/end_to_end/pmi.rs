@@ -156,7 +156,7 @@ fn rank_with_impossible_options_reports_it_to_the_others() {
     let missing = format!("{path}/missing");
     for (args, words) in [
         (&["-c", "2", "-o", path][..], "start%20no%20server"),
-        (&["--target", "127.0.0.1:1", "-c", "2", "-o", &missing], "records"),
+        (&["--target", "127.0.0.1:1", "-c", "2", "-o", &missing], "missing"),
         (&["--target", "127.0.0.1:1", "-c", "1", "-o", path], "--conns%201"),
         (&["--target", "127.0.0.1:1", "-c", "2", "--pin", "1023", "-o", path], "1023"),
     ] {

@@ -2,8 +2,7 @@
 //!
 //! * `/metrics`: counts of the server and of its process, in Prometheus' text format.
 //! * `/healthz`: 200 as long as the process lives.
-//! * `/readyz`: 200 while the server accepts connections; 503 before every shard is ready, and
-//!   while it drains.
+//! * `/readyz`: 200 once every shard is ready, 503 before that and while the server drains.
 //!
 //! A thread of its own serves them, until every shard has ended. It takes no lock that a shard
 //! waits for, and its table of descriptors is separate (`side_thread.rs` in lockstep-sys): neither

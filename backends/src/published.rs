@@ -12,8 +12,8 @@ use lockstep_core::Cause;
 use crate::Stats;
 use crate::stats::Closed;
 
-/// Number of counts that change with each exchange. They come first, in one cache line, which is all
-/// that an exchange touches.
+/// Number of counts that change with each exchange. They come first, in one cache line: an exchange
+/// touches no other.
 const HOT: usize = 4;
 
 /// Number of counts that are published: also connections accepted, and ended by each cause.

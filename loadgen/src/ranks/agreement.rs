@@ -110,7 +110,8 @@ impl Agreement {
         patience: Duration,
     ) -> Result<SystemTime, Failure> {
         let given = start.map(unix_us);
-        let options = format!("{options}start_at {given:?}\n");
+        let start_at = given.map_or("none".to_owned(), |us| format!("{us} us"));
+        let options = format!("{options}start_at {start_at}\n");
         let terms = Terms::Ready {
             version: version.to_owned(),
             digest: digest(&options),
@@ -212,22 +213,13 @@ fn refusal(all: &[Option<Terms>]) -> Option<Verdict> {
         if digest != own_digest {
             let difference = options.iter().zip(own_options).find(|(its, own)| its != own);
             let error = match difference {
-                Some((its, own)) => {
-                    format!("rank {index} has {}, rank 0 has {}", shown(its), shown(own))
-                }
+                Some((its, own)) => format!("rank {index} has {its}, rank 0 has {own}"),
                 None => format!("rank {index} has other options than rank 0"),
             };
             return different(error);
         }
     }
     None
-}
-
-/// An option without Rust's mark of a value that may be missing.
-fn shown(option: &str) -> String {
-    let (name, value) = option.split_once(' ').unwrap_or((option, ""));
-    let inner = value.strip_prefix("Some(").and_then(|value| value.strip_suffix(')'));
-    format!("{name} {}", inner.unwrap_or(value))
 }
 
 /// Key of a rank's terms.
@@ -428,15 +420,15 @@ mod tests {
 
     #[test]
     fn first_difference_is_named_to_all() {
-        let own = || ready("0.1.0", "conns 64\nsize 64\nduration Some(1s)\n");
+        let own = || ready("0.1.0", "conns 64\nsize 64\nduration 1s\n");
         for (other, code, error) in [
             (
-                ready("0.1.0", "conns 64\nsize 128\nduration Some(2s)\n"),
+                ready("0.1.0", "conns 64\nsize 128\nduration 2s\n"),
                 exit::USAGE,
                 "rank 2 has size 128, rank 0 has size 64",
             ),
             (
-                ready("0.1.0", "conns 64\nsize 64\nduration Some(2s)\n"),
+                ready("0.1.0", "conns 64\nsize 64\nduration 2s\n"),
                 exit::USAGE,
                 "rank 2 has duration 2s, rank 0 has duration 1s",
             ),

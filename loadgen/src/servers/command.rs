@@ -67,7 +67,7 @@ pub struct Server {
 
 impl Server {
     /// Starts a server on the CPUs that the calling thread may use, which must drop it before it
-    /// ends (see [`signal_with`](children::signal_with)).
+    /// ends (see [`signal_with`](crate::machine::children::signal_with)).
     ///
     /// # Errors
     ///

@@ -104,9 +104,9 @@ pub struct ServerArgs {
     #[arg(value_parser = units::duration_positive)]
     pub ready_timeout: Duration,
 
-    /// Start the servers through this command, followed by `lockstep serve ...`: 'ssh 10.0.0.2', 'ip
-    /// netns exec srv', 'docker exec -i C', 'kubectl exec -i POD --'. They end with it, and read
-    /// their CPU time from their metrics. With --host
+    /// Start the servers through this command, followed by `lockstep serve ...`: 'ssh 10.0.0.2',
+    /// 'ip netns exec srv', 'docker exec -i C', 'kubectl exec -i POD --'. They end with it, and
+    /// read their CPU time from their metrics. With --host
     #[arg(long, value_name = "COMMAND", value_parser = remote::parse_command, requires = "host")]
     pub via: Option<String>,
 

@@ -98,9 +98,9 @@ fn smallest(folder: &str) -> Option<u64> {
         .min()
 }
 
-/// Returns the number of threads that this process may have beside others, and the name of the limit:
-/// the least of `kernel.pid_max`, which numbers them, `kernel.threads-max`, and `pids.max` of the
-/// cgroup. `None` if none is readable.
+/// Returns the number of threads that this process may have beside others, and the name of the
+/// limit: the least of `kernel.pid_max`, which numbers them, `kernel.threads-max`, and `pids.max`
+/// of the cgroup. `None` if none is readable.
 pub fn threads() -> Option<(u64, &'static str)> {
     let read = |name| sysctl(name)?.parse().ok();
     let limits = [

@@ -5,8 +5,9 @@
 //! that drift is not taken for an effect of the load; a search (`search`) chooses its levels. A run
 //! that is INVALID is repeated, up to three in all. In a
 //! closed loop over connections, opening and idle memory are measured too (`idle`), and a level
-//! that needs more descriptors than a process may have is divided among processes (`processes`). What
-//! a level needs is computed before (`needs`), and one that this machine cannot measure is omitted.
+//! that needs more descriptors than a process may have is divided among processes (`processes`).
+//! What a level needs is computed before (`needs`), and one that this machine cannot measure is
+//! omitted.
 
 mod args;
 mod cells;
@@ -181,8 +182,8 @@ fn plan(
     }
 }
 
-/// Measures every cell in every round, in random order, and those that are INVALID again. A cell for
-/// which memory has become too short is omitted.
+/// Measures every cell in every round, in random order, and those that are INVALID again. A cell
+/// for which memory has become too short is omitted.
 fn levels(
     runner: &mut Runner<'_>,
     sweep: &mut Sweep,

@@ -7,8 +7,8 @@ use crate::exit::{self, Failure};
 /// Longest time ahead; more is a mistake, such as milliseconds for seconds.
 const AHEAD_MAX: Duration = Duration::from_secs(3600);
 
-/// Longest time since a start that this process has missed, such as of a rank whose image was pulled
-/// first; more is a mistake, such as a command line of an earlier run.
+/// Longest time since a start that this process has missed, such as of a rank whose image was
+/// pulled first; more is a mistake, such as a command line of an earlier run.
 const PAST_MAX: Duration = Duration::from_secs(300);
 
 /// End of the year 9999, the last that RFC 3339 can express.

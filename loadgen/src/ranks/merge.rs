@@ -27,7 +27,8 @@ Examples:
 /// Counts and latency histograms are added exactly. The result is a record of a run, with a row for
 /// each rank; percentiles are those of all requests. Records of other options, versions or runs,
 /// and two of one rank, are refused. The result is INVALID if a rank is, if one missed the agreed
-/// start by more than 10 ms, or if the ranks measured concurrently for less than 90 % of the window.
+/// start by more than 10 ms, or if the ranks measured concurrently for less than 90 % of the
+/// window.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub struct MergeArgs {

@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::control_groups::Group;
 use crate::harness::{Finished, Running, Server, echo, loadgen};
 
-/// Makes a group that may use a fiftieth of a CPU, so that every run uses up the quota, however busy
-/// the machine is.
+/// Makes a group that may use a fiftieth of a CPU, so that every run uses up the quota, however
+/// busy the machine is.
 #[track_caller]
 fn fiftieth() -> Option<Group> {
     let v1 = [("cpu.cfs_period_us", "50000"), ("cpu.cfs_quota_us", "1000")];

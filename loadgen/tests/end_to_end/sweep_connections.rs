@@ -150,7 +150,8 @@ fn assert_left_out(finished: &Finished) {
     assert!(!points(finished).is_empty(), "{finished:#?}");
 }
 
-/// The limit of descriptors decides how many processes there are, and how many connections each has.
+/// The limit of descriptors decides how many processes there are, and how many connections each
+/// has.
 #[test]
 fn few_descriptors_take_several_processes() {
     let script = "ulimit -n 700; exec \"$@\" --backend mio --conns 20,2000 --no-floor";

@@ -45,8 +45,8 @@ Examples:
 /// Levels are measured in random order, each with a new server. A closed loop over several numbers
 /// of connections also reports their opening and the memory of idle connections. Where a process
 /// may not have enough descriptors, several servers share a port, and several processes load them.
-/// A level that needs more memory, threads or ports than this machine has left is left out, with the
-/// reason, and the exit code is 3.
+/// A level that needs more memory, threads or ports than this machine has left is left out, with
+/// the reason, and the exit code is 3.
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = EXAMPLES, next_help_heading = LOAD)]
 pub struct SweepArgs {

@@ -34,9 +34,9 @@ pub(super) struct Measured {
     pub(super) code: u8,
 }
 
-/// Measures a cell with `processes` processes on either side. Connections have source addresses from
-/// the index `source` on, which is advanced. If some of the generator's processes end early, their
-/// connections have failed, and the point is INVALID.
+/// Measures a cell with `processes` processes on either side. Connections have source addresses
+/// from the index `source` on, which is advanced. If some of the generator's processes end early,
+/// their connections have failed, and the point is INVALID.
 ///
 /// # Errors
 ///

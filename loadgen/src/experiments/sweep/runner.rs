@@ -32,8 +32,8 @@ pub(super) struct Runner<'a> {
     pub(super) code: u8,
     /// Names of the servers that ran.
     pub(super) subjects: Vec<String>,
-    /// Index of the first source address of the next cell of several processes: the ports of earlier
-    /// connections are in TIME_WAIT.
+    /// Index of the first source address of the next cell of several processes: the ports of
+    /// earlier connections are in TIME_WAIT.
     source: u32,
 }
 
@@ -86,8 +86,8 @@ impl<'a> Runner<'a> {
         Ok(record)
     }
 
-    /// Waits until the machine has the memory for a cell, since the kernel may still free that of the
-    /// run before. Returns the omission if it has not after a time.
+    /// Waits until the machine has the memory for a cell, since the kernel may still free that of
+    /// the run before. Returns the omission if it has not after a time.
     ///
     /// # Errors
     ///

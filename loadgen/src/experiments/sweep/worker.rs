@@ -1,9 +1,9 @@
 //! Worker processes, which generate the load together; from both sides.
 //!
 //! A worker opens its connections, and meanwhile prints the number of those that are open, a line
-//! each. It prints a line of JSON when all are open, reads a line with the instant at which the loop
-//! begins, and prints what it counted. Instants are of the monotonic clock, which all processes
-//! share.
+//! each. It prints a line of JSON when all are open, reads a line with the instant at which the
+//! loop begins, and prints what it counted. Instants are of the monotonic clock, which all
+//! processes share.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -130,8 +130,8 @@ impl Workers {
             .map_err(|error| failed(format!("cannot start a process: {}", describe(&error))))
     }
 
-    /// Sends the instant at which the loop begins. [`receive`](Self::receive) finds out which worker
-    /// has ended before.
+    /// Sends the instant at which the loop begins. [`receive`](Self::receive) finds out which
+    /// worker has ended before.
     pub(super) fn begin(&mut self, begin_ns: u64) {
         for worker in &mut self.0 {
             let _ended = writeln!(worker.stdin, "{begin_ns}");

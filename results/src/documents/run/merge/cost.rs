@@ -132,9 +132,9 @@ pub(super) fn reader<'a, 'b>(parts: &'a [Part<'b>]) -> Option<&'a Part<'b>> {
 
 /// Cost of the server, as one rank has read it.
 ///
-/// If the server has counted the exchanges, they are those of all ranks. Otherwise a rank divides by
-/// its own exchanges, but the CPU time is for those of all: the cost is as much lower as its rate is
-/// lower than that of all. `None` if some of them are unknown.
+/// If the server has counted the exchanges, they are those of all ranks. Otherwise a rank divides
+/// by its own exchanges, but the CPU time is for those of all: the cost is as much lower as its
+/// rate is lower than that of all. `None` if some of them are unknown.
 pub(super) fn server(parts: &[Part<'_>], complete: bool) -> Option<Cost> {
     let part = reader(parts)?;
     let cost = part.record.server.clone()?;

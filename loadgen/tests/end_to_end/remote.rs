@@ -86,7 +86,7 @@ impl Host {
         let name = format!("remote-srv-{pid}-{number}");
         let (here, there) = (format!("rh{number}x{pid}"), format!("rt{number}x{pid}"));
         // Addresses that no other process of these tests has.
-        let (high, low) = (64 + pid / 128 % 64, pid % 128 * 2 + number % 2);
+        let (high, low) = (64 + pid / 64 % 64, pid % 64 * 4 + number % 4);
         let [own, addr] = [1, 2].map(|host| format!("100.{high}.{low}.{host}"));
         let host = Self { name, addr };
         let name = &host.name;

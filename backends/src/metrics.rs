@@ -8,7 +8,8 @@
 //! waits for, and its table of descriptors is separate (`side_thread.rs` in lockstep-sys): neither
 //! are system calls of a shard more expensive, nor does a client of the metrics use up a descriptor
 //! of a connection. Clients have little time, and few of them are served at a time
-//! (`connections.rs`).
+//! (`connections.rs`). A page costs some 50 µs of CPU, and about 140 µs in a process with 1,000
+//! threads, whose usage the kernel adds up.
 
 mod connections;
 mod http;

@@ -1,6 +1,6 @@
 //! Layout that scripts rely on.
 
-use lockstep_results::{Document, Latency, Record, SCHEMA};
+use lockstep_results::{Document, Latency, Record, SCHEMA, Sent};
 use serde_json::Value;
 
 use crate::{SAMPLE, sample};
@@ -111,4 +111,14 @@ fn run_text_explains_what_it_does_not_know() {
     }
     record.server = None;
     assert!(record.text().contains("unknown: the server's CPU time cannot be read from here"));
+}
+
+#[test]
+fn run_text_ends_where_nothing_was_sent() {
+    let nothing = Sent { first_exchanges: 0, warmup: 0, window: 0, after: 0, total: 0 };
+    let text = Record { sent: Some(nothing), ..sample() }.text();
+    assert!(text.contains("\nsent           0 requests\n"), "{text}");
+    let some = Sent { first_exchanges: 2, total: 2, ..nothing };
+    let text = Record { sent: Some(some), ..sample() }.text();
+    assert!(text.contains("\nsent           2 requests in all: 2 first exchanges\n"), "{text}");
 }

@@ -226,7 +226,11 @@ fn errors(record: &Record) -> String {
         let parts: Vec<String> =
             phases.map(|(count, when)| format!("{} {when}", grouped(count))).collect();
         let total = plural(sent.total, "request");
-        text += &named("sent", &format!("{total} in all: {}", parts.join(", ")));
+        let sentence = match parts.as_slice() {
+            [] => total,
+            parts => format!("{total} in all: {}", parts.join(", ")),
+        };
+        text += &named("sent", &sentence);
     }
     if let Some(outstanding) = record.outstanding {
         let requests = plural(outstanding, "request");

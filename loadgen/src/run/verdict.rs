@@ -318,7 +318,8 @@ fn limit(evidence: &Evidence) -> Limit {
 fn invalid_reasons(evidence: &Evidence, limit: Limit) -> Vec<String> {
     let mut reasons = evidence.pauses.sentences("in the measured window");
     if evidence.exchanges == 0 {
-        let none_due = evidence.open.as_ref().is_some_and(|open| open.planned == 0);
+        let none_due = evidence.failed < evidence.conns
+            && evidence.open.as_ref().is_some_and(|open| open.planned == 0);
         let cause =
             if none_due { "; no request was due, so raise --rate or --duration" } else { "" };
         reasons
@@ -605,6 +606,15 @@ mod tests {
         assert_eq!(words_of(&judge(&flawed).invalid_reasons), words);
         let good = judge(&good());
         assert_eq!((good.invalid_reasons.len(), good.warnings.len()), (0, 0));
+    }
+
+    #[test]
+    fn rate_is_no_cause_where_all_connections_failed() {
+        for (failed, named) in [(0, true), (63, true), (64, false)] {
+            let open = Some(OpenEvidence { planned: 0, ..kept_to_plan() });
+            let reasons = judge(&Evidence { exchanges: 0, failed, open, ..good() }).invalid_reasons;
+            assert_eq!(reasons[0].contains("no request was due"), named, "{failed}: {reasons:?}");
+        }
     }
 
     /// Returns the words before the colons.

@@ -72,6 +72,7 @@ pub fn merge(args: &MergeArgs, argv: Vec<String>) -> Result<Finished<Record>, Fa
             false => files.push(read(path)?),
         }
     }
+    is_not_an_input(args.output.path.as_deref(), &files)?;
     if let Some(run_id) = &args.run_id {
         files = only(run_id, files)?;
     }
@@ -85,6 +86,20 @@ pub fn merge(args: &MergeArgs, argv: Vec<String>) -> Result<Finished<Record>, Fa
     judge_thresholds(&mut record, &args.fail_if);
     let code = outcome(&record).code();
     Ok(Finished { document: record, code, failure: None })
+}
+
+/// Checks that `--force` does not replace the record of a rank by the sum.
+fn is_not_an_input(output: Option<&Path>, files: &[(String, Record)]) -> Result<(), Failure> {
+    let Some(output) = output else { return Ok(()) };
+    // Fails for a file that does not exist yet.
+    let Ok(found) = fs::canonicalize(output) else { return Ok(()) };
+    match files.iter().any(|(name, _)| fs::canonicalize(name).is_ok_and(|path| path == found)) {
+        true => {
+            let error = format!("{} is one of the records to add", output.display());
+            Err(Failure::new(exit::USAGE, error).hint("write the result to another file"))
+        }
+        false => Ok(()),
+    }
 }
 
 /// Reads a record of a run.

@@ -245,6 +245,19 @@ fn damaged_file_is_an_error() {
 }
 
 #[test]
+fn result_never_replaces_a_rank() {
+    let (directory, files) = directory(2);
+    let before = fs::read(&files[1]).unwrap();
+    let link = format!("{}/link", path(&directory));
+    std::os::unix::fs::symlink(&files[1], &link).unwrap();
+    for output in [&files[1], &link] {
+        let finished = run(&["merge", path(&directory), "-o", output, "--force"]);
+        finished.assert_complains(2, "is one of the records to add");
+        assert_eq!(fs::read(&files[1]).unwrap(), before);
+    }
+}
+
+#[test]
 fn exit_code_is_that_of_a_run() {
     let code = |change: fn(&mut Record), args: &[&str]| {
         let (directory, files) = directory(2);

@@ -302,5 +302,11 @@ fn signal_ends_the_wait_for_the_start() {
     let finished = running.finish();
     assert_eq!(finished.code, Some(130), "{finished:#?}");
     assert_eq!(requests.load(Relaxed), 2, "no load before the start");
-    assert_eq!(finished.record()["rank"]["met_deadline"], false);
+    let record = finished.record();
+    assert_eq!(record["rank"]["met_deadline"], false);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("record.json");
+    fs::write(&file, record.to_string()).unwrap();
+    let report = run(&["report", file.to_str().unwrap()]);
+    assert!(!report.stdout.contains("after the agreed instant"), "{report:#?}");
 }

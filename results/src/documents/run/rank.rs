@@ -67,12 +67,13 @@ impl Rank {
         format!("rank {} of {}", self.index, self.count)
     }
 
-    /// `started 0.30ms after the agreed instant`, if there was one.
+    /// `started 0.30ms after the agreed instant`, if there was one and the load started.
     pub(super) fn punctuality(&self) -> Option<String> {
         let (planned, start) = (self.planned_start_unix_us, self.start_unix_us);
         let side = if start < planned { "before" } else { "after" };
         let delay = duration_us(start.abs_diff(planned));
-        (self.start_source != "none").then(|| format!("started {delay} {side} the agreed instant"))
+        (self.has_window() && self.start_source != "none")
+            .then(|| format!("started {delay} {side} the agreed instant"))
     }
 }
 

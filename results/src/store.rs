@@ -120,6 +120,9 @@ pub fn read_from(input: impl Read) -> io::Result<Stored> {
 
 fn parse(text: &[u8]) -> Result<Stored, String> {
     let no_record = |reason: &str| Err(format!("not a record: {reason}"));
+    if text.trim_ascii().is_empty() {
+        return no_record("empty");
+    }
     let values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
     let mut documents = values.filter(|value| !value.as_ref().is_ok_and(is_interval));
     let value = match (documents.next(), documents.next()) {

@@ -230,7 +230,7 @@ fn damaged_file_is_an_error() {
     let count = text.replace("\"count\": 2,", "\"count\": 1000000000,");
     for (bytes, words) in [
         (&whole[..whole.len() / 2], "not JSON"),
-        (&whole[..0], "not JSON"),
+        (&whole[..0], "not a record: empty"),
         (nan.as_bytes(), "not a record"),
         (huge.as_bytes(), "not JSON"),
         (many.as_bytes(), "the sum of exchanges over all ranks is too large"),

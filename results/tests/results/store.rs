@@ -207,11 +207,13 @@ fn files_that_are_no_record_are_errors() {
         one_line(&store::read(&path).unwrap_err())
     };
 
-    for text in ["", "throughput: 241.9k/s\n", &SAMPLE[..SAMPLE.len() / 2], "\u{0}\u{1}"] {
+    for text in ["throughput: 241.9k/s\n", &SAMPLE[..SAMPLE.len() / 2], "\u{0}\u{1}"] {
         let line = error(text);
         assert!(line.starts_with("not JSON: "), "{line}");
     }
     for (text, reason) in [
+        ("", "empty"),
+        (" \n", "empty"),
         ("{}", "no schema number"),
         ("[1]", "no schema number"),
         ("7", "no schema number"),

@@ -300,7 +300,7 @@ fn open_evidence(rate: &Rate, measured: &Measured) -> Option<OpenEvidence> {
     let planned_ns = open.plan_end_ns.saturating_sub(measured.start_ns);
     let planned_per_s = per_second(open.planned, planned_ns);
     Some(OpenEvidence {
-        planned_per_s: rate.planned_per_s,
+        planned_per_s,
         achieved_per_s: rate.achieved_per_s,
         // The number of Poisson arrivals differs by chance from the rate asked for.
         kept: if planned_per_s > 0.0 { rate.achieved_per_s / planned_per_s } else { 1.0 },

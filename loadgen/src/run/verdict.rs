@@ -112,7 +112,7 @@ pub struct Evidence {
 /// Measurements of an open loop that the verdict is based on.
 #[derive(Clone, Debug)]
 pub struct OpenEvidence {
-    /// Rate asked for.
+    /// Rate of the schedule.
     pub planned_per_s: f64,
     /// Rate of the requests sent in the window.
     pub achieved_per_s: f64,

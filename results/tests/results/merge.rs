@@ -262,6 +262,19 @@ fn client_cost_is_total_cpu_over_total_exchanges() {
     }
 }
 
+#[test]
+fn numbers_of_a_damaged_file_fit_their_columns() {
+    let mut files = ranks([10, 10]);
+    let last = &mut files[1].1;
+    last.valid = false;
+    let latency = last.latency.exchange.as_mut().unwrap();
+    (latency.p50_ns, latency.p99_ns) = (1 << 62, u64::MAX);
+    last.client.cpu_us_per_exchange = 1e15;
+    place(last).start_unix_us = (1 << 53) - 1;
+    let text = merged(&files).text();
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
 /// Whatever the files contain, the result is a record that can be printed, or an error.
 #[test]
 fn damaged_records_do_not_panic() {
@@ -597,6 +610,26 @@ fn reasons_and_warnings_name_their_ranks() {
     let sum = merged(&files);
     assert_eq!((sum.valid, sum.ranks[2].valid), (false, false));
     assert_eq!(sum.invalid_reasons, ["generator-full: rank 2: it was"]);
+}
+
+/// A thousand ranks print no thousand lines.
+#[test]
+fn reasons_of_many_ranks_are_shortened() {
+    let mut files = ranks([10; 64]);
+    for (index, (_, record)) in files.iter_mut().enumerate() {
+        record.valid = false;
+        record.invalid_reasons = vec![format!("late: by {index} us"), "throttled: all".into()];
+        let late = if index < 10 { 0 } else { 20_000 };
+        place(record).start_unix_us = START_US + late;
+        place(record).start_monotonic_us = 77_000_000 + late;
+    }
+    let reasons = merged(&files).invalid_reasons;
+    assert_eq!(reasons.len(), 11, "{reasons:#?}");
+    assert_eq!(reasons[3], "rank-late: rank 13 started 20.0ms after the agreed instant");
+    assert_eq!(reasons[4], "rank-late: ranks 14-63: likewise, with figures of their own");
+    assert_eq!(reasons[5], "late: rank 0: by 0 us");
+    assert_eq!(reasons[6], "throttled: ranks 0-63: all");
+    assert_eq!(reasons[10], "late: ranks 4-63: likewise, with figures of their own");
 }
 
 #[test]

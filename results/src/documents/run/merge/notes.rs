@@ -1,6 +1,6 @@
 //! Reasons and warnings of a merged record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::input::Part;
 use crate::documents::run::notes::ranges;
@@ -40,7 +40,8 @@ pub(super) fn warnings(parts: &[Part<'_>], missing: &[u32], count: u32) -> Vec<S
     warnings
 }
 
-/// Sentences of the ranks, equal ones once: `stolen: ranks 0-1: the hypervisor gave …`.
+/// Sentences of the ranks, equal ones once: `stolen: ranks 0-1: the hypervisor gave …`. Of many
+/// with the same word, the first are shown.
 fn grouped<'a>(parts: &[Part<'a>], of: fn(&Part<'a>) -> &'a Vec<String>) -> Vec<String> {
     let mut ranks: BTreeMap<&str, (usize, Vec<u32>)> = BTreeMap::new();
     for part in parts {
@@ -54,14 +55,33 @@ fn grouped<'a>(parts: &[Part<'a>], of: fn(&Part<'a>) -> &'a Vec<String>) -> Vec<
     }
     let mut groups: Vec<_> = ranks.into_iter().collect();
     groups.sort_by_key(|(_, (place, _))| *place);
-    let sentence = |(sentence, (_, ranks)): (&str, (usize, Vec<u32>))| {
-        let is_word = |word: &str| word.bytes().all(|c| c.is_ascii_lowercase() || c == b'-');
-        match sentence.split_once(": ").filter(|(word, _)| is_word(word)) {
-            Some((word, rest)) => format!("{word}: {}: {rest}", named(&ranks)),
-            None => format!("{}: {sentence}", named(&ranks)),
+    let is_word = |word: &str| word.bytes().all(|c| c.is_ascii_lowercase() || c == b'-');
+    let mut lines = Vec::new();
+    let mut of_word: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut rest: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
+    for (sentence, (_, ranks)) in groups {
+        let Some((word, text)) = sentence.split_once(": ").filter(|(word, _)| is_word(word)) else {
+            lines.push(format!("{}: {sentence}", named(&ranks)));
+            continue;
+        };
+        let shown = of_word.entry(word).or_default();
+        *shown += 1;
+        match *shown <= ALIKE_SHOWN {
+            true => lines.push(format!("{word}: {}: {text}", named(&ranks))),
+            false => rest.entry(word).or_default().extend(ranks),
         }
-    };
-    groups.into_iter().map(sentence).collect()
+    }
+    lines.extend(rest.into_iter().map(|(word, ranks)| likewise(word, ranks)));
+    lines
+}
+
+/// Number of sentences with the same word that are shown.
+pub(super) const ALIKE_SHOWN: usize = 4;
+
+/// `late: ranks 4-63: likewise, with figures of their own`.
+pub(super) fn likewise(word: &str, ranks: impl IntoIterator<Item = u32>) -> String {
+    let ranks: Vec<u32> = ranks.into_iter().collect();
+    format!("{word}: {}: likewise, with figures of their own", named(&ranks))
 }
 
 /// `rank 2` or `ranks 0-1,3`.

@@ -1,6 +1,7 @@
 //! Measured windows of the ranks on one clock: when they started, and what they have in common.
 
 use super::input::Part;
+use super::notes::{ALIKE_SHOWN, likewise};
 use crate::documents::run::rank::{LATE_MAX_US, Merge, Rank};
 use crate::format;
 
@@ -94,7 +95,12 @@ impl Windows {
 
     /// Reasons for an invalid run: late starts, and windows that are not those of one run.
     pub(super) fn reasons(&self, parts: &[Part<'_>]) -> Vec<String> {
-        let mut reasons: Vec<String> = parts.iter().filter_map(missed_start).collect();
+        let missed = parts.iter().filter_map(|part| Some((part.rank.index, missed_start(part)?)));
+        let (indices, mut reasons): (Vec<u32>, Vec<String>) = missed.unzip();
+        if reasons.len() > ALIKE_SHOWN {
+            reasons.truncate(ALIKE_SHOWN);
+            reasons.push(likewise("rank-late", indices[ALIKE_SHOWN..].iter().copied()));
+        }
         if self.overlap < OVERLAP_MIN && !self.ranks.is_empty() {
             reasons.push(format!(
                 "overlap: all ranks measured concurrently for {:.0} % of the longest window, and \

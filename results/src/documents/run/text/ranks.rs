@@ -39,6 +39,10 @@ pub(super) fn text(record: &Record) -> String {
 
 fn line(cells: [String; 10]) -> String {
     let [rank, host, conns, rate, p50, p99, errors, cpu, start, doubt] = cells;
+    // Only numbers of a damaged file are wider.
+    let fit = |cell: String, width: usize| if cell.len() > width { "?".to_owned() } else { cell };
+    let [rate, p50, p99, cpu] = [rate, p50, p99, cpu].map(|cell| fit(cell, 7));
+    let start = fit(start, 8);
     let line = format!(
         "{rank:<6} {host:<HOST$} {conns:>6} {rate:>7} {p50:>7} {p99:>7} {errors:>6} {cpu:>7} \
          {start:>8} {doubt}"

@@ -233,11 +233,13 @@ fn first_local(addrs: &[SocketAddr]) -> SocketAddr {
     *local.unwrap_or(&addrs[0])
 }
 
-/// Refuses `--until-stdin-closes` where standard input is of no use for it.
+/// Refuses `--until-stdin-closes` if standard input has another use, or has ended already.
 fn check_stdin(args: &ServeArgs) -> Result<(), u8> {
     if args.until_stdin_closes && args.service == ServiceName::Chat {
-        let error = "--until-stdin-closes has no effect with --service chat";
-        return Err(usage(error, "chat ends with its standard input in any case"));
+        let error = "--until-stdin-closes cannot be used with --service chat";
+        let hint = "chat reads its replies from standard input, and stops at its end when a \
+                    request needs one";
+        return Err(usage(error, hint));
     }
     if args.until_stdin_closes && stdin::is_at_end() {
         let error = "--until-stdin-closes: standard input has ended already";

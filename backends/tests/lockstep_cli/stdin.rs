@@ -47,5 +47,6 @@ fn standard_input_that_has_ended_is_refused() {
 #[test]
 fn chat_reads_standard_input_itself() {
     let ended = run(["serve", "--service=chat", "--until-stdin-closes"]);
-    assert_complains(&ended, 2, &["--until-stdin-closes", "chat"]);
+    assert_complains(&ended, 2, &["--until-stdin-closes cannot be used", "chat"]);
+    assert!(ended.stderr[1].contains("reads its replies from standard input"), "{ended:?}");
 }

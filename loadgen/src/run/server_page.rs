@@ -262,6 +262,10 @@ fn between(before: Taken, after: Taken, conns: u32, size: u32) -> Result<Between
     if exchanges <= 0.0 {
         return Err("no exchange between the readings".to_owned());
     }
+    // A page from a cache, or a CPU time in units too coarse for the window.
+    if usage.usage.cpu_ns == 0 {
+        return Err("its CPU time did not change in the measured window".to_owned());
+    }
     Ok(Between {
         usage,
         window: Duration::from_secs_f64(window_s),
@@ -341,6 +345,8 @@ mod tests {
     fn readings_without_an_exchange_or_with_an_error_say_nothing() {
         let none = between(taken(0, 5, &page(1.0, 5, 0)), taken(0, 4, &page(1.0, 5, 0)), 1, 64);
         assert_eq!(none.unwrap_err(), "no exchange between the readings");
+        let free = between(taken(0, 0, &page(1.0, 0, 0)), taken(5, 9, &page(1.0, 9, 0)), 1, 64);
+        assert_eq!(free.unwrap_err(), "its CPU time did not change in the measured window");
         assert!(between(taken(0, 0, ""), taken(5, 9, &page(1.0, 5, 0)), 1, 64).is_err());
         assert!(between(taken(0, 0, &page(1.0, 5, 0)), taken(5, 9, ""), 1, 64).is_err());
     }

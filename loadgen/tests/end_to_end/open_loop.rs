@@ -199,7 +199,7 @@ fn slow_server_is_reported_as_overloaded(engine: &str) {
     assert_eq!(record["valid"], false);
     let reasons = reasons(&record);
     // On a disturbed machine the cause is not known.
-    if !reasons.contains("disturbed") {
+    if !reasons.contains("disturbed") && !reasons.contains("while other programs used the CPUs") {
         assert!(reasons.contains("\"overloaded: "), "{reasons}");
     }
     assert!(reasons.contains("never sent"), "{reasons}");

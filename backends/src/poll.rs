@@ -3,8 +3,9 @@
 //! Each iteration gives poll(2) every socket of the shard, then runs those that are ready.
 //! Readiness is level-triggered: a socket that still has something is ready in the next iteration
 //! again, so nothing has to be remembered. Kernel and loop look at every connection in every
-//! iteration, ready or not. So the cost of an exchange grows with the number of connections; epoll,
-//! which `mio` uses, is given each socket once.
+//! iteration, ready or not. So each idle connection adds to the cost of the others' exchanges;
+//! epoll, which `mio` uses, is given each socket once. If all connections are busy, both cost the
+//! same.
 //!
 //! All connections of a shard share one buffer. A connection keeps memory only for the part of a
 //! reply that the socket did not take.

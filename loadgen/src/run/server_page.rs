@@ -191,7 +191,7 @@ impl PageMeter {
         }
     }
 
-    /// Reads the page behind the window; `None` if there was none.
+    /// Reads the page after the window; `None` if there was none.
     pub(super) fn end(&mut self) -> Option<PageUsage> {
         self.wait();
         let before = self.before.take()?;
